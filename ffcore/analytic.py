@@ -1,0 +1,190 @@
+"""Teachers whose velocity is known exactly, against which everything else is proved.
+
+For data N(μ, s² I), with m_t = (1 − t) μ and a_t² = (1 − t)² s² + t², the flow carries x from t
+to r as m_r + (a_r / a_t)(x − m_t). From the prior, f*(z, δ) = δ μ + a_{1−δ} z. A mixture's velocity
+is the mean of its components' velocities under their responsibilities for x.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ffcore.interfaces import Condition, ConditionSource, Labels, Teacher, Unconditional
+from ffcore.path import expand_like
+
+
+class Gaussian(Teacher):
+    """Data N(μ, s² I); with several means and scales, one Gaussian for each class.
+
+    Args:
+        mean: Float[*S], or Float[classes, *S] with `conditional`.
+        scale: s > 0; with `conditional` one or one for each class, Float[classes].
+        conditional: whether the condition's label chooses the row.
+
+    Raises ValueError where a scale is not positive.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        mean: Tensor | Sequence[float] | Sequence[Sequence[float]],
+        scale: Tensor | Sequence[float] | float = 1.0,
+        *,
+        conditional: bool = False,
+    ) -> None:
+        super().__init__()
+        mean = torch.as_tensor(mean)
+        rows = mean if conditional else mean[None]
+        scales = torch.as_tensor(scale, dtype=mean.dtype).expand(len(rows)).clone()
+        if not (scales > 0).all():
+            raise ValueError(f"scale must be positive, found {scales.tolist()}")
+        self.register_buffer("mean", rows.clone())
+        self.register_buffer("scale", scales)
+        self.sample_shape = tuple(rows.shape[1:])
+        self.conditions: ConditionSource = Labels(len(rows)) if conditional else Unconditional()
+
+    def _law(self, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Return μ [B, *S] and s [B]."""
+        if condition.label is None:
+            rows = torch.zeros(condition.size, dtype=torch.long, device=self.mean.device)
+        else:
+            rows = condition.label
+        return self.mean[rows], self.scale[rows]
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Return u = μ − ((t − (1 − t) s²) / a_t²)(x − m_t); see VelocityField."""
+        mean, scale = (part.to(x_t.dtype) for part in self._law(condition))
+        variance = (1 - t) ** 2 * scale**2 + t**2  # a_t²
+        slope = expand_like((t - (1 - t) * scale**2) / variance, x_t)
+        return mean - slope * (x_t - expand_like(1 - t, x_t) * mean)
+
+    def flow_map(self, x: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        """Return the exact flow map from t to r = t − δ; x is Float[B, *S], the others Float[B]."""
+        mean, scale = (part.to(x.dtype) for part in self._law(condition))
+        r = t - delta
+
+        def spread(time: Tensor) -> Tensor:
+            return ((1 - time) ** 2 * scale**2 + time**2).sqrt()
+
+        ratio = expand_like(spread(r) / spread(t), x)
+        return expand_like(1 - r, x) * mean + ratio * (x - expand_like(1 - t, x) * mean)
+
+    def average_velocity(self, z: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        """Return F*(z, δ) = (f*(z, δ) − z) / δ from the prior, without its cancellation at δ = 0.
+
+        a² − 1 = δ (δ (s² + 1) − 2) with a = a_{1−δ}, so F* = μ + (δ (s² + 1) − 2) / (1 + a) · z.
+        """
+        mean, scale = (part.to(z.dtype) for part in self._law(condition))
+        spread = (delta**2 * scale**2 + (1 - delta) ** 2).sqrt()
+        return mean + expand_like((delta * (scale**2 + 1) - 2) / (1 + spread), z) * z
+
+    def trainable_copy(self) -> None:
+        """Return None: there is nothing to train. Name an online network in the recipe."""
+        return None
+
+
+class GaussianMixture(Teacher):
+    """Data Σ_k w_k N(μ_k, s_k² I); conditional on which components may have made it.
+
+    Args:
+        means: Float[K, *S].
+        scales: s_k > 0, one or Float[K].
+        weights: w_k > 0, Float[K], normalised to sum 1; default equal.
+        labels: Int[K], the class of each component, from 0; None: unconditional. The null label,
+            one above the highest class, is the whole mixture, so that it can be guided.
+
+    Raises ValueError for scales or weights that are not positive and for classes without component.
+    """
+
+    means: Tensor
+    scales: Tensor
+    log_weights: Tensor
+    labels: Tensor | None
+
+    def __init__(
+        self,
+        means: Tensor | Sequence[Sequence[float]],
+        scales: Tensor | Sequence[float] | float = 1.0,
+        weights: Tensor | Sequence[float] | None = None,
+        labels: Tensor | Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        means = torch.as_tensor(means)
+        count = len(means)
+        scale = torch.as_tensor(scales, dtype=means.dtype).expand(count).clone()
+        weight = torch.ones(count) if weights is None else torch.as_tensor(weights)
+        if not (scale > 0).all() or not (weight > 0).all() or len(weight) != count:
+            raise ValueError(
+                f"a mixture of {count} components needs as many positive scales and weights, "
+                f"found {scale.tolist()} and {weight.tolist()}"
+            )
+        self.register_buffer("means", means.clone())
+        self.register_buffer("scales", scale)
+        self.register_buffer("log_weights", weight.to(means.dtype).log().log_softmax(0))
+        classes = None if labels is None else torch.as_tensor(labels, dtype=torch.long)
+        if classes is not None and sorted(set(classes.tolist())) != list(range(max(classes) + 1)):
+            raise ValueError(f"labels must be 0, 1, … with no gap, found {classes.tolist()}")
+        self.register_buffer("labels", classes)
+        self.sample_shape = tuple(means.shape[1:])
+        self.conditions: ConditionSource = Unconditional()
+        if classes is not None:
+            count = int(classes.max()) + 1
+            self.conditions = Labels(count, null_label=count)
+
+    def log_density(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Return log p_t(x_t | c) up to a constant that depends on c alone: Float[B]."""
+        return self._log_joint(x_t, t, condition).logsumexp(1)
+
+    def _log_joint(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Return log w_k + log N(x_t; m_t, a_t² I) of each allowed component: Float[B, K]."""
+        away = x_t[:, None] - expand_like(1 - t, x_t)[:, None] * self.means.to(x_t.dtype)
+        scales = self.scales.to(x_t.dtype)
+        variance = (1 - t[:, None]) ** 2 * scales**2 + t[:, None] ** 2  # [B, K]
+        square = away.flatten(2).square().sum(2)
+        dimensions = x_t[0].numel()
+        log_joint = self.log_weights.to(x_t.dtype) - square / (2 * variance)
+        log_joint = log_joint - dimensions / 2 * variance.log()
+        if self.labels is None or condition.label is None:
+            return log_joint
+        classes = int(self.labels.max()) + 1
+        allowed = (condition.label[:, None] == self.labels) | (condition.label == classes)[:, None]
+        return log_joint.masked_fill(~allowed, -torch.inf)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Return the mean of the components' velocities under p(k | x_t); see VelocityField."""
+        posterior = self._log_joint(x_t, t, condition).softmax(1)  # [B, K]
+        means, scales = self.means.to(x_t.dtype), self.scales.to(x_t.dtype)
+        variance = (1 - t[:, None]) ** 2 * scales**2 + t[:, None] ** 2  # [B, K]
+        slope = (t[:, None] - (1 - t[:, None]) * scales**2) / variance
+        # Σ_k p_k (μ_k − slope_k (x − (1 − t) μ_k)), gathered into one product with the means.
+        along_mean = posterior * (1 + slope * (1 - t[:, None]))
+        along_x = (posterior * slope).sum(1)
+        velocity: Tensor = torch.tensordot(along_mean, means, 1)
+        return velocity - expand_like(along_x, x_t) * x_t
+
+    def flow_map(self, x: Tensor, delta: float, condition: Condition) -> Tensor:
+        """Return f(x, δ) from the prior by an adaptive solve in float64 (rtol 1e-9)."""
+        from torchdiffeq import odeint
+
+        field = copy.deepcopy(self).double()
+
+        def derivative(d: Tensor, state: Tensor) -> Tensor:
+            velocity: Tensor = field(state, (1 - d).expand(len(state)), condition)
+            return velocity
+
+        durations = torch.tensor([0.0, delta], dtype=torch.float64, device=x.device)
+        if delta == 0:
+            return x
+        with torch.no_grad():
+            path: Tensor = odeint(derivative, x.double(), durations, rtol=1e-9, atol=1e-10)
+        return path[-1].to(x.dtype)
+
+    def trainable_copy(self) -> None:
+        """Return None: there is nothing to train. Name an online network in the recipe."""
+        return None

@@ -1,0 +1,84 @@
+"""Saving a distillation whole, and resuming it bit for bit.
+
+One safetensors file holds the student, its average, every auxiliary network, every optimizer and
+the step. Random draws have no state (ffcore/draws.py), so nothing else is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ffcore.distill import Distillation, Learner
+from ffcore.weights import WeightsError, read_weights, write_weights
+
+
+def save(path: Path, distillation: Distillation, digest: str = "") -> None:
+    """Write a checkpoint whole or not at all; `digest` identifies the run's recipe."""
+    tensors: dict[str, Tensor] = {}
+    for prefix, network in _networks(distillation):
+        tensors |= {f"{prefix}/{name}": each for name, each in network.state_dict().items()}
+    for prefix, learner in _learners(distillation):
+        for index, state in learner.optimizer.state_dict()["state"].items():
+            tensors |= {f"{prefix}/{index}/{name}": torch.as_tensor(v) for name, v in state.items()}
+    # A tensor may be shared by two networks; safetensors wants each to own its memory.
+    tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    write_weights(path, tensors, {"step": distillation.step_index, "digest": digest})
+
+
+def restore(path: Path, distillation: Distillation, digest: str = "") -> None:
+    """Bring a freshly built distillation to where `save` left it.
+
+    Raises WeightsError, and changes nothing, where the file is damaged, belongs to another recipe
+    or does not fit the networks.
+    """
+    file = read_weights(str(path))
+    if file.config.get("digest") != digest:
+        raise WeightsError(f"{path} belongs to another recipe")
+    left = dict(file.tensors)
+    networks = []
+    for prefix, network in _networks(distillation):
+        state = {name: left.pop(f"{prefix}/{name}", None) for name in network.state_dict()}
+        networks.append((network, state))
+        _check(path, prefix, network, state)
+    optimizers = []
+    for prefix, learner in _learners(distillation):
+        packed = learner.optimizer.state_dict()
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name in [name for name in left if name.startswith(f"{prefix}/")]:
+            index, moment = name.removeprefix(f"{prefix}/").split("/")
+            moments.setdefault(int(index), {})[moment] = left.pop(name)
+        optimizers.append((learner, {**packed, "state": moments}))
+    if left:
+        raise WeightsError(f"{path} holds what this run does not know: {', '.join(sorted(left))}")
+    for network, tensors in networks:
+        network.load_state_dict(tensors)
+    for learner, packed in optimizers:
+        learner.optimizer.load_state_dict(packed)
+    distillation.step_index = int(file.config["step"])
+
+
+def _check(path: Path, prefix: str, network: nn.Module, state: dict[str, Tensor | None]) -> None:
+    for name, expected in network.state_dict().items():
+        found = state[name]
+        if found is None or found.shape != expected.shape:
+            shape = "missing" if found is None else f"of shape {tuple(found.shape)}"
+            raise WeightsError(
+                f"{path}: {prefix}/{name} is {shape}, {tuple(expected.shape)} is expected"
+            )
+
+
+def _networks(distillation: Distillation) -> Iterator[tuple[str, nn.Module]]:
+    yield "student", distillation.student
+    yield "average", distillation.average
+    for name, auxiliary in distillation.auxiliaries.items():
+        yield f"auxiliary/{name}", auxiliary.network
+
+
+def _learners(distillation: Distillation) -> Iterator[tuple[str, Learner]]:
+    yield "optimizer", distillation.learner
+    for name, learner in distillation.auxiliary_learners.items():
+        yield f"auxiliary-optimizer/{name}", learner

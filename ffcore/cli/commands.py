@@ -1,0 +1,80 @@
+"""The group of commands: each is imported when it is invoked, and its help line is kept here."""
+
+from importlib import import_module
+
+import click
+
+from ffcore.cli.errors import verdict
+from ffcore.cli.exit_codes import ExitCode
+from ffcore.spelling import did_you_mean
+
+COMMANDS = {
+    "run": ("ffcore.cli.run:run", "Distil a teacher as a recipe says."),
+    "validate": ("ffcore.cli.validate:validate", "Check recipes without running them."),
+    "list-plugins": ("ffcore.cli.list_plugins:list_plugins", "List the installed components."),
+}
+"""Every command: where it is, and its line in `ffd --help`."""
+
+
+class Commands(click.Group):
+    """A click group that looks its commands up in `COMMANDS` and says errors in one place."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands, imported or not."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the first argument names; a misspelt one is told its nearest."""
+        if args[0] not in COMMANDS:
+            ctx.fail(f"no such command {args[0]!r}{did_you_mean(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help lines without importing any command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; an expected error becomes one message on stderr and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(ExitCode.INTERRUPTED)
+        except Exception as error:
+            if (code := verdict(error)) is None:
+                raise
+            click.echo(str(error), err=True)
+            ctx.exit(code)
+
+
+def _show_version(ctx: click.Context, parameter: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"ffd {version('ffcore')}")
+        ctx.exit()
+
+
+@click.command(cls=Commands)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
+def main() -> None:
+    """Distil a flow or diffusion teacher into a one-step student, without data."""

@@ -1,0 +1,30 @@
+"""Which exit code an error means. The one place where the library's errors meet the shell."""
+
+from ffcore.cli.exit_codes import ExitCode
+
+EXPECTED = {
+    "ffcore.recipe.diagnostics:RecipeError": ExitCode.USAGE,
+    "ffcore.plugins.errors:PluginError": ExitCode.PLUGIN,
+    "ffcore.run:BuildError": ExitCode.USAGE,
+    "ffcore.run:RunDirectoryError": ExitCode.USAGE,
+    "ffcore.derivative:DerivativeMismatch": ExitCode.FAILED,
+    "ffcore.train:Diverged": ExitCode.FAILED,
+    "ffcore.weights:WeightsError": ExitCode.FAILED,
+    "torch:OutOfMemoryError": ExitCode.ENVIRONMENT,
+}
+"""The errors that a user can mend, by name, so that knowing them imports nothing."""
+
+
+def verdict(error: BaseException) -> ExitCode | None:
+    """The exit code of an error that a user can mend; None for one that is a defect of ours.
+
+    A recipe whose only errors are plugins' is a plugin problem.
+    """
+    names = (f"{kind.__module__}:{kind.__qualname__}" for kind in type(error).__mro__)
+    code = next((EXPECTED[name] for name in names if name in EXPECTED), None)
+    if code is ExitCode.USAGE:
+        from ffcore.recipe import RecipeError
+
+        if isinstance(error, RecipeError) and error.about == "plugin":
+            return ExitCode.PLUGIN
+    return code

@@ -1,0 +1,21 @@
+"""What `ffd` tells the shell."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The exit status of every command."""
+
+    OK = 0
+    FAILED = 1
+    """The command was understood and did not succeed."""
+    USAGE = 2
+    """An impossible command line, or an invalid recipe."""
+    PLUGIN = 3
+    """A plugin that was asked for is missing, ambiguous or broken."""
+    ENVIRONMENT = 4
+    """The machine lacks something: an accelerator, memory, disk space."""
+    INTERRUPTED = 130
+    """Stopped by Ctrl-C, after a checkpoint if one was due."""
+    TERMINATED = 143
+    """Stopped by SIGTERM, after a checkpoint if one was due."""

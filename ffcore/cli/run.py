@@ -1,0 +1,159 @@
+"""`ffd run`: a recipe from start to end, told on stderr; the results go to stdout."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from ffcore.recipe import load_recipe
+
+if TYPE_CHECKING:
+    from ffcore.evaluate import Evaluation
+    from ffcore.train import Report
+
+PLAIN_SECONDS = 10.0
+"""Between two lines of progress where no terminal is."""
+
+
+@click.command()
+@click.argument("recipe")
+@click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Override a key, as in training.steps=100. May be repeated; the last wins.",
+)
+@click.option(
+    "--directory",
+    "-d",
+    type=click.Path(path_type=Path),
+    help="Where the run is kept. [default: runs/<name of the recipe>]",
+)
+@click.option("--restart", is_flag=True, help="Throw away this run's earlier files, begin anew.")
+@click.option("--json", "as_json", is_flag=True, help="Write the results as one JSON document.")
+def run(
+    recipe: str, overrides: tuple[str, ...], directory: Path | None, restart: bool, as_json: bool
+) -> None:
+    """Distil a teacher as RECIPE says, then evaluate the student.
+
+    RECIPE is a file, or the name of a recipe that ffcore ships. The same command again goes on
+    with an interrupted run, or shows the results of a finished one.
+    """
+    resolved = load_recipe(recipe, overrides)
+    directory = directory or Path("runs") / Path(recipe).stem
+    console = Console(stderr=True)
+    console.print(f"run directory: {directory}", highlight=False)
+    from ffcore.run import run as run_recipe
+
+    with Telling(console) as telling:
+        evaluation = run_recipe(resolved, directory, restart=restart, observer=telling)
+    if as_json:
+        import attrs
+
+        found = None if evaluation is None else attrs.asdict(evaluation)
+        click.echo(json.dumps({"schema": 1, "directory": str(directory), "evaluation": found}))
+    elif evaluation is not None:
+        _show(evaluation, directory)
+
+
+class Telling:
+    """Bars on a terminal, plain periodic lines elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=14),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[news]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.tasks: dict[str, TaskID] = {}
+        self.last_line = 0.0
+
+    def __enter__(self) -> Self:
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.bars.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(text, highlight=False)
+
+    def report(self, report: Report) -> None:
+        """Show how training stands."""
+        metrics = report.metrics
+        gaps = [metrics[name] for name in ("gap_prediction", "gap_correction") if name in metrics]
+        news = (
+            f"loss {metrics['loss']:.3f} gaps {' '.join(f'{gap:.3f}' for gap in gaps)}"
+            f" {report.steps_per_second:.1f}/s"
+        )
+        self._advance("train", report.step, report.steps, news, report.seconds_left)
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Show how the evaluation stands."""
+        self._advance(what, done, total, "", None)
+
+    def _advance(self, what: str, done: int, total: int, news: str, left: float | None) -> None:
+        if self.console.is_terminal:
+            if what not in self.tasks:
+                self.tasks[what] = self.bars.add_task(what, total=total, news=news)
+            self.bars.update(self.tasks[what], completed=done, news=news)
+            return
+        now = time.monotonic()
+        if done < total and now - self.last_line < PLAIN_SECONDS:
+            return
+        self.last_line = now
+        remaining = "" if left is None else f" left {left:.0f} s"
+        self.console.print(f"{what}: {done}/{total} {news}{remaining}".rstrip(), highlight=False)
+
+
+def _show(evaluation: Evaluation, directory: Path) -> None:
+    out = Console()
+    table = Table(title="Fréchet distance to the teacher", title_justify="left", box=None)
+    table.add_column("samples")
+    for name in evaluation.distances:
+        table.add_column(name, justify="right")
+    rows: list[tuple[str, Any]] = [
+        ("student, 1 step", lambda each: each.student),
+        *(
+            (f"teacher, {steps} Euler steps", lambda each, steps=steps: each.euler[steps])
+            for steps in next(iter(evaluation.distances.values())).euler
+        ),
+        ("noise floor (teacher again)", lambda each: each.floor),
+    ]
+    for title, value in rows:
+        style = "bold" if title.startswith("student") else ""
+        cells = [f"{value(each):.4g}" for each in evaluation.distances.values()]
+        table.add_row(title, *cells, style=style)
+    out.print(table)
+    errors = "  ".join(f"{delta:g}: {e:.3f}" for delta, e in evaluation.trajectory_error.items())
+    out.print(f"\ntrajectory error by δ  {errors}", highlight=False)
+    out.print(
+        f"\npictures: {directory / 'samples.png'}, {directory / 'curves.png'}", highlight=False
+    )

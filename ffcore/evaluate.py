@@ -1,0 +1,315 @@
+"""What a student is worth: its distance from its teacher, with no data.
+
+Fréchet distances are between the student's one-step samples and the teacher's converged ones, of
+different noise, in each feature space; beside them the noise floor (the teacher against itself)
+and the teacher's own few-step Euler samples. The trajectory error compares f(z, δ) with the
+teacher's solution from the same z.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from ffcore.draws import Draws
+from ffcore.features import Statistics, fingerprint, frechet_distance
+from ffcore.flow_map import generate
+from ffcore.guidance import Guided
+from ffcore.interfaces import Condition, Features, Student, Teacher
+from ffcore.solver import Method, integrate
+from ffcore.weights import WeightsError, read_weights, write_weights
+
+Progress = Callable[[str, int, int], None]
+"""(what is going on, done, of how many)."""
+
+DELTAS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Report no progress."""
+    del what, done, total
+
+
+@attrs.frozen(kw_only=True)
+class Measurement:
+    """The conditions under which distances are measured; comparable only if they are equal."""
+
+    samples: int = 5000
+    solver: Method = "heun"
+    solver_steps: int = 64
+    euler: tuple[int, ...] = (1, 2, 4, 8, 16)
+    seed: int = 1_000_000
+    guidance: float = 1.0
+    batch: int = attrs.field(default=500, eq=False)
+    """Samples generated at a time; without influence on their noise."""
+
+
+@attrs.frozen(kw_only=True)
+class Distances:
+    """Fréchet distances to the teacher's converged samples in one feature space."""
+
+    floor: float
+    """Of the teacher's converged samples from other noise."""
+    euler: Mapping[int, float]
+    """Of the teacher's samples by so many Euler steps."""
+    student: float | None = None
+    """Of the student's one-step samples."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Reference:
+    """A teacher's converged statistics and baselines, which depend on no student."""
+
+    statistics: Mapping[str, Statistics]
+    distances: Mapping[str, Distances]
+    identity: Mapping[str, Any]
+    """What the numbers depend on: teacher, feature networks, measurement."""
+
+    def write(self, path: Path) -> None:
+        """Write to a safetensors file."""
+        tensors = {}
+        for name, statistics in self.statistics.items():
+            tensors[f"{name}.mu"] = torch.from_numpy(statistics.mu)
+            tensors[f"{name}.sigma"] = torch.from_numpy(statistics.sigma)
+        distances = {name: attrs.asdict(each) for name, each in self.distances.items()}
+        write_weights(path, tensors, {"identity": self.identity, "distances": distances})
+
+    @staticmethod
+    def read(source: str) -> Reference:
+        """Read what `write` wrote. Raises WeightsError where it is not that."""
+        file = read_weights(source)
+        try:
+            return Reference(
+                statistics={
+                    name: Statistics(
+                        file.tensors[f"{name}.mu"].numpy(), file.tensors[f"{name}.sigma"].numpy()
+                    )
+                    for name in file.config["distances"]
+                },
+                distances={
+                    name: Distances(
+                        floor=each["floor"],
+                        euler={int(steps): value for steps, value in each["euler"].items()},
+                    )
+                    for name, each in file.config["distances"].items()
+                },
+                identity=file.config["identity"],
+            )
+        except KeyError as error:
+            raise WeightsError(
+                f"{source} is not a teacher's reference: {error} is missing"
+            ) from None
+
+    def check(self, identity: Mapping[str, Any]) -> None:
+        """Raise ValueError, naming what differs, unless the reference was made for `identity`."""
+        different = [
+            f"{name}: the reference has {self.identity.get(name)}, this run {identity.get(name)}"
+            for name in sorted(identity.keys() | self.identity.keys())
+            if identity.get(name) != self.identity.get(name)
+        ]
+        if different:
+            raise ValueError(
+                "the reference statistics were made under other conditions:\n  "
+                + "\n  ".join(different)
+            )
+
+
+@attrs.frozen(kw_only=True)
+class Evaluation:
+    """The numbers at the end of a run."""
+
+    distances: Mapping[str, Distances]
+    trajectory_error: Mapping[float, float]
+    """‖f(z, δ) − Φ(z, δ)‖ / ‖Φ(z, δ) − z‖ for each δ, root mean square over z."""
+    identity: Mapping[str, Any]
+
+
+def identity(
+    teacher: Teacher, features: Sequence[Features], measurement: Measurement
+) -> dict[str, Any]:
+    """Return what a teacher's statistics depend on, as plain values."""
+    conditions = attrs.asdict(measurement)
+    del conditions["batch"]
+    if isinstance(teacher, Guided) and measurement.guidance != 1:
+        conditions |= {"interval": list(teacher.interval), "channels": teacher.channels}
+    base = teacher.teacher if isinstance(teacher, Guided) else teacher
+    networks = {f"features {each.name}": fingerprint(each) for each in features}
+    plain = {"teacher": fingerprint(base), **networks, **conditions}
+    return dict(json.loads(json.dumps(plain)))  # tuples become lists, as in a file
+
+
+def prior(
+    teacher: Teacher, measurement: Measurement, purpose: str, count: int | None = None
+) -> Iterator[tuple[Tensor, Condition]]:
+    """Yield batches of noise and conditions; a sample's depend on (seed, purpose, index) alone."""
+    total = count or measurement.samples
+    device = next((p.device for p in [*teacher.parameters(), *teacher.buffers()]), "cpu")
+    for start in range(0, total, measurement.batch):
+        stop = min(total, start + measurement.batch)
+        draws = Draws(measurement.seed, 0, start, stop, str(device)).named("evaluation", purpose)
+        condition = teacher.conditions.draw(draws)
+        if measurement.guidance != 1:
+            scale = torch.full((len(draws),), measurement.guidance, device=device)
+            condition = attrs.evolve(condition, guidance=scale)
+        yield draws.normal("z", teacher.sample_shape), condition
+
+
+Sampler = Callable[[Tensor, Condition], Tensor]
+
+
+def _teacher_sampler(teacher: Teacher, method: Method, steps: int) -> Sampler:
+    return lambda z, condition: integrate(teacher, z, condition, steps=steps, method=method)
+
+
+def _converged(teacher: Teacher, measurement: Measurement) -> Sampler:
+    return _teacher_sampler(teacher, measurement.solver, measurement.solver_steps)
+
+
+@torch.no_grad()
+def feature_statistics(
+    sampler: Sampler,
+    teacher: Teacher,
+    features: Sequence[Features],
+    measurement: Measurement,
+    purpose: str,
+    progress: Progress = silent,
+    what: str = "sampling",
+) -> dict[str, Statistics]:
+    """Return the statistics of a sampler's samples in each feature space."""
+    found: dict[str, list[Tensor]] = {each.name: [] for each in features}
+    done = 0
+    for z, condition in prior(teacher, measurement, purpose):
+        samples = sampler(z, condition)
+        for each in features:
+            found[each.name].append(each(samples).cpu())
+        done += len(z)
+        progress(what, done, measurement.samples)
+    return {name: Statistics.of(torch.cat(parts)) for name, parts in found.items()}
+
+
+def make_reference(
+    teacher: Teacher,
+    features: Sequence[Features],
+    measurement: Measurement,
+    progress: Progress = silent,
+) -> Reference:
+    """Sample the teacher: converged twice, and by each number of Euler steps.
+
+    The Euler samples start from the noise that the student's will start from.
+    """
+    exact = _converged(teacher, measurement)
+
+    def statistics(sampler: Sampler, purpose: str, what: str) -> dict[str, Statistics]:
+        return feature_statistics(sampler, teacher, features, measurement, purpose, progress, what)
+
+    converged = statistics(exact, "reference", "teacher, converged")
+    again = statistics(exact, "floor", "teacher, converged, other noise")
+    euler = {
+        steps: statistics(
+            _teacher_sampler(teacher, "euler", steps), "student", f"teacher, {steps} Euler steps"
+        )
+        for steps in measurement.euler
+    }
+    distances = {
+        name: Distances(
+            floor=frechet_distance(again[name], converged[name]),
+            euler={
+                steps: frechet_distance(found[name], converged[name])
+                for steps, found in euler.items()
+            },
+        )
+        for name in converged
+    }
+    return Reference(
+        statistics=converged,
+        distances=distances,
+        identity=identity(teacher, features, measurement),
+    )
+
+
+@torch.no_grad()
+def trajectory_error(
+    student: Student,
+    teacher: Teacher,
+    measurement: Measurement,
+    count: int = 256,
+    progress: Progress = silent,
+) -> dict[float, float]:
+    """Return the relative error of the flow map for each δ, against the teacher's ODE.
+
+    An eighth of the measurement's solver steps, at least 8, cover each eighth of the way.
+    """
+    error = dict.fromkeys(DELTAS, 0.0)
+    moved = dict.fromkeys(DELTAS, 0.0)
+    steps = max(8, measurement.solver_steps // len(DELTAS))
+    for z, condition in prior(teacher, measurement, "trajectory", count):
+        state, before = z, 0.0
+        for index, delta in enumerate(DELTAS):
+            state = integrate(
+                teacher,
+                state,
+                condition,
+                steps=steps,
+                method=measurement.solver,
+                start=1 - before,
+                stop=1 - delta,
+            )
+            found = generate(student, z, condition, delta)
+            error[delta] += float((found - state).double().square().sum())
+            moved[delta] += float((state - z).double().square().sum())
+            before = delta
+            progress("trajectory error", index + 1, len(DELTAS))
+    return {delta: (error[delta] / moved[delta]) ** 0.5 for delta in DELTAS}
+
+
+def evaluate(
+    student: Student,
+    teacher: Teacher,
+    features: Sequence[Features],
+    measurement: Measurement,
+    reference: Reference | None = None,
+    progress: Progress = silent,
+) -> tuple[Evaluation, Reference]:
+    """Measure a student against its teacher.
+
+    Args:
+        student: as it should be judged; usually the moving average.
+        teacher: guided as in training.
+        features: at least one feature space.
+        measurement: the conditions.
+        reference: the teacher's statistics, made under the same conditions; sampled anew if None.
+        progress: told of each batch.
+
+    Raises ValueError where the reference was made under other conditions.
+    """
+    if reference is None:
+        reference = make_reference(teacher, features, measurement, progress)
+    reference.check(identity(teacher, features, measurement))
+    found = feature_statistics(
+        lambda z, condition: generate(student, z, condition),
+        teacher,
+        features,
+        measurement,
+        "student",
+        progress,
+        "student, one step",
+    )
+    distances = {
+        name: attrs.evolve(
+            reference.distances[name],
+            student=frechet_distance(found[name], reference.statistics[name]),
+        )
+        for name in found
+    }
+    evaluation = Evaluation(
+        distances=distances,
+        trajectory_error=trajectory_error(student, teacher, measurement, progress=progress),
+        identity=reference.identity,
+    )
+    return evaluation, reference

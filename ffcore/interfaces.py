@@ -1,0 +1,421 @@
+"""The five roles and the values between them. Read this file first.
+
+Conventions (docs/conventions.md): time t runs from 1 (prior noise n ~ N(0, I)) to 0 (data x) on
+the path x_t = (1 − t) x + t n. A velocity u = E[x − n | x_t] points from noise to data, so
+dx/dt = −u. A flow map covers a duration δ: from the prior, f(z, δ) = z + δ F(z, δ), where F is
+the average velocity. Shapes: batch B, sample *S; batch first everywhere.
+
+A method is a PredictorObjective, a CorrectorObjective or both. Each answers with gaps: pairs of a
+network output that carries gradient and the velocity gap by which it should move. A Balancer
+weighs them into one loss. The trainer knows nothing else about any method.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from ffcore.draws import Draws
+from ffcore.optimizer import Optimizer
+
+Objective = Literal["prediction", "correction"]
+
+
+@attrs.frozen(kw_only=True)
+class Condition:
+    """What each sample of a batch is conditioned on. Any field but `size` may be None.
+
+    Raises ValueError where a field's first dimension is not `size`.
+    """
+
+    size: int
+    """Number of samples, B."""
+    label: Tensor | None = None
+    """Class of each sample: Int[B]. A teacher's null label counts as a class."""
+    embedding: Tensor | None = None
+    """Tokens of each sample, as made from a prompt: Float[B, L, D]."""
+    mask: Tensor | None = None
+    """Which tokens of `embedding` count: Bool[B, L]."""
+    guidance: Tensor | None = None
+    """Guidance scale γ of each sample: Float[B]. None and 1 both mean unguided."""
+
+    def __attrs_post_init__(self) -> None:
+        for name, value in self._tensors().items():
+            if len(value) != self.size:
+                raise ValueError(f"condition.{name} has {len(value)} rows for {self.size} samples")
+
+    def _tensors(self) -> dict[str, Tensor]:
+        values = {a.name: getattr(self, a.name) for a in attrs.fields(Condition)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    def __getitem__(self, index: slice | Tensor) -> Condition:
+        """Return the samples that a slice, a boolean mask or an index tensor chooses."""
+        parts = {name: value[index] for name, value in self._tensors().items()}
+        if isinstance(index, slice):
+            size = len(range(*index.indices(self.size)))
+        else:
+            size = int(index.sum()) if index.dtype == torch.bool else len(index)
+        return Condition(size=size, **parts)
+
+    @staticmethod
+    def cat(conditions: Sequence[Condition]) -> Condition:
+        """Concatenate along the batch. Raises ValueError where only some have a field."""
+        names = [set(condition._tensors()) for condition in conditions]
+        if any(name != names[0] for name in names):
+            raise ValueError(f"cannot concatenate conditions that have different fields: {names}")
+        parts = {
+            name: torch.cat([getattr(condition, name) for condition in conditions])
+            for name in names[0]
+        }
+        return Condition(size=sum(condition.size for condition in conditions), **parts)
+
+    def to(self, device: torch.device | str) -> Condition:
+        """Return the same condition on `device`."""
+        parts = {name: value.to(device) for name, value in self._tensors().items()}
+        return Condition(size=self.size, **parts)
+
+
+class ConditionSource(ABC):
+    """Where conditions come from: what a data-free run draws beside the noise."""
+
+    @abstractmethod
+    def draw(self, draws: Draws) -> Condition:
+        """Draw one condition for each sample of `draws`, unguided (γ None)."""
+
+    @abstractmethod
+    def null(self, condition: Condition) -> Condition:
+        """Return the unconditional counterpart of `condition`, of the same size.
+
+        Raises ValueError where the teacher has none (it cannot be guided then).
+        """
+
+
+class VelocityField(nn.Module, ABC):
+    """A velocity u(x_t, t | c): what teachers, the online network g_ψ and own networks are."""
+
+    @abstractmethod
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Return the velocity at each point.
+
+        Args:
+            x_t: points on the path, Float[B, *S].
+            t: their times in [0, 1], 1 = prior, Float[B].
+            condition: of size B.
+
+        Returns:
+            Float[B, *S], finite, pointing from noise to data; each sample independent of the
+            rest of the batch.
+        """
+
+    @staticmethod
+    def of(
+        function: Callable[[Tensor, Tensor, Condition], Tensor], sample_shape: Sequence[int]
+    ) -> Teacher:
+        """Make a teacher of a plain function of (x_t, t, condition), in our convention."""
+        return FunctionTeacher(function, tuple(sample_shape))
+
+
+class Teacher(VelocityField):
+    """A velocity field to distil: frozen, in eval mode; no gradient reaches its parameters."""
+
+    sample_shape: tuple[int, ...]
+    """*S, the shape of one sample."""
+    conditions: ConditionSource
+    """Draws the conditions that the teacher understands, and gives the null one."""
+
+    @abstractmethod
+    def trainable_copy(self) -> VelocityField | None:
+        """Return an independent copy to train: unguided, in full precision, with gradients on.
+
+        None for a black box, whose online network the recipe must name.
+        """
+
+
+class Student(nn.Module, ABC):
+    """An average velocity F: the one network that a run trains for its user."""
+
+    starts_at: Literal["prior", "anywhere"]
+    """"prior": F is defined at t = 1 only, and `t` is not read. "anywhere": at every t ≥ δ."""
+
+    @abstractmethod
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        """Return the average velocity over [t − δ, t].
+
+        The flow map is x_t + δ F, hence the identity at δ = 0, where F is the velocity at x_t.
+
+        Args:
+            x_t: where the flow starts, Float[B, *S].
+            t: times of the start in (0, 1], Float[B].
+            delta: durations in [0, t], Float[B]; F is differentiable in them.
+            condition: of size B.
+
+        Returns:
+            Float[B, *S].
+        """
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Networks:
+    """What an objective computes with. All are called through `forward` alone."""
+
+    student: Student
+    teacher: Teacher
+    auxiliaries: Mapping[str, nn.Module] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Batch:
+    """What an objective is handed for one step."""
+
+    z: Tensor
+    """Prior noise, Float[B, *S]."""
+    condition: Condition
+    """Of size B, with γ where the recipe guides."""
+    draws: Draws
+    """Random streams, named by purpose, for these B samples."""
+    data: Tensor | None = None
+    """Data samples, Float[B, *S]: only for an objective that declares the need."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Gap:
+    """An output and the direction in which the loss pushes it.
+
+    The loss contributed is ⟨output, sg(weight · gap)⟩, so that its gradient is Jᵀ(weight · gap):
+    that of half the squared error where gap = output − target, and of any other loss whose
+    derivative with respect to the output is the gap.
+    """
+
+    output: Tensor
+    """Carries gradient, Float[B', *S]."""
+    gap: Tensor
+    """Carries none, Float[B', *S]."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.gap.requires_grad:
+            raise ValueError("a gap carries no gradient: detach it")
+        if self.gap.shape != self.output.shape:
+            found = f"{tuple(self.gap.shape)} beside an output of {tuple(self.output.shape)}"
+            raise ValueError(f"a gap has the shape of its output: {found}")
+
+    def norm(self) -> Tensor:
+        """Return ‖gap‖ / √d of each sample, Float[B'], d being the dimensions of a sample."""
+        return self.gap.flatten(1).square().mean(1).sqrt()
+
+    def inner(self, weight: Tensor) -> Tensor:
+        """Return Σ over samples of weight · ⟨output, gap⟩ / d, a scalar; weight is Float[B']."""
+        return (self.output * self.gap).flatten(1).mean(1) @ weight.to(self.output.dtype)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Gaps:
+    """An objective's answer."""
+
+    gaps: tuple[Gap, ...]
+    samples: Tensor | None = None
+    """The student's samples, detached, on which the auxiliaries may train: Float[B', *S]."""
+    condition: Condition | None = None
+    """The conditions of `samples`."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Auxiliary:
+    """A network that an objective needs beside the student; the trainer owns and saves it.
+
+    It learns by a loss of its own on the objective's samples, or it is an average of the student.
+    """
+
+    network: nn.Module
+    optimizer: Optimizer | None = None
+    loss: Callable[[nn.Module, Tensor, Condition, Draws], Tensor] | None = None
+    """(network, samples, condition, draws) -> one loss per sample, Float[B']."""
+    updates: int = 1
+    """Optimizer steps per training step."""
+    student_average: float | None = None
+    """Decay, where the network is a moving average of the student instead."""
+
+    def __attrs_post_init__(self) -> None:
+        learns = self.optimizer is not None and self.loss is not None
+        if learns == (self.student_average is not None):
+            raise ValueError("an auxiliary has an optimizer and a loss, or a student_average")
+
+
+class _Objective(ABC):
+    """What both kinds of objective answer; they differ in the share of the batch they get."""
+
+    def auxiliaries(self, student: Student, teacher: Teacher) -> Mapping[str, Auxiliary]:
+        """Return the networks to train beside the student, by name; called once, before step 0."""
+        del student, teacher
+        return {}
+
+    def self_check(self, networks: Networks, batch: Batch) -> str | None:
+        """Check, before training, that this objective works with the networks at hand.
+
+        Returns a sentence on what was found, if anything was; raises ValueError where it fails.
+        """
+        del networks, batch
+        return None
+
+    @abstractmethod
+    def gaps(self, networks: Networks, batch: Batch) -> Gaps:
+        """Return the gaps of one batch.
+
+        No gradient flows through the teacher, the auxiliaries or the gaps; the outputs come from
+        a plain forward of `networks.student`. Randomness comes from `batch.draws` alone.
+        """
+
+
+class PredictorObjective(_Objective):
+    """Aligns the generating velocity with the teacher's: v_G → u."""
+
+
+class CorrectorObjective(_Objective):
+    """Aligns the noising velocity with the teacher's: v_N → u."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Norms:
+    """E‖gap‖/√d of one objective, over the global batch: scalars without gradient."""
+
+    raw: Tensor
+    weighted: Tensor
+
+
+class Balancer(ABC):
+    """Weighs the gaps of both objectives into one loss.
+
+    With a single objective, that one gets the whole batch, `split` is not asked, and `scale` is
+    asked for that one alone.
+    """
+
+    @abstractmethod
+    def split(self, batch: int, step: int) -> tuple[int, int]:
+        """Return the sizes (prediction, correction) of the global batch at `step`; their sum is
+        `batch`. Either may be 0."""
+
+    @abstractmethod
+    def weights(self, objective: Objective, gap: Gap) -> Tensor:
+        """Return a weight per sample, Float[B'], without gradient, from that sample alone."""
+
+    @abstractmethod
+    def scale(self, norms: Mapping[Objective, Norms]) -> Mapping[Objective, Tensor]:
+        """Return a factor for each objective in `norms`: scalars, global over all ranks."""
+
+
+class Features(nn.Module, ABC):
+    """Maps samples to the feature vectors between which Fréchet distances are measured."""
+
+    name: str
+
+    @abstractmethod
+    def forward(self, samples: Tensor) -> Tensor:
+        """Return features Float[B, D] of samples Float[B, *S]."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Context:
+    """What the `build` of a recipe table is handed. Global random state is seeded meanwhile."""
+
+    teacher: Teacher | None = None
+    """The teacher, built already; None while it is being built."""
+
+    def vector_sizes(self, who: str) -> tuple[int, int]:
+        """Return (dimension, classes) of a teacher of vectors; 0 classes: unconditional.
+
+        The null label is not counted. Raises ValueError, naming `who` asks, for other shapes.
+        """
+        assert self.teacher is not None
+        shape, conditions = self.teacher.sample_shape, self.teacher.conditions
+        if len(shape) != 1:
+            raise ValueError(f"{who} is for vectors, and the teacher's samples are {shape}")
+        return shape[0], conditions.classes if isinstance(conditions, Labels) else 0
+
+
+class Unconditional(ConditionSource):
+    """For teachers without conditions."""
+
+    def draw(self, draws: Draws) -> Condition:
+        """Return the empty condition."""
+        return Condition(size=len(draws))
+
+    def null(self, condition: Condition) -> Condition:
+        """Raise ValueError: there is nothing to guide towards."""
+        raise ValueError("an unconditional teacher has no null condition and cannot be guided")
+
+
+@attrs.frozen
+class Labels(ConditionSource):
+    """Class labels drawn uniformly."""
+
+    classes: int
+    null_label: int | None = None
+
+    def draw(self, draws: Draws) -> Condition:
+        """Draw labels in [0, classes)."""
+        return Condition(size=len(draws), label=draws.integers("label", self.classes))
+
+    def null(self, condition: Condition) -> Condition:
+        """Return the null label for every sample, unguided."""
+        if self.null_label is None:
+            raise ValueError("this teacher has no null label and cannot be guided")
+        label = torch.full_like(_label(condition), self.null_label)
+        return attrs.evolve(condition, label=label, guidance=None)
+
+
+def _label(condition: Condition) -> Tensor:
+    if condition.label is None:
+        raise ValueError("this network is conditioned on labels, and the condition has none")
+    return condition.label
+
+
+class FrozenTeacher(Teacher):
+    """A trained velocity field as a teacher.
+
+    Freezes `field` in place, in eval mode; `trainable_copy` is a copy of it with gradients on.
+    """
+
+    def __init__(
+        self, field: VelocityField, sample_shape: tuple[int, ...], conditions: ConditionSource
+    ) -> None:
+        super().__init__()
+        self.field = field.requires_grad_(False).eval()
+        self.sample_shape = sample_shape
+        self.conditions = conditions
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Return the field's velocity."""
+        velocity: Tensor = self.field(x_t, t, condition)
+        return velocity
+
+    def trainable_copy(self) -> VelocityField:
+        """Return a float32 copy of the field, with gradients on."""
+        return copy.deepcopy(self.field).float().requires_grad_(True)
+
+
+class FunctionTeacher(Teacher):
+    """A plain function as a teacher: a black box without conditions."""
+
+    def __init__(
+        self,
+        function: Callable[[Tensor, Tensor, Condition], Tensor],
+        sample_shape: tuple[int, ...],
+        conditions: ConditionSource | None = None,
+    ) -> None:
+        super().__init__()
+        self.function = function
+        self.sample_shape = sample_shape
+        self.conditions = conditions or Unconditional()
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Return the function's velocity."""
+        return self.function(x_t, t, condition)
+
+    def trainable_copy(self) -> None:
+        """Return None: what a function is made of is not known."""
+        return None

@@ -1,0 +1,148 @@
+"""Keys of a recipe's tables: a default, a sentence of help, and the possible values.
+
+A table is a frozen attrs class, and `key` declares each of its fields:
+
+    @attrs.frozen(kw_only=True)
+    class Training:
+        steps: int = key(help="Optimizer steps.", at_least=1)
+
+`component` declares a field that holds a component's table. The same check guards the recipe
+(where all violations are told at once) and the constructor. A rule that relates two keys belongs
+into the table's `__attrs_post_init__`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Any, get_args, get_origin
+
+import attrs
+
+from ffcore.spelling import did_you_mean
+
+Validator = Callable[[Any, "attrs.Attribute[Any]", Any], object]
+
+
+class ImpossibleValue(ValueError):
+    """A key holds a value that it cannot have: which key, what was found, what is possible."""
+
+    def __init__(self, name: str, found: object, possible: str, hint: str = "") -> None:
+        super().__init__(f"{name}: must be {possible}, found {found!r}{hint}")
+        self.name = name
+        self.found = found
+        self.possible = possible
+
+
+@attrs.frozen
+class ComponentOf:
+    """Marks a type: a table that names, by its own key `type`, a component of this role."""
+
+    role: str
+
+
+@attrs.frozen(kw_only=True)
+class Possible:
+    """The possible values of a key. Bounds hold for a number and for each number of a tuple."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    one_of: tuple[object, ...] | None = None
+
+    def __call__(self, instance: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+        """Raise `ImpossibleValue` if `value` is outside; an attrs validator."""
+        if isinstance(value, tuple):
+            for item in value:
+                self(instance, attribute, item)
+        elif not self._admits(value):
+            raise ImpossibleValue(attribute.name, value, self._words(value), self._hint(value))
+
+    def __str__(self) -> str:
+        words = [
+            f"{phrase} {bound:g}"
+            for phrase, bound in [
+                ("at least", self.at_least),
+                ("above", self.above),
+                ("at most", self.at_most),
+                ("below", self.below),
+            ]
+            if bound is not None
+        ]
+        if self.one_of is not None:
+            words.append("one of " + ", ".join(map(repr, self.one_of)))
+        return " and ".join(words)
+
+    def _admits(self, item: object) -> bool:
+        if item is None:
+            return True
+        if self.one_of is not None and item not in self.one_of:
+            return False
+        if isinstance(item, bool) or not isinstance(item, int | float):
+            return True
+        return (
+            math.isfinite(item)
+            and (self.at_least is None or item >= self.at_least)
+            and (self.above is None or item > self.above)
+            and (self.at_most is None or item <= self.at_most)
+            and (self.below is None or item < self.below)
+        )
+
+    def _words(self, item: object) -> str:
+        if isinstance(item, float) and not math.isfinite(item):
+            return f"finite and {self}" if str(self) else "finite"
+        return str(self)
+
+    def _hint(self, item: object) -> str:
+        return did_you_mean(item, map(str, self.one_of or ())) if isinstance(item, str) else ""
+
+
+def key(
+    default: Any = attrs.NOTHING,
+    *,
+    help: str,
+    factory: Callable[[], Any] | None = None,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    one_of: tuple[object, ...] | None = None,
+    validator: Validator | None = None,
+) -> Any:
+    """A field of a table; without `default` and `factory` it is required.
+
+    Numbers must be finite and within the bounds; None passes (where the type admits it). A
+    `validator` of your own has attrs' signature, raises `ValueError`, and must not look at the
+    instance. The field's metadata holds `help` and `possible` (a `Possible`).
+    """
+    possible = Possible(at_least=at_least, above=above, at_most=at_most, below=below, one_of=one_of)
+    return attrs.field(
+        default=default if factory is None else attrs.Factory(factory),
+        validator=[possible] if validator is None else [possible, validator],
+        metadata={"help": help, "possible": possible},
+    )
+
+
+def component(role: str, default: Any = attrs.NOTHING, *, help: str, many: bool = False) -> Any:
+    """A field that holds the table of a component of this role, or with `many` a tuple of them.
+
+    In a recipe it is a table whose key `type` names the component. With None as the default it
+    may be left out.
+    """
+    one = Annotated[Any, ComponentOf(role)]
+    kind: Any = tuple[one, ...] if many else one
+    if default is None:
+        kind = kind | None
+    return attrs.field(default=default, metadata={"help": help, "kind": kind})
+
+
+def kind_of(field: "attrs.Attribute[Any]") -> Any:
+    """The type of a table's field as recipes see it: a component's says which role it plays."""
+    return field.metadata.get("kind", field.type)
+
+
+def role_of(kind: Any) -> str | None:
+    """The role of the components that a key of this type holds: alone, optional or in an array."""
+    if get_origin(kind) is Annotated:
+        marks = (mark.role for mark in kind.__metadata__ if isinstance(mark, ComponentOf))
+        return next(marks, None)
+    return next(filter(None, map(role_of, get_args(kind))), None)

@@ -1,0 +1,1 @@
+"""Networks that several teachers and students share."""

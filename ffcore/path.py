@@ -1,0 +1,33 @@
+"""The path between data and noise, and what can be said of a velocity on it.
+
+x_t = (1 − t) x + t n, with n ~ N(0, I): t = 0 is data, t = 1 the prior. The velocity is
+u = E[x − n | x_t], so dx/dt = −u. With it x = x_t + t u and n = x_t − (1 − t) u in conditional
+mean, and the score is ∇ log p_t(x_t) = −E[n | x_t] / t.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def expand_like(values: Tensor, x: Tensor) -> Tensor:
+    """Give per-sample `values`, Float[B], trailing dimensions of one so that they multiply x."""
+    return values.view(-1, *[1] * (x.ndim - 1))
+
+
+def interpolate(x: Tensor, n: Tensor, t: Tensor) -> Tensor:
+    """Return x_t = (1 − t) x + t n; x and n are Float[B, *S], t is Float[B]."""
+    t = expand_like(t, x).to(x.dtype)
+    return (1 - t) * x + t * n
+
+
+def velocity_to_score(u: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """Return ∇ log p_t(x_t) of the marginal whose velocity is u; t in (0, 1]."""
+    t = expand_like(t, x_t)
+    return -(x_t - (1 - t) * u) / t
+
+
+def score_to_velocity(score: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """Return the velocity of the marginal with this score; t in [0, 1)."""
+    t = expand_like(t, x_t)
+    return (x_t + t * score) / (1 - t)

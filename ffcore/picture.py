@@ -1,0 +1,141 @@
+"""Pictures of a run: samples beside the teacher's from the same noise, and the curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ffcore.flow_map import generate
+from ffcore.interfaces import Condition, Labels, Student, Teacher
+from ffcore.solver import Method, integrate
+
+_INK, _MUTED = "#1b1b1b", "#6b6b6b"
+
+
+@torch.no_grad()
+def rows_of_samples(
+    student: Student,
+    teacher: Teacher,
+    z: Tensor,
+    condition: Condition,
+    *,
+    solver: Method = "heun",
+    solver_steps: int = 64,
+    euler: Sequence[int] = (1, 2, 4),
+) -> dict[str, Tensor]:
+    """Return samples from the same noise: teacher converged, student, teacher by Euler steps."""
+    rows = {
+        "teacher\nconverged": integrate(teacher, z, condition, steps=solver_steps, method=solver),
+        "student\n1 step": generate(student, z, condition),
+    }
+    for steps in euler:
+        name = f"teacher\n{steps} step{'s' if steps > 1 else ''}"
+        rows[name] = integrate(teacher, z, condition, steps=steps, method="euler")
+    return {name: row.cpu() for name, row in rows.items()}
+
+
+def in_class_order(teacher: Teacher, condition: Condition) -> Condition:
+    """Return `condition` with labels 0, 1, 2, … where the teacher has classes."""
+    import attrs
+
+    if not isinstance(teacher.conditions, Labels) or condition.label is None:
+        return condition
+    order = torch.arange(condition.size, device=condition.label.device)
+    return attrs.evolve(condition, label=order % teacher.conditions.classes)
+
+
+def draw_samples(path: Path, rows: Mapping[str, Tensor]) -> None:
+    """Write the rows as a PNG: images in [−1, 1] as a grid, vectors as scatter plots."""
+    first = next(iter(rows.values()))
+    if first.ndim == 4 and first.shape[1] in (1, 3):
+        _draw_images(path, rows)
+    elif first.ndim == 4:
+        # Latents: without a decoder, their first channel shows whether anything is learnt.
+        _draw_images(path, {name: row[:, :1] for name, row in rows.items()})
+    else:
+        _draw_points(path, {name: row.flatten(1) for name, row in rows.items()})
+
+
+def _draw_images(path: Path, rows: Mapping[str, Tensor]) -> None:
+    count = len(next(iter(rows.values())))
+    figure, axes = _figure(len(rows), count, width=1.0 + 0.62 * count, height=0.66 * len(rows))
+    for (name, row), line in zip(rows.items(), axes, strict=True):
+        for image, axis in zip(row, line, strict=True):
+            pixels = ((image.clamp(-1, 1) + 1) / 2).permute(1, 2, 0).numpy()
+            axis.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.set_axis_off()
+        line[0].text(
+            -0.25,
+            0.5,
+            name,
+            transform=line[0].transAxes,
+            ha="right",
+            va="center",
+            fontsize=8,
+            color=_INK,
+        )
+    left = 0.95 / (1.0 + 0.62 * count)
+    figure.subplots_adjust(left=left, right=0.995, top=0.99, bottom=0.01, wspace=0.06, hspace=0.06)
+    figure.savefig(path, dpi=150)
+
+
+def _draw_points(path: Path, rows: Mapping[str, Tensor]) -> None:
+    figure, axes = _figure(1, len(rows), width=2.1 * len(rows), height=2.5)
+    target = next(iter(rows.values()))
+    for (name, row), axis in zip(rows.items(), axes[0], strict=True):
+        for points, colour in ((target, "#c9c9c9"), (row, "#1f5fbf")):
+            second = points[:, 1] if points.shape[1] > 1 else torch.zeros(len(points))
+            axis.scatter(points[:, 0], second, s=4, color=colour, linewidths=0)
+        axis.set_title(name.replace("\n", ", "), fontsize=8, color=_INK)
+        axis.tick_params(labelsize=6, colors=_MUTED)
+        axis.set_aspect("equal", adjustable="datalim")
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def draw_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write the loss and the gaps over steps as a PNG.
+
+    Args:
+        path: of the PNG.
+        history: the lines of a run's metrics, each with "step" and the metrics.
+    """
+    panels = {
+        "loss": ["loss"],
+        "gap (RMS)": ["gap_prediction", "gap_correction"],
+        "online network's loss": ["loss_online"],
+    }
+    present = {
+        title: found
+        for title, names in panels.items()
+        if (found := [name for name in names if any(name in line for line in history)])
+    }
+    figure, axes = _figure(1, len(present), width=3.4 * len(present), height=2.5)
+    for (title, names), axis in zip(present.items(), axes[0], strict=True):
+        for name, colour in zip(names, ("#1f5fbf", "#c2571a"), strict=False):
+            points = [(line["step"], line[name]) for line in history if name in line]
+            label = name.removeprefix("gap_")
+            axis.plot(*zip(*points, strict=True), color=colour, linewidth=1.2, label=label)
+        axis.set_title(title, fontsize=9, color=_INK)
+        axis.set_xlabel("step", fontsize=8, color=_MUTED)
+        axis.set_yscale("log")
+        axis.grid(alpha=0.25, which="both", linewidth=0.4)
+        axis.tick_params(labelsize=7, colors=_MUTED, which="both")
+        if len(names) > 1:
+            axis.legend(fontsize=7, frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
+    """Return a figure and its axes [rows, columns], without a window or global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)

@@ -1,0 +1,28 @@
+"""The plugin host: what is installed, in which state, and where its tables are."""
+
+from ffcore.hookspecs import hookimpl
+from ffcore.plugins.component import ROLES, Component
+from ffcore.plugins.discovery import GROUP, Plugin, State, discover
+from ffcore.plugins.errors import (
+    AmbiguousComponent,
+    BrokenPlugin,
+    PluginError,
+    UnknownComponent,
+)
+from ffcore.plugins.registry import Registry, installed
+
+__all__ = [
+    "GROUP",
+    "ROLES",
+    "AmbiguousComponent",
+    "BrokenPlugin",
+    "Component",
+    "Plugin",
+    "PluginError",
+    "Registry",
+    "State",
+    "UnknownComponent",
+    "discover",
+    "hookimpl",
+    "installed",
+]

@@ -1,0 +1,166 @@
+"""The registry: from a role and the `type` in a recipe to the table class behind them."""
+
+import functools
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ffcore.plugins.component import Component
+from ffcore.plugins.discovery import DISABLE, Plugin, canonical, discover
+from ffcore.plugins.errors import (
+    AmbiguousComponent,
+    BrokenPlugin,
+    UnknownComponent,
+    root_cause,
+)
+from ffcore.spelling import did_you_mean
+
+Claim = tuple[Plugin, Component]
+
+
+@attrs.frozen
+class Registry:
+    """The plugins at hand. Tables are imported when a recipe asks for them, not before."""
+
+    plugins: tuple[Plugin, ...]
+
+    @classmethod
+    def load(cls) -> "Registry":
+        """Discover the installed plugins, anew at each call; `installed()` remembers."""
+        return cls(discover())
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """The components of all active plugins."""
+        return tuple(component for _, component in self._claims())
+
+    def find(self, role: str, name: str) -> Component:
+        """The component of this role, named `"name"` or `"distribution:name"`.
+
+        Raises `UnknownComponent`, `AmbiguousComponent`, or `BrokenPlugin` where a plugin that is
+        not active bears this name itself.
+        """
+        return self._claim(role, name)[1]
+
+    def table(self, role: str, type_name: str) -> type[Any]:
+        """The table class that `type = "…"` names; importing it imports no torch.
+
+        Beside a component's name, `type_name` may be `"module:Class"`: that class itself, for an
+        experiment without a plugin, sought in the current folder too. A left part that is the
+        name of a distribution with plugins is read as one. Raises `PluginError`.
+        """
+        left, _, _ = type_name.rpartition(":")
+        if left and not self._is_distribution(left):
+            _make_current_folder_importable()
+            return _import_table(type_name, f"{role} type {type_name!r}")
+        plugin, component = self._claim(role, type_name)
+        where = f"{role} {component.name!r} of plugin {plugin.name} ({plugin.origin})"
+        return _import_table(component.target, where)
+
+    def provider(self, role: str, table: object) -> Claim | None:
+        """Who brings this table: plugin and component; None if no active plugin does."""
+        own = f"{type(table).__module__}:{type(table).__qualname__}"
+        for plugin, component in self._claims(role):
+            if component.target == own or _resolves_to(component.target, type(table)):
+                return plugin, component
+        return None
+
+    def type_name(self, role: str, table: object) -> str:
+        """The shortest `type` that leads `table(role, …)` back to the class of `table`."""
+        claim = self.provider(role, table)
+        if claim is None:
+            return f"{type(table).__module__}:{type(table).__qualname__}"
+        plugin, component = claim
+        shared = sum(other.name == component.name for _, other in self._claims(role)) > 1
+        return f"{plugin.distribution}:{component.name}" if shared else component.name
+
+    def _claims(self, role: str | None = None) -> list[Claim]:
+        return [
+            (plugin, component)
+            for plugin in self.plugins
+            for component in plugin.components
+            if role in (None, component.role)
+        ]
+
+    def _claim(self, role: str, name: str) -> Claim:
+        distribution, _, short = name.rpartition(":")
+        claims = [
+            (plugin, component)
+            for plugin, component in self._claims(role)
+            if component.name == short and _is_from(plugin, distribution)
+        ]
+        if not claims:
+            raise self._unknown(role, short, distribution)
+        if len(claims) > 1:
+            raise _ambiguous(role, short, claims)
+        return claims[0]
+
+    def _is_distribution(self, name: str) -> bool:
+        return any(_is_from(plugin, name) for plugin in self.plugins)
+
+    def _unknown(self, role: str, name: str, distribution: str) -> UnknownComponent | BrokenPlugin:
+        """What to say when nobody active brings `name`: whose fault it might be."""
+        inactive = [
+            plugin
+            for plugin in self.plugins
+            if plugin.state != "active" and _is_from(plugin, distribution)
+        ]
+        for plugin in inactive:
+            if plugin.name == name:
+                return BrokenPlugin(f"{role} {name!r}: {_excuse(plugin)}")
+        known = sorted({component.name for _, component in self._claims(role)})
+        message = f"unknown {role} {name!r}" + (f" of {distribution}" if distribution else "")
+        message += did_you_mean(name, known)
+        message += f" (possible: {', '.join(known) or 'none'})"
+        return UnknownComponent("; ".join([message, *map(_excuse, inactive)]))
+
+
+@functools.cache
+def installed() -> Registry:
+    """The registry of what is installed, discovered once a process."""
+    return Registry.load()
+
+
+def _is_from(plugin: Plugin, distribution: str) -> bool:
+    """Whether the plugin's distribution is this one; the empty name stands for any."""
+    return not distribution or canonical(plugin.distribution) == canonical(distribution)
+
+
+def _excuse(plugin: Plugin) -> str:
+    return f"plugin {plugin.name!r} ({plugin.origin}) is {plugin.state}: {plugin.cause}"
+
+
+def _ambiguous(role: str, name: str, claims: list[Claim]) -> AmbiguousComponent:
+    owners = " and ".join(f"plugin {p.name} ({p.origin})" for p, _ in claims)
+    names = " or ".join(sorted({f"'{p.distribution}:{name}'" for p, _ in claims}))
+    return AmbiguousComponent(
+        f"{role} {name!r} is claimed by {owners}; write {names}, or disable a plugin with {DISABLE}"
+    )
+
+
+def _make_current_folder_importable() -> None:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+
+
+def _import_table(target: str, where: str) -> type[Any]:
+    module, _, name = target.rpartition(":")
+    try:
+        table = getattr(importlib.import_module(module), name)
+        if not (isinstance(table, type) and attrs.has(table)):
+            raise TypeError(f"{target} is not an attrs class")
+        return attrs.resolve_types(table)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise BrokenPlugin(f"{where} cannot be used: {root_cause(error)}") from error
+
+
+def _resolves_to(target: str, table: type) -> bool:
+    """Whether `target` is another name of `table`, without importing anything."""
+    module, _, name = target.rpartition(":")
+    return getattr(sys.modules.get(module), name, None) is table

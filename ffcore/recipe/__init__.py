@@ -1,0 +1,22 @@
+"""Recipes: from TOML to a strict, typed, resolved description of a run."""
+
+from ffcore.recipe.diagnostics import Diagnostic, RecipeError
+from ffcore.recipe.load import component, load_recipe
+from ffcore.recipe.resolved import digest, provenance, to_toml
+from ffcore.recipe.source import packaged_recipes
+from ffcore.recipe.tables import Evaluation, Guidance, Recipe, Training
+
+__all__ = [
+    "Diagnostic",
+    "Evaluation",
+    "Guidance",
+    "Recipe",
+    "RecipeError",
+    "Training",
+    "component",
+    "digest",
+    "load_recipe",
+    "packaged_recipes",
+    "provenance",
+    "to_toml",
+]

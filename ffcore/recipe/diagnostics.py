@@ -1,0 +1,73 @@
+"""What is wrong with a recipe, as data: every error of a recipe is told at once."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+import attrs
+
+Path = tuple[str | int, ...]
+"""Where in a recipe: `("evaluation", "features", 0, "type")`."""
+
+Blame = Literal["recipe", "plugin"]
+
+
+@attrs.frozen
+class Problem:
+    """One error, told relative to the table or array that is being read."""
+
+    text: str
+    path: Path = ()
+    about: Blame = "recipe"
+
+    def under(self, step: str | int) -> "Problem":
+        """The same error, told from one table or array further out."""
+        text = self.text if self.path else f"{written((step,))}: {self.text}"
+        if self.path and all(isinstance(inner, int) for inner in self.path):
+            text = f"{written((step,))}{self.text}"
+        return Problem(text, (step, *self.path), self.about)
+
+
+class Problems(ValueError):
+    """All errors of one value; raised by structuring hooks, turned into diagnostics at the top."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(problem.text for problem in self.problems))
+
+
+@attrs.frozen
+class Diagnostic:
+    """One error of a recipe: in which file, at which key, and where known at which line.
+
+    `about` says whether the recipe is to blame, or a plugin that it names.
+    """
+
+    file: str
+    key: str
+    message: str
+    line: int | None = None
+    about: Blame = "recipe"
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        table = self.key.rpartition(".")[0]
+        return f"{place}: [{table}] {self.message}" if table else f"{place}: {self.message}"
+
+
+class RecipeError(ValueError):
+    """A recipe cannot be read, or not be understood; `diagnostics` holds every reason."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+        self.diagnostics = tuple(diagnostics)
+        super().__init__("\n".join(map(str, self.diagnostics)))
+
+    @property
+    def about(self) -> Blame:
+        """Who is to blame: "plugin" if nothing but plugins is."""
+        return "recipe" if any(d.about == "recipe" for d in self.diagnostics) else "plugin"
+
+
+def written(path: Path) -> str:
+    """A path as a reader writes it: `evaluation.features[0].type`."""
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return "".join(steps).removeprefix(".")

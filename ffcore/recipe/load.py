@@ -1,0 +1,114 @@
+"""Loading: a recipe's layers are read, merged, structured, and matched."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from itertools import takewhile
+from os import PathLike, fspath
+from pathlib import Path as File
+from typing import Annotated, Any
+
+from ffcore.keys import ComponentOf
+from ffcore.plugins import Registry, installed
+from ffcore.recipe.diagnostics import Diagnostic, Problem, Problems, RecipeError, written
+from ffcore.recipe.merge import merge, parse_override
+from ffcore.recipe.needs import unmet_needs
+from ffcore.recipe.source import Source, find_recipe, read_source
+from ffcore.recipe.structure import make_converter
+from ffcore.recipe.tables import DEFAULTS, Recipe
+
+
+def load_recipe(
+    recipe: str | PathLike[str],
+    overrides: Iterable[str] = (),
+    *,
+    registry: Registry | None = None,
+) -> Recipe:
+    """Read a recipe file, or a packaged recipe by name, and resolve it.
+
+    `overrides` are laid over it in their order, each `"key.path=<TOML value>"`. Tables merge,
+    arrays are replaced, and a changed `type` resets its table, as with `extends`. Raises
+    `RecipeError` with all that is wrong. Imports no torch.
+    """
+    registry = installed() if registry is None else registry
+    file = find_recipe(fspath(recipe))
+    sources = [
+        Source("(default)", DEFAULTS),
+        *_lineage(file, ()),
+        *[_override(text) for text in overrides],
+    ]
+    tree = reduce(merge, (source.tree for source in sources))
+    try:
+        resolved: Recipe = make_converter(registry).structure(tree, Recipe)
+    except Problems as found:
+        raise _located(found.problems, sources) from None
+    if unmet := tuple(unmet_needs(resolved, registry)):
+        raise _located(unmet, sources)
+    return resolved
+
+
+def component(role: str, tree: Mapping[str, object], *, registry: Registry | None = None) -> Any:
+    """One component's table from a plain tree whose `type` names it, as a recipe would hold it.
+
+    Its `build` gives the live object. Raises `RecipeError` with all that is wrong.
+    """
+    converter = make_converter(installed() if registry is None else registry)
+    kind: Any = Annotated[Any, ComponentOf(role)]
+    try:
+        return converter.structure(tree, kind)
+    except Problems as found:
+        raise _located(found.problems, [Source(f"({role})", dict(tree), is_file=True)]) from None
+
+
+def _lineage(file: File, heirs: Sequence[File]) -> list[Source]:
+    """The file's sources, the oldest ancestor first; `heirs` are the files that led here."""
+    source = read_source(file)
+    here = file.resolve()
+    if here in heirs:
+        circle = " extends ".join(str(f) for f in [*heirs[heirs.index(here) :], here])
+        raise RecipeError([Diagnostic(str(file), "extends", f"extends itself: {circle}")])
+    if "extends" not in source.tree:
+        return [source]
+    base = source.tree.pop("extends")
+    line = source.line(("extends",))
+    if not isinstance(base, str):
+        message = f"extends: must be a string, found {base!r}"
+        raise RecipeError([Diagnostic(source.name, "extends", message, line)])
+    try:
+        ancestor = find_recipe(base, near=file.parent)
+    except RecipeError as error:
+        message = f"extends {base!r}: {error.diagnostics[0].message}"
+        raise RecipeError([Diagnostic(source.name, "extends", message, line)]) from None
+    return [*_lineage(ancestor, [*heirs, here]), source]
+
+
+def _override(text: str) -> Source:
+    name = f"--set {text}"
+    try:
+        return Source(name, parse_override(text))
+    except ValueError as error:
+        raise RecipeError([Diagnostic(name, "", str(error))]) from None
+
+
+def _located(problems: Iterable[Problem], sources: Sequence[Source]) -> RecipeError:
+    return RecipeError(
+        Diagnostic(source.name, written(p.path), p.text, source.line(p.path), p.about)
+        for p in problems
+        for source in [_origin(p, sources)]
+    )
+
+
+def _origin(problem: Problem, sources: Sequence[Source]) -> Source:
+    """The last source that wrote the key; for a missing key, the last file with its table.
+
+    An array is of one source, since it is replaced as a whole.
+    """
+    path = tuple(takewhile(lambda step: isinstance(step, str), problem.path))
+    for source in reversed(sources):
+        if path and source.holds(path):
+            return source
+    files = [source for source in sources if source.is_file]
+    for end in range(len(path) - 1, 0, -1):
+        for source in reversed(files):
+            if source.holds(path[:end]):
+                return source
+    return files[-1]

@@ -1,0 +1,80 @@
+"""The resolved recipe as a run keeps it: TOML that loads again, its digest, its provenance."""
+
+import hashlib
+import platform
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+import attrs
+import tomli_w
+
+from ffcore.keys import kind_of, role_of
+from ffcore.plugins import Registry, installed
+from ffcore.recipe.structure import NONE
+from ffcore.recipe.tables import Recipe
+
+
+def to_toml(recipe: Recipe, *, registry: Registry | None = None) -> str:
+    """The recipe as TOML, every default written out; `load_recipe` reads an equal one back."""
+    return tomli_w.dumps(_plain(recipe, None, registry or installed()))
+
+
+def digest(recipe: Recipe, *, registry: Registry | None = None) -> str:
+    """The SHA-256 of the resolved recipe: equal for two files that mean the same run."""
+    return hashlib.sha256(to_toml(recipe, registry=registry).encode()).hexdigest()
+
+
+def provenance(recipe: Recipe, *, registry: Registry | None = None) -> dict[str, Any]:
+    """What a run's numbers came from, ready for JSON: versions, components used, seed, digest.
+
+    Each component stands with its plugin, distribution and version, which are None for a class
+    that the recipe named as `"module:Class"`.
+    """
+    registry = registry or installed()
+    return {
+        "ffcore": version("ffcore"),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "components": [_origin(*found, registry) for found in _components(recipe, None)],
+        "seed": recipe.training.seed,
+        "recipe": digest(recipe, registry=registry),
+    }
+
+
+def _plain(value: Any, role: str | None, registry: Registry) -> Any:
+    """A table as TOML can hold it; `role` is what components in this place are for."""
+    if value is None:
+        return NONE
+    if isinstance(value, tuple):
+        return [_plain(item, role, registry) for item in value]
+    if not attrs.has(type(value)):
+        return value
+    plain = {"type": registry.type_name(role, value)} if role else {}
+    for field in attrs.fields(attrs.resolve_types(type(value))):
+        plain[field.name] = _plain(getattr(value, field.name), role_of(kind_of(field)), registry)
+    return plain
+
+
+def _components(value: Any, role: str | None) -> Iterator[tuple[str, Any]]:
+    """Every component table within `value`, itself included, with the role it plays."""
+    if isinstance(value, tuple):
+        for item in value:
+            yield from _components(item, role)
+    elif attrs.has(type(value)):
+        if role:
+            yield role, value
+        for field in attrs.fields(attrs.resolve_types(type(value))):
+            yield from _components(getattr(value, field.name), role_of(kind_of(field)))
+
+
+def _origin(role: str, table: object, registry: Registry) -> dict[str, str | None]:
+    claim = registry.provider(role, table)
+    plugin = claim[0] if claim else None
+    return {
+        "role": role,
+        "type": registry.type_name(role, table),
+        "plugin": plugin.name if plugin else None,
+        "distribution": plugin.distribution if plugin else None,
+        "version": plugin.version if plugin else None,
+    }

@@ -1,0 +1,117 @@
+"""The tables of a recipe that are ffcore's own; a component's table is its plugin's."""
+
+from typing import Any, Literal
+
+import attrs
+
+from ffcore.keys import ImpossibleValue, component, key
+from ffcore.optimizer import Optimizer
+
+
+def _ordered(instance: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    low, high = value
+    if low > high:
+        raise ImpossibleValue(attribute.name, value, "(low, high) with low at most high")
+
+
+@attrs.frozen(kw_only=True)
+class Guidance:
+    """How the teacher is guided, for both objectives alike."""
+
+    scale: float = key(
+        1.0,
+        help="guidance scale γ in u_γ = γ u(·|c) + (1 − γ) u(·|∅); 1 is unguided",
+        at_least=0,
+    )
+    interval: tuple[float, float] = key(
+        (0.0, 1.0),
+        help="the times t, low and high, between which the teacher is guided",
+        at_least=0,
+        at_most=1,
+        validator=_ordered,
+    )
+    channels: Literal["all"] | int = key(
+        "all", help="how many of the first channels are guided, or 'all'", at_least=1
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Training:
+    """The loop: how long, on how many samples, and how often it tells and saves."""
+
+    seed: int = key(0, help="seed that every random draw of training is keyed by", at_least=0)
+    steps: int = key(help="optimizer steps", at_least=1)
+    batch: int = key(256, help="samples per step, over all ranks", at_least=1)
+    average: float = key(
+        0.9999,
+        help="decay of the exponential moving average of the student's weights",
+        at_least=0,
+        below=1,
+    )
+    clip: float | None = key(
+        1.0, help="largest norm of the student's gradient; 'none' leaves it as it is", above=0
+    )
+    log_every: int = key(50, help="steps between two lines of metrics", at_least=1)
+    checkpoint_every: int = key(1000, help="steps between two checkpoints", at_least=1)
+    device: str = key("auto", help="torch device; 'auto' takes an accelerator if there is one")
+
+
+@attrs.frozen(kw_only=True)
+class Evaluation:
+    """What is measured after training, and against what."""
+
+    enabled: bool = key(True, help="whether to evaluate at the end of a run")
+    samples: int = key(5000, help="samples per Fréchet distance", at_least=2)
+    features: tuple[Any, ...] = component(
+        "features",
+        (),
+        many=True,
+        help="the spaces in which distances are measured; a recipe that names none gets 'raw'",
+    )
+    solver: Literal["euler", "heun", "midpoint", "rk4"] = key(
+        "heun", help="solver of the teacher's converged samples"
+    )
+    solver_steps: int = key(64, help="steps of that solver", at_least=1)
+    euler: tuple[int, ...] = key(
+        (1, 2, 4, 8, 16), help="step counts of the teacher's Euler baselines", at_least=1
+    )
+    batch: int = key(500, help="samples generated at a time", at_least=1)
+    seed: int = key(
+        1_000_000, help="seed of evaluation noise, apart from the training seed", at_least=0
+    )
+    reference: str | None = key(
+        None, help="file of stored teacher statistics and baselines, instead of sampling anew"
+    )
+    rows: int = key(10, help="samples shown in each row of the picture", at_least=1)
+
+
+@attrs.frozen(kw_only=True)
+class Recipe:
+    """A resolved recipe: which components, and everything a run may depend on.
+
+    Components are the tables of their plugins; their `build` gives the live objects. In Python
+    every component is given; `load_recipe` fills in what a file leaves out.
+    """
+
+    teacher: Any = component("teacher", help="the velocity field to distil, a component table")
+    student: Any = component("student", help="the flow map to train, a component table")
+    predictor: Any = component("predictor", None, help="the objective on the generating velocity")
+    corrector: Any = component("corrector", None, help="the objective on the noising velocity")
+    balancer: Any = component(
+        "balancer", help="how gaps become one loss; a recipe that names none gets 'adaptive'"
+    )
+    guidance: Guidance = key(factory=Guidance, help="how the teacher is guided")
+    optimizer: Optimizer = key(factory=Optimizer, help="the student's optimizer")
+    training: Training = key(help="the loop")
+    evaluation: Evaluation = key(factory=Evaluation, help="what is measured after training")
+
+    def __attrs_post_init__(self) -> None:
+        if self.predictor is None and self.corrector is None:
+            raise ValueError("at least one of [predictor] and [corrector] is needed, found neither")
+
+
+DEFAULTS = {
+    "balancer": {"type": "adaptive"},
+    "evaluation": {"features": [{"type": "raw"}]},
+}
+"""The components that a recipe need not name: a tree below every recipe."""

@@ -1,0 +1,46 @@
+"""The law from which a recipe draws times or durations. Torch-free."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import attrs
+
+from ffcore.keys import key
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ffcore.draws import Draws
+
+
+@attrs.frozen(kw_only=True)
+class TimeLaw:
+    """A law on [0, 1], then squeezed into [low, high].
+
+    "uniform"; "logit-normal": sigmoid(location + scale · N(0, 1)), biased to high times by a
+    positive location (Esser et al., 2403.03206).
+    """
+
+    law: Literal["uniform", "logit-normal"] = key("uniform", help="the law on [0, 1]")
+    location: float = key(0.0, help="logit-normal: mean of the logit")
+    scale: float = key(1.0, help="logit-normal: standard deviation of the logit", above=0)
+    low: float = key(0.0, help="least value", at_least=0, at_most=1)
+    high: float = key(1.0, help="greatest value", at_least=0, at_most=1)
+    at_one: float = key(
+        0.0, help="share of the draws that are exactly `high` instead", at_least=0, at_most=1
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low} is not below high {self.high}")
+
+    def draw(self, draws: Draws, purpose: str) -> Tensor:
+        """Return one value for each sample of `draws`, Float[len] in [low, high]."""
+        if self.law == "uniform":
+            value = draws.uniform(purpose)
+        else:
+            value = (self.location + self.scale * draws.normal(purpose)).sigmoid()
+        if self.at_one:
+            value = value.masked_fill(draws.named(purpose).uniform("at one") < self.at_one, 1.0)
+        return self.low + (self.high - self.low) * value

@@ -1,0 +1,1 @@
+"""The embedded teacher: a SiT on handwritten digits, and a classifier for their features."""

@@ -1,0 +1,66 @@
+"""The digit classifier whose penultimate layer gives the features of the Fréchet distance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ffcore.interfaces import Features
+from ffcore.weights import Weights
+
+DIMENSION = 64
+
+
+class DigitClassifier(nn.Module):
+    """Two convolutions and two linear layers; 8 × 8 digits in [−1, 1] to ten classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3, padding=1, stride=2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(64 * 16, DIMENSION),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(DIMENSION, 10)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the penultimate activations, Float[B, 64], of images Float[B, 1, 8, 8]."""
+        out: Tensor = self.body(images.clamp(-1, 1))
+        return out
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, Float[B, 10]."""
+        out: Tensor = self.head(self.features(images))
+        return out
+
+
+class DigitFeatures(Features):
+    """The classifier's penultimate activations."""
+
+    name = "digits"
+
+    def __init__(self, weights: Weights) -> None:
+        super().__init__()
+        self.classifier = DigitClassifier()
+        weights.load_into(self.classifier)
+        self.requires_grad_(False).eval()
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """Return Float[B, 64] of digits Float[B, 1, 8, 8]; values outside [−1, 1] are clamped."""
+        return self.classifier.features(samples)
+
+    def classify(self, samples: Tensor) -> Tensor:
+        """Return the class that each sample is read as, Int[B]."""
+        logits: Tensor = self.classifier(samples)
+        return logits.argmax(1)
+
+
+def accuracy(classifier: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Return the fraction of images that are read as their label."""
+    with torch.no_grad():
+        right: Tensor = classifier(images).argmax(1) == labels
+    return float(right.double().mean())

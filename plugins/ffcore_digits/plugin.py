@@ -1,0 +1,17 @@
+"""What this plugin offers. Its teacher is a weights file: `ffcore_digits:teacher.safetensors`."""
+
+from collections.abc import Iterable
+
+from ffcore.plugins import Component, hookimpl
+
+
+@hookimpl
+def ffcore_components() -> Iterable[Component]:
+    """Offer the classifier's features."""
+    yield Component(
+        role="features",
+        name="digits",
+        target="ffcore_digits.tables:Digits",
+        summary="Penultimate layer of a classifier of 8 × 8 digits",
+        citation="Alpaydin, Kaynak: Optical Recognition of Handwritten Digits, UCI, 1998",
+    )

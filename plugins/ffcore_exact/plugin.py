@@ -1,0 +1,28 @@
+"""What this plugin offers."""
+
+from collections.abc import Iterable
+
+from ffcore.plugins import Component, hookimpl
+
+
+@hookimpl
+def ffcore_components() -> Iterable[Component]:
+    """Offer both exact teachers and the raw feature space."""
+    yield Component(
+        role="teacher",
+        name="gaussian",
+        target="ffcore_exact.tables:GaussianTeacher",
+        summary="Data N(mean, scale² I); the exact flow map is known",
+    )
+    yield Component(
+        role="teacher",
+        name="mixture",
+        target="ffcore_exact.tables:MixtureTeacher",
+        summary="A mixture of Gaussians; the exact velocity is known",
+    )
+    yield Component(
+        role="features",
+        name="raw",
+        target="ffcore_exact.tables:Raw",
+        summary="The sample itself, flattened: pixels, latents or vectors",
+    )

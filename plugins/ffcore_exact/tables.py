@@ -1,0 +1,66 @@
+"""The recipe tables of the exact teachers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from ffcore.keys import key
+
+if TYPE_CHECKING:
+    from ffcore.analytic import Gaussian, GaussianMixture
+    from ffcore.interfaces import Context, Features
+
+
+@attrs.frozen(kw_only=True)
+class GaussianTeacher:
+    """Data N(mean, scale² I)."""
+
+    mean: tuple[float, ...] = key(help="the mean; its length is the dimension")
+    scale: float = key(1.0, help="the standard deviation", above=0)
+
+    def build(self, context: Context) -> Gaussian:
+        """Return the teacher."""
+        del context
+        from ffcore.analytic import Gaussian
+
+        return Gaussian(self.mean, self.scale)
+
+
+@attrs.frozen(kw_only=True)
+class MixtureTeacher:
+    """Data from a mixture of isotropic Gaussians."""
+
+    means: tuple[tuple[float, ...], ...] = key(help="one mean for each component")
+    scale: float = key(1.0, help="the standard deviation of every component", above=0)
+    labels: tuple[int, ...] | None = key(
+        None, help="the class of each component, from 0; without it the teacher is unconditional"
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if not self.means or len({len(mean) for mean in self.means}) != 1:
+            raise ValueError("means must be at least one list, all of one length")
+        if self.labels is not None and len(self.labels) != len(self.means):
+            raise ValueError(f"{len(self.labels)} labels for {len(self.means)} means")
+        if self.labels is not None and set(self.labels) != set(range(max(self.labels) + 1)):
+            raise ValueError(f"labels must be 0, 1, … with no gap, found {list(self.labels)}")
+
+    def build(self, context: Context) -> GaussianMixture:
+        """Return the teacher."""
+        del context
+        from ffcore.analytic import GaussianMixture
+
+        return GaussianMixture(self.means, self.scale, labels=self.labels)
+
+
+@attrs.frozen(kw_only=True)
+class Raw:
+    """The sample itself as its features."""
+
+    def build(self, context: Context) -> Features:
+        """Return the features."""
+        del context
+        from ffcore.features import Raw as RawFeatures
+
+        return RawFeatures()

@@ -1,0 +1,61 @@
+"""FreeFlow's balancer: power-law weights within prediction, and λ between the two objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ffcore.interfaces import Balancer, Gap, Norms, Objective
+
+
+class AdaptiveBalancer(Balancer):
+    """Weight 1 / (‖Δ_G‖²/d + ε)^k on prediction; λ = α E‖Δ_G‖ / (E‖Δ_N‖ + ε) on correction.
+
+    λ brings the correction to the magnitude of what prediction contributes, weight included;
+    `lambda_on = "raw"` compares the unweighted gaps instead.
+    """
+
+    def __init__(
+        self,
+        *,
+        correction: float = 0.25,
+        correction_from: int = 0,
+        alpha: float = 1.0,
+        power: float = 1.0,
+        weight_epsilon: float = 1e-3,
+        scale_epsilon: float = 1e-6,
+        lambda_on: Literal["weighted", "raw"] = "weighted",
+    ) -> None:
+        self.correction = correction
+        self.correction_from = correction_from
+        self.alpha = alpha
+        self.power = power
+        self.weight_epsilon = weight_epsilon
+        self.scale_epsilon = scale_epsilon
+        self.lambda_on = lambda_on
+
+    def split(self, batch: int, step: int) -> tuple[int, int]:
+        """Return the sizes; the correction's share is rounded to whole samples."""
+        correction = round(batch * self.correction) if step >= self.correction_from else 0
+        return batch - correction, correction
+
+    def weights(self, objective: Objective, gap: Gap) -> Tensor:
+        """Return 1 / (‖Δ‖²/d + ε)^k for prediction, 1 for correction."""
+        norm = gap.norm()
+        if objective == "correction":
+            return torch.ones_like(norm)
+        return (norm**2 + self.weight_epsilon) ** -self.power
+
+    def scale(self, norms: Mapping[Objective, Norms]) -> Mapping[Objective, Tensor]:
+        """Return 1 for prediction and λ for correction; 1 for an objective that is alone."""
+        factors: dict[Objective, Tensor] = {
+            name: torch.ones_like(norm.raw) for name, norm in norms.items()
+        }
+        if len(norms) == 2:
+            prediction, correction = norms["prediction"], norms["correction"]
+            numerator = prediction.weighted if self.lambda_on == "weighted" else prediction.raw
+            factors["correction"] = self.alpha * numerator / (correction.raw + self.scale_epsilon)
+        return factors

@@ -1,0 +1,50 @@
+"""FreeFlow's predictor: the generating velocity of the student follows the teacher.
+
+At the optimum F + δ ∂_δ F = u(f(z, δ), 1 − δ). The gap is v_G − u at the student's own point, all
+of it stop-gradient; its inner product with F has the gradient of ½ ‖F − sg(u − δ ∂_δ F)‖².
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ffcore.derivative import Derivative, self_check
+from ffcore.flow_map import generating_velocity, push
+from ffcore.interfaces import Batch, Gap, Gaps, Networks, PredictorObjective
+from ffcore.time_law import TimeLaw
+
+
+class FreeFlowPredictor(PredictorObjective):
+    """The data-free identity, from the prior (z carries no tangent, δ alone does)."""
+
+    def __init__(self, delta: TimeLaw | None = None, derivative: Derivative | None = None) -> None:
+        self.delta = delta or TimeLaw()
+        self.derivative = derivative or Derivative()
+
+    def self_check(self, networks: Networks, batch: Batch) -> str:
+        """Compare both derivative backends on this student; see derivative.self_check."""
+        error = self_check(networks.student, self.derivative, batch.z, batch.condition, batch.draws)
+        if error is None:
+            return "the student has no forward-mode derivative to check finite differences by"
+        return f"derivative backends agree on this student to {error:.1e}"
+
+    def gaps(self, networks: Networks, batch: Batch) -> Gaps:
+        """Return one gap, v_G − u(f, 1 − δ)."""
+        z, condition = batch.z, batch.condition
+        delta = self.delta.draw(batch.draws, "delta").to(z)
+        ones = torch.ones_like(delta)
+
+        def average_velocity(duration: Tensor) -> Tensor:
+            output: Tensor = networks.student(z, ones, duration, condition)
+            return output
+
+        output = average_velocity(delta)  # F, with gradient
+        d_output = self.derivative(
+            average_velocity, (delta,), (ones,), value=output, room=(delta, 1 - delta)
+        )
+        with torch.no_grad():
+            F = output.detach()
+            v_G = generating_velocity(F, d_output, delta)
+            u = networks.teacher(push(z, F, delta), 1 - delta, condition)
+        return Gaps(gaps=(Gap(output=output, gap=v_G - u),))

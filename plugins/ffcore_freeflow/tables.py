@@ -1,0 +1,70 @@
+"""The recipe tables of FreeFlow's predictor and balancer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import attrs
+
+from ffcore.keys import key
+from ffcore.time_law import TimeLaw
+
+if TYPE_CHECKING:
+    from ffcore.interfaces import Balancer, Context, PredictorObjective
+
+
+@attrs.frozen(kw_only=True)
+class FreeFlow:
+    """The data-free predictor."""
+
+    delta: TimeLaw = key(
+        factory=TimeLaw, help="the law of the duration δ (FreeFlow's: unpublished)"
+    )
+    derivative: Literal["jvp", "finite-difference"] = key(
+        "jvp", help="how ∂_δ F is computed; finite differences work with every network"
+    )
+    derivative_step: float = key(
+        1e-3, help="finite difference: step in δ; 5e-3 or more in bf16", above=0, at_most=0.1
+    )
+    derivative_scheme: Literal["one-sided", "central"] = key(
+        "one-sided", help="finite difference: one more forward, or two and second order"
+    )
+
+    def build(self, context: Context) -> PredictorObjective:
+        """Return the objective."""
+        del context
+        from ffcore.derivative import Derivative
+        from ffcore_freeflow.objective import FreeFlowPredictor
+
+        derivative = Derivative(
+            backend=self.derivative, step=self.derivative_step, scheme=self.derivative_scheme
+        )
+        return FreeFlowPredictor(delta=self.delta, derivative=derivative)
+
+
+@attrs.frozen(kw_only=True)
+class Adaptive:
+    """FreeFlow's balancer."""
+
+    correction: float = key(
+        0.25, help="share of the batch that is correction (paper: 0.25)", at_least=0, at_most=1
+    )
+    correction_from: int = key(
+        0, help="first step with correction; prediction alone before", at_least=0
+    )
+    alpha: float = key(1.0, help="strength of the correction (paper: robust in 0.3 to 3)", above=0)
+    power: float = key(
+        1.0, help="k of the power-law weight (paper: 1 for joint training)", at_least=0
+    )
+    weight_epsilon: float = key(1e-3, help="ε of the power-law weight", above=0)
+    scale_epsilon: float = key(1e-6, help="ε of λ", above=0)
+    lambda_on: Literal["weighted", "raw"] = key(
+        "weighted", help="whether λ compares weighted or raw gaps (unpublished)"
+    )
+
+    def build(self, context: Context) -> Balancer:
+        """Return the balancer."""
+        del context
+        from ffcore_freeflow.balancer import AdaptiveBalancer
+
+        return AdaptiveBalancer(**attrs.asdict(self))

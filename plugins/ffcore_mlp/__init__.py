@@ -1,0 +1,1 @@
+"""Small perceptrons for vectors: a student, and a network for g_ψ."""

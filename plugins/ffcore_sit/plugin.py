@@ -1,0 +1,26 @@
+"""What this plugin offers."""
+
+from collections.abc import Iterable
+
+from ffcore.plugins import Component, hookimpl
+
+_CITATION = "Ma et al.: SiT, arXiv 2401.08740"
+
+
+@hookimpl
+def ffcore_components() -> Iterable[Component]:
+    """Offer the transformer as teacher and as student."""
+    yield Component(
+        role="teacher",
+        name="sit",
+        target="ffcore_sit.tables:SiTTeacher",
+        summary="The SiT transformer, from a weights file",
+        citation=_CITATION,
+    )
+    yield Component(
+        role="student",
+        name="sit",
+        target="ffcore_sit.tables:SiTStudent",
+        summary="The SiT transformer on (z, δ, label), started from the teacher",
+        citation=_CITATION,
+    )

@@ -1,0 +1,104 @@
+"""The corrector: the noising velocity of the student's samples follows the teacher.
+
+The integral KL between the noised distributions of student and teacher has the gradient
+E[⟨∇f(z, 1), w(r) (v_N − u)(I_r, r)⟩], where I_r = (1 − r) f(z, 1) + r n and v_N is the velocity of
+the student's own distribution. v_N is learnt online: g_ψ, by flow matching on the samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ffcore.draws import Draws
+from ffcore.flow_map import push
+from ffcore.guidance import Guided
+from ffcore.interfaces import (
+    Auxiliary,
+    Batch,
+    Condition,
+    CorrectorObjective,
+    Gap,
+    Gaps,
+    Networks,
+    Student,
+    Teacher,
+    VelocityField,
+)
+from ffcore.optimizer import Optimizer
+from ffcore.path import interpolate
+from ffcore.time_law import TimeLaw
+
+ONLINE = "online"
+
+
+class VsdCorrector(CorrectorObjective):
+    """Gap v_N − u at the noised one-step samples, with v_N ≈ g_ψ."""
+
+    def __init__(
+        self,
+        *,
+        r: TimeLaw | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        online: VelocityField | None = None,
+        online_r: TimeLaw | None = None,
+        online_updates: int = 1,
+        online_optimizer: Optimizer | None = None,
+    ) -> None:
+        self.r = r or TimeLaw(law="logit-normal", location=0.8, scale=1.0)
+        self.guidance_interval = guidance_interval
+        self.online = online
+        self.online_r = online_r or TimeLaw()
+        self.online_updates = online_updates
+        self.online_optimizer = online_optimizer or Optimizer()
+
+    def auxiliaries(self, student: Student, teacher: Teacher) -> Mapping[str, Auxiliary]:
+        """Return g_ψ: the network given, else an unguided copy of the teacher.
+
+        Raises ValueError where the teacher is a black box and no network was given.
+        """
+        del student
+        network = self.online or teacher.trainable_copy()
+        if network is None:
+            raise ValueError(
+                "this teacher cannot be copied: give the corrector an `online` network for g_ψ"
+            )
+        return {
+            ONLINE: Auxiliary(
+                network=network,
+                optimizer=self.online_optimizer,
+                loss=self.flow_matching_loss,
+                updates=self.online_updates,
+            )
+        }
+
+    def gaps(self, networks: Networks, batch: Batch) -> Gaps:
+        """Return one gap, v_N − u at noise level r, and the samples for g_ψ."""
+        z, condition = batch.z, batch.condition
+        ones = torch.ones(len(z), dtype=z.dtype, device=z.device)
+        output = networks.student(z, ones, ones, condition)  # F(z, 1), with gradient
+        with torch.no_grad():
+            samples = push(z, output, ones)
+            r = self.r.draw(batch.draws, "r").to(z)
+            noise = batch.draws.normal("noise", tuple(z.shape[1:])).to(z)
+            I_r = interpolate(samples, noise, r)
+            v_N = networks.auxiliaries[ONLINE](I_r, r, condition)
+            u = self._teacher(networks.teacher)(I_r, r, condition)
+        return Gaps(gaps=(Gap(output=output, gap=v_N - u),), samples=samples, condition=condition)
+
+    def flow_matching_loss(
+        self, network: nn.Module, samples: Tensor, condition: Condition, draws: Draws
+    ) -> Tensor:
+        """Return ‖g_ψ(I_r, r) − (x − n)‖² / d of each sample x, with fresh n and r: Float[B']."""
+        r = self.online_r.draw(draws, "r").to(samples)
+        noise = draws.normal("noise", tuple(samples.shape[1:])).to(samples)
+        velocity = network(interpolate(samples, noise, r), r, condition)
+        loss: Tensor = (velocity - (samples - noise)).square().flatten(1).mean(1)
+        return loss
+
+    def _teacher(self, teacher: Teacher) -> Teacher:
+        if self.guidance_interval is None or not isinstance(teacher, Guided):
+            return teacher
+        return teacher.within(self.guidance_interval)

@@ -1,0 +1,54 @@
+"""The recipe table of the corrector."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import attrs
+
+from ffcore.keys import ComponentOf, key
+from ffcore.optimizer import Optimizer
+from ffcore.time_law import TimeLaw
+
+if TYPE_CHECKING:
+    from ffcore.interfaces import Context, CorrectorObjective
+
+
+def _high_noise() -> TimeLaw:
+    return TimeLaw(law="logit-normal", location=0.8, scale=1.0)
+
+
+@attrs.frozen(kw_only=True)
+class Vsd:
+    """The corrector with its online network g_ψ."""
+
+    r: TimeLaw = key(
+        factory=_high_noise, help="the law of the noise level r (paper: logit-normal, 0.8)"
+    )
+    guidance_interval: tuple[float, float] | None = key(
+        None, help="guide the teacher within these times only (paper: tighter than in sampling)"
+    )
+    online: Annotated[Any, ComponentOf("network")] | None = key(
+        None, help="g_ψ where the teacher is a black box; without it a copy of the teacher"
+    )
+    online_r: TimeLaw = key(factory=TimeLaw, help="the law of r on which g_ψ trains")
+    online_updates: int = key(1, help="updates of g_ψ at each training step", at_least=1)
+    online_optimizer: Optimizer = key(factory=Optimizer, help="the optimizer of g_ψ")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """A teacher that can be copied, unless `online` names a network."""
+        return frozenset() if self.online else frozenset({"trainable copy"})
+
+    def build(self, context: Context) -> CorrectorObjective:
+        """Return the objective."""
+        from ffcore_vsd.objective import VsdCorrector
+
+        return VsdCorrector(
+            r=self.r,
+            guidance_interval=self.guidance_interval,
+            online=self.online.build(context) if self.online else None,
+            online_r=self.online_r,
+            online_updates=self.online_updates,
+            online_optimizer=self.online_optimizer,
+        )

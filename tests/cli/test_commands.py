@@ -1,0 +1,245 @@
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from ffcore.cli import ExitCode, main
+from ffcore.cli.commands import COMMANDS
+from ffcore.cli.errors import EXPECTED
+from ffcore.plugins import PluginError
+from ffcore.recipe import Diagnostic, RecipeError
+
+Distribute = Callable[..., None]
+Ffd = Callable[..., Result]
+
+RECIPE = """\
+teacher.type = "point"
+student = { type = "line", depth = 2 }
+predictor.type = "identity"
+training.steps = 10
+"""
+
+
+@pytest.fixture
+def ffd(only_fake_plugin: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ffd:
+    """Run `ffd` in a folder with `good.toml`; only the fake plugin is active."""
+    monkeypatch.chdir(tmp_path)
+    Path("good.toml").write_text(RECIPE)
+    return lambda *arguments: CliRunner().invoke(main, arguments, prog_name="ffd")
+
+
+def _modules_after(*arguments: str) -> set[str]:
+    """The modules that a fresh interpreter holds when `ffd` is done."""
+    code = (
+        "import json, sys\n"
+        "from ffcore.cli import main\n"
+        f"code = main({list(arguments)!r}, prog_name='ffd', standalone_mode=False)\n"
+        "print(json.dumps([code, sorted(sys.modules)]), file=sys.stderr)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "FFCORE_DISABLE_PLUGINS"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    code, modules = json.loads(result.stderr.splitlines()[-1])
+    assert code in (None, 0)
+    return set(modules)
+
+
+def test_help_names_every_command_without_importing_any() -> None:
+    modules = _modules_after("--help")
+    assert not modules & {"torch", "numpy", "attrs", "cattrs", "pluggy", "rich"}
+    output = CliRunner().invoke(main, ["--help"]).stdout
+    assert all(name in output and words in output for name, (_, words) in COMMANDS.items())
+
+
+def test_help_would_show_an_import_if_there_was_one() -> None:
+    assert {"attrs", "pluggy"} <= _modules_after("list-plugins")
+
+
+@pytest.mark.parametrize("arguments", [("list-plugins",), ("list-plugins", "--json")])
+def test_listing_plugins_imports_no_torch_and_no_numpy(arguments: tuple[str, ...]) -> None:
+    assert not _modules_after(*arguments) & {"torch", "numpy", "scipy", "matplotlib"}
+
+
+def test_the_help_line_kept_here_is_for_a_command_that_exists() -> None:
+    for name in COMMANDS:
+        command = main.get_command(click.Context(main), name)
+        assert isinstance(command, click.Command)
+        assert command.name == name
+
+
+def test_the_version_is_one_line() -> None:
+    result = CliRunner().invoke(main, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, "ffd 0.1.0\n")
+
+
+def test_an_unknown_command_is_a_usage_error_that_suggests_the_nearest() -> None:
+    result = CliRunner().invoke(main, ["list-plugin"])
+    assert result.exit_code == ExitCode.USAGE
+    assert "no such command 'list-plugin'; did you mean 'list-plugins'?" in result.stderr
+
+
+RECIPE_ERROR = RecipeError([Diagnostic("x.toml", "a", "b", 3)])
+PLUGIN_ERROR = RecipeError([Diagnostic("x.toml", "a", "b", 3, "plugin")])
+BOTH = RecipeError([*RECIPE_ERROR.diagnostics, *PLUGIN_ERROR.diagnostics])
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RECIPE_ERROR, ExitCode.USAGE),
+        (PLUGIN_ERROR, ExitCode.PLUGIN),
+        (BOTH, ExitCode.USAGE),
+        (PluginError("no such"), ExitCode.PLUGIN),
+        (KeyboardInterrupt(), ExitCode.INTERRUPTED),
+        (click.UsageError("no"), ExitCode.USAGE),
+        (click.ClickException("no"), ExitCode.FAILED),
+    ],
+)
+def test_an_expected_error_is_a_message_and_an_exit_code(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, code: ExitCode
+) -> None:
+    @click.command()
+    def failing() -> None:
+        raise error
+
+    monkeypatch.setattr(main, "get_command", lambda *_: failing)
+    result = CliRunner().invoke(main, ["run"])
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_every_expected_error_is_one_that_exists() -> None:
+    for name in EXPECTED:
+        module, _, kind = name.partition(":")
+        error = getattr(importlib.import_module(module), kind)
+        assert issubclass(error, Exception)
+        assert (error.__module__, error.__qualname__) == (module, kind)
+
+
+def test_a_defect_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    @click.command()
+    def failing() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(main, "get_command", lambda *_: failing)
+    assert isinstance(CliRunner().invoke(main, ["run"]).exception, ZeroDivisionError)
+
+
+def test_the_listing_has_one_row_per_component_and_cuts_nothing(ffd: Ffd) -> None:
+    result = ffd("list-plugins")
+    rows = result.stdout.splitlines()
+    assert rows[0].split() == ["role", "name", "plugin", "distribution", "state", "summary"]
+    cells = [re.split("  +", row) for row in rows]
+    assert ["teacher", "point", "fake", "fake-dist 1.2", "active", "A teacher for tests"] in cells
+    assert any("named in FFCORE_DISABLE_PLUGINS" in row for row in rows)
+    assert "\t" not in result.stdout
+    assert "…" not in result.stdout
+
+
+def test_the_listing_can_be_of_one_role(ffd: Ffd) -> None:
+    rows = [
+        row.split()[:2] for row in ffd("list-plugins", "--role", "features").stdout.splitlines()
+    ]
+    assert [row for row in rows[1:] if row[0] != "-"] == [["features", "deep"], ["features", "raw"]]
+
+
+def test_the_listing_says_why_a_plugin_is_broken(ffd: Ffd, distribute: Distribute) -> None:
+    long = "because " * 30
+    distribute("bad-dist", {"bad": "bad_listed"}, bad_listed=f"raise OSError({long!r})")
+    rows = ffd("list-plugins").stdout.splitlines()
+    (row,) = [row for row in rows if "bad-dist" in row]
+    assert " broken " in row
+    assert row.endswith(f"OSError: {long.strip()}")
+
+
+def test_the_listing_as_json_parses_and_holds_all(ffd: Ffd) -> None:
+    document = json.loads(ffd("list-plugins", "--json", "--role", "teacher").stdout)
+    assert document["schema"] == 1
+    (fake,) = [plugin for plugin in document["plugins"] if plugin["name"] == "fake"]
+    assert (fake["distribution"], fake["version"], fake["state"]) == ("fake-dist", "1.2", "active")
+    assert [component["name"] for component in fake["components"]] == ["point"]
+
+
+def test_on_a_terminal_the_listing_fits_80_columns(
+    ffd: Ffd, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ffcore.cli import list_plugins
+
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    row = ("teacher", "point", "fake", "fake-dist 1.2", "active", "a long summary " * 6)
+    list_plugins._show([row])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum(line.count("summary") for line in lines) == 7
+
+
+def test_a_sound_recipe_is_one_line_with_its_components(ffd: Ffd) -> None:
+    result = ffd("validate", "good.toml")
+    assert result.exit_code == ExitCode.OK
+    assert result.stdout == "good.toml: ok (teacher point, student line, predictor identity)\n"
+    assert result.stderr == ""
+
+
+def test_all_errors_of_all_recipes_are_told(ffd: Ffd) -> None:
+    Path("bad.toml").write_text(RECIPE + "teacher.dmi = 3\ntraining.batch = 1.5\n")
+    result = ffd("validate", "gone.toml", "bad.toml", "good.toml")
+    assert result.exit_code == ExitCode.USAGE
+    assert [line.split(" ")[0] for line in result.stderr.splitlines()] == [
+        "gone.toml:",
+        "bad.toml:5:",
+        "bad.toml:6:",
+    ]
+    assert result.stdout.startswith("good.toml: ok")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code"),
+    [
+        (["training.steps=20"], ExitCode.OK),
+        (["student.type=lin"], ExitCode.PLUGIN),
+        (["student.type=lin", "training.steps=0"], ExitCode.USAGE),
+        (["student.type=no_such_module:Line"], ExitCode.PLUGIN),
+    ],
+)
+def test_the_exit_code_says_whether_recipe_or_plugin_is_to_blame(
+    ffd: Ffd, overrides: list[str], code: ExitCode
+) -> None:
+    options = [option for override in overrides for option in ("--set", override)]
+    assert ffd("validate", "good.toml", *options).exit_code == code
+
+
+@pytest.mark.parametrize("name", ["good.toml", "gone.toml", "."])
+def test_a_validation_as_json_always_parses(ffd: Ffd, name: str) -> None:
+    document = json.loads(ffd("validate", name, "--json").stdout)
+    (result,) = document["recipes"]
+    assert (document["schema"], result["recipe"]) == (1, name)
+    assert result["ok"] == (name == "good.toml")
+    assert len(result.get("diagnostics", [])) == (0 if result["ok"] else 1)
+
+
+def test_validating_imports_no_torch_and_no_numpy(tmp_path: Path) -> None:
+    recipe = tmp_path / "gaussian.toml"
+    recipe.write_text(
+        'teacher = { type = "gaussian", mean = [1, 2] }\nstudent.type = "mlp"\n'
+        'predictor.type = "freeflow"\ntraining.steps = 1\n'
+    )
+    assert not _modules_after("validate", str(recipe)) & {"torch", "numpy"}
+
+
+def test_the_package_runs_as_a_module() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "ffcore", "--version"], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "ffd 0.1.0\n"

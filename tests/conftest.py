@@ -1,0 +1,44 @@
+"""What all tests share: one hypothesis profile, and distributions made up on the spot."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from ffcore.plugins import installed
+
+settings.register_profile(
+    "ffcore", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("ffcore")
+
+Distribute = Callable[..., None]
+
+
+@pytest.fixture
+def distribute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Distribute]:
+    """Put a distribution on the path: `distribute("d", {"d": "d_plugin"}, d_plugin="code")`."""
+
+    def write(
+        name: str, entries: dict[str, str], *, group: str = "ffcore.v1", **modules: str
+    ) -> None:
+        info = tmp_path / f"{name.replace('-', '_')}-1.2.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
+        lines = [f"[{group}]", *(f"{entry} = {value}" for entry, value in entries.items())]
+        (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+        for module, code in modules.items():
+            (tmp_path / f"{module}.py").write_text(code)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    installed.cache_clear()
+    yield write
+    installed.cache_clear()
+
+
+@pytest.fixture
+def only_fake_plugin(distribute: Distribute, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake plugin is installed, and it is the only one that is active."""
+    distribute("fake-dist", {"fake": "fake_plugin.plugin"})
+    monkeypatch.setenv("FFCORE_DISABLE_PLUGINS", "ffcore")

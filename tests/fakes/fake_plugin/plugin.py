@@ -1,0 +1,23 @@
+"""A plugin that brings one small component of every role."""
+
+from collections.abc import Iterator
+
+from ffcore.plugins import Component, hookimpl
+
+CLASSES = {
+    ("teacher", "point"): "Point",
+    ("student", "line"): "Line",
+    ("predictor", "identity"): "Identity",
+    ("corrector", "online"): "Online",
+    ("balancer", "adaptive"): "Adaptive",
+    ("balancer", "even"): "Even",
+    ("network", "small"): "Small",
+    ("features", "raw"): "Raw",
+    ("features", "deep"): "Deep",
+}
+
+
+@hookimpl
+def ffcore_components() -> Iterator[Component]:
+    for (role, name), table in CLASSES.items():
+        yield Component(role, name, f"fake_plugin.tables:{table}", f"A {role} for tests")

@@ -1,0 +1,169 @@
+"""The floor plan of `docs/architecture.md`, held: what may import what."""
+
+import ast
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# From the top of the house to its foundation; a room may import from the rooms below it only.
+FLOORS: list[set[str]] = [
+    {"__main__"},
+    {"cli"},
+    {"run"},
+    {"recipe"},
+    {"train", "evaluate", "picture", "sample", "search", "verify", "report"},
+    {"checkpoint", "parallel"},
+    {"distill", "features"},
+    {"plugins"},
+    {"hookspecs"},
+    {"analytic", "guidance", "derivative", "flow_map", "solver"},
+    {"interfaces", "average", "nn", "weights"},
+    {"path", "draws", "time_law", "optimizer"},
+    {"keys"},
+    {"spelling"},
+]
+BANNED = {"utils", "util", "common", "helpers", "helper", "misc", "base"}
+
+
+def imports(code: str) -> Iterator[tuple[str, bool]]:
+    """Every module that the code imports, also within functions, and whether when it runs.
+
+    What stands under `if TYPE_CHECKING:` is for the type checker alone.
+    """
+    tree = ast.parse(code)
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        runs = id(node) not in for_types
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, runs) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            if module == "ffcore":
+                yield from ((f"ffcore.{alias.name}", runs) for alias in node.names)
+            else:
+                yield module, runs
+
+
+def plugins_in_core(code: str) -> list[str]:
+    return [module for module, _ in imports(code) if module.startswith("ffcore_")]
+
+
+def other_plugins(own: str, code: str) -> list[str]:
+    return [module for module in plugins_in_core(code) if module.split(".")[0] != own]
+
+
+def upward(room: str, code: str, floors: list[set[str]]) -> list[str]:
+    """The imports of another room that is not below `room`."""
+    below = set().union(*floors[_floor(room, floors) + 1 :])
+    rooms = [
+        module.split(".")[1]
+        for module, runs in imports(code)
+        if module.startswith("ffcore.") and runs
+    ]
+    return [other for other in rooms if other not in below | {room}]
+
+
+def badly_named(files: Iterable[Path]) -> list[Path]:
+    return [file for file in files if BANNED & {*file.parent.parts, file.stem}]
+
+
+def _floor(room: str, floors: list[set[str]]) -> int:
+    return next(number for number, rooms in enumerate(floors) if room in rooms)
+
+
+def _room(file: Path) -> str:
+    return file.relative_to(ROOT / "ffcore").parts[0].removesuffix(".py")
+
+
+def _files(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+CORE = [file for file in _files("ffcore") if file != ROOT / "ffcore" / "__init__.py"]
+PLUGINS = _files("plugins")
+
+
+def _name(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("file", CORE, ids=_name)
+def test_core_imports_no_plugin(file: Path) -> None:
+    assert plugins_in_core(file.read_text()) == []
+
+
+@pytest.mark.parametrize("file", CORE, ids=_name)
+def test_arrows_point_down(file: Path) -> None:
+    room = _room(file)
+    assert any(room in rooms for rooms in FLOORS), f"{room} stands on no floor; see FLOORS"
+    assert upward(room, file.read_text(), FLOORS) == []
+
+
+@pytest.mark.parametrize("file", PLUGINS, ids=_name)
+def test_no_plugin_imports_another(file: Path) -> None:
+    own = file.relative_to(ROOT / "plugins").parts[0]
+    assert other_plugins(own, file.read_text()) == []
+
+
+def test_modules_are_named_after_what_they_are_about() -> None:
+    files = [file.relative_to(ROOT) for file in [*CORE, *PLUGINS]]
+    assert badly_named(files) == []
+
+
+def test_the_shelf_of_plugins_is_no_package_and_each_plugin_is_a_typed_one() -> None:
+    assert not (ROOT / "plugins" / "__init__.py").exists()
+    folders = [f for f in (ROOT / "plugins").iterdir() if f.is_dir() and f.name != "__pycache__"]
+    for folder in folders:
+        for name in ("__init__.py", "py.typed", "plugin.py", "tables.py"):
+            assert (folder / name).is_file(), f"{folder.name} has no {name}"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import ffcore_sit",
+        "from ffcore_sit.tables import SiT",
+        "def f():\n    import ffcore_sit.student",
+    ],
+)
+def test_a_plugin_in_core_would_be_seen(code: str) -> None:
+    assert plugins_in_core(code)
+    assert other_plugins("ffcore_vsd", code)
+    assert not other_plugins("ffcore_sit", code)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import ffcore.cli",
+        "from ffcore import cli",
+        "from ffcore.cli.run import run",
+        "def f():\n    from ffcore.cli import run",
+        "from ffcore.nowhere import thing",
+    ],
+)
+def test_an_arrow_upward_would_be_seen(code: str) -> None:
+    assert upward("keys", code, FLOORS)
+    assert not upward("keys", "from ffcore.spelling import nearest", FLOORS)
+
+
+def test_rooms_on_one_floor_do_not_import_each_other() -> None:
+    assert upward("a", "import ffcore.b", [{"a", "b"}])
+
+
+def test_types_may_come_from_above() -> None:
+    code = "if TYPE_CHECKING:\n    from ffcore.cli import run"
+    assert upward("keys", code, FLOORS) == []
+
+
+def test_a_module_of_leftovers_would_be_seen() -> None:
+    files = [Path("ffcore/utils.py"), Path("ffcore/helpers/x.py"), Path("ffcore/path.py")]
+    assert badly_named(files) == files[:2]
