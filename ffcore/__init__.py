@@ -1,22 +1,122 @@
 """ffcore: data-free distillation of flow and diffusion teachers into one-step students.
 
-Names are handed on when they are first asked for, so that `import ffcore` imports no torch.
+Names are handed on when they are first asked for, so that `import ffcore` imports no torch. A
+function that bears the name of its module (`train`, `run`, `evaluate`) is imported from there:
+`from ffcore.train import train`.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ffcore.analytic import Gaussian, GaussianMixture
+    from ffcore.derivative import Derivative
+    from ffcore.distill import Distillation
+    from ffcore.draws import Draws
+    from ffcore.flow_map import generate, push
+    from ffcore.guidance import Guided
+    from ffcore.interfaces import (
+        Auxiliary,
+        Balancer,
+        Batch,
+        Condition,
+        ConditionSource,
+        Context,
+        CorrectorObjective,
+        Features,
+        FrozenTeacher,
+        Gap,
+        Gaps,
+        Labels,
+        Networks,
+        Norms,
+        PredictorObjective,
+        Student,
+        Teacher,
+        Unconditional,
+        VelocityField,
+    )
+    from ffcore.optimizer import Optimizer
+    from ffcore.path import interpolate
     from ffcore.recipe import Recipe, RecipeError, load_recipe, to_toml
+    from ffcore.solver import integrate
+    from ffcore.time_law import TimeLaw
 
 _HOMES = {
+    "Auxiliary": "ffcore.interfaces",
+    "Balancer": "ffcore.interfaces",
+    "Batch": "ffcore.interfaces",
+    "Condition": "ffcore.interfaces",
+    "ConditionSource": "ffcore.interfaces",
+    "Context": "ffcore.interfaces",
+    "CorrectorObjective": "ffcore.interfaces",
+    "Derivative": "ffcore.derivative",
+    "Distillation": "ffcore.distill",
+    "Draws": "ffcore.draws",
+    "Features": "ffcore.interfaces",
+    "FrozenTeacher": "ffcore.interfaces",
+    "Gap": "ffcore.interfaces",
+    "Gaps": "ffcore.interfaces",
+    "Gaussian": "ffcore.analytic",
+    "GaussianMixture": "ffcore.analytic",
+    "Guided": "ffcore.guidance",
+    "Labels": "ffcore.interfaces",
+    "Networks": "ffcore.interfaces",
+    "Norms": "ffcore.interfaces",
+    "Optimizer": "ffcore.optimizer",
+    "PredictorObjective": "ffcore.interfaces",
     "Recipe": "ffcore.recipe",
     "RecipeError": "ffcore.recipe",
+    "Student": "ffcore.interfaces",
+    "Teacher": "ffcore.interfaces",
+    "TimeLaw": "ffcore.time_law",
+    "Unconditional": "ffcore.interfaces",
+    "VelocityField": "ffcore.interfaces",
+    "generate": "ffcore.flow_map",
+    "integrate": "ffcore.solver",
+    "interpolate": "ffcore.path",
     "load_recipe": "ffcore.recipe",
+    "push": "ffcore.flow_map",
     "to_toml": "ffcore.recipe",
 }
 
-__all__ = ["Recipe", "RecipeError", "load_recipe", "to_toml"]
+__all__ = [
+    "Auxiliary",
+    "Balancer",
+    "Batch",
+    "Condition",
+    "ConditionSource",
+    "Context",
+    "CorrectorObjective",
+    "Derivative",
+    "Distillation",
+    "Draws",
+    "Features",
+    "FrozenTeacher",
+    "Gap",
+    "Gaps",
+    "Gaussian",
+    "GaussianMixture",
+    "Guided",
+    "Labels",
+    "Networks",
+    "Norms",
+    "Optimizer",
+    "PredictorObjective",
+    "Recipe",
+    "RecipeError",
+    "Student",
+    "Teacher",
+    "TimeLaw",
+    "Unconditional",
+    "VelocityField",
+    "generate",
+    "integrate",
+    "interpolate",
+    "load_recipe",
+    "push",
+    "to_toml",
+]
 
 
 def __getattr__(name: str) -> object:

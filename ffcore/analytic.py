@@ -9,12 +9,28 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ffcore.interfaces import Condition, ConditionSource, Labels, Teacher, Unconditional
 from ffcore.path import expand_like
+
+
+def _floats(values: Tensor | Sequence[Any]) -> Tensor:
+    tensor = torch.as_tensor(values)
+    return tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
+
+
+def _positive(name: str, values: Tensor | Sequence[float] | float, rows: Tensor) -> Tensor:
+    """Return a positive number for each row, of one for all or one for each."""
+    found = torch.as_tensor(values, dtype=rows.dtype)
+    each = found.repeat(len(rows)) if found.ndim == 0 else found.clone()
+    if each.shape != (len(rows),) or not (each > 0).all():
+        possible = f"positive, one for all or {len(rows)}"
+        raise ValueError(f"{name} must be {possible}, found {found.tolist()}")
+    return each
 
 
 class Gaussian(Teacher):
@@ -39,11 +55,9 @@ class Gaussian(Teacher):
         conditional: bool = False,
     ) -> None:
         super().__init__()
-        mean = torch.as_tensor(mean)
+        mean = _floats(mean)
         rows = mean if conditional else mean[None]
-        scales = torch.as_tensor(scale, dtype=mean.dtype).expand(len(rows)).clone()
-        if not (scales > 0).all():
-            raise ValueError(f"scale must be positive, found {scales.tolist()}")
+        scales = _positive("scale", scale, rows)
         self.register_buffer("mean", rows.clone())
         self.register_buffer("scale", scales)
         self.sample_shape = tuple(rows.shape[1:])
@@ -51,8 +65,10 @@ class Gaussian(Teacher):
 
     def _law(self, condition: Condition) -> tuple[Tensor, Tensor]:
         """Return μ [B, *S] and s [B]."""
-        if condition.label is None:
+        if isinstance(self.conditions, Unconditional):
             rows = torch.zeros(condition.size, dtype=torch.long, device=self.mean.device)
+        elif condition.label is None:
+            raise ValueError("this Gaussian is conditioned on labels, and the condition has none")
         else:
             rows = condition.label
         return self.mean[rows], self.scale[rows]
@@ -115,21 +131,18 @@ class GaussianMixture(Teacher):
         labels: Tensor | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        means = torch.as_tensor(means)
+        means = _floats(means)
         count = len(means)
-        scale = torch.as_tensor(scales, dtype=means.dtype).expand(count).clone()
-        weight = torch.ones(count) if weights is None else torch.as_tensor(weights)
-        if not (scale > 0).all() or not (weight > 0).all() or len(weight) != count:
-            raise ValueError(
-                f"a mixture of {count} components needs as many positive scales and weights, "
-                f"found {scale.tolist()} and {weight.tolist()}"
-            )
+        scale = _positive("scales", scales, means)
+        weight = _positive("weights", 1.0 if weights is None else weights, means)
         self.register_buffer("means", means.clone())
         self.register_buffer("scales", scale)
-        self.register_buffer("log_weights", weight.to(means.dtype).log().log_softmax(0))
+        self.register_buffer("log_weights", weight.log().log_softmax(0))
         classes = None if labels is None else torch.as_tensor(labels, dtype=torch.long)
         if classes is not None and sorted(set(classes.tolist())) != list(range(max(classes) + 1)):
             raise ValueError(f"labels must be 0, 1, … with no gap, found {classes.tolist()}")
+        if classes is not None and len(classes) != count:
+            raise ValueError(f"{len(classes)} labels for {count} means")
         self.register_buffer("labels", classes)
         self.sample_shape = tuple(means.shape[1:])
         self.conditions: ConditionSource = Unconditional()

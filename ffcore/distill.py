@@ -110,7 +110,10 @@ class Distillation:
         """How many steps have been made."""
         self.learner = Learner.of(self.student, optimizer or Optimizer())
         self.average = average.averaged_copy(self.student)
-        self.auxiliaries = self._auxiliaries()
+        self.auxiliaries: dict[str, Auxiliary] = {}
+        self.owners: dict[str, Objective] = {}
+        """Which objective each auxiliary serves, and on whose samples it trains."""
+        self._add_auxiliaries()
         self.auxiliary_learners = {
             name: Learner.of(auxiliary.network, auxiliary.optimizer)
             for name, auxiliary in self.auxiliaries.items()
@@ -119,15 +122,13 @@ class Distillation:
         if guidance != 1:
             self.teacher.conditions.null(self._condition(self.draws("guidance")[:1]))
 
-    def _auxiliaries(self) -> dict[str, Auxiliary]:
-        found: dict[str, Auxiliary] = {}
-        for name, objective in self.objectives.items():
-            for key, auxiliary in objective.auxiliaries(self.student, self.teacher).items():
-                if key in found:
-                    raise ValueError(f"both objectives name an auxiliary {key!r} ({name})")
+    def _add_auxiliaries(self) -> None:
+        for owner, objective in self.objectives.items():
+            for name, auxiliary in objective.auxiliaries(self.student, self.teacher).items():
+                if name in self.auxiliaries:
+                    raise ValueError(f"both objectives name an auxiliary network {name!r}")
                 auxiliary.network.to(self.device)
-                found[key] = auxiliary
-        return found
+                self.auxiliaries[name], self.owners[name] = auxiliary, owner
 
     def draws(self, *purpose: str) -> Draws:
         """Return the random streams of the current step, for the whole global batch."""
@@ -189,7 +190,7 @@ class Distillation:
         loss, metrics = self._balance(answers)
         rate = self.learner.table.factor(self.step_index, self.steps)
         metrics["gradient_norm"] = self.learner.step(loss, rate, self.clip)
-        average.update(self.average, self.student, self.decay, self.step_index)
+        self._update_averages()
         for name, answer in answers.items():
             metrics |= self._train_auxiliaries(name, answer)
         self.step_index += 1
@@ -216,10 +217,13 @@ class Distillation:
         return torch.stack(inner).sum() / self.batch, metrics
 
     def _train_auxiliaries(self, objective: Objective, answer: Gaps) -> dict[str, Tensor]:
+        """Train the networks of `objective` on its samples; return their losses."""
         metrics: dict[str, Tensor] = {}
+        if answer.samples is None or answer.condition is None:
+            return metrics
         for name, learner in self.auxiliary_learners.items():
             auxiliary = self.auxiliaries[name]
-            if answer.samples is None or answer.condition is None or auxiliary.loss is None:
+            if self.owners[name] != objective or auxiliary.loss is None:
                 continue
             rate = learner.table.factor(self.step_index, self.steps)
             for update in range(auxiliary.updates):
@@ -227,12 +231,15 @@ class Distillation:
                 losses = auxiliary.loss(learner.network, answer.samples, answer.condition, draws)
                 learner.step(losses.mean(), rate, self.clip)
             metrics[f"loss_{name}"] = losses.detach().mean()
+        return metrics
+
+    def _update_averages(self) -> None:
+        average.update(self.average, self.student, self.decay, self.step_index)
         for auxiliary in self.auxiliaries.values():
             if auxiliary.student_average is not None:
                 average.update(
                     auxiliary.network, self.student, auxiliary.student_average, self.step_index
                 )
-        return metrics
 
 
 def _norms(answer: Gaps, weights: list[Tensor]) -> Norms:

@@ -221,14 +221,16 @@ def _inspect(directory: Path, recipe: Recipe, restart: bool) -> None:
         return
     if not directory.is_dir():
         raise RunDirectoryError(f"{directory} is a file, and a run needs a directory")
-    foreign = sorted({path.name for path in directory.iterdir()} - set(FILES))
+    partial = {f".{name}.partial" for name in FILES}  # left by a process that was killed
+    present = {path.name for path in directory.iterdir()} - partial
+    foreign = sorted(present - set(FILES))
     if foreign:
         raise RunDirectoryError(
             f"{directory} holds what no run has written ({', '.join(foreign[:5])}): "
             "choose another directory"
         )
     stored = directory / RECIPE
-    if restart or not any(directory.iterdir()):
+    if restart or not present:
         return
     if not stored.exists():
         raise RunDirectoryError(f"{directory} holds no {RECIPE}: choose another, or restart")
@@ -253,11 +255,16 @@ def _changed_keys(stored: dict[str, Any], wanted: dict[str, Any], prefix: str = 
 
 
 def _prepare(directory: Path, recipe: Recipe, built: Built, restart: bool) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    if restart:
-        for name in FILES:
-            (directory / name).unlink(missing_ok=True)
-    if (directory / RECIPE).exists():
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if restart:
+            for name in FILES:
+                (directory / name).unlink(missing_ok=True)
+        if not (directory / RECIPE).exists():
+            _write(directory / RECIPE, to_toml(recipe))
+    except OSError as error:
+        raise RunDirectoryError(f"{directory} cannot be written: {error}") from None
+    if (directory / PROVENANCE).exists():
         return
     manifest = provenance(recipe) | {
         "device": built.distillation.device,
@@ -265,7 +272,6 @@ def _prepare(directory: Path, recipe: Recipe, built: Built, restart: bool) -> No
         "threads": torch.get_num_threads(),
     }
     _write(directory / PROVENANCE, json.dumps(manifest, indent=2) + "\n")
-    _write(directory / RECIPE, to_toml(recipe))
 
 
 def _write(path: Path, text: str) -> None:
@@ -284,7 +290,9 @@ def _append(path: Path, report: Report) -> None:
 def _history(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    # A process that was killed may have left a line without its end.
+    whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [json.loads(line) for line in whole]
 
 
 def _forget_after(path: Path, step: int) -> None:
@@ -301,11 +309,13 @@ def _draw_curves(directory: Path) -> None:
 
 def _evaluate(directory: Path, recipe: Recipe, built: Built, observer: Observer) -> Evaluation:
     teacher, student = built.distillation.teacher, built.distillation.average
+    stored = directory / REFERENCE
+    known = built.reference or (Reference.read(str(stored)) if stored.exists() else None)
     evaluation, reference = evaluate(
-        student, teacher, built.features, built.measurement, built.reference, observer.progress
+        student, teacher, built.features, built.measurement, known, observer.progress
     )
-    if built.reference is None:
-        reference.write(directory / REFERENCE)
+    if known is None:
+        reference.write(stored)
     _write(directory / EVALUATION, json.dumps(attrs.asdict(evaluation), indent=2) + "\n")
     count = recipe.evaluation.rows if len(teacher.sample_shape) > 1 else POINTS
     z, condition = next(prior(teacher, attrs.evolve(built.measurement, batch=count), "picture"))

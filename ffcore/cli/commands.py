@@ -50,7 +50,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
+            click.echo("interrupted: the same command goes on from the last checkpoint", err=True)
             ctx.exit(ExitCode.INTERRUPTED)
         except Exception as error:
             if (code := verdict(error)) is None:

@@ -7,9 +7,8 @@ EXPECTED = {
     "ffcore.plugins.errors:PluginError": ExitCode.PLUGIN,
     "ffcore.run:BuildError": ExitCode.USAGE,
     "ffcore.run:RunDirectoryError": ExitCode.USAGE,
-    "ffcore.derivative:DerivativeMismatch": ExitCode.FAILED,
     "ffcore.train:Diverged": ExitCode.FAILED,
-    "ffcore.weights:WeightsError": ExitCode.FAILED,
+    "ffcore.weights:WeightsError": ExitCode.USAGE,
     "torch:OutOfMemoryError": ExitCode.ENVIRONMENT,
 }
 """The errors that a user can mend, by name, so that knowing them imports nothing."""

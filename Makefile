@@ -1,0 +1,33 @@
+# `make demo` and `make test` are all the set-up: both make the virtual environment they need.
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin
+
+.PHONY: demo demo-quick test check slow clean
+
+demo: $(VENV)/ready  ## Distil the embedded digits teacher into a one-step student (3 minutes)
+	$(RUN)/ffd run digits.toml --directory runs/digits
+	@echo "Look at runs/digits/samples.png"
+
+demo-quick: $(VENV)/ready  ## The same in a few steps, to see that everything works
+	$(RUN)/ffd run digits.toml --directory runs/digits-quick --restart --set training.steps=30
+
+test: $(VENV)/ready  ## Run the tests
+	$(RUN)/python -m pytest -m "not slow"
+
+slow: $(VENV)/ready  ## Run the slow studies
+	$(RUN)/python -m pytest -m slow
+
+check: $(VENV)/ready  ## Lint and types
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+clean:
+	rm -rf $(VENV) runs
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

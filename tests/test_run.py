@@ -1,0 +1,211 @@
+"""A recipe from start to end, in a directory of its own."""
+
+import json
+from pathlib import Path
+
+import attrs
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ffcore.recipe import Recipe, load_recipe
+from ffcore.run import FILES, METRICS, RECIPE, BuildError, RunDirectoryError, build, run
+from ffcore.train import Report, train
+from ffcore.weights import WeightsError
+
+SMALL = (
+    "training.steps=6",
+    "training.batch=64",
+    "training.log_every=2",
+    "training.checkpoint_every=2",
+    "student.width=16",
+    "evaluation.samples=64",
+    "evaluation.solver_steps=8",
+    "evaluation.euler=[1, 2]",
+)
+
+
+def small(*overrides: str) -> Recipe:
+    """The Gaussian recipe, cut to a second."""
+    return load_recipe("gaussian.toml", [*SMALL, *overrides])
+
+
+class Interrupted(Exception):
+    """What stops a run half-way here."""
+
+
+class StopsAt:
+    """An observer that interrupts the run at a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.reports: list[Report] = []
+
+    def say(self, text: str) -> None:
+        assert text
+
+    def report(self, report: Report) -> None:
+        self.reports.append(report)
+        if report.step == self.step:
+            raise Interrupted
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        assert 0 < done <= total, what
+
+
+def test_a_run_directory_holds_the_whole_run(tmp_path):
+    evaluation = run(small(), tmp_path / "run")
+    assert evaluation is not None
+    found = {path.name for path in (tmp_path / "run").iterdir()}
+    assert found == set(FILES)
+    assert evaluation.distances["raw"].student > 0
+    for picture in ("samples.png", "curves.png"):
+        assert (tmp_path / "run" / picture).read_bytes().startswith(b"\x89PNG")
+    manifest = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert manifest["data_source_opened_by_training"] is None
+    assert {each["role"] for each in manifest["components"]} >= {"teacher", "student", "predictor"}
+
+
+def test_the_resolved_recipe_runs_again_to_the_same_weights(tmp_path):
+    run(small(), tmp_path / "first")
+    run(load_recipe(tmp_path / "first" / RECIPE), tmp_path / "second")
+    first, second = (
+        load_file(tmp_path / name / "student.safetensors") for name in ("first", "second")
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights_and_metrics(tmp_path):
+    run(small(), tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(small(), tmp_path / "parts", observer=StopsAt(4))
+    with (tmp_path / "parts" / METRICS).open("a") as file:
+        file.write('{"step": 5, "loss"')  # a line that a killed process did not finish
+    watching = StopsAt(-1)
+    run(small(), tmp_path / "parts", observer=watching)
+    assert [report.step for report in watching.reports] == [6]
+    for name in ("student", "checkpoint"):
+        whole, parts = (
+            load_file(tmp_path / run_name / f"{name}.safetensors")
+            for run_name in ("whole", "parts")
+        )
+        assert whole.keys() == parts.keys()
+        assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    metrics = [
+        [
+            {k: v for k, v in json.loads(line).items() if k != "steps_per_second"}
+            for line in (tmp_path / name / METRICS).read_text().splitlines()
+        ]
+        for name in ("whole", "parts")
+    ]
+    assert metrics[0] == metrics[1]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    first = run(small(), tmp_path)
+    watching = StopsAt(-1)
+    second = run(small(), tmp_path, observer=watching)
+    assert watching.reports == []
+    assert first is not None
+    assert second is not None
+    assert attrs.asdict(first) == attrs.asdict(second)
+
+
+def test_restart_begins_anew(tmp_path):
+    run(small(), tmp_path)
+    watching = StopsAt(-1)
+    run(small("training.steps=4"), tmp_path, restart=True, observer=watching)
+    assert [report.step for report in watching.reports] == [2, 4]
+
+
+def test_another_recipe_in_the_directory_is_refused_with_the_changed_keys(tmp_path):
+    run(small(), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(RunDirectoryError, match=r"optimizer\.learning_rate: 0\.002 there, 0\.01"):
+        run(small("optimizer.learning_rate=0.01"), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_directory_with_other_files_is_refused_and_left_alone(tmp_path, restart):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunDirectoryError, match=r"thesis\.tex"):
+        run(small(), tmp_path, restart=restart)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_in_place_of_the_directory_is_refused(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(RunDirectoryError, match="is a file"):
+        run(small(), tmp_path / "run")
+
+
+def test_what_a_killed_process_left_does_not_stand_in_the_way(tmp_path):
+    (tmp_path / ".checkpoint.safetensors.partial").write_bytes(b"half")
+    assert run(small(), tmp_path) is not None
+
+
+def test_a_missing_weights_file_is_told_before_anything_is_written(tmp_path):
+    recipe = load_recipe("digits.toml", ["teacher.weights=nowhere.safetensors"])
+    with pytest.raises(WeightsError, match=r"no such weights file: nowhere\.safetensors"):
+        run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_weights_file_is_told_before_anything_is_written(tmp_path):
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"not a safetensors file")
+    recipe = load_recipe("digits.toml", [f"teacher.weights='{damaged}'"])
+    with pytest.raises(WeightsError, match="cannot be read as safetensors"):
+        run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_parts_that_do_not_fit_together_are_told_by_name():
+    recipe = load_recipe("digits.toml")
+    with pytest.raises(BuildError, match=r"\[student\] student mlp is for vectors"):
+        build(attrs.evolve(recipe, student=small().student, corrector=None))
+
+
+def test_guiding_a_teacher_without_null_condition_is_refused():
+    with pytest.raises(BuildError, match="cannot be guided"):
+        build(small("guidance.scale=2.0"))
+
+
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(BuildError, match=r"device 'cuda:7' cannot be used"):
+        build(small("training.device='cuda:7'"))
+
+
+def test_a_reference_made_under_other_conditions_is_refused(tmp_path):
+    run(small(), tmp_path / "run")
+    reference = tmp_path / "run" / "reference.safetensors"
+    other = small(f"evaluation.reference='{reference}'", "evaluation.samples=65")
+    with pytest.raises(BuildError, match="samples: the reference has 64, this run 65"):
+        run(other, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_building_and_training_leave_global_state_alone():
+    state, dtype = torch.random.get_rng_state(), torch.get_default_dtype()
+    for _ in train(build(small()).distillation):
+        pass
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.get_default_dtype() == dtype
+    assert torch.is_grad_enabled()
+
+
+def test_new_weights_depend_on_the_seed_alone():
+    torch.manual_seed(1)
+    first = build(small()).distillation.student.state_dict()
+    torch.manual_seed(2)
+    second = build(small()).distillation.student.state_dict()
+    third = build(small("training.seed=1")).distillation.student.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], third[name]) for name in first)
+
+
+def test_the_directory_may_be_deep_and_new(tmp_path):
+    directory = Path(tmp_path) / "a" / "b"
+    run(small("evaluation.enabled=false"), directory)
+    assert (directory / "student.safetensors").exists()
