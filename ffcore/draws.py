@@ -53,6 +53,13 @@ class Draws:
         """Draw from [0, 1): Float[len], float32."""
         return self._draw(purpose, lambda g: torch.rand(BLOCK, generator=g))
 
+    def logit_normal(self, purpose: str, location: float, scale: float) -> Tensor:
+        """Draw sigmoid(location + scale · N(0, 1)), of the normal of this purpose: Float[len]."""
+        # By blocks: a vectorised sigmoid rounds the last few numbers of a tensor differently.
+        return self._draw(
+            purpose, lambda g: (location + scale * torch.randn(BLOCK, generator=g)).sigmoid()
+        )
+
     def integers(self, purpose: str, high: int) -> Tensor:
         """Draw from {0, …, high − 1}: Int[len]."""
         return self._draw(purpose, lambda g: torch.randint(high, (BLOCK,), generator=g))

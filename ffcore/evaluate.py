@@ -212,7 +212,7 @@ def make_reference(
     again = statistics(exact, "floor", "teacher, converged, other noise")
     euler = {
         steps: statistics(
-            _teacher_sampler(teacher, "euler", steps), "student", f"teacher, {steps} Euler steps"
+            _teacher_sampler(teacher, "euler", steps), "student", f"teacher, Euler {steps}"
         )
         for steps in measurement.euler
     }

@@ -24,7 +24,7 @@ class Optimizer:
 
     learning_rate: float = key(1e-4, help="peak learning rate", above=0)
     betas: tuple[float, float] = key(
-        (0.9, 0.95), help="AdamW's decay rates of both moments, below 1"
+        (0.9, 0.95), help="AdamW's decay rates of both moments", at_least=0, below=1
     )
     weight_decay: float = key(0.0, help="decoupled weight decay", at_least=0)
     warmup: int = key(0, help="steps over which the learning rate rises linearly", at_least=0)
@@ -32,7 +32,10 @@ class Optimizer:
         "constant", help="how the learning rate falls after the warm-up"
     )
     final: float = key(
-        0.0, help="learning rate at the last step, as a fraction of the peak", at_least=0, at_most=1
+        0.0,
+        help="learning rate that the schedule falls to as the run ends, as a fraction of the peak",
+        at_least=0,
+        at_most=1,
     )
 
     def factor(self, step: int, steps: int) -> float:

@@ -40,7 +40,10 @@ class TimeLaw:
         if self.law == "uniform":
             value = draws.uniform(purpose)
         else:
-            value = (self.location + self.scale * draws.normal(purpose)).sigmoid()
+            value = draws.logit_normal(purpose, self.location, self.scale)
+        # Rounding may carry it beyond an end by one unit in the last place.
+        value = (self.low + (self.high - self.low) * value).clamp(self.low, self.high)
         if self.at_one:
-            value = value.masked_fill(draws.named(purpose).uniform("at one") < self.at_one, 1.0)
-        return self.low + (self.high - self.low) * value
+            instead = draws.named(purpose).uniform("at one") < self.at_one
+            value = value.masked_fill(instead, self.high)
+        return value

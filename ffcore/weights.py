@@ -94,6 +94,7 @@ def write_weights(
     partial = path.with_name(f".{path.name}.partial")
     try:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, metadata)
+        partial.chmod(0o644)  # safetensors makes files for their owner alone
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

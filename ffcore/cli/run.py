@@ -112,25 +112,25 @@ class Telling:
         news = (
             f"loss {metrics['loss']:.3f} gaps {' '.join(f'{gap:.3f}' for gap in gaps)}"
             f" {report.steps_per_second:.1f}/s"
+            + ("" if self.console.is_terminal else f" left {report.seconds_left:.0f} s")
         )
-        self._advance("train", report.step, report.steps, news, report.seconds_left)
+        self._advance("train", report.step, report.steps, news)
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Show how the evaluation stands."""
-        self._advance(what, done, total, "", None)
+        self._advance("measure", done, total, what)
 
-    def _advance(self, what: str, done: int, total: int, news: str, left: float | None) -> None:
+    def _advance(self, phase: str, done: int, total: int, news: str) -> None:
         if self.console.is_terminal:
-            if what not in self.tasks:
-                self.tasks[what] = self.bars.add_task(what, total=total, news=news)
-            self.bars.update(self.tasks[what], completed=done, news=news)
+            if phase not in self.tasks:
+                self.tasks[phase] = self.bars.add_task(phase, total=total, news=news)
+            self.bars.update(self.tasks[phase], completed=done, total=total, news=news)
             return
         now = time.monotonic()
         if done < total and now - self.last_line < PLAIN_SECONDS:
             return
         self.last_line = now
-        remaining = "" if left is None else f" left {left:.0f} s"
-        self.console.print(f"{what}: {done}/{total} {news}{remaining}".rstrip(), highlight=False)
+        self.console.print(f"{phase} {done}/{total} {news}", highlight=False)
 
 
 def _show(evaluation: Evaluation, directory: Path) -> None:
@@ -142,7 +142,10 @@ def _show(evaluation: Evaluation, directory: Path) -> None:
     rows: list[tuple[str, Any]] = [
         ("student, 1 step", lambda each: each.student),
         *(
-            (f"teacher, {steps} Euler steps", lambda each, steps=steps: each.euler[steps])
+            (
+                f"teacher, {steps} Euler step{'s' if steps > 1 else ''}",
+                lambda each, steps=steps: each.euler[steps],
+            )
             for steps in next(iter(evaluation.distances.values())).euler
         ),
         ("noise floor (teacher again)", lambda each: each.floor),
