@@ -46,12 +46,8 @@ def restore(path: Path, distillation: Distillation, digest: str = "") -> None:
         _check(path, prefix, network, state)
     optimizers = []
     for prefix, learner in _learners(distillation):
-        packed = learner.optimizer.state_dict()
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name in [name for name in left if name.startswith(f"{prefix}/")]:
-            index, moment = name.removeprefix(f"{prefix}/").split("/")
-            moments.setdefault(int(index), {})[moment] = left.pop(name)
-        optimizers.append((learner, {**packed, "state": moments}))
+        moments = _take_moments(path, prefix, learner, left)
+        optimizers.append((learner, {**learner.optimizer.state_dict(), "state": moments}))
     if left:
         raise WeightsError(f"{path} holds what this run does not know: {', '.join(sorted(left))}")
     for network, tensors in networks:
@@ -63,12 +59,29 @@ def restore(path: Path, distillation: Distillation, digest: str = "") -> None:
 
 def _check(path: Path, prefix: str, network: nn.Module, state: dict[str, Tensor | None]) -> None:
     for name, expected in network.state_dict().items():
-        found = state[name]
-        if found is None or found.shape != expected.shape:
-            shape = "missing" if found is None else f"of shape {tuple(found.shape)}"
-            raise WeightsError(
-                f"{path}: {prefix}/{name} is {shape}, {tuple(expected.shape)} is expected"
-            )
+        _require_shape(path, f"{prefix}/{name}", state[name], expected.shape)
+
+
+def _take_moments(
+    path: Path, prefix: str, learner: Learner, left: dict[str, Tensor]
+) -> dict[int, dict[str, Tensor]]:
+    """Move AdamW's state out of `left`; a parameter that was never updated has none."""
+    moments = {}
+    parameters = [p for group in learner.optimizer.param_groups for p in group["params"]]
+    for index, parameter in enumerate(parameters):
+        shapes = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+        found = {name: left.pop(f"{prefix}/{index}/{name}", None) for name in shapes}
+        if any(each is not None for each in found.values()):
+            for name, shape in shapes.items():
+                _require_shape(path, f"{prefix}/{index}/{name}", found[name], shape)
+            moments[index] = {name: each for name, each in found.items() if each is not None}
+    return moments
+
+
+def _require_shape(path: Path, name: str, found: Tensor | None, expected: torch.Size) -> None:
+    if found is None or found.shape != expected:
+        shape = "missing" if found is None else f"of shape {tuple(found.shape)}"
+        raise WeightsError(f"{path}: {name} is {shape}, {tuple(expected)} is expected")
 
 
 def _networks(distillation: Distillation) -> Iterator[tuple[str, nn.Module]]:

@@ -104,6 +104,8 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
         path: of the PNG.
         history: the lines of a run's metrics, each with "step" and the metrics.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     panels = {
         "loss": ["loss"],
         "gap (RMS)": ["gap_prediction", "gap_correction"],
@@ -123,6 +125,9 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
         axis.set_title(title, fontsize=9, color=_INK)
         axis.set_xlabel("step", fontsize=8, color=_MUTED)
         axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.25, which="both", linewidth=0.4)
         axis.tick_params(labelsize=7, colors=_MUTED, which="both")
         if len(names) > 1:

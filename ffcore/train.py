@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import attrs
+from torch import Tensor
 
 from ffcore import checkpoint
 from ffcore.distill import Distillation
@@ -28,14 +30,30 @@ class Report:
     step: int
     steps: int
     metrics: dict[str, float]
-    """As `Distillation.step` names them, of the last step."""
+    """As `Distillation.step` names them, each a mean over the steps since the report before."""
     steps_per_second: float
-    """Since the report before."""
+    """Over the same steps."""
 
     @property
     def seconds_left(self) -> float:
         """At the present speed."""
         return (self.steps - self.step) / self.steps_per_second
+
+
+class _Means:
+    """Running means of metrics, kept on the device until they are read."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: Counter[str] = Counter()
+
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
+            self.counts[name] += 1
+
+    def read(self) -> dict[str, float]:
+        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
 
 
 def train(
@@ -48,31 +66,32 @@ def train(
 ) -> Iterator[Report]:
     """Train to the last step, yielding a report each `log_every` steps and at the end.
 
-    Metrics leave the device only for a report. A checkpoint is written each `checkpoint_every`
-    steps and at the end, before the report of that step.
+    Metrics leave the device only for a report or a checkpoint. A checkpoint is written each
+    `checkpoint_every` steps and at the end, before the report of that step.
 
-    Raises Diverged where a reported metric is not finite; no checkpoint is written then.
+    Raises Diverged where a metric is not finite; no checkpoint is written then.
     """
-    begun, before = time.perf_counter(), distillation.step_index
+    means, begun, before = _Means(), time.perf_counter(), distillation.step_index
     while distillation.step_index < distillation.steps:
-        metrics = distillation.step()
+        means.add(distillation.step())
         step, last = distillation.step_index, distillation.step_index == distillation.steps
-        saves = checkpoint_path is not None and (last or step % checkpoint_every == 0)
-        if not (saves or last or step % log_every == 0):
+        reports = last or step % log_every == 0
+        saves = last or step % checkpoint_every == 0
+        if not (reports or saves):
             continue
-        values = {name: float(value) for name, value in metrics.items()}
-        _require_finite(step, values)
+        metrics = means.read()
+        _require_finite(step, metrics)
         if saves and checkpoint_path is not None:
             checkpoint.save(checkpoint_path, distillation, digest)
-        if last or step % log_every == 0:
-            now = time.perf_counter()
+        if reports:
+            seconds = max(time.perf_counter() - begun, 1e-9)
             yield Report(
                 step=step,
                 steps=distillation.steps,
-                metrics=values,
-                steps_per_second=(step - before) / max(now - begun, 1e-9),
+                metrics=metrics,
+                steps_per_second=(step - before) / seconds,
             )
-            begun, before = time.perf_counter(), step
+            means, begun, before = _Means(), time.perf_counter(), step
 
 
 def _require_finite(step: int, metrics: dict[str, float]) -> None:

@@ -80,6 +80,8 @@ def read_weights(reference: str) -> Weights:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
         config = json.loads(metadata.get(_CONFIG, "{}"))
+        if not isinstance(config, dict):
+            raise ValueError(f"its metadata {_CONFIG!r} is no table")
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read as safetensors: {error}") from None

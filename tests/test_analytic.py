@@ -222,7 +222,7 @@ def test_the_flow_map_of_a_mixture_is_what_its_velocity_leads_to(
     delta = float(Stream(seed).uniform(0.2, 0.9))
     found = case.teacher.flow_map(case.x, delta, case.condition)
     steps = integrate(
-        case.teacher, case.x, case.condition, steps=400, method="rk4", stop=1 - delta
+        case.teacher, case.x, case.condition, steps=150, method="rk4", stop=1 - delta
     )
     agree(found, steps, 1e-6)
     assert found.dtype == torch.float64

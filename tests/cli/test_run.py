@@ -1,0 +1,77 @@
+"""`ffd run`, as a person meets it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ffcore.cli import ExitCode
+
+TINY = [
+    "--set", "training.steps=4", "--set", "training.batch=32", "--set", "training.log_every=2",
+    "--set", "evaluation.samples=32", "--set", "evaluation.solver_steps=4",
+    "--set", "evaluation.euler=[1, 2]",
+]  # fmt: skip
+
+
+def ffd(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ffcore", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_a_run_prints_its_results_and_leaves_its_pictures(tmp_path):
+    found = ffd(tmp_path, "run", "gaussian.toml", *TINY)
+    assert found.returncode == ExitCode.OK, found.stderr
+    assert "student, 1 step" in found.stdout
+    assert "teacher, 2 Euler steps" in found.stdout
+    assert "noise floor" in found.stdout
+    assert "train 4/4 loss" in found.stderr
+    assert (tmp_path / "runs" / "gaussian" / "samples.png").exists()
+    assert all(len(line) <= 80 for line in found.stdout.splitlines())
+
+
+def test_json_is_one_document_on_stdout(tmp_path):
+    found = ffd(tmp_path, "run", "gaussian.toml", "--json", "-d", "here", *TINY)
+    document = json.loads(found.stdout)
+    assert document["directory"] == "here"
+    assert document["evaluation"]["distances"]["raw"]["student"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nowhere.toml"], ExitCode.USAGE, "nowhere.toml: no such file"),
+        (["gaussian.toml", "--set", "training.stepz=4"], ExitCode.USAGE, "did you mean 'steps'"),
+        (["gaussian.toml", "--set", "training.steps=4.5"], ExitCode.USAGE, "must be an integer"),
+        (["gaussian.toml", "--set", "student.type='mlpp'"], ExitCode.PLUGIN, "did you mean 'mlp'"),
+        (
+            ["gaussian.toml", "--set", "predictor.delta.high=1.5"],
+            ExitCode.USAGE,
+            "[predictor.delta] high: must be at least 0 and at most 1, found 1.5",
+        ),
+        (
+            ["mixture.toml", "--set", "balancer.correction=1.2"],
+            ExitCode.USAGE,
+            "[balancer] correction: must be at least 0 and at most 1, found 1.2",
+        ),
+        (
+            ["digits.toml", "--set", "teacher.weights='gone.safetensors'"],
+            ExitCode.USAGE,
+            "no such weights file: gone.safetensors",
+        ),
+        (["gaussian.toml", "--set", "guidance.scale=2.0"], ExitCode.USAGE, "cannot be guided"),
+        (["gaussian.toml", "-d", "occupied"], ExitCode.USAGE, "holds what no run has written"),
+    ],
+)
+def test_bad_input_gets_one_message_and_leaves_nothing(tmp_path, arguments, code, said):
+    (tmp_path / "occupied").mkdir()
+    (tmp_path / "occupied" / "notes.txt").write_text("mine")
+    found = ffd(tmp_path, "run", *arguments)
+    assert found.returncode == code, found.stderr
+    assert said in " ".join(found.stderr.split())
+    assert "Traceback" not in found.stderr
+    assert found.stdout == ""
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    assert left == ["occupied", "occupied/notes.txt"]

@@ -1,0 +1,425 @@
+"""The documents say what the program does: their code runs, their tables and links are right."""
+
+import importlib.util
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from ffcore import Condition, generate, load_recipe
+from ffcore.cli import main
+from ffcore.cli.commands import COMMANDS
+from ffcore.keys import component, key, kind_of, role_of
+from ffcore.plugins import ROLES, Component, Registry
+from ffcore.recipe import Recipe
+from ffcore.run import FILES
+
+Distribute = Callable[..., None]
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "plugins" / "README.md"]
+)
+README, PLUGIN_GUIDE = ROOT / "README.md", ROOT / "docs" / "write-a-plugin.md"
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@attrs.frozen
+class Block:
+    """A fenced block of a document."""
+
+    language: str
+    title: str
+    text: str
+
+
+def blocks(document: Path, language: str = "") -> list[Block]:
+    fence = re.compile(r'^ *```(\w*)(?: title="([^"]*)")?\n(.*?)^ *```$', re.MULTILINE | re.DOTALL)
+    found = [Block(*groups) for groups in fence.findall(document.read_text())]
+    return [block for block in found if language in ("", block.language)]
+
+
+def prose(text: str) -> str:
+    """Return a document without its fenced blocks."""
+    return re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(document: Path) -> list[str]:
+    lines = (line for block in blocks(document, "sh") for line in block.text.splitlines())
+    return [line.partition("  #")[0].strip() for line in lines if line.strip()]
+
+
+def ffd(command: str) -> Result:
+    return CliRunner().invoke(main, shlex.split(command)[1:], prog_name="ffd")
+
+
+# The README
+
+
+@pytest.fixture(scope="module")
+def readme() -> dict[str, Any]:
+    """The names that the README's Python leaves behind."""
+    names: dict[str, Any] = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for block in blocks(README, "python"):
+            exec(compile(block.text, "README.md", "exec"), names)
+    return names
+
+
+def _error(student: Any) -> float:
+    """How far one step of `student` is from the exact map z ↦ μ + s z of the README's teacher."""
+    z = torch.randn(1000, 2, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found = generate(student, z, Condition(size=1000))
+    return float((found - (torch.tensor([1.0, -2.0]) + 0.5 * z)).square().mean().sqrt())
+
+
+def test_the_readmes_function_is_distilled_to_its_exact_flow_map(readme: dict[str, Any]) -> None:
+    assert _error(readme["distillation"].average) < 0.1
+    assert readme["samples"].shape == (1000, 2)
+
+
+def test_the_readmes_own_loop_learns_the_exact_flow_map(readme: dict[str, Any]) -> None:
+    assert _error(readme["student"]) < 0.2
+
+
+def test_an_untrained_student_is_far_from_that_map(readme: dict[str, Any]) -> None:
+    assert _error(type(readme["student"])(dimension=2, classes=0, width=64, depth=2)) > 1
+
+
+def test_the_readmes_recipe_is_valid_and_short(tmp_path: Path) -> None:
+    (block,) = blocks(README, "toml")
+    (tmp_path / "recipe.toml").write_text(block.text)
+    recipe = load_recipe(tmp_path / "recipe.toml")
+    assert recipe.predictor is not None
+    assert recipe.corrector is not None
+    assert len(block.text.splitlines()) <= 25
+
+
+def _own_components() -> list[tuple[str, Component]]:
+    return [
+        (plugin.name, component)
+        for plugin in Registry.load().plugins
+        if plugin.distribution == "ffcore"
+        for component in plugin.components
+    ]
+
+
+def test_the_readmes_table_lists_the_plugins() -> None:
+    rows = [
+        tuple(cell.strip() for cell in line.strip("|").split("|"))
+        for line in prose(README.read_text()).splitlines()
+        if line.startswith("|")
+    ]
+    assert rows[0] == ("role", "name", "plugin", "what", "paper")
+    listed = {row[:4]: re.findall(r"\[(\d{4}\.\d{5})\]\(https://arxiv.org/abs/\1\)", row[4])
+              for row in rows[2:]}  # fmt: skip
+    assert listed == {
+        (each.role, each.name, plugin, each.summary): re.findall(r"\d{4}\.\d{5}", each.citation)
+        for plugin, each in _own_components()
+    }
+
+
+def test_the_list_of_the_shelf_is_whole() -> None:
+    listed = re.findall(r"^- `(\w+)`: ", (ROOT / "plugins" / "README.md").read_text(), re.MULTILINE)
+    assert listed == sorted(path.parent.name for path in (ROOT / "plugins").glob("*/plugin.py"))
+
+
+# Writing a plugin
+
+
+@pytest.fixture
+def guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """The titled blocks of the guide, by title; written down and importable."""
+    titled = {block.title: block.text for block in blocks(PLUGIN_GUIDE) if block.title}
+    for title, text in titled.items():
+        (tmp_path / title).parent.mkdir(exist_ok=True)
+        (tmp_path / title).write_text(text)
+    (tmp_path / "ffcore_coin" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng(devices=[]):
+        yield titled
+    for name in [name for name in sys.modules if name.split(".")[0] == "ffcore_coin"]:
+        del sys.modules[name]
+
+
+def test_the_guides_pieces_are_as_short_as_it_says(guide: dict[str, str]) -> None:
+    def lines(title: str) -> int:
+        code = guide[title].partition("class ")[2].splitlines()
+        return sum(bool(line.strip()) for line in code)
+
+    assert lines("ffcore_coin/teacher.py") <= 20
+    assert lines("ffcore_coin/objective.py") <= 30
+
+
+def test_the_guides_teacher_passes_its_check(guide: dict[str, str]) -> None:
+    runpy.run_path("check.py")
+
+
+@pytest.mark.parametrize("wrong", ["sign", "time", "no velocity"])
+def test_the_guides_check_catches_a_wrong_teacher(
+    guide: dict[str, str], monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    from ffcore_coin.teacher import Coin
+
+    right = Coin.forward
+
+    def forward(self: Any, x_t: torch.Tensor, t: torch.Tensor, condition: Any) -> torch.Tensor:
+        if wrong == "sign":
+            return -right(self, x_t, t, condition)
+        if wrong == "time":
+            return right(self, x_t, 1 - t, condition)
+        return x_t
+
+    monkeypatch.setattr(Coin, "forward", forward)
+    with pytest.raises(AssertionError):
+        runpy.run_path("check.py")
+
+
+def test_the_guides_loop_comes_closer_to_the_teacher_than_one_euler_step(
+    guide: dict[str, str],
+) -> None:
+    names = runpy.run_path("loop.py")
+    z, condition, exact = names["z"], names["condition"], names["exact"]
+    euler = z + names["teacher"](z, torch.ones(len(z)), condition)
+    assert (names["one_step"] - exact).norm() < 0.5 * (euler - exact).norm()
+    assert (names["one_step"].std(0) / exact.std(0) - 1).abs().max() < 0.2
+
+
+def test_the_guides_corrector_alone_brings_the_spread_to_the_teachers(
+    guide: dict[str, str],
+) -> None:
+    code = guide["loop.py"].replace("    predictor=FreeFlowPredictor(),\n", "")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert list(names["distillation"].objectives) == ["correction"]
+    assert (names["one_step"].std(0) / names["exact"].std(0) - 1).abs().max() < 0.25
+
+
+def test_the_guides_recipe_runs_without_anything_installed(guide: dict[str, str]) -> None:
+    validate, run = commands(PLUGIN_GUIDE)[:2]
+    found = ffd(validate)
+    assert found.exit_code == 0, found.output
+    found = ffd(run)
+    assert found.exit_code == 0, found.output
+    assert Path("runs/coin/evaluation.json").exists()
+
+
+def test_the_guides_corrector_refuses_a_teacher_with_conditions(guide: dict[str, str]) -> None:
+    changes = "--set teacher.type=mixture --set 'teacher.means=[[1.0, 0.0]]'"
+    found = ffd(f"ffd validate coin.toml {changes}")
+    assert found.exit_code == 2
+    assert "needs 'no conditions'" in found.output
+
+
+def test_the_guides_plugin_is_active_and_its_names_can_be_used(
+    guide: dict[str, str], distribute: Distribute
+) -> None:
+    project = tomllib.loads(guide["pyproject.toml"])["project"]
+    distribute(project["name"], project["entry-points"]["ffcore.v1"])
+    listing, validate = commands(PLUGIN_GUIDE)[2:]
+    found = ffd(listing)
+    assert re.search(r"corrector +kernel +coin +ffcore-coin \S+ +active", found.output)
+    assert re.search(r"teacher +coin +coin +ffcore-coin \S+ +active", found.output)
+    found = ffd(validate)
+    assert found.exit_code == 0, found.output
+    assert "teacher coin" in found.output
+    assert "corrector kernel" in found.output
+
+
+def test_the_guides_light_files_import_no_torch(guide: dict[str, str]) -> None:
+    code = "import ffcore_coin.plugin, ffcore_coin.tables, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Recipes
+
+
+def _generator() -> Any:
+    spec = importlib.util.spec_from_file_location("g", ROOT / "docs" / "generate_recipes.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_list_of_keys_is_what_the_code_says() -> None:
+    generator = _generator()
+    written = generator.PATH.read_text()
+    assert written == generator.document(), "run: python docs/generate_recipes.py"
+
+
+def undocumented(table: type) -> list[str]:
+    """The keys without help, of a table and of the tables in it."""
+    missing = []
+    for field in attrs.fields(attrs.resolve_types(table)):
+        if not field.metadata.get("help", "").strip():
+            missing.append(f"{table.__name__}.{field.name}")
+        if role_of(kind_of(field)) is None:
+            for inner in _generator()._tables_in(kind_of(field)):
+                missing += undocumented(inner)
+    return missing
+
+
+def test_every_key_of_every_table_has_help() -> None:
+    registry = Registry.load()
+    tables = [registry.table(each.role, each.name) for _, each in _own_components()]
+    assert [name for table in [Recipe, *tables] for name in undocumented(table)] == []
+
+
+def test_a_key_without_help_would_be_seen() -> None:
+    @attrs.frozen(kw_only=True)
+    class Inner:
+        a: int = 1
+
+    @attrs.frozen(kw_only=True)
+    class Outer:
+        inner: Any = attrs.field(default=None, metadata={"help": "", "kind": Inner | None})
+        told: int = key(1, help="told")
+        part: Any = component("teacher", None, help="a part")
+
+    assert undocumented(Outer) == ["Outer.inner", "Inner.a"]
+
+
+def test_every_role_and_every_component_says_what_it_is() -> None:
+    assert all(meaning.strip() for meaning in ROLES.values())
+    assert [each.name for _, each in _own_components() if not each.summary.strip()] == []
+
+
+def test_every_recipe_says_first_what_it_reaches_and_what_it_costs() -> None:
+    for path in (ROOT / "recipes").glob("*.toml"):
+        first = path.read_text().partition("\n\n")[0]
+        assert "# Reaches: " in first, path.name
+        assert "# Costs: " in first, path.name
+
+
+# Architecture
+
+
+def test_the_floor_plan_in_the_picture_is_the_one_that_is_held() -> None:
+    floors = runpy.run_path(str(ROOT / "tests" / "test_floor_plan.py"))["FLOORS"]
+    built = {path.stem for path in (ROOT / "ffcore").iterdir()}
+    held = [rooms & built - {"__main__"} for rooms in floors]
+    picture = next(
+        block.text
+        for block in blocks(ROOT / "docs" / "architecture.md")
+        if block.text.startswith("cli")
+    )
+    drawn = [set(line.partition("  ")[0].split()) for line in picture.splitlines()]
+    assert drawn == [rooms for rooms in held if rooms]
+
+
+def test_the_run_directory_in_the_table_is_the_one_that_is_written() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    table = text.partition("## Run directory")[2].partition("\n\nThe same")[0]
+    cells = (line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
+    assert sorted(name for cell in cells for name in re.findall(r"`(.*?)`", cell)) == sorted(FILES)
+
+
+# Every document
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", prose(text), re.MULTILINE)
+    plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+def broken_links(text: str, folder: Path) -> list[str]:
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(text)):
+        path, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        target = folder / path
+        if not target.exists() or (anchor and anchor not in anchors(_text(path, text, target))):
+            broken.append(link)
+    return broken
+
+
+def _text(path: str, own: str, target: Path) -> str:
+    return target.read_text() if path else own
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    assert broken_links(document.read_text(), document.parent) == []
+
+
+def test_a_broken_link_would_be_seen() -> None:
+    text = "# A b\n[x](README.md) [y](nowhere.txt) [z](#a-b) [v](#c) [w](README.md#no)"
+    assert broken_links(text, ROOT) == ["nowhere.txt", "#c", "README.md#no"]
+
+
+FILE = re.compile(r"\.?[\w./-]+\.(py|toml|md|png|jsonl?|safetensors)|\.?\w[\w/-]*/")
+
+
+def missing_files(document: Path) -> list[str]:
+    """The files that a document names and that are nowhere: not here, nor made by a run."""
+    written = {*FILES, *(block.title for block in blocks(document))}
+    # Stands for a file of the reader's.
+    written |= {"recipe.toml", "base.toml"}
+    present = {path.name for path in _files()}
+    spans = re.findall(r"`([^`\s]+)`", prose(document.read_text()))
+    named = [span for span in spans if FILE.fullmatch(span)]
+    return [
+        name
+        for name in named
+        if name not in written
+        and not (ROOT / name).exists()
+        and not ("/" not in name and name in present)
+    ]
+
+
+def _files() -> Iterator[Path]:
+    for folder in ("ffcore", "plugins", "recipes", "tests", "docs"):
+        yield from (ROOT / folder).rglob("*.*")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_every_file_that_is_named_exists(document: Path) -> None:
+    assert missing_files(document) == []
+
+
+def test_a_file_that_does_not_exist_would_be_seen(tmp_path: Path) -> None:
+    document = tmp_path / "x.md"
+    document.write_text(
+        "`ffcore/path.py` `path.py` `ffcore/paths.py` `nowhere/` `docs/` `recipe.toml`"
+    )
+    assert missing_files(document) == ["ffcore/paths.py", "nowhere/"]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_every_command_that_is_named_exists(document: Path) -> None:
+    text = document.read_text()
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([\w-]+)", text, re.MULTILINE)) <= targets
+    assert set(re.findall(r"(?:^|`)ffd ([a-z][\w-]*)", text, re.MULTILINE)) <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_a_formula_ends_on_the_line_on_which_it_begins(document: Path) -> None:
+    plain = re.sub(r"`[^`\n]*`", "", prose(document.read_text()))
+    assert [line for line in plain.splitlines() if line.count("$") % 2] == []
+
+
+def test_the_readme_of_the_shelf_stays_out_of_the_wheel() -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    assert "plugins/README.md" in build["targets"]["wheel"]["exclude"]

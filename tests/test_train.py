@@ -1,0 +1,136 @@
+"""The loop: reports, checkpoints, and training that goes astray."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from networks import LinearStudent, LinearVelocity
+from objectives import Even, Towards
+
+from ffcore import checkpoint
+from ffcore.distill import Distillation
+from ffcore.interfaces import Batch, FrozenTeacher, Gap, Gaps, Networks, Unconditional
+from ffcore.optimizer import Optimizer
+from ffcore.train import Diverged, Report, train
+
+
+class Astray(Towards):
+    """A predictor whose gap is not finite from its `at`-th step on."""
+
+    def __init__(self, at: int, value: float = float("nan")) -> None:
+        super().__init__()
+        self.at, self.value = at, value
+
+    def gaps(self, networks: Networks, batch: Batch) -> Gaps:
+        (gap,) = super().gaps(networks, batch).gaps
+        broken = gap.gap if len(self.batches) < self.at else gap.gap * self.value
+        return Gaps(gaps=(Gap(output=gap.output, gap=broken),))
+
+
+def distillation(steps: int = 10, **arguments: Any) -> Distillation:
+    given = {
+        "teacher": FrozenTeacher(LinearVelocity(2), (2,), Unconditional()),
+        "student": LinearStudent(2),
+        "predictor": Towards(),
+        "balancer": Even(),
+        "optimizer": Optimizer(learning_rate=1e-2),
+        "batch": 8,
+    }
+    return Distillation(**{**given, **arguments}, steps=steps)
+
+
+def steps_of(run: Distillation, **arguments: Any) -> list[int]:
+    return [report.step for report in train(run, **arguments)]
+
+
+@pytest.mark.parametrize(
+    ("log_every", "expected"),
+    [(1, list(range(1, 11))), (3, [3, 6, 9, 10]), (5, [5, 10]), (50, [10])],
+)
+def test_reports_come_at_their_steps_and_at_the_end(log_every: int, expected: list[int]) -> None:
+    assert steps_of(distillation(), log_every=log_every) == expected
+
+
+def test_a_report_holds_the_metrics_of_its_step_as_numbers() -> None:
+    run, twin = distillation(), distillation()
+    for report in train(run, log_every=1):
+        metrics = {name: float(value) for name, value in twin.step().items()}
+        assert report.metrics == metrics
+        assert all(isinstance(value, float) for value in report.metrics.values())
+        assert report.steps == 10
+        assert report.steps_per_second > 0
+
+
+def test_the_time_left_is_that_of_the_steps_left() -> None:
+    report = Report(step=30, steps=100, metrics={}, steps_per_second=7.0)
+    assert report.seconds_left == 10
+
+
+def test_a_run_goes_on_from_where_it_stands() -> None:
+    run = distillation()
+    for _ in range(4):
+        run.step()
+    assert steps_of(run, log_every=3) == [6, 9, 10]
+    assert steps_of(run, log_every=3) == []
+
+
+def test_training_lowers_the_loss() -> None:
+    losses = [r.metrics["loss"] for r in train(distillation(steps=200), log_every=1)]
+    assert sum(losses[-10:]) < 0.2 * sum(losses[:10])
+
+
+def test_checkpoints_are_written_at_their_steps_and_at_the_end(tmp_path: Path) -> None:
+    path, steps = tmp_path / "c.safetensors", []
+    for report in train(
+        distillation(), log_every=1, checkpoint_path=path, checkpoint_every=4, digest="d"
+    ):
+        if path.exists():
+            saved = distillation()
+            checkpoint.restore(path, saved, "d")
+            steps.append((report.step, saved.step_index))
+    # Each is there when its own report comes.
+    assert steps == [(4, 4), (5, 4), (6, 4), (7, 4), (8, 8), (9, 8), (10, 10)]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_stop_the_run_and_spare_the_checkpoint(
+    value: float, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.safetensors"
+    run = distillation(predictor=Astray(5, value))
+    seen = []
+    with pytest.raises(Diverged, match=r"step 6: .*loss = (nan|inf)"):
+        seen.extend(
+            report.step
+            for report in train(run, log_every=2, checkpoint_path=path, checkpoint_every=4)
+        )
+    assert seen == [2, 4]
+    saved = distillation()
+    checkpoint.restore(path, saved)
+    assert saved.step_index == 4
+    assert all(torch.isfinite(p).all() for p in saved.student.parameters())
+
+
+def test_a_checkpoint_alone_is_reason_enough_to_look_at_the_metrics(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    run = distillation(predictor=Astray(3))
+    with pytest.raises(Diverged, match="step 4"):
+        steps_of(run, log_every=100, checkpoint_path=path, checkpoint_every=2)
+    saved = distillation()
+    checkpoint.restore(path, saved)
+    assert saved.step_index == 2
+
+
+def test_between_reports_nothing_is_read_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
+    run = distillation()
+    plain = torch.Tensor.__float__
+
+    def watched(tensor: torch.Tensor) -> float:
+        reads.append(run.step_index)
+        return plain(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "__float__", watched)
+    steps_of(run, log_every=4)
+    assert set(reads) == {4, 8, 10}
