@@ -40,8 +40,8 @@ written out as `recipe.toml` in the run directory.
 """
 
 WITHIN = """\
-Where such a table is written, its keys start from the defaults here, not from those of the key that
-holds it: `r = { scale = 2.0 }` is uniform, even where the default of `r` is logit-normal.
+Where such a table is written in part, the other keys are those of the default of the key that holds
+it: `r = { scale = 2.0 }` stays logit-normal, where that is the default of `r`.
 """
 
 _SCALARS = {bool: "`true` or `false`", int: "integer", float: "number", str: "string"}

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ffcore.interfaces import Features
+from ffcore.interfaces import Features, Teacher
 
 
 class Raw(Features):
@@ -88,9 +88,16 @@ def register(features: Features) -> str:
 
 
 def fingerprint(network: nn.Module) -> str:
-    """Return a digest of a network's class, parameters and buffers."""
+    """Return a digest of a network's class, parameters and buffers.
+
+    A teacher that has none of either, such as a plain function, is recognised by its identity in
+    this process alone.
+    """
     digest = hashlib.sha256(type(network).__name__.encode())
-    for name, tensor in sorted(network.state_dict().items()):
+    state = network.state_dict()
+    if not state and isinstance(network, Teacher):
+        digest.update(str(id(network)).encode())
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         plain = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         digest.update(plain.flatten().view(torch.uint8).numpy())

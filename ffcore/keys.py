@@ -122,6 +122,13 @@ def key(
     )
 
 
+def ordered(instance: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    """A validator for `key`: a pair (low, high) with low at most high; None passes."""
+    del instance
+    if value is not None and value[0] > value[1]:
+        raise ImpossibleValue(attribute.name, value, "(low, high) with low at most high")
+
+
 def component(role: str, default: Any = attrs.NOTHING, *, help: str, many: bool = False) -> Any:
     """A field that holds the table of a component of this role, or with `many` a tuple of them.
 

@@ -24,10 +24,10 @@ from ffcore import checkpoint, picture
 from ffcore.distill import Distillation
 from ffcore.evaluate import Evaluation, Measurement, Reference, evaluate, identity, prior
 from ffcore.guidance import Guided
-from ffcore.interfaces import Context, Features
-from ffcore.recipe import Recipe, digest, provenance, to_toml
+from ffcore.interfaces import Context, Features, Student
+from ffcore.recipe import Recipe, digest, load_recipe, provenance, to_toml
 from ffcore.train import Report, train
-from ffcore.weights import write_weights
+from ffcore.weights import read_weights, write_weights
 
 RECIPE, PROVENANCE, METRICS = "recipe.toml", "provenance.json", "metrics.jsonl"
 CHECKPOINT, STUDENT = "checkpoint.safetensors", "student.safetensors"
@@ -213,6 +213,16 @@ def run(
     write_weights(directory / STUDENT, distillation.average.state_dict())
     _draw_curves(directory)
     return _evaluate(directory, recipe, built, observer) if recipe.evaluation.enabled else None
+
+
+def load_student(directory: Path) -> Student:
+    """Return the student of a finished run: the moving average, on the CPU.
+
+    Raises RecipeError or WeightsError where the directory does not hold a finished run.
+    """
+    student = build(load_recipe(directory / RECIPE)).distillation.average.cpu()
+    read_weights(str(directory / STUDENT)).load_into(student)
+    return student
 
 
 def _inspect(directory: Path, recipe: Recipe, restart: bool) -> None:

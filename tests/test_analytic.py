@@ -91,9 +91,7 @@ def test_one_step_of_a_gaussian_is_its_mean_and_scale(
     case = GaussianCase.of(seed, shape, conditional)
     label = torch.zeros(12, dtype=torch.long) if not conditional else case.condition.label
     assert label is not None
-    f = push(
-        case.z, case.teacher.average_velocity(case.z, case.ones, case.condition), case.ones
-    )
+    f = push(case.z, case.teacher.average_velocity(case.z, case.ones, case.condition), case.ones)
     agree(f, case.teacher.mean[label] + expand_like(case.teacher.scale[label], case.z) * case.z)
 
 
@@ -143,7 +141,9 @@ def test_the_log_density_is_that_of_the_mixture(
     seed: int, shape: tuple[int, ...], t: float
 ) -> None:
     case = MixtureCase.of(seed, shape)
-    found = case.teacher.log_density(case.x, torch.full((8,), t, dtype=torch.float64), case.condition)
+    found = case.teacher.log_density(
+        case.x, torch.full((8,), t, dtype=torch.float64), case.condition
+    )
     expected = marginal(case.teacher, t).log_prob(case.x.flatten(1))
     agree(found - found[0], expected - expected[0], 1e-10)  # up to a constant
 
@@ -221,9 +221,7 @@ def test_the_flow_map_of_a_mixture_is_what_its_velocity_leads_to(
     case = MixtureCase.of(seed, conditional=conditional)
     delta = float(Stream(seed).uniform(0.2, 0.9))
     found = case.teacher.flow_map(case.x, delta, case.condition)
-    steps = integrate(
-        case.teacher, case.x, case.condition, steps=150, method="rk4", stop=1 - delta
-    )
+    steps = integrate(case.teacher, case.x, case.condition, steps=150, method="rk4", stop=1 - delta)
     agree(found, steps, 1e-6)
     assert found.dtype == torch.float64
 
@@ -254,7 +252,9 @@ def test_a_teacher_of_numbers_answers_in_the_dtype_of_the_samples(
 
 def test_whole_numbers_are_a_mean_like_any_other() -> None:
     x, t, condition = torch.ones(3, 2), torch.full((3,), 0.5), Condition(size=3)
-    assert torch.equal(Gaussian([1, 2], 0.5)(x, t, condition), Gaussian([1.0, 2.0], 0.5)(x, t, condition))
+    assert torch.equal(
+        Gaussian([1, 2], 0.5)(x, t, condition), Gaussian([1.0, 2.0], 0.5)(x, t, condition)
+    )
 
 
 def test_weights_count_in_full_precision() -> None:

@@ -25,9 +25,7 @@ class Network(nn.Module):
         self.register_buffer("count", stream.integers(100, 1))
 
 
-def moves_as_the_formula_says(
-    update: Update, seed: int, decay: float, step: int, d: float
-) -> None:
+def moves_as_the_formula_says(update: Update, seed: int, decay: float, step: int, d: float) -> None:
     average, network = Network(seed), Network(seed + 1)
     before = {name: each.detach().clone() for name, each in average.named_parameters()}
     now = {name: each.detach().clone() for name, each in network.named_parameters()}

@@ -124,9 +124,7 @@ def without(part: str) -> Restore:
     return restore
 
 
-@pytest.mark.parametrize(
-    "part", ["step", "student", "average", "g_ψ", "moments", "moments of g_ψ"]
-)
+@pytest.mark.parametrize("part", ["step", "student", "average", "g_ψ", "moments", "moments of g_ψ"])
 def test_a_part_that_is_forgotten_would_be_seen(part: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
         continues_bit_for_bit(joint, without(part), tmp_path / "c.safetensors", 3)

@@ -103,8 +103,12 @@ def order(
     exact = d_wave(x, durations, 0 * x, torch.ones_like(durations))
     steps = [2.0**-k for k in range(5, 11)]
     errors = [
-        float((backend(Derivative(backend="finite-difference", step=h, scheme=scheme), delta, x)
-               - exact).norm())
+        float(
+            (
+                backend(Derivative(backend="finite-difference", step=h, scheme=scheme), delta, x)
+                - exact
+            ).norm()
+        )
         for h in steps
     ]
     return slope(steps, errors)

@@ -121,16 +121,16 @@ def test_the_gradient_is_that_of_both_objectives_as_one_batch() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda p, c: (
-            inner(p, weight_of(p.gap)) / 30 + scale_of(p.gap, c.gap) * inner(c) / 10
-        ),
+        lambda p, c: inner(p, weight_of(p.gap)) / 30 + scale_of(p.gap, c.gap) * inner(c) / 10,
         lambda p, c: (inner(p, weight_of(p.gap)) + inner(c)) / BATCH,
         lambda p, c: (inner(p) + scale_of(p.gap, c.gap) * inner(c)) / BATCH,
         lambda p, c: (
-            inner(p, weight_of(p.gap))
-            + ALPHA * norm_of(p.gap).mean() / norm_of(c.gap).mean() * inner(c)
-        )
-        / BATCH,
+            (
+                inner(p, weight_of(p.gap))
+                + ALPHA * norm_of(p.gap).mean() / norm_of(c.gap).mean() * inner(c)
+            )
+            / BATCH
+        ),
         lambda p, c: inner(p, weight_of(p.gap)) / BATCH,
         lambda p, c: DIMENSION * of_the_concatenated_batch(p, c),
         lambda p, c: 2 * of_the_concatenated_batch(p, c),
@@ -306,9 +306,7 @@ def test_no_gradient_is_left_behind() -> None:
 def online(updates: int = 1, **arguments: Any) -> Auxiliary:
     table = Optimizer(learning_rate=0.01)
     loss = arguments.get("loss", pull)
-    return Auxiliary(
-        network=LinearVelocity(DIMENSION), optimizer=table, loss=loss, updates=updates
-    )
+    return Auxiliary(network=LinearVelocity(DIMENSION), optimizer=table, loss=loss, updates=updates)
 
 
 def test_an_auxiliary_descends_its_own_loss_on_the_samples() -> None:

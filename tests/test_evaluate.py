@@ -209,9 +209,7 @@ def test_interval_and_channels_count_where_the_teacher_is_guided() -> None:
 
 
 @pytest.mark.parametrize("config", [{}, {"distances": {}}, {"distances": {"raw": {}}}])
-def test_a_file_that_is_no_reference_is_refused(
-    config: dict[str, object], tmp_path: Path
-) -> None:
+def test_a_file_that_is_no_reference_is_refused(config: dict[str, object], tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     write_weights(path, {"a": torch.ones(1)}, config)
     with pytest.raises(WeightsError, match="not a teacher's reference"):

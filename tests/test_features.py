@@ -12,7 +12,7 @@ from inputs import Stream, seeds
 from torch import Tensor, nn
 
 from ffcore.features import Raw, Statistics, fingerprint, frechet_distance, register
-from ffcore.interfaces import Features
+from ffcore.interfaces import Features, VelocityField
 
 Distance = Callable[[Statistics, Statistics], float]
 
@@ -173,3 +173,11 @@ def test_a_fingerprint_holds_for_every_dtype_and_layout() -> None:
     network.register_buffer("scalar", torch.tensor(1.0))
     network.register_buffer("empty", torch.zeros(0, 3))
     assert len(fingerprint(network)) == 64
+
+
+def test_a_plain_function_is_recognised_as_itself_alone() -> None:
+    """It has no parameters to tell it by, so a stored reference must not pass for another's."""
+    first = VelocityField.of(lambda x, t, c: -x, (2,))
+    second = VelocityField.of(lambda x, t, c: x, (2,))
+    assert fingerprint(first) == fingerprint(first)
+    assert fingerprint(first) != fingerprint(second)

@@ -53,9 +53,7 @@ def with_one_scale(teacher: Teacher) -> Field:
     def field(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         assert condition.guidance is not None
         mean = condition.guidance.mean().expand(condition.size)
-        velocity: Tensor = Guided(teacher, (0.2, 0.5))(
-            x, t, attrs.evolve(condition, guidance=mean)
-        )
+        velocity: Tensor = Guided(teacher, (0.2, 0.5))(x, t, attrs.evolve(condition, guidance=mean))
         return velocity
 
     return field
@@ -103,9 +101,7 @@ def test_guidance_at_scale_one_is_the_identity(seed: int, shape: tuple[int, ...]
 
 
 @given(seed=seeds, shape=shapes)
-def test_guidance_outside_its_interval_is_the_identity(
-    seed: int, shape: tuple[int, ...]
-) -> None:
+def test_guidance_outside_its_interval_is_the_identity(seed: int, shape: tuple[int, ...]) -> None:
     case, condition = guided_case(seed, shape)  # its times end at 0.95
     is_the_identity(Guided(case.teacher, (0.96, 1.0)), case, condition)
 
@@ -116,9 +112,7 @@ def test_guidance_that_is_not_the_identity_would_be_seen() -> None:
         is_the_identity(Guided(case.teacher), case, condition)
 
 
-def rows_asked(
-    guided: Callable[[Teacher], Field], case: MixtureCase, condition: Condition
-) -> int:
+def rows_asked(guided: Callable[[Teacher], Field], case: MixtureCase, condition: Condition) -> int:
     counting = FieldTeacher.around(case.teacher)
     guided(counting)(case.x, case.t, condition)
     return sum(len(x) for x, _, _ in counting.calls)
@@ -167,9 +161,7 @@ def test_another_interval_wraps_the_same_teacher() -> None:
     case, condition = guided_case(0, (3, 2, 2))
     guided = Guided(case.teacher, (0.0, 0.9), channels=2).within((0.2, 0.6))
     expected = Guided(case.teacher, (0.2, 0.6), channels=2)
-    assert torch.equal(
-        guided(case.x, case.t, condition), expected(case.x, case.t, condition)
-    )
+    assert torch.equal(guided(case.x, case.t, condition), expected(case.x, case.t, condition))
 
 
 def test_a_guided_teacher_passes_for_the_teacher_it_wraps() -> None:

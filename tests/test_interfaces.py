@@ -106,9 +106,7 @@ def same(a: Condition, b: Condition) -> bool:
 
 
 @given(seed=seeds, size=st.integers(1, 9), data=st.data())
-def test_the_parts_of_a_condition_make_the_whole(
-    seed: int, size: int, data: st.DataObject
-) -> None:
+def test_the_parts_of_a_condition_make_the_whole(seed: int, size: int, data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, size))
     whole = condition_of(seed, size)
     assert [whole[:cut].size, whole[cut:].size] == [cut, size - cut]
@@ -155,9 +153,7 @@ def test_labels_are_drawn_evenly_and_never_the_null_one() -> None:
 def test_the_null_condition_is_unguided_and_keeps_the_rest() -> None:
     condition = condition_of(0, 3)
     null = Labels(5, null_label=5).null(condition)
-    assert same(
-        null, attrs.evolve(condition, label=torch.full((3,), 5), guidance=None)
-    )
+    assert same(null, attrs.evolve(condition, label=torch.full((3,), 5), guidance=None))
 
 
 def test_what_has_no_null_condition_cannot_be_guided() -> None:

@@ -35,9 +35,7 @@ def warms_up_then_falls(factor: Factor, optimizer: Optimizer, steps: int) -> Non
 
 
 @given(optimizer=optimizers, steps=st.integers(21, 200))
-def test_the_learning_rate_warms_up_then_falls_to_its_end(
-    optimizer: Optimizer, steps: int
-) -> None:
+def test_the_learning_rate_warms_up_then_falls_to_its_end(optimizer: Optimizer, steps: int) -> None:
     warms_up_then_falls(Optimizer.factor, optimizer, steps)
 
 
@@ -95,8 +93,13 @@ def test_the_first_step_of_adam_is_the_learning_rate() -> None:
 
 @pytest.mark.parametrize(
     "impossible",
-    [{"learning_rate": 0.0}, {"weight_decay": -1.0}, {"warmup": -1}, {"final": 1.5},
-     {"betas": (0.9, 1.0)}],
+    [
+        {"learning_rate": 0.0},
+        {"weight_decay": -1.0},
+        {"warmup": -1},
+        {"final": 1.5},
+        {"betas": (0.9, 1.0)},
+    ],
     ids=str,
 )
 def test_impossible_values_are_refused(impossible: dict[str, float]) -> None:

@@ -8,8 +8,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ffcore.recipe import Recipe, load_recipe
-from ffcore.run import FILES, METRICS, RECIPE, BuildError, RunDirectoryError, build, run
+from ffcore.recipe import Recipe, RecipeError, load_recipe
+from ffcore.run import (
+    FILES,
+    METRICS,
+    RECIPE,
+    BuildError,
+    RunDirectoryError,
+    build,
+    load_student,
+    run,
+)
 from ffcore.train import Report, train
 from ffcore.weights import WeightsError
 
@@ -209,3 +218,12 @@ def test_the_directory_may_be_deep_and_new(tmp_path):
     directory = Path(tmp_path) / "a" / "b"
     run(small("evaluation.enabled=false"), directory)
     assert (directory / "student.safetensors").exists()
+
+
+def test_a_finished_runs_student_can_be_loaded(tmp_path):
+    recipe = small("evaluation.enabled=false")
+    run(recipe, tmp_path)
+    student, stored = load_student(tmp_path), load_file(tmp_path / "student.safetensors")
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in student.state_dict().items())
+    with pytest.raises(RecipeError, match="no such file"):
+        load_student(tmp_path / "elsewhere")

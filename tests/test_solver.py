@@ -53,9 +53,7 @@ def test_a_constant_velocity_is_followed_exactly(seed: int, shape: tuple[int, ..
     x, u = stream.normal(3, *shape), stream.normal(3, *shape)
     field = FieldTeacher(lambda x, t, condition: u, shape)
     for method in TABLEAUS:
-        found = integrate(
-            field, x, Condition(size=3), steps=7, method=method, start=0.9, stop=0.2
-        )
+        found = integrate(field, x, Condition(size=3), steps=7, method=method, start=0.9, stop=0.2)
         torch.testing.assert_close(found, x + 0.7 * u, rtol=1e-13, atol=1e-13)
 
 

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 import torch
 from networks import LinearStudent, LinearVelocity
-from objectives import Even, Towards
+from objectives import Correct, Even, Towards
 
 from ffcore import checkpoint
 from ffcore.distill import Distillation
 from ffcore.interfaces import Batch, FrozenTeacher, Gap, Gaps, Networks, Unconditional
 from ffcore.optimizer import Optimizer
 from ffcore.train import Diverged, Report, train
+from ffcore_freeflow.balancer import AdaptiveBalancer
 
 
 class Astray(Towards):
@@ -52,14 +53,29 @@ def test_reports_come_at_their_steps_and_at_the_end(log_every: int, expected: li
     assert steps_of(distillation(), log_every=log_every) == expected
 
 
-def test_a_report_holds_the_metrics_of_its_step_as_numbers() -> None:
+def test_a_report_holds_the_mean_of_each_metric_since_the_one_before() -> None:
     run, twin = distillation(), distillation()
-    for report in train(run, log_every=1):
-        metrics = {name: float(value) for name, value in twin.step().items()}
-        assert report.metrics == metrics
-        assert all(isinstance(value, float) for value in report.metrics.values())
+    for report, count in zip(train(run, log_every=4), (4, 4, 2), strict=True):
+        made = [twin.step() for _ in range(count)]
+        assert report.metrics.keys() == made[0].keys()
+        for name, value in report.metrics.items():
+            expected = sum(float(each[name]) for each in made) / count
+            assert value == pytest.approx(expected, rel=1e-6)
         assert report.steps == 10
         assert report.steps_per_second > 0
+
+
+def test_a_metric_that_comes_late_is_averaged_over_its_own_steps() -> None:
+    run = distillation(
+        corrector=Correct(), balancer=AdaptiveBalancer(correction=0.5, correction_from=3)
+    )
+    twin = distillation(
+        corrector=Correct(), balancer=AdaptiveBalancer(correction=0.5, correction_from=3)
+    )
+    (report,) = train(run, log_every=10)
+    gaps = [float(made["gap_correction"]) for made in (twin.step() for _ in range(10)) if len(made) > 3]
+    assert len(gaps) == 7
+    assert report.metrics["gap_correction"] == pytest.approx(sum(gaps) / 7, rel=1e-6)
 
 
 def test_the_time_left_is_that_of_the_steps_left() -> None:

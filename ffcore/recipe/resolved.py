@@ -11,13 +11,13 @@ import tomli_w
 
 from ffcore.keys import kind_of, role_of
 from ffcore.plugins import Registry, installed
-from ffcore.recipe.structure import NONE
+from ffcore.recipe.plain import plain
 from ffcore.recipe.tables import Recipe
 
 
 def to_toml(recipe: Recipe, *, registry: Registry | None = None) -> str:
     """The recipe as TOML, every default written out; `load_recipe` reads an equal one back."""
-    return tomli_w.dumps(_plain(recipe, None, registry or installed()))
+    return tomli_w.dumps(plain(recipe, registry=registry or installed()))
 
 
 def digest(recipe: Recipe, *, registry: Registry | None = None) -> str:
@@ -40,20 +40,6 @@ def provenance(recipe: Recipe, *, registry: Registry | None = None) -> dict[str,
         "seed": recipe.training.seed,
         "recipe": digest(recipe, registry=registry),
     }
-
-
-def _plain(value: Any, role: str | None, registry: Registry) -> Any:
-    """A table as TOML can hold it; `role` is what components in this place are for."""
-    if value is None:
-        return NONE
-    if isinstance(value, tuple):
-        return [_plain(item, role, registry) for item in value]
-    if not attrs.has(type(value)):
-        return value
-    plain = {"type": registry.type_name(role, value)} if role else {}
-    for field in attrs.fields(attrs.resolve_types(type(value))):
-        plain[field.name] = _plain(getattr(value, field.name), role_of(kind_of(field)), registry)
-    return plain
 
 
 def _components(value: Any, role: str | None) -> Iterator[tuple[str, Any]]:

@@ -15,9 +15,8 @@ import cattrs
 from ffcore.keys import ImpossibleValue, kind_of, role_of
 from ffcore.plugins import PluginError, Registry
 from ffcore.recipe.diagnostics import Problem, Problems
+from ffcore.recipe.plain import NONE, plain
 from ffcore.spelling import did_you_mean, nearest
-
-NONE = "none"
 
 _WORDS: dict[Any, str] = {
     bool: "true or false",
@@ -124,7 +123,8 @@ def _structure_table(value: object, table: type, converter: cattrs.Converter) ->
     given: dict[str, Any] = {}
     for name in (name for name in fields if name in value):
         try:
-            given[name] = converter.structure(value[name], kind_of(fields[name]))
+            written = _completed(value[name], fields[name])
+            given[name] = converter.structure(written, kind_of(fields[name]))
             _validate(fields[name], given[name])
         except Problems as found:
             problems += (problem.under(name) for problem in found.problems)
@@ -136,6 +136,26 @@ def _structure_table(value: object, table: type, converter: cattrs.Converter) ->
         raise Problems([Problem(str(error), (error.name,))]) from error
     except (TypeError, ValueError) as error:
         raise Problems([Problem(str(error))]) from error
+
+
+def _completed(value: object, field: "attrs.Attribute[Any]") -> object:
+    """Lay a table that was written in part over the key's own default, where that is a table."""
+    default: Any = field.default
+    if not isinstance(value, dict) or not isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+        return value
+    table = default.factory()
+    return _laid_over(table, value) if attrs.has(type(table)) else value
+
+
+def _laid_over(table: Any, value: Mapping[str, Any]) -> dict[str, Any]:
+    laid = dict(value)
+    for name in attrs.fields_dict(type(table)):
+        below = getattr(table, name)
+        if name not in value:
+            laid[name] = plain(below)
+        elif attrs.has(type(below)) and isinstance(value[name], dict):
+            laid[name] = _laid_over(below, value[name])
+    return laid
 
 
 def _structure_component(

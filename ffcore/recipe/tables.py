@@ -4,14 +4,8 @@ from typing import Any, Literal
 
 import attrs
 
-from ffcore.keys import ImpossibleValue, component, key
+from ffcore.keys import component, key, ordered
 from ffcore.optimizer import Optimizer
-
-
-def _ordered(instance: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
-    low, high = value
-    if low > high:
-        raise ImpossibleValue(attribute.name, value, "(low, high) with low at most high")
 
 
 @attrs.frozen(kw_only=True)
@@ -28,7 +22,7 @@ class Guidance:
         help="the times t, low and high, between which the teacher is guided",
         at_least=0,
         at_most=1,
-        validator=_ordered,
+        validator=ordered,
     )
     channels: Literal["all"] | int = key(
         "all", help="how many of the first channels are guided, or 'all'", at_least=1

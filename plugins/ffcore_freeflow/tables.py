@@ -56,7 +56,9 @@ class Adaptive:
     power: float = key(
         1.0, help="k of the power-law weight (paper: 1 for joint training)", at_least=0
     )
-    weight_epsilon: float = key(1e-3, help="ε of the power-law weight", above=0)
+    weight_epsilon: float = key(
+        1e-3, help="ε of the power-law weight (unpublished; 0.1 was better on digits)", above=0
+    )
     scale_epsilon: float = key(1e-6, help="ε of λ", above=0)
     lambda_on: Literal["weighted", "raw"] = key(
         "weighted", help="whether λ compares weighted or raw gaps (unpublished)"

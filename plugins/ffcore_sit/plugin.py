@@ -24,3 +24,10 @@ def ffcore_components() -> Iterable[Component]:
         summary="The SiT transformer on (z, δ, label), started from the teacher",
         citation=_CITATION,
     )
+    yield Component(
+        role="network",
+        name="sit",
+        target="ffcore_sit.tables:SiTNetwork",
+        summary="The SiT transformer as a velocity, from scratch",
+        citation=_CITATION,
+    )

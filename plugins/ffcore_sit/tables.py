@@ -9,7 +9,7 @@ import attrs
 from ffcore.keys import key
 
 if TYPE_CHECKING:
-    from ffcore.interfaces import Context, Student, Teacher
+    from ffcore.interfaces import Context, Student, Teacher, VelocityField
 
 
 @attrs.frozen(kw_only=True)
@@ -72,19 +72,38 @@ class SiTStudent:
             "or the teacher at its own time, F = u(z, 1 − δ)"
         ),
     )
+    sizes: Sizes | None = key(
+        None, help="a new network of these sizes instead, which starts from F = 0"
+    )
 
     @property
     def needs(self) -> frozenset[str]:
-        """A SiT to start from."""
-        return frozenset({"sit"})
+        """A SiT to start from, unless the student has sizes of its own."""
+        return frozenset() if self.sizes else frozenset({"sit"})
 
     def build(self, context: Context) -> Student:
-        """Return a student that starts from the teacher of `context`."""
+        """Return a student for the teacher of `context`."""
         from ffcore_sit.student import SiTAverageVelocity
-        from ffcore_sit.velocity import SiTVelocity
+        from ffcore_sit.velocity import SiTVelocity, new_velocity
 
         assert context.teacher is not None
+        if self.sizes:
+            return SiTAverageVelocity(new_velocity(self.sizes, context.teacher), self.start)
         velocity = context.teacher.trainable_copy()
         if not isinstance(velocity, SiTVelocity):
-            raise ValueError("student sit starts from a sit teacher")
+            raise ValueError("student sit starts from a sit teacher, or has sizes of its own")
         return SiTAverageVelocity(velocity, self.start)
+
+
+@attrs.frozen(kw_only=True)
+class SiTNetwork:
+    """A SiT velocity to be trained from scratch: g_ψ where the teacher is a black box."""
+
+    sizes: Sizes = key(help="the sizes of the network")
+
+    def build(self, context: Context) -> VelocityField:
+        """Return a network for the teacher of `context`."""
+        from ffcore_sit.velocity import new_velocity
+
+        assert context.teacher is not None
+        return new_velocity(self.sizes, context.teacher)

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import attrs
-
 from ffcore.interfaces import ConditionSource, FrozenTeacher, Labels, Unconditional
-from ffcore.nn.transformer import TransformerSize
-from ffcore.weights import WeightsError, read_weights
-from ffcore_sit.velocity import SiTVelocity
-
-if TYPE_CHECKING:
-    from ffcore_sit.tables import Sizes
+from ffcore.weights import Weights, WeightsError, read_weights
+from ffcore_sit.tables import Sizes
+from ffcore_sit.velocity import SiTVelocity, size_of
 
 
 def sit_teacher(reference: str | None, sizes: Sizes | None) -> FrozenTeacher:
@@ -22,19 +15,29 @@ def sit_teacher(reference: str | None, sizes: Sizes | None) -> FrozenTeacher:
     and differ, and where the weights do not fit.
     """
     weights = read_weights(reference) if reference else None
-    given = attrs.asdict(sizes) if sizes else None
-    stored = weights.config.get("sit") if weights else None
-    if weights and given and stored and given != stored:
-        raise WeightsError(f"{weights.source} holds a SiT of {stored}, the recipe says {given}")
-    chosen = given or stored
-    if chosen is None:
-        raise WeightsError(f"{reference} does not say its sizes: add a table teacher.sizes")
-    velocity = SiTVelocity(TransformerSize(out_channels=chosen["channels"], **chosen))
-    if weights:
+    chosen = sizes if weights is None else _sizes(weights, sizes)
+    assert chosen is not None
+    velocity = SiTVelocity(size_of(chosen))
+    if weights is not None:
         weights.load_into(velocity.transformer)
-    classes = chosen["classes"]
-    conditions: ConditionSource = (
-        Labels(classes, null_label=classes) if classes else Unconditional()
-    )
-    shape = (chosen["channels"], chosen["input_size"], chosen["input_size"])
+    conditions: ConditionSource = Unconditional()
+    if chosen.classes is not None:
+        conditions = Labels(chosen.classes, null_label=chosen.classes)
+    shape = (chosen.channels, chosen.input_size, chosen.input_size)
     return FrozenTeacher(velocity, shape, conditions)
+
+
+def _sizes(weights: Weights, given: Sizes | None) -> Sizes:
+    """Return the sizes that the file says, or else those given."""
+    tree = weights.config.get("sit")
+    if tree is None:
+        if given is None:
+            raise WeightsError(f"{weights.source} does not say its sizes: add [teacher.sizes]")
+        return given
+    try:
+        stored = Sizes(**tree)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{weights.source} describes no SiT: {error}") from None
+    if given is not None and given != stored:
+        raise WeightsError(f"{weights.source} holds a SiT of {stored}, the recipe says {given}")
+    return stored

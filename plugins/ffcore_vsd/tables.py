@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ffcore.keys import ComponentOf, key
+from ffcore.keys import component, key, ordered
 from ffcore.optimizer import Optimizer
 from ffcore.time_law import TimeLaw
 
@@ -26,10 +26,16 @@ class Vsd:
         factory=_high_noise, help="the law of the noise level r (paper: logit-normal, 0.8)"
     )
     guidance_interval: tuple[float, float] | None = key(
-        None, help="guide the teacher within these times only (paper: tighter than in sampling)"
+        None,
+        help="guide the teacher within these times only (paper: tighter than in sampling)",
+        at_least=0,
+        at_most=1,
+        validator=ordered,
     )
-    online: Annotated[Any, ComponentOf("network")] | None = key(
-        None, help="g_ψ where the teacher is a black box; without it a copy of the teacher"
+    online: Any = component(
+        "network",
+        None,
+        help="g_ψ where the teacher is a black box; without it a copy of the teacher",
     )
     online_r: TimeLaw = key(factory=TimeLaw, help="the law of r on which g_ψ trains")
     online_updates: int = key(1, help="updates of g_ψ at each training step", at_least=1)

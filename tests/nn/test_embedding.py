@@ -29,9 +29,7 @@ def test_cosines_come_before_sines_at_falling_frequencies() -> None:
         (torch.float64, torch.float64),
     ],
 )
-def test_a_time_is_embedded_in_float32_at_least(
-    dtype: torch.dtype, expected: torch.dtype
-) -> None:
+def test_a_time_is_embedded_in_float32_at_least(dtype: torch.dtype, expected: torch.dtype) -> None:
     assert sinusoids(torch.zeros(2, dtype=dtype), 8).dtype == expected
 
 

@@ -101,7 +101,11 @@ def test_normalised_queries_and_keys_forget_their_scale() -> None:
 
 
 def test_modulation_scales_around_one_and_shifts() -> None:
-    x, shift, scale = Stream(0).normal(2, 3, 4), Stream(1).normal(2, 1, 4), Stream(2).normal(2, 1, 4)
+    x, shift, scale = (
+        Stream(0).normal(2, 3, 4),
+        Stream(1).normal(2, 1, 4),
+        Stream(2).normal(2, 1, 4),
+    )
     torch.testing.assert_close(modulate(x, shift, scale), x * (1 + scale) + shift)
 
 
@@ -138,8 +142,6 @@ def test_the_null_label_has_a_row_of_its_own() -> None:
         ({"width": 6, "heads": 1}, "and of 4"),
     ],
 )
-def test_sizes_that_do_not_go_together_are_refused(
-    changed: dict[str, int], message: str
-) -> None:
+def test_sizes_that_do_not_go_together_are_refused(changed: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         attrs.evolve(SIZE, **changed)

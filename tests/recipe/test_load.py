@@ -285,3 +285,19 @@ def test_provenance_names_the_distribution_of_every_component(
 def test_a_recipe_that_is_not_there_is_one_message(registry: Registry) -> None:
     with pytest.raises(RecipeError, match=r"gone\.toml: no such file"):
         load_recipe("gone.toml", registry=registry)
+
+
+def test_a_nested_table_written_in_part_keeps_the_rest_of_its_keys_default() -> None:
+    whole = load_recipe("mixture.toml").corrector.r
+    assert (whole.law, whole.location, whole.scale) == ("logit-normal", 0.8, 1.0)
+    part = load_recipe("mixture.toml", ["corrector.r.scale=2.0"]).corrector.r
+    assert (part.law, part.location, part.scale) == ("logit-normal", 0.8, 2.0)
+    with pytest.raises(RecipeError, match="unknown key 'scala'; did you mean 'scale'"):
+        load_recipe("mixture.toml", ["corrector.r.scala=2.0"])
+
+
+def test_a_guidance_interval_is_within_the_times_and_in_order() -> None:
+    for interval, possible in {"[5.0, 6.0]": "at most 1", "[0.7, 0.2]": "low at most high"}.items():
+        for table in ("guidance.interval", "corrector.guidance_interval"):
+            with pytest.raises(RecipeError, match=possible):
+                load_recipe("digits.toml", [f"{table}={interval}"])

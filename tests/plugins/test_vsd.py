@@ -1,0 +1,375 @@
+"""The corrector: its gap compares distributions, and its online network learns the student's."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from inputs import GaussianCase, seeds, shapes
+from networks import ExactStudent, FieldTeacher, FunctionStudent, LinearVelocity
+from torch import Tensor
+
+from ffcore.analytic import Gaussian, GaussianMixture
+from ffcore.draws import Draws
+from ffcore.guidance import Guided
+from ffcore.interfaces import (
+    Batch,
+    Condition,
+    Context,
+    CorrectorObjective,
+    FrozenTeacher,
+    Gap,
+    Gaps,
+    Networks,
+    Student,
+    Teacher,
+    Unconditional,
+    VelocityField,
+)
+from ffcore.optimizer import Optimizer
+from ffcore.path import expand_like, score_to_velocity
+from ffcore.time_law import TimeLaw
+from ffcore_mlp.student import MlpVelocity
+from ffcore_mlp.tables import MlpNetwork
+from ffcore_vsd.objective import ONLINE, VsdCorrector
+from ffcore_vsd.tables import Vsd
+
+MEAN, SCALE = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64), 0.6
+TEACHER = Gaussian(MEAN, SCALE)
+
+
+def affine(mean: Tensor, scale: float) -> Student:
+    """A student whose one step is mean + scale · z: its samples are N(mean, scale² I)."""
+    return FunctionStudent(lambda z, delta: mean + (scale - 1) * z)
+
+
+def answer(
+    corrector: CorrectorObjective,
+    student: Student,
+    online: VelocityField,
+    teacher: Teacher = TEACHER,
+    size: int = 400,
+) -> Gaps:
+    draws = Draws(0, 0, 0, size)
+    z = draws.normal("z", teacher.sample_shape).double()
+    networks = Networks(student=student, teacher=teacher, auxiliaries={ONLINE: online})
+    return corrector.gaps(networks, Batch(z=z, condition=Condition(size=size), draws=draws))
+
+
+class ByScore(VelocityField):
+    """The velocity of N(mean, scale² I), by autograd of the density of its noised samples."""
+
+    def __init__(self, mean: Tensor, scale: float) -> None:
+        super().__init__()
+        self.mean, self.scale = mean, scale
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        del condition
+        with torch.enable_grad():
+            x = x_t.detach().requires_grad_()
+            scale = ((1 - t) ** 2 * self.scale**2 + t**2).sqrt()
+            law = torch.distributions.Normal(
+                expand_like(1 - t, x) * self.mean, expand_like(scale, x)
+            )
+            (score,) = torch.autograd.grad(law.log_prob(x).sum(), x)
+        return score_to_velocity(score, x_t, t)
+
+
+# The gap vanishes where the distributions are one.
+
+
+def vanishes(student: Student, online: VelocityField) -> None:
+    gap = answer(VsdCorrector(), student, online).gaps[0].gap
+    # float32 r reaches within 1e-3 of 1, and the score's velocity divides by 1 − r.
+    torch.testing.assert_close(gap, torch.zeros_like(gap), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("scale", [SCALE, -SCALE])
+def test_the_gap_vanishes_for_every_map_onto_the_teacher_s_distribution(scale: float) -> None:
+    """Also for the map that turns the noise around, which no flow does: predictors see that."""
+    vanishes(affine(MEAN, scale), ByScore(MEAN, scale))
+
+
+def test_the_gap_of_the_exact_student_vanishes() -> None:
+    vanishes(ExactStudent(TEACHER), ByScore(MEAN, SCALE))
+
+
+@given(seed=seeds, shape=shapes)
+def test_the_gap_of_any_exact_student_vanishes(seed: int, shape: tuple[int, ...]) -> None:
+    exact = GaussianCase.of(seed, shape).teacher
+    online = ByScore(exact.mean[0], float(exact.scale[0]))
+    gap = answer(VsdCorrector(), ExactStudent(exact), online, exact, size=40).gaps[0].gap
+    torch.testing.assert_close(gap, torch.zeros_like(gap), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("mean", "scale"), [(MEAN + 1e-3, SCALE), (MEAN, SCALE + 1e-3)], ids=["mean", "scale"]
+)
+def test_another_distribution_has_a_gap(mean: Tensor, scale: float) -> None:
+    with pytest.raises(AssertionError):
+        vanishes(affine(mean, scale), ByScore(mean, scale))
+
+
+def test_an_online_network_that_is_off_has_a_gap() -> None:
+    with pytest.raises(AssertionError):
+        vanishes(affine(MEAN, SCALE), ByScore(MEAN + 1e-3, SCALE))
+
+
+# Off it, the gap moves samples towards the teacher.
+
+Spoil = Callable[[Gap], Gap]
+
+
+def is_the_shift_of_the_mean(spoil: Spoil) -> None:
+    """With the same scale and another mean m, v_N − u = (m − μ) r / a_r²."""
+    shift = torch.tensor([0.3, -0.7, 0.0], dtype=torch.float64)
+    online = FieldTeacher.around(Gaussian(MEAN + shift, SCALE))
+    gap = spoil(answer(VsdCorrector(), affine(MEAN + shift, SCALE), online).gaps[0])
+    ((_, r, _),) = online.calls
+    spread = (1 - r) ** 2 * SCALE**2 + r**2
+    torch.testing.assert_close(gap.gap, (r / spread)[:, None] * shift, rtol=1e-9, atol=1e-9)
+    assert torch.equal(gap.gap * shift, (gap.gap * shift).abs())  # descending it, m nears μ
+
+
+def test_the_gap_pulls_the_mean_towards_the_teacher_s() -> None:
+    is_the_shift_of_the_mean(lambda gap: gap)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda gap: Gap(output=gap.output, gap=-gap.gap),
+        lambda gap: Gap(output=gap.output, gap=gap.gap / gap.norm()[:, None]),
+    ],
+    ids=["u − v_N", "normalised"],
+)
+def test_a_gap_that_pulls_elsewhere_would_be_seen(wrong: Spoil) -> None:
+    with pytest.raises(AssertionError):
+        is_the_shift_of_the_mean(wrong)
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.2])
+def test_the_gap_pulls_the_scale_towards_the_teacher_s(scale: float) -> None:
+    """The gradient of F = m + (k − 1) z in k is ⟨z, gap⟩: positive where k is too large."""
+    batch = Draws(0, 0, 0, 4000).normal("z", (3,)).double()
+    student, online = affine(MEAN, scale), Gaussian(MEAN, scale)
+    gap = answer(VsdCorrector(), student, online, size=4000).gaps[0]
+    each = (batch * gap.gap).mean(1)
+    error = float(each.std()) / math.sqrt(4000)
+    assert float(each.mean()) * (1 if scale > SCALE else -1) > 5 * error
+
+
+def test_samples_are_noised_along_the_path_at_the_law_s_levels() -> None:
+    law = TimeLaw(law="logit-normal", location=0.3, scale=2.0, low=0.2, high=0.8)
+    online, teacher = FieldTeacher.around(TEACHER), FieldTeacher.around(TEACHER)
+    gaps = answer(VsdCorrector(r=law), affine(MEAN, SCALE), online, teacher, size=4000)
+    ((I_r, r, _),), ((asked, t, _),) = online.calls, teacher.calls
+    assert torch.equal(I_r, asked)
+    assert torch.equal(r, t)
+    assert 0.2 <= float(r.min()) < 0.3
+    assert 0.7 < float(r.max()) <= 0.8
+    assert gaps.samples is not None
+    noise = (I_r - (1 - r)[:, None] * gaps.samples) / r[:, None]
+    assert abs(float(noise.mean())) < 5 / 12_000**0.5
+    assert abs(float(noise.var()) - 1) < 5 * (2 / 12_000) ** 0.5
+    assert abs(float((noise * gaps.samples).mean() - noise.mean() * gaps.samples.mean())) < 5 * (
+        float(gaps.samples.std()) / 12_000**0.5
+    )
+
+
+def test_the_gap_is_of_the_one_step_output_and_carries_no_gradient() -> None:
+    seen: list[Tensor] = []
+
+    def function(z: Tensor, delta: Tensor) -> Tensor:
+        seen.append(delta)
+        return z * delta[:, None]
+
+    found = answer(VsdCorrector(), FunctionStudent(function), LinearVelocity(3))
+    (gap,) = found.gaps
+    assert [bool((delta == 1).all()) for delta in seen] == [True]
+    assert gap.output.requires_grad
+    assert not gap.gap.requires_grad
+    assert found.samples is not None
+    assert not found.samples.requires_grad
+    z = Draws(0, 0, 0, 400).normal("z", (3,)).double()
+    torch.testing.assert_close(found.samples, 2 * z)  # z + 1 · z
+    assert found.condition is not None
+    assert found.condition.size == 400
+
+
+# The online network.
+
+Loss = Callable[[VelocityField, Tensor, Condition, Draws], Tensor]
+SAMPLES = 20_000
+
+
+def drawn_from(teacher: Gaussian) -> Tensor:
+    noise = Draws(5, 0, 0, SAMPLES).normal("x", (3,)).double()
+    return teacher.mean[0] + teacher.scale[0] * noise
+
+
+def is_least_at(field: Gaussian, loss: Loss = VsdCorrector().flow_matching_loss) -> None:
+    """Along any direction h, the loss of u + s h is flat at s = 0, within 5 σ.
+
+    It is quadratic in s, so that its derivative there is the central difference, exactly.
+    """
+    x, condition = drawn_from(TEACHER), Condition(size=SAMPLES)
+    draws = Draws(0, 0, 0, SAMPLES)
+    directions: list[Callable[[Tensor, Tensor], Tensor]] = [
+        lambda x, t: torch.ones_like(x),
+        lambda x, t: x,
+        lambda x, t: t[:, None] * x,
+        lambda x, t: t[:, None].cos().expand_as(x),
+    ]
+    for h in directions:
+
+        def losses(s: float, h: Callable[[Tensor, Tensor], Tensor] = h) -> Tensor:
+            moved = FieldTeacher(lambda x, t, c: field(x, t, c) + s * h(x, t), (3,))
+            return loss(moved, x, condition, draws)
+
+        rise = (losses(1.0) - losses(-1.0)) / 2
+        assert abs(float(rise.mean())) < 5 * float(rise.std()) / math.sqrt(SAMPLES)
+        assert float(losses(1.0).mean() + losses(-1.0).mean()) > 2 * float(losses(0.0).mean())
+
+
+def test_flow_matching_is_least_at_the_velocity_of_the_samples() -> None:
+    is_least_at(TEACHER)
+
+
+@pytest.mark.parametrize(
+    "other", [Gaussian(MEAN + 0.1, SCALE), Gaussian(MEAN, SCALE + 0.1)], ids=["mean", "scale"]
+)
+def test_it_is_not_least_at_another_velocity(other: Gaussian) -> None:
+    with pytest.raises(AssertionError):
+        is_least_at(other)
+
+
+def towards_noise(network: VelocityField, x: Tensor, condition: Condition, draws: Draws) -> Tensor:
+    noise, r = draws.normal("n", (3,)).double(), draws.uniform("r").double()
+    x_r = (1 - r)[:, None] * x + r[:, None] * noise
+    velocity: Tensor = network(x_r, r, condition)
+    return (velocity - (noise - x)).square().mean(1)
+
+
+def test_flow_matching_towards_another_target_would_be_seen() -> None:
+    with pytest.raises(AssertionError):
+        is_least_at(TEACHER, towards_noise)
+
+
+def test_the_loss_is_one_per_sample_and_per_dimension() -> None:
+    field = FieldTeacher(lambda x, t, condition: x * t[:, None], (3,))
+    x, draws = drawn_from(TEACHER)[:50], Draws(0, 0, 0, 50)
+    corrector = VsdCorrector(online_r=TimeLaw(low=0.2, high=0.7))
+    found = corrector.flow_matching_loss(field, x, Condition(size=50), draws)
+    ((x_r, r, _),) = field.calls
+    assert r.min() >= 0.2
+    assert r.max() <= 0.7
+    noise = (x_r - (1 - r)[:, None] * x) / r[:, None]
+    expected = (x_r * r[:, None] - (x - noise)).square().sum(1) / 3
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_online_network_sees_noise_of_its_own() -> None:
+    """Independent of the gap's and of another update's."""
+    draws, x = Draws(0, 0, 0, 50), torch.zeros(50, 3, dtype=torch.float64)
+    field = FieldTeacher(lambda x, t, condition: x, (3,))
+    for name in ("0", "1"):
+        VsdCorrector().flow_matching_loss(
+            field, x, Condition(size=50), draws.named("correction", "online", name)
+        )
+    (first, r, _), (second, s, _) = field.calls
+    assert not (first / r[:, None] == second / s[:, None]).any()
+
+
+def test_without_a_network_the_teacher_s_copy_learns() -> None:
+    teacher = FrozenTeacher(LinearVelocity(3), (3,), Unconditional())
+    table = Optimizer(learning_rate=0.5)
+    corrector = VsdCorrector(online_updates=3, online_optimizer=table)
+    auxiliary = corrector.auxiliaries(affine(MEAN, 1.0), teacher)[ONLINE]
+    assert isinstance(auxiliary.network, LinearVelocity)
+    assert auxiliary.network is not teacher.field
+    assert all(parameter.requires_grad for parameter in auxiliary.network.parameters())
+    assert (auxiliary.updates, auxiliary.optimizer) == (3, table)
+
+
+def test_a_network_that_is_given_is_taken() -> None:
+    network = MlpVelocity(3, 0, width=4, depth=1)
+    auxiliaries = VsdCorrector(online=network).auxiliaries(affine(MEAN, 1.0), TEACHER)
+    assert auxiliaries[ONLINE].network is network
+
+
+def test_a_black_box_needs_a_network() -> None:
+    with pytest.raises(ValueError, match="give the corrector an `online` network"):
+        VsdCorrector().auxiliaries(affine(MEAN, 1.0), TEACHER)
+
+
+# Guidance.
+
+
+def guided_answer(corrector: VsdCorrector, teacher: Teacher) -> Tensor:
+    draws = Draws(0, 0, 0, 200)
+    batch = Batch(
+        z=draws.normal("z", (2,)).double(),
+        condition=Condition(
+            size=200,
+            label=draws.integers("label", 2),
+            guidance=torch.full((200,), 2.0),
+        ),
+        draws=draws,
+    )
+    zero = FieldTeacher(lambda x, t, condition: torch.zeros_like(x), (2,))
+    student = FunctionStudent(lambda z, delta: z)
+    networks = Networks(student=student, teacher=teacher, auxiliaries={ONLINE: zero})
+    gap = corrector.gaps(networks, batch).gaps[0].gap
+    ((_, _, condition),) = zero.calls
+    assert condition.guidance is not None  # γ reaches g_ψ alike
+    return gap
+
+
+def test_the_corrector_may_guide_within_a_tighter_interval() -> None:
+    mixture = GaussianMixture([[1.0, 0.0], [-1.0, 0.0]], 0.5, labels=[0, 1])
+    wide, tight = Guided(mixture, (0.0, 0.9)), Guided(mixture, (0.0, 0.6))
+    found = guided_answer(VsdCorrector(guidance_interval=(0.0, 0.6)), wide)
+    assert torch.equal(found, guided_answer(VsdCorrector(), tight))
+    assert not torch.equal(found, guided_answer(VsdCorrector(), wide))
+
+
+def test_an_interval_means_nothing_to_an_unguided_teacher() -> None:
+    mixture = GaussianMixture([[1.0, 0.0], [-1.0, 0.0]], 0.5, labels=[0, 1])
+    found = guided_answer(VsdCorrector(guidance_interval=(0.0, 0.6)), mixture)
+    assert torch.equal(found, guided_answer(VsdCorrector(), mixture))
+
+
+# The recipe's table.
+
+
+def test_the_table_builds_what_it_says() -> None:
+    table = Vsd(
+        r=TimeLaw(high=0.9),
+        guidance_interval=(0.1, 0.6),
+        online=MlpNetwork(width=4, depth=1),
+        online_r=TimeLaw(low=0.1),
+        online_updates=2,
+        online_optimizer=Optimizer(learning_rate=0.5),
+    )
+    corrector: Any = table.build(Context(teacher=TEACHER))
+    assert isinstance(corrector, VsdCorrector)
+    assert isinstance(corrector.online, MlpVelocity)
+    assert (corrector.r, corrector.online_r) == (TimeLaw(high=0.9), TimeLaw(low=0.1))
+    assert corrector.guidance_interval == (0.1, 0.6)
+    assert (corrector.online_updates, corrector.online_optimizer) == (
+        2,
+        Optimizer(learning_rate=0.5),
+    )
+
+
+def test_the_defaults_of_table_and_object_agree() -> None:
+    assert vars(Vsd().build(Context())) == vars(VsdCorrector())
+
+
+def test_only_a_corrector_without_network_needs_a_teacher_to_copy() -> None:
+    assert Vsd().needs == {"trainable copy"}
+    assert Vsd(online=MlpNetwork()).needs == frozenset()
+
