@@ -184,7 +184,22 @@ def run(
     Raises RunDirectoryError, BuildError, WeightsError or Diverged. Before
     training starts, nothing is written.
     """
-    observer = observer or Silent()
+    with _threads(recipe.training.threads):
+        return _run(recipe, directory, restart, observer or Silent())
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Compute with so many CPU threads meanwhile; None leaves their number as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run(recipe: Recipe, directory: Path, restart: bool, observer: Observer) -> Evaluation | None:
     recipe_digest = digest(recipe)
     _inspect(directory, recipe, restart)
     built = build(recipe)

@@ -134,7 +134,7 @@ def test_draws_have_the_law_they_are_named_after() -> None:
     assert abs(float(normal.var()) - 1) < 5 * 2**0.5 / root
     assert abs(float(uniform.mean()) - 0.5) < 5 * (1 / 12) ** 0.5 / root
     assert abs(float(uniform.var()) - 1 / 12) < 5 * (1 / 180) ** 0.5 / root
-    assert 0 <= float(uniform.min())
+    assert float(uniform.min()) >= 0
     assert float(uniform.max()) < 1
     assert ((integers.bincount() - 12_800).abs() < 5 * (64_000 * 0.16) ** 0.5).all()
 

@@ -34,10 +34,10 @@ def is_the_flow_map(
 ) -> None:
     """F + δ ∂_δ F = u(f(z, δ), 1 − δ), to 1e-10."""
 
-    def F_of(delta: Tensor) -> Tensor:
+    def average(delta: Tensor) -> Tensor:
         return average_velocity(case.teacher, case.z, delta, case.condition)
 
-    F, d_F = F_of(case.delta), d_delta(F_of, case.delta)
+    F, d_F = average(case.delta), d_delta(average, case.delta)
     u = case.teacher(f(case.z, F, case.delta), time(case.delta), case.condition)
     torch.testing.assert_close(v_G(F, d_F, case.delta), u, rtol=1e-10, atol=1e-10)
 

@@ -64,7 +64,7 @@ def test_a_law_that_leaves_its_ends_would_be_seen(wrong: Draw) -> None:
 
 
 def has_its_moments(draw: Draw, law: TimeLaw, mean: float, deviation: float) -> None:
-    """Within 5 σ of the estimates, after undoing the ends and, for the logit-normal, the sigmoid."""
+    """Within 5 σ of the estimates, the ends (and the logit-normal's sigmoid) undone."""
     value = (draw(law, Draws(0, 0, 0, N)).double() - law.low) / (law.high - law.low)
     value = value if law.law == "uniform" else value.logit()
     assert abs(float(value.mean()) - mean) < 5 * deviation / N**0.5

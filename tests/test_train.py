@@ -73,7 +73,9 @@ def test_a_metric_that_comes_late_is_averaged_over_its_own_steps() -> None:
         corrector=Correct(), balancer=AdaptiveBalancer(correction=0.5, correction_from=3)
     )
     (report,) = train(run, log_every=10)
-    gaps = [float(made["gap_correction"]) for made in (twin.step() for _ in range(10)) if len(made) > 3]
+    gaps = [
+        float(made["gap_correction"]) for made in (twin.step() for _ in range(10)) if len(made) > 3
+    ]
     assert len(gaps) == 7
     assert report.metrics["gap_correction"] == pytest.approx(sum(gaps) / 7, rel=1e-6)
 

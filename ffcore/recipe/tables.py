@@ -48,6 +48,11 @@ class Training:
     log_every: int = key(50, help="steps between two lines of metrics", at_least=1)
     checkpoint_every: int = key(1000, help="steps between two checkpoints", at_least=1)
     device: str = key("auto", help="torch device; 'auto' takes an accelerator if there is one")
+    threads: int | None = key(
+        None,
+        help="CPU threads of a run; 'none' leaves torch's choice. Small networks do best with 1.",
+        at_least=1,
+    )
 
 
 @attrs.frozen(kw_only=True)

@@ -128,15 +128,14 @@ def moves_towards_the_target(
 
     delta = predictor.delta.draw(batch_of(case).draws, "delta").double()
 
-    def F(d: Tensor) -> Tensor:
+    def average(d: Tensor) -> Tensor:
         return student(case.z, torch.ones_like(d), d, case.condition)
 
     with torch.no_grad():
-        f = case.z + delta[:, None] * F(delta)
-        target = case.teacher(f, 1 - delta, case.condition) - delta[:, None] * jvp(
-            F, (delta,), (torch.ones_like(delta),)
-        )
-    loss = (F(delta) - target).square().mean(1).sum() / 2
+        f = case.z + delta[:, None] * average(delta)
+        derivative = jvp(average, (delta,), (torch.ones_like(delta),))
+        target = case.teacher(f, 1 - delta, case.condition) - delta[:, None] * derivative
+    loss = (average(delta) - target).square().mean(1).sum() / 2
     for a, b in zip(found, torch.autograd.grad(loss, parameters), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
@@ -144,9 +143,7 @@ def moves_towards_the_target(
 @settings(max_examples=10)
 @given(seed=seeds)
 def test_the_gap_moves_the_student_towards_the_velocity_less_its_derivative(seed: int) -> None:
-    moves_towards_the_target(
-        FreeFlowPredictor(), lambda gap: gap.inner(torch.ones(SIZE)), seed
-    )
+    moves_towards_the_target(FreeFlowPredictor(), lambda gap: gap.inner(torch.ones(SIZE)), seed)
 
 
 @pytest.mark.parametrize(
@@ -321,9 +318,7 @@ def test_correction_is_scaled_by_lambda(seed: int, balancer: AdaptiveBalancer) -
 
 
 def swapped(balancer: AdaptiveBalancer, norms: dict[str, Norms]) -> Any:
-    return balancer.scale(
-        {"prediction": norms["correction"], "correction": norms["prediction"]}
-    )
+    return balancer.scale({"prediction": norms["correction"], "correction": norms["prediction"]})
 
 
 def on_the_other(balancer: AdaptiveBalancer, norms: dict[str, Norms]) -> Any:

@@ -210,7 +210,10 @@ def drawn_from(teacher: Gaussian) -> Tensor:
     return teacher.mean[0] + teacher.scale[0] * noise
 
 
-def is_least_at(field: Gaussian, loss: Loss = VsdCorrector().flow_matching_loss) -> None:
+FLOW_MATCHING = VsdCorrector().flow_matching_loss
+
+
+def is_least_at(field: Gaussian, loss: Loss = FLOW_MATCHING) -> None:
     """Along any direction h, the loss of u + s h is flat at s = 0, within 5 σ.
 
     It is quadratic in s, so that its derivative there is the central difference, exactly.
@@ -372,4 +375,3 @@ def test_the_defaults_of_table_and_object_agree() -> None:
 def test_only_a_corrector_without_network_needs_a_teacher_to_copy() -> None:
     assert Vsd().needs == {"trainable copy"}
     assert Vsd(online=MlpNetwork()).needs == frozenset()
-
