@@ -152,6 +152,13 @@ def self_check(
                 ) from error
             return None
     reference = found[other.backend]
+    with torch.no_grad():
+        moves = not torch.equal(function(0 * delta), function(delta))
+    if moves and not any(each.any() for each in found.values()):
+        raise DerivativeMismatch(
+            "the student depends on δ, and its derivative is zero: it takes δ in jumps, as a "
+            "rounded or an integer time would make it"
+        )
     error_norm = (found[derivative.backend] - reference).norm() / reference.norm().clamp(min=1e-30)
     if not error_norm <= tolerance:
         raise DerivativeMismatch(

@@ -229,8 +229,9 @@ class Distillation:
             for update in range(auxiliary.updates):
                 draws = self.draws(objective, name, str(update))[: len(answer.samples)]
                 losses = auxiliary.loss(learner.network, answer.samples, answer.condition, draws)
-                learner.step(losses.mean(), rate, self.clip)
+                norm = learner.step(losses.mean(), rate, self.clip)
             metrics[f"loss_{name}"] = losses.detach().mean()
+            metrics[f"gradient_norm_{name}"] = norm
         return metrics
 
     def _update_averages(self) -> None:

@@ -265,7 +265,8 @@ def trajectory_error(
             moved[delta] += float((state - z).double().square().sum())
             before = delta
             progress("trajectory error", index + 1, len(DELTAS))
-    return {delta: (error[delta] / moved[delta]) ** 0.5 for delta in DELTAS}
+    tiny = torch.finfo(torch.float64).tiny  # a teacher that moves nothing
+    return {delta: (error[delta] / max(moved[delta], tiny)) ** 0.5 for delta in DELTAS}
 
 
 def evaluate(

@@ -25,6 +25,8 @@ class Guided(Teacher):
         interval: the times t, both ends included, at which guidance acts.
         channels: "all", or the number of leading channels that are guided (SiT and DiT guide 3
             of 4).
+
+    Raises ValueError for an interval or channels that the teacher's samples do not have.
     """
 
     def __init__(
@@ -34,6 +36,12 @@ class Guided(Teacher):
         channels: int | Literal["all"] = "all",
     ) -> None:
         super().__init__()
+        if not 0 <= interval[0] <= interval[1] <= 1:
+            raise ValueError(f"a guidance interval is 0 ≤ low ≤ high ≤ 1, found {interval}")
+        if channels != "all" and not 1 <= channels <= teacher.sample_shape[0]:
+            raise ValueError(
+                f"{channels} guided channels, and the teacher's samples are {teacher.sample_shape}"
+            )
         self.teacher = teacher
         self.interval = interval
         self.channels = channels

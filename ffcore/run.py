@@ -104,21 +104,16 @@ def build(recipe: Recipe) -> Built:
     training, guidance, evaluation = recipe.training, recipe.guidance, recipe.evaluation
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        with _part("teacher"):
-            teacher = recipe.teacher.build(Context())
+        teacher = _made("teacher", recipe.teacher, Context())
         context = Context(teacher=teacher)
-        with _part("student"):
-            student = recipe.student.build(context)
-        with _part("predictor"):
-            predictor = recipe.predictor and recipe.predictor.build(context)
-        with _part("corrector"):
-            corrector = recipe.corrector and recipe.corrector.build(context)
-        with _part("balancer"):
-            balancer = recipe.balancer.build(context)
-        with _part("evaluation.features"):
-            features = [table.build(context) for table in evaluation.features]
+        student = _made("student", recipe.student, context)
+        predictor = _made("predictor", recipe.predictor, context)
+        corrector = _made("corrector", recipe.corrector, context)
+        balancer = _made("balancer", recipe.balancer, context)
+        features = [_made("evaluation.features", each, context) for each in evaluation.features]
         if guidance.scale != 1:
-            teacher = Guided(teacher, guidance.interval, guidance.channels)
+            with _part("guidance"):
+                teacher = Guided(teacher, guidance.interval, guidance.channels)
         device = _device(training.device)
         with _part("training"):
             distillation = Distillation(
@@ -150,6 +145,12 @@ def build(recipe: Recipe) -> Built:
         ),
         reference=Reference.read(evaluation.reference) if evaluation.reference else None,
     )
+
+
+def _made(name: str, table: Any, context: Context) -> Any:
+    """Build the component of a table, if there is one."""
+    with _part(name):
+        return None if table is None else table.build(context)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What all tests share: one hypothesis profile, and distributions made up on the spot."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,8 +9,16 @@ from hypothesis import HealthCheck, settings
 
 from ffcore.plugins import installed
 
+# One thread, in the tests' subprocesses too: on networks this small more gain nothing, and they
+# stall each other on a busy machine. Set before torch is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 settings.register_profile(
-    "ffcore", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    "ffcore",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("ffcore")
 

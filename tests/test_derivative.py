@@ -245,6 +245,18 @@ def test_the_check_fails_a_student_that_is_not_differentiable(
         check(FunctionStudent(function), derivative)
 
 
+@pytest.mark.parametrize("derivative", [JVP, DIFFERENCE], ids=["jvp", "difference"])
+def test_the_check_fails_a_student_that_takes_its_time_in_jumps(derivative: Derivative) -> None:
+    """Both backends may say 0 then, and agree, unless a difference straddles a jump."""
+    with pytest.raises(DerivativeMismatch, match="in jumps|disagree"):
+        check(FunctionStudent(lambda z, delta: wave(z, (4 * delta).floor() / 4)), derivative)
+
+
+@pytest.mark.parametrize("derivative", [JVP, DIFFERENCE], ids=["jvp", "difference"])
+def test_the_check_lets_a_student_be_that_does_not_depend_on_time(derivative: Derivative) -> None:
+    assert check(FunctionStudent(lambda z, delta: z + 0 * delta[:, None]), derivative) == 0
+
+
 def test_the_check_fails_a_step_that_is_too_long() -> None:
     with pytest.raises(DerivativeMismatch, match=r"used step 0\.1"):
         check(FunctionStudent(wave), attrs.evolve(DIFFERENCE, step=0.1))

@@ -181,3 +181,17 @@ def test_a_teacher_without_null_label_is_not_guided() -> None:
     )
     with pytest.raises(ValueError, match="no null label"):
         Guided(teacher)(torch.ones(2, 2), torch.ones(2), condition)
+
+
+@pytest.mark.parametrize("interval", [(0.7, 0.2), (-0.1, 0.5), (0.5, 1.5)])
+def test_an_interval_that_is_none_is_refused(interval: tuple[float, float]) -> None:
+    case, _ = guided_case(0)
+    with pytest.raises(ValueError, match="0 ≤ low ≤ high ≤ 1"):
+        Guided(case.teacher, interval)
+
+
+@pytest.mark.parametrize("channels", [0, 3])
+def test_more_channels_than_there_are_cannot_be_guided(channels: int) -> None:
+    case, _ = guided_case(0)
+    with pytest.raises(ValueError, match=f"{channels} guided channels"):
+        Guided(case.teacher, channels=channels)

@@ -109,6 +109,12 @@ def test_the_share_leaves_the_other_draws_as_they_were() -> None:
     assert torch.equal(some[kept], none[kept])
 
 
+def test_the_share_is_drawn_for_each_purpose_anew() -> None:
+    law, draws = TimeLaw(at_one=0.5), Draws(0, 0, 0, N)
+    both = ((law.draw(draws, "delta") == 1) & (law.draw(draws, "r") == 1)).double().mean()
+    assert abs(float(both) - 0.25) < 5 * (0.25 * 0.75 / N) ** 0.5
+
+
 @given(law=laws(), cut=st.integers(0, 64))
 def test_a_sample_s_time_does_not_depend_on_the_cut_of_the_batch(law: TimeLaw, cut: int) -> None:
     whole = Draws(0, 0, 0, 64)

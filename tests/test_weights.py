@@ -176,6 +176,16 @@ def test_a_write_that_fails_leaves_the_old_file(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_new_file_takes_the_place_of_the_old_at_once(tmp_path: Path) -> None:
+    """Who has the old one open reads it to its end: it is replaced, not written over."""
+    path, link = tmp_path / "a.safetensors", tmp_path / "link"
+    write_weights(path, {"a": torch.ones(2)})
+    old = path.read_bytes()
+    link.hardlink_to(path)
+    write_weights(path, {"a": torch.zeros(2)})
+    assert link.read_bytes() == old != path.read_bytes()
+
+
 def test_a_written_file_can_be_read_by_others(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     write_weights(path, {"a": torch.ones(2)})
