@@ -231,13 +231,13 @@ def _run(recipe: Recipe, directory: Path, restart: bool, observer: Observer) -> 
     return _evaluate(directory, recipe, built, observer) if recipe.evaluation.enabled else None
 
 
-def load_student(directory: Path) -> Student:
+def load_student(directory: str | Path) -> Student:
     """Return the student of a finished run: the moving average, on the CPU.
 
     Raises RecipeError or WeightsError where the directory does not hold a finished run.
     """
-    student = build(load_recipe(directory / RECIPE)).distillation.average.cpu()
-    read_weights(str(directory / STUDENT)).load_into(student)
+    student = build(load_recipe(Path(directory) / RECIPE)).distillation.average.cpu()
+    read_weights(str(Path(directory) / STUDENT)).load_into(student)
     return student
 
 

@@ -248,7 +248,7 @@ def test_the_check_fails_a_student_that_is_not_differentiable(
 @pytest.mark.parametrize("derivative", [JVP, DIFFERENCE], ids=["jvp", "difference"])
 def test_the_check_fails_a_student_that_takes_its_time_in_jumps(derivative: Derivative) -> None:
     """Both backends may say 0 then, and agree, unless a difference straddles a jump."""
-    with pytest.raises(DerivativeMismatch, match="in jumps|disagree"):
+    with pytest.raises(DerivativeMismatch, match=r"in jumps|disagree"):
         check(FunctionStudent(lambda z, delta: wave(z, (4 * delta).floor() / 4)), derivative)
 
 
