@@ -37,7 +37,7 @@ def restore(path: Path, distillation: Distillation, digest: str = "") -> None:
     """
     file = read_weights(str(path))
     if file.config.get("digest") != digest:
-        raise WeightsError(f"{path} belongs to another recipe")
+        raise WeightsError(f"{path} belongs to another recipe or another teacher")
     left = dict(file.tensors)
     networks = []
     for prefix, network in _networks(distillation):

@@ -108,6 +108,9 @@ class Distillation:
         self.guidance, self.device = guidance, device
         self.step_index = 0
         """How many steps have been made."""
+        if len(self.objectives) == 2:
+            for step in (0, steps - 1):
+                balancer.split(batch, step)  # raises where it cannot
         self.learner = Learner.of(self.student, optimizer or Optimizer())
         self.average = average.averaged_copy(self.student)
         self.auxiliaries: dict[str, Auxiliary] = {}

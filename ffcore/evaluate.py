@@ -20,7 +20,7 @@ from torch import Tensor
 from ffcore.draws import Draws
 from ffcore.features import Statistics, fingerprint, frechet_distance
 from ffcore.flow_map import generate
-from ffcore.guidance import Guided
+from ffcore.guidance import Guided, unguided
 from ffcore.interfaces import Condition, Features, Student, Teacher
 from ffcore.solver import Method, integrate
 from ffcore.weights import WeightsError, read_weights, write_weights
@@ -138,7 +138,7 @@ def identity(
     del conditions["batch"]
     if isinstance(teacher, Guided) and measurement.guidance != 1:
         conditions |= {"interval": list(teacher.interval), "channels": teacher.channels}
-    base = teacher.teacher if isinstance(teacher, Guided) else teacher
+    base = unguided(teacher)
     networks = {f"features {each.name}": fingerprint(each) for each in features}
     plain = {"teacher": fingerprint(base), **networks, **conditions}
     return dict(json.loads(json.dumps(plain)))  # tuples become lists, as in a file

@@ -17,6 +17,11 @@ from ffcore.interfaces import Condition, Teacher, VelocityField
 from ffcore.path import expand_like
 
 
+def unguided(teacher: Teacher) -> Teacher:
+    """Return the teacher that `teacher` guides, or itself."""
+    return teacher.teacher if isinstance(teacher, Guided) else teacher
+
+
 class Guided(Teacher):
     """A teacher guided by the scale γ that each sample's condition carries.
 

@@ -10,9 +10,11 @@ run goes on where its last checkpoint stands; another recipe, or other files, ar
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,8 +25,17 @@ import torch
 from ffcore import checkpoint, picture
 from ffcore.distill import Distillation
 from ffcore.evaluate import Evaluation, Measurement, Reference, evaluate, identity, prior
-from ffcore.guidance import Guided
-from ffcore.interfaces import Context, Features, Student
+from ffcore.features import UNKNOWN, fingerprint
+from ffcore.guidance import Guided, unguided
+from ffcore.interfaces import (
+    Balancer,
+    Context,
+    CorrectorObjective,
+    Features,
+    PredictorObjective,
+    Student,
+    Teacher,
+)
 from ffcore.recipe import Recipe, digest, load_recipe, provenance, to_toml
 from ffcore.train import Report, train
 from ffcore.weights import read_weights, write_weights
@@ -104,13 +115,15 @@ def build(recipe: Recipe) -> Built:
     training, guidance, evaluation = recipe.training, recipe.guidance, recipe.evaluation
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        teacher = _made("teacher", recipe.teacher, Context())
+        teacher = _made("teacher", recipe.teacher, Context(), Teacher)
         context = Context(teacher=teacher)
-        student = _made("student", recipe.student, context)
-        predictor = _made("predictor", recipe.predictor, context)
-        corrector = _made("corrector", recipe.corrector, context)
-        balancer = _made("balancer", recipe.balancer, context)
-        features = [_made("evaluation.features", each, context) for each in evaluation.features]
+        student = _made("student", recipe.student, context, Student)
+        predictor = _made("predictor", recipe.predictor, context, PredictorObjective)
+        corrector = _made("corrector", recipe.corrector, context, CorrectorObjective)
+        balancer = _made("balancer", recipe.balancer, context, Balancer)
+        features = [
+            _made("evaluation.features", each, context, Features) for each in evaluation.features
+        ]
         if guidance.scale != 1:
             with _part("guidance"):
                 teacher = Guided(teacher, guidance.interval, guidance.channels)
@@ -131,6 +144,12 @@ def build(recipe: Recipe) -> Built:
                 guidance=guidance.scale,
                 device=device,
             )
+    names = [each.name for each in features]
+    if evaluation.enabled and (not names or len(set(names)) < len(names)):
+        raise BuildError(f"[evaluation] features must be one or more, each once, found {names}")
+    reference = None
+    if evaluation.enabled and evaluation.reference:
+        reference = Reference.read(evaluation.reference)
     return Built(
         distillation=distillation,
         features=[each.to(device) for each in features],
@@ -143,14 +162,20 @@ def build(recipe: Recipe) -> Built:
             guidance=guidance.scale,
             batch=evaluation.batch,
         ),
-        reference=Reference.read(evaluation.reference) if evaluation.reference else None,
+        reference=reference,
     )
 
 
-def _made(name: str, table: Any, context: Context) -> Any:
-    """Build the component of a table, if there is one."""
+def _made(name: str, table: Any, context: Context, kind: type) -> Any:
+    """Build the component of a table, if there is one; it must be of the role's class."""
+    if table is None:
+        return None
     with _part(name):
-        return None if table is None else table.build(context)
+        made = table.build(context)
+    if not isinstance(made, kind):
+        where = f"{type(table).__module__}:{type(table).__qualname__}"
+        raise BuildError(f"[{name}] {where} builds {type(made).__name__}, not a {kind.__name__}")
+    return made
 
 
 @contextmanager
@@ -165,14 +190,19 @@ def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError) as error:  # NotImplementedError is a RuntimeError
         raise BuildError(f"[training] device {name!r} cannot be used: {error}") from None
     return name
 
 
 def run(
-    recipe: Recipe, directory: Path, *, restart: bool = False, observer: Observer | None = None
+    recipe: Recipe,
+    directory: Path,
+    *,
+    restart: bool = False,
+    observer: Observer | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
     """Distil as `recipe` says, then evaluate; return the evaluation, None where it is switched off.
 
@@ -181,17 +211,20 @@ def run(
         directory: made if it is not there; continued if it holds this very run.
         restart: throw away what the directory holds of an earlier run, and begin anew.
         observer: told of the progress.
+        stop: asked after each training step whether to stop there.
 
-    Raises RunDirectoryError, BuildError, WeightsError or Diverged. Before
-    training starts, nothing is written.
+    Raises RunDirectoryError, BuildError, WeightsError, Stopped or Diverged. Before training
+    starts, nothing is written.
     """
     with _threads(recipe.training.threads):
-        return _run(recipe, directory, restart, observer or Silent())
+        return _run(recipe, directory, restart, observer or Silent(), stop)
 
 
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
     """Compute with so many CPU threads meanwhile; None leaves their number as it is."""
+    if count is not None and count > (os.cpu_count() or 1):
+        raise BuildError(f"[training] threads is {count}, and there are {os.cpu_count()} CPUs")
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -200,35 +233,90 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _run(recipe: Recipe, directory: Path, restart: bool, observer: Observer) -> Evaluation | None:
-    recipe_digest = digest(recipe)
+def _run(
+    recipe: Recipe,
+    directory: Path,
+    restart: bool,
+    observer: Observer,
+    stop: Callable[[], bool],
+) -> Evaluation | None:
     _inspect(directory, recipe, restart)
     built = build(recipe)
-    distillation = built.distillation
-    if built.reference is not None:
-        with _part("evaluation"):
-            built.reference.check(identity(distillation.teacher, built.features, built.measurement))
+    _check(built, observer)
+    with _alone(directory):
+        _prepare(directory, recipe, built, restart)
+        _train(directory, recipe, built, observer, stop)
+        return _evaluate(directory, recipe, built, observer) if recipe.evaluation.enabled else None
+
+
+def _check(built: Built, observer: Observer) -> None:
+    """Find out before training whether the derivative, the features and the reference will do."""
+    distillation, teacher = built.distillation, built.distillation.teacher
     with _part("self-check"):
         for sentence in distillation.self_check():
             observer.say(sentence)
-    _prepare(directory, recipe, built, restart)
+    z, _ = next(prior(teacher, attrs.evolve(built.measurement, batch=2), "check"))
+    for features in built.features:
+        with _part("evaluation.features"), torch.no_grad():
+            try:
+                features(z)
+            except RuntimeError as error:
+                shape = teacher.sample_shape
+                raise ValueError(f"{features.name} cannot take samples {shape}: {error}") from error
+    if built.reference is not None:
+        with _part("evaluation.reference"):
+            found = identity(teacher, built.features, built.measurement)
+            if found["teacher"] == UNKNOWN:
+                raise ValueError("a teacher without parameters cannot be recognised by a reference")
+            try:
+                built.reference.check(found)
+            except ValueError as error:
+                raise ValueError(f'{error}\n"none" samples the teacher anew') from None
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Hold the directory against other processes, as long as this one lives."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        held = os.open(directory, os.O_RDONLY)
+    except OSError as error:
+        raise RunDirectoryError(f"{directory} cannot be used: {error}") from None
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise RunDirectoryError(f"{directory} is in use by another process") from None
+    try:
+        yield
+    finally:
+        os.close(held)
+
+
+def _train(
+    directory: Path, recipe: Recipe, built: Built, observer: Observer, stop: Callable[[], bool]
+) -> None:
+    distillation = built.distillation
+    run_digest = f"{digest(recipe)} {fingerprint(unguided(distillation.teacher))}"
     saved = directory / CHECKPOINT
     if saved.exists():
-        checkpoint.restore(saved, distillation, recipe_digest)
+        checkpoint.restore(saved, distillation, run_digest)
         observer.say(f"going on after step {distillation.step_index} of {distillation.steps}")
     _forget_after(directory / METRICS, distillation.step_index)
+    if distillation.step_index < distillation.steps:
+        observer.say(f"training, with a word every {recipe.training.log_every} steps")
     for report in train(
         distillation,
         log_every=recipe.training.log_every,
         checkpoint_path=saved,
         checkpoint_every=recipe.training.checkpoint_every,
-        digest=recipe_digest,
+        digest=run_digest,
+        stop=stop,
     ):
         _append(directory / METRICS, report)
         observer.report(report)
     write_weights(directory / STUDENT, distillation.average.state_dict())
     _draw_curves(directory)
-    return _evaluate(directory, recipe, built, observer) if recipe.evaluation.enabled else None
 
 
 def load_student(directory: str | Path) -> Student:
@@ -258,14 +346,18 @@ def _inspect(directory: Path, recipe: Recipe, restart: bool) -> None:
     stored = directory / RECIPE
     if restart or not present:
         return
-    if not stored.exists():
-        raise RunDirectoryError(f"{directory} holds no {RECIPE}: choose another, or restart")
-    changed = _changed_keys(tomllib.loads(stored.read_text()), tomllib.loads(to_toml(recipe)))
+    try:
+        there = tomllib.loads(stored.read_text())
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(
+            f"{stored} cannot be read: {error}\nChoose another directory, or --restart"
+        ) from None
+    changed = _changed_keys(there, tomllib.loads(to_toml(recipe)))
     if changed:
         raise RunDirectoryError(
             f"{directory} holds another run; these keys differ:\n  "
             + "\n  ".join(changed)
-            + "\nChoose another directory, or restart to throw that run away."
+            + "\nChoose another directory, or --restart to throw that run away."
         )
 
 
@@ -282,7 +374,6 @@ def _changed_keys(stored: dict[str, Any], wanted: dict[str, Any], prefix: str = 
 
 def _prepare(directory: Path, recipe: Recipe, built: Built, restart: bool) -> None:
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         if restart:
             for name in FILES:
                 (directory / name).unlink(missing_ok=True)
@@ -318,7 +409,10 @@ def _history(path: Path) -> list[dict[str, Any]]:
         return []
     # A process that was killed may have left a line without its end.
     whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    return [json.loads(line) for line in whole]
+    try:
+        return [{"step": int(found["step"]), **found} for found in map(json.loads, whole)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunDirectoryError(f"{path} is damaged ({error}): --restart begins anew") from None
 
 
 def _forget_after(path: Path, step: int) -> None:
@@ -337,9 +431,10 @@ def _evaluate(directory: Path, recipe: Recipe, built: Built, observer: Observer)
     teacher, student = built.distillation.teacher, built.distillation.average
     stored = directory / REFERENCE
     known = built.reference or (Reference.read(str(stored)) if stored.exists() else None)
-    evaluation, reference = evaluate(
-        student, teacher, built.features, built.measurement, known, observer.progress
-    )
+    with _part("evaluation"):
+        evaluation, reference = evaluate(
+            student, teacher, built.features, built.measurement, known, observer.progress
+        )
     if known is None:
         reference.write(stored)
     _write(directory / EVALUATION, json.dumps(attrs.asdict(evaluation), indent=2) + "\n")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import attrs
@@ -17,6 +17,14 @@ from torch import Tensor
 
 from ffcore import checkpoint
 from ffcore.distill import Distillation
+
+
+class Stopped(Exception):
+    """Training was asked to stop, and did so after a whole step and a checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after step {step}; started again, it goes on from there")
+        self.step = step
 
 
 class Diverged(Exception):
@@ -63,12 +71,14 @@ def train(
     checkpoint_path: Path | None = None,
     checkpoint_every: int = 1000,
     digest: str = "",
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Report]:
     """Train to the last step, yielding a report each `log_every` steps and at the end.
 
     Metrics leave the device only for a report or a checkpoint. A checkpoint is written each
     `checkpoint_every` steps and at the end, before the report of that step.
 
+    `stop` is asked after each step; where it says so, a checkpoint is written and Stopped raised.
     Raises Diverged where a metric is not finite; no checkpoint is written then.
     """
     means, begun, before = _Means(), time.perf_counter(), distillation.step_index
@@ -76,13 +86,16 @@ def train(
         means.add(distillation.step())
         step, last = distillation.step_index, distillation.step_index == distillation.steps
         reports = last or step % log_every == 0
-        saves = last or step % checkpoint_every == 0
+        stops = stop() and not last
+        saves = last or stops or step % checkpoint_every == 0
         if not (reports or saves):
             continue
         metrics = means.read()
         _require_finite(step, metrics)
         if saves and checkpoint_path is not None:
             checkpoint.save(checkpoint_path, distillation, digest)
+        if stops:
+            raise Stopped(step)
         if reports:
             seconds = max(time.perf_counter() - begun, 1e-9)
             yield Report(
@@ -99,6 +112,6 @@ def _require_finite(step: int, metrics: dict[str, float]) -> None:
     if bad:
         listed = ", ".join(f"{name} = {value}" for name, value in bad.items())
         raise Diverged(
-            f"step {step}: {listed}. The last checkpoint is untouched; try a lower learning rate "
-            "or a larger weight_epsilon."
+            f"step {step}: {listed}. No checkpoint was written of it; try a lower learning rate or "
+            "a larger weight_epsilon."
         )

@@ -76,13 +76,13 @@ def read_weights(reference: str) -> Weights:
     """Read a safetensors file. Raises WeightsError where it is missing or unreadable."""
     path = locate(reference)
     try:
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
         config = json.loads(metadata.get(_CONFIG, "{}"))
         if not isinstance(config, dict):
             raise ValueError(f"its metadata {_CONFIG!r} is no table")
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read as safetensors: {error}") from None
     return Weights(tensors, config, str(reference), sha256)
@@ -98,5 +98,7 @@ def write_weights(
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, metadata)
         partial.chmod(0o644)  # safetensors makes files for their owner alone
         partial.replace(path)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from None
     finally:
         partial.unlink(missing_ok=True)

@@ -19,8 +19,8 @@ from ffcore.run import (
     load_student,
     run,
 )
-from ffcore.train import Report, train
-from ffcore.weights import WeightsError
+from ffcore.train import Report, Stopped, train
+from ffcore.weights import WeightsError, read_weights, write_weights
 
 SMALL = (
     "training.steps=6",
@@ -227,3 +227,86 @@ def test_a_finished_runs_student_can_be_loaded(tmp_path):
     assert all(torch.equal(tensor, stored[name]) for name, tensor in student.state_dict().items())
     with pytest.raises(RecipeError, match="no such file"):
         load_student(tmp_path / "elsewhere")
+
+
+def test_a_run_that_is_asked_to_stop_does_so_after_a_checkpoint(tmp_path):
+    asked = iter([False, False, True])
+    with pytest.raises(Stopped, match="stopped after step 3"):
+        run(small("training.checkpoint_every=100"), tmp_path / "parts", stop=lambda: next(asked))
+    watching = StopsAt(-1)
+    run(small("training.checkpoint_every=100"), tmp_path / "parts", observer=watching)
+    assert [report.step for report in watching.reports] == [4, 6]
+    run(small("training.checkpoint_every=100"), tmp_path / "whole")
+    whole, parts = (
+        load_file(tmp_path / name / "student.safetensors") for name in ("whole", "parts")
+    )
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_a_directory_in_use_is_refused(tmp_path):
+    class Intrudes(StopsAt):
+        def report(self, report: Report) -> None:
+            with pytest.raises(RunDirectoryError, match="in use by another process"):
+                run(small(), tmp_path, restart=True)
+            super().report(report)
+
+    watching = Intrudes(-1)
+    run(small(), tmp_path, observer=watching)
+    assert [report.step for report in watching.reports] == [2, 4, 6]
+
+
+def test_another_teacher_under_the_same_name_is_noticed(tmp_path):
+    run(small(), tmp_path)
+    saved = tmp_path / "checkpoint.safetensors"
+    file = read_weights(str(saved))
+    recipe_digest, teacher = file.config["digest"].split()
+    write_weights(saved, file.tensors, {**file.config, "digest": f"{recipe_digest} {teacher[1:]}"})
+    with pytest.raises(WeightsError, match="another teacher"):
+        run(small(), tmp_path)
+
+
+def test_features_that_cannot_take_the_samples_are_told_before_training(tmp_path):
+    recipe = small("evaluation.features=[{type='digits'}]")
+    with pytest.raises(BuildError, match=r"digits cannot take samples \(2,\)"):
+        run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("features", ["[]", "[{type='raw'}, {type='raw'}]"])
+def test_features_are_needed_each_once(features):
+    with pytest.raises(BuildError, match="one or more, each once"):
+        build(small(f"evaluation.features={features}"))
+
+
+def test_a_component_of_another_role_is_refused():
+    with pytest.raises(BuildError, match=r"\[teacher\] .* builds VsdCorrector, not a Teacher"):
+        build(attrs.evolve(small(), teacher=load_recipe("digits.toml").corrector))
+
+
+def test_more_threads_than_cores_are_refused(tmp_path):
+    with pytest.raises(BuildError, match="threads is 100000"):
+        run(small("training.threads=100000"), tmp_path)
+
+
+def test_a_run_leaves_the_number_of_threads_as_it_was(tmp_path):
+    before = torch.get_num_threads()
+    run(small("training.threads=1", "evaluation.enabled=false"), tmp_path)
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("name", ["recipe.toml", "metrics.jsonl"])
+def test_a_damaged_file_of_the_run_is_named(tmp_path, name):
+    run(small(), tmp_path)
+    (tmp_path / name).write_text("{no\n")
+    with pytest.raises(RunDirectoryError, match=rf"{name} .*(cannot be read|is damaged)"):
+        run(small(), tmp_path)
+
+
+def test_a_guidance_interval_of_an_unguided_run_is_refused():
+    with pytest.raises(BuildError, match="guidance_interval, and the run is unguided"):
+        build(load_recipe("digits.toml", ["corrector.guidance_interval=[0.3, 0.6]"]))
+
+
+def test_a_reference_is_not_asked_for_where_nothing_is_evaluated():
+    overrides = ["evaluation.enabled=false", "evaluation.reference=nowhere.safetensors"]
+    assert build(load_recipe("digits.toml", overrides)).reference is None

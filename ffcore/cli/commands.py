@@ -1,5 +1,7 @@
 """The group of commands: each is imported when it is invoked, and its help line is kept here."""
 
+import io
+import sys
 from importlib import import_module
 
 import click
@@ -47,10 +49,13 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; an expected error becomes one message on stderr and an exit code."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a locale without our letters ends no run
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("interrupted: the same command goes on from the last checkpoint", err=True)
+            click.echo("interrupted", err=True)
             ctx.exit(ExitCode.INTERRUPTED)
         except Exception as error:
             if (code := verdict(error)) is None:

@@ -9,6 +9,7 @@ EXPECTED = {
     "ffcore.run:RunDirectoryError": ExitCode.USAGE,
     "ffcore.train:Diverged": ExitCode.FAILED,
     "ffcore.weights:WeightsError": ExitCode.USAGE,
+    "builtins:OSError": ExitCode.ENVIRONMENT,
     "torch:OutOfMemoryError": ExitCode.ENVIRONMENT,
 }
 """The errors that a user can mend, by name, so that knowing them imports nothing."""

@@ -16,6 +16,6 @@ class ExitCode(IntEnum):
     ENVIRONMENT = 4
     """The machine lacks something: an accelerator, memory, disk space."""
     INTERRUPTED = 130
-    """Stopped by Ctrl-C, after a checkpoint if one was due."""
+    """Stopped by Ctrl-C; training stops after a step and a checkpoint, at once if asked twice."""
     TERMINATED = 143
-    """Stopped by SIGTERM, after a checkpoint if one was due."""
+    """Stopped by SIGTERM, likewise."""

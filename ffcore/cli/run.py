@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from pathlib import Path
 from types import TracebackType
@@ -47,8 +48,14 @@ PLAIN_SECONDS = 10.0
 )
 @click.option("--restart", is_flag=True, help="Throw away this run's earlier files, begin anew.")
 @click.option("--json", "as_json", is_flag=True, help="Write the results as one JSON document.")
+@click.pass_context
 def run(
-    recipe: str, overrides: tuple[str, ...], directory: Path | None, restart: bool, as_json: bool
+    ctx: click.Context,
+    recipe: str,
+    overrides: tuple[str, ...],
+    directory: Path | None,
+    restart: bool,
+    as_json: bool,
 ) -> None:
     """Distil a teacher as RECIPE says, then evaluate the student.
 
@@ -60,9 +67,16 @@ def run(
     console = Console(stderr=True)
     console.print(f"run directory: {directory}", highlight=False)
     from ffcore.run import run as run_recipe
+    from ffcore.train import Stopped
 
-    with Telling(console) as telling:
-        evaluation = run_recipe(resolved, directory, restart=restart, observer=telling)
+    with Signals() as signals, Telling(console, signals) as telling:
+        try:
+            evaluation = run_recipe(
+                resolved, directory, restart=restart, observer=telling, stop=signals.stop
+            )
+        except Stopped as stopped:
+            telling.say(str(stopped))
+            ctx.exit(128 + signals.asked)
     if as_json:
         import attrs
 
@@ -72,11 +86,40 @@ def run(
         _show(evaluation, directory)
 
 
+class Signals:
+    """SIGINT and SIGTERM: the first stops training after its step, the second ends at once."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        """The number of the signal that came; 0 for none."""
+        self.before: dict[int, Any] = {}
+
+    def stop(self) -> bool:
+        """Return whether a signal came."""
+        return self.asked != 0
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.before[number] = signal.signal(number, self._take)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _take(self, number: int, frame: object) -> None:
+        del frame
+        if self.asked:
+            raise SystemExit(128 + number)
+        self.asked = number
+
+
 class Telling:
     """Bars on a terminal, plain periodic lines elsewhere."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, signals: Signals) -> None:
         self.console = console
+        self.signals = signals
         self.bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=14),
@@ -118,6 +161,8 @@ class Telling:
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Show how the evaluation stands."""
+        if self.signals.stop():  # nothing is lost: the evaluation writes at its end
+            raise SystemExit(128 + self.signals.asked)
         self._advance("measure", done, total, what)
 
     def _advance(self, phase: str, done: int, total: int, news: str) -> None:
@@ -155,8 +200,11 @@ def _show(evaluation: Evaluation, directory: Path) -> None:
         cells = [f"{value(each):.4g}" for each in evaluation.distances.values()]
         table.add_row(title, *cells, style=style)
     out.print(table)
-    errors = "  ".join(f"{delta:g}: {e:.3f}" for delta, e in evaluation.trajectory_error.items())
-    out.print(f"\ntrajectory error by δ  {errors}", highlight=False)
+    errors = Table(title="\nTrajectory error by δ", title_justify="left", box=None)
+    for delta in evaluation.trajectory_error:
+        errors.add_column(f"{delta:g}", justify="right")
+    errors.add_row(*(f"{error:.3f}" for error in evaluation.trajectory_error.values()))
+    out.print(errors)
     out.print(
         f"\npictures: {directory / 'samples.png'}, {directory / 'curves.png'}", highlight=False
     )

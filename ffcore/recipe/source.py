@@ -71,7 +71,7 @@ def read_source(file: File) -> Source:
     """Read a TOML file. Raises `RecipeError` with one message if it cannot be read."""
     name = str(file)
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
         tree = tomllib.loads(text)
     except OSError as error:
         raise RecipeError([Diagnostic(name, "", f"cannot be read: {error.strerror}")]) from None

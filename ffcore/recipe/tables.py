@@ -33,7 +33,9 @@ class Guidance:
 class Training:
     """The loop: how long, on how many samples, and how often it tells and saves."""
 
-    seed: int = key(0, help="seed that every random draw of training is keyed by", at_least=0)
+    seed: int = key(
+        0, help="seed that every random draw of training is keyed by", at_least=0, at_most=2**63 - 1
+    )
     steps: int = key(help="optimizer steps", at_least=1)
     batch: int = key(256, help="samples per step, over all ranks", at_least=1)
     average: float = key(
@@ -76,7 +78,10 @@ class Evaluation:
     )
     batch: int = key(500, help="samples generated at a time", at_least=1)
     seed: int = key(
-        1_000_000, help="seed of evaluation noise, apart from the training seed", at_least=0
+        1_000_000,
+        help="seed of evaluation noise, apart from the training seed",
+        at_least=0,
+        at_most=2**63 - 1,
     )
     reference: str | None = key(
         None, help="file of stored teacher statistics and baselines, instead of sampling anew"

@@ -20,6 +20,10 @@ class GaussianTeacher:
     mean: tuple[float, ...] = key(help="the mean; its length is the dimension")
     scale: float = key(1.0, help="the standard deviation", above=0)
 
+    def __attrs_post_init__(self) -> None:
+        if not self.mean:
+            raise ValueError("mean must have one number or more")
+
     def build(self, context: Context) -> Gaussian:
         """Return the teacher."""
         del context
@@ -39,8 +43,9 @@ class MixtureTeacher:
     )
 
     def __attrs_post_init__(self) -> None:
-        if not self.means or len({len(mean) for mean in self.means}) != 1:
-            raise ValueError("means must be at least one list, all of one length")
+        lengths = {len(mean) for mean in self.means}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ValueError("means must be one or more lists of numbers, all of one length")
         if self.labels is not None and len(self.labels) != len(self.means):
             raise ValueError(f"{len(self.labels)} labels for {len(self.means)} means")
         if self.labels is not None and set(self.labels) != set(range(max(self.labels) + 1)):

@@ -38,8 +38,16 @@ class AdaptiveBalancer(Balancer):
         self.lambda_on = lambda_on
 
     def split(self, batch: int, step: int) -> tuple[int, int]:
-        """Return the sizes; the correction's share is rounded to whole samples."""
-        correction = round(batch * self.correction) if step >= self.correction_from else 0
+        """Return the sizes, in whole samples; neither share is rounded to nothing.
+
+        Raises ValueError for a batch of 1 that both objectives should share.
+        """
+        if step < self.correction_from or self.correction == 0:
+            return batch, 0
+        if self.correction < 1 and batch < 2:
+            raise ValueError("a batch of 1 cannot be split between prediction and correction")
+        least, most = (1, batch - 1) if self.correction < 1 else (0, batch)
+        correction = min(max(round(batch * self.correction), least), most)
         return batch - correction, correction
 
     def weights(self, objective: Objective, gap: Gap) -> Tensor:

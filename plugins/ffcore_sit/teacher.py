@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import attrs
+
 from ffcore.interfaces import ConditionSource, FrozenTeacher, Labels, Unconditional
 from ffcore.weights import Weights, WeightsError, read_weights
 from ffcore_sit.tables import Sizes
@@ -39,5 +41,6 @@ def _sizes(weights: Weights, given: Sizes | None) -> Sizes:
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{weights.source} describes no SiT: {error}") from None
     if given is not None and given != stored:
-        raise WeightsError(f"{weights.source} holds a SiT of {stored}, the recipe says {given}")
+        found, said = attrs.asdict(stored), attrs.asdict(given)
+        raise WeightsError(f"{weights.source} holds a SiT of {found}, the recipe says {said}")
     return stored

@@ -57,9 +57,12 @@ class VsdCorrector(CorrectorObjective):
     def auxiliaries(self, student: Student, teacher: Teacher) -> Mapping[str, Auxiliary]:
         """Return g_ψ: the network given, else an unguided copy of the teacher.
 
-        Raises ValueError where the teacher is a black box and no network was given.
+        Raises ValueError where the teacher is a black box and no network was given, and for a
+        guidance interval in an unguided run.
         """
         del student
+        if self.guidance_interval is not None and not isinstance(teacher, Guided):
+            raise ValueError("the corrector has a guidance_interval, and the run is unguided")
         network = self.online or teacher.trainable_copy()
         if network is None:
             raise ValueError(

@@ -1,6 +1,8 @@
 """`ffd run`, as a person meets it."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -75,3 +77,32 @@ def test_bad_input_gets_one_message_and_leaves_nothing(tmp_path, arguments, code
     assert found.stdout == ""
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
     assert left == ["occupied", "occupied/notes.txt"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_a_checkpoint_and_the_same_command_goes_on(tmp_path, number):
+    command = [sys.executable, "-m", "ffcore", "run", "gaussian.toml", "-d", "here"]
+    command += ["--set", "training.log_every=1", "--set", "evaluation.enabled=false"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if line.startswith("train "):
+                running.send_signal(number)
+                break
+        said = running.stderr.read()
+    assert running.returncode == 128 + number
+    assert "it goes on from there" in said
+    assert (tmp_path / "here" / "checkpoint.safetensors").exists()
+    again = ffd(tmp_path, *command[3:])
+    assert again.returncode == ExitCode.OK, again.stderr
+    assert "going on after step" in again.stderr
+
+
+def test_results_are_printed_in_a_locale_that_lacks_their_letters(tmp_path):
+    command = [sys.executable, "-m", "ffcore", "run", "gaussian.toml", *TINY]
+    found = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert found.returncode == ExitCode.OK, found.stderr
+    assert b"student, 1 step" in found.stdout

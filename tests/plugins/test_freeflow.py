@@ -355,20 +355,30 @@ def splits_the_batch(split: Split, share: float, start: int, batch: int, step: i
     assert prediction + correction == batch
     if step < start:
         assert correction == 0
+    elif 0 < share < 1:
+        assert 1 <= correction <= batch - 1
+        assert abs(correction - share * batch) <= 0.5 or correction in (1, batch - 1)
     else:
-        assert abs(correction - share * batch) <= 0.5
+        assert correction == share * batch
 
 
 @given(
     share=st.floats(0, 1),
     start=st.integers(0, 20),
-    batch=st.integers(1, 1000),
+    batch=st.integers(2, 1000),
     step=st.integers(0, 40),
 )
 def test_every_sample_belongs_to_one_objective(
     share: float, start: int, batch: int, step: int
 ) -> None:
     splits_the_batch(AdaptiveBalancer.split, share, start, batch, step)
+
+
+def test_one_sample_cannot_be_shared_by_both_objectives() -> None:
+    with pytest.raises(ValueError, match="a batch of 1 cannot be split"):
+        AdaptiveBalancer().split(1, 0)
+    assert AdaptiveBalancer(correction_from=1).split(1, 0) == (1, 0)
+    assert AdaptiveBalancer(correction=1.0).split(1, 0) == (0, 1)
 
 
 @pytest.mark.parametrize(
