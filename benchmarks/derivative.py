@@ -18,11 +18,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ffcore.build import build
 from ffcore.derivative import Derivative
 from ffcore.distill import Distillation
 from ffcore.draws import Draws
 from ffcore.recipe import load_recipe
-from ffcore.run import build
 from ffcore.weights import read_weights
 
 BATCH, REPEATS = 96, 15

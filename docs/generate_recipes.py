@@ -175,9 +175,14 @@ def _changed(table: Any) -> str:
     changed = {
         field.name: getattr(table, field.name)
         for field in _fields(type(table))
-        if getattr(table, field.name) != field.default
+        if getattr(table, field.name) != _value(field)
     }
     return f"`{_toml(changed)}`" if changed else "its defaults"
+
+
+def _value(field: "attrs.Attribute[Any]") -> Any:
+    default = field.default
+    return default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
 
 
 def _toml(value: Any) -> str:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ffcore.derivative import Derivative
     from ffcore.distill import Distillation
     from ffcore.draws import Draws
+    from ffcore.export import load_sampler
+    from ffcore.flow import integrate
     from ffcore.flow_map import generate, push
     from ffcore.guidance import Guided
     from ffcore.interfaces import (
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
         ConditionSource,
         Context,
         CorrectorObjective,
+        Decoder,
         Features,
         FrozenTeacher,
         Gap,
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
     from ffcore.optimizer import Optimizer
     from ffcore.path import interpolate
     from ffcore.recipe import Recipe, RecipeError, load_recipe, to_toml
-    from ffcore.solver import integrate
+    from ffcore.solver import Solver
     from ffcore.time_law import TimeLaw
 
 _HOMES = {
@@ -50,6 +53,7 @@ _HOMES = {
     "ConditionSource": "ffcore.interfaces",
     "Context": "ffcore.interfaces",
     "CorrectorObjective": "ffcore.interfaces",
+    "Decoder": "ffcore.interfaces",
     "Derivative": "ffcore.derivative",
     "Distillation": "ffcore.distill",
     "Draws": "ffcore.draws",
@@ -67,15 +71,17 @@ _HOMES = {
     "PredictorObjective": "ffcore.interfaces",
     "Recipe": "ffcore.recipe",
     "RecipeError": "ffcore.recipe",
+    "Solver": "ffcore.solver",
     "Student": "ffcore.interfaces",
     "Teacher": "ffcore.interfaces",
     "TimeLaw": "ffcore.time_law",
     "Unconditional": "ffcore.interfaces",
     "VelocityField": "ffcore.interfaces",
     "generate": "ffcore.flow_map",
-    "integrate": "ffcore.solver",
+    "integrate": "ffcore.flow",
     "interpolate": "ffcore.path",
     "load_recipe": "ffcore.recipe",
+    "load_sampler": "ffcore.export",
     "push": "ffcore.flow_map",
     "to_toml": "ffcore.recipe",
 }
@@ -88,6 +94,7 @@ __all__ = [
     "ConditionSource",
     "Context",
     "CorrectorObjective",
+    "Decoder",
     "Derivative",
     "Distillation",
     "Draws",
@@ -105,6 +112,7 @@ __all__ = [
     "PredictorObjective",
     "Recipe",
     "RecipeError",
+    "Solver",
     "Student",
     "Teacher",
     "TimeLaw",
@@ -114,6 +122,7 @@ __all__ = [
     "integrate",
     "interpolate",
     "load_recipe",
+    "load_sampler",
     "push",
     "to_toml",
 ]

@@ -100,8 +100,9 @@ class Gaussian(Teacher):
         spread = (delta**2 * scale**2 + (1 - delta) ** 2).sqrt()
         return mean + expand_like((delta * (scale**2 + 1) - 2) / (1 + spread), z) * z
 
-    def trainable_copy(self) -> None:
+    def trainable_copy(self, *, takes_guidance: bool = False) -> None:
         """Return None: there is nothing to train. Name an online network in the recipe."""
+        del takes_guidance
         return None
 
 
@@ -198,6 +199,7 @@ class GaussianMixture(Teacher):
             path: Tensor = odeint(derivative, x.double(), durations, rtol=1e-9, atol=1e-10)
         return path[-1].to(x.dtype)
 
-    def trainable_copy(self) -> None:
+    def trainable_copy(self, *, takes_guidance: bool = False) -> None:
         """Return None: there is nothing to train. Name an online network in the recipe."""
+        del takes_guidance
         return None

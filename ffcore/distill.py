@@ -73,6 +73,7 @@ class Distillation:
         decay: of the moving average that is evaluated.
         clip: greatest norm of a gradient, or None.
         guidance: the scale γ, handed to every network in the condition; 1: unguided.
+        guidance_range: instead, (low, high) between which each sample's γ is drawn uniformly.
 
     Raises ValueError without any objective, and where the teacher has no null condition to guide.
     """
@@ -92,6 +93,7 @@ class Distillation:
         decay: float = 0.9999,
         clip: float | None = 1.0,
         guidance: float = 1.0,
+        guidance_range: tuple[float, float] | None = None,
         device: str = "cpu",
     ) -> None:
         self.objectives: dict[Objective, PredictorObjective | CorrectorObjective] = {}
@@ -105,7 +107,7 @@ class Distillation:
         self.student = student.to(device)
         self.balancer = balancer
         self.steps, self.batch, self.seed, self.decay, self.clip = steps, batch, seed, decay, clip
-        self.guidance, self.device = guidance, device
+        self.guidance, self.guidance_range, self.device = guidance, guidance_range, device
         self.step_index = 0
         """How many steps have been made."""
         if len(self.objectives) == 2:
@@ -122,7 +124,7 @@ class Distillation:
             for name, auxiliary in self.auxiliaries.items()
             if auxiliary.optimizer is not None
         }
-        if guidance != 1:
+        if guidance != 1 or guidance_range is not None:
             self.teacher.conditions.null(self._condition(self.draws("guidance")[:1]))
 
     def _add_auxiliaries(self) -> None:
@@ -139,9 +141,13 @@ class Distillation:
 
     def _condition(self, draws: Draws) -> Condition:
         condition = self.teacher.conditions.draw(draws)
-        if self.guidance == 1:
+        if self.guidance_range is not None:
+            low, high = self.guidance_range
+            scale = low + (high - low) * draws.uniform("guidance")
+        elif self.guidance != 1:
+            scale = torch.full((len(draws),), self.guidance, device=self.device)
+        else:
             return condition
-        scale = torch.full((len(draws),), self.guidance, device=self.device)
         return attrs.evolve(condition, guidance=scale)
 
     def _shares(self) -> Iterator[tuple[Objective, int]]:

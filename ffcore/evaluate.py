@@ -19,10 +19,11 @@ from torch import Tensor
 
 from ffcore.draws import Draws
 from ffcore.features import Statistics, fingerprint, frechet_distance
+from ffcore.flow import integrate
 from ffcore.flow_map import generate
 from ffcore.guidance import Guided, unguided
 from ffcore.interfaces import Condition, Features, Student, Teacher
-from ffcore.solver import Method, integrate
+from ffcore.solver import Solver
 from ffcore.weights import WeightsError, read_weights, write_weights
 
 Progress = Callable[[str, int, int], None]
@@ -41,8 +42,7 @@ class Measurement:
     """The conditions under which distances are measured; comparable only if they are equal."""
 
     samples: int = 5000
-    solver: Method = "heun"
-    solver_steps: int = 64
+    solver: Solver = attrs.field(factory=Solver)
     euler: tuple[int, ...] = (1, 2, 4, 8, 16)
     seed: int = 1_000_000
     guidance: float = 1.0
@@ -163,12 +163,12 @@ def prior(
 Sampler = Callable[[Tensor, Condition], Tensor]
 
 
-def _teacher_sampler(teacher: Teacher, method: Method, steps: int) -> Sampler:
-    return lambda z, condition: integrate(teacher, z, condition, steps=steps, method=method)
+def _teacher_sampler(teacher: Teacher, solver: Solver) -> Sampler:
+    return lambda z, condition: integrate(teacher, z, condition, solver)
 
 
 def _converged(teacher: Teacher, measurement: Measurement) -> Sampler:
-    return _teacher_sampler(teacher, measurement.solver, measurement.solver_steps)
+    return _teacher_sampler(teacher, measurement.solver)
 
 
 @torch.no_grad()
@@ -203,6 +203,9 @@ def make_reference(
 
     The Euler samples start from the noise that the student's will start from.
     """
+    made_for = identity(teacher, features, measurement)
+    if not features:
+        return Reference(statistics={}, distances={}, identity=made_for)
     exact = _converged(teacher, measurement)
 
     def statistics(sampler: Sampler, purpose: str, what: str) -> dict[str, Statistics]:
@@ -212,7 +215,7 @@ def make_reference(
     again = statistics(exact, "floor", "teacher, converged, other noise")
     euler = {
         steps: statistics(
-            _teacher_sampler(teacher, "euler", steps), "student", f"teacher, Euler {steps}"
+            _teacher_sampler(teacher, Solver("euler", steps)), "student", f"teacher, Euler {steps}"
         )
         for steps in measurement.euler
     }
@@ -229,7 +232,7 @@ def make_reference(
     return Reference(
         statistics=converged,
         distances=distances,
-        identity=identity(teacher, features, measurement),
+        identity=made_for,
     )
 
 
@@ -247,7 +250,8 @@ def trajectory_error(
     """
     error = dict.fromkeys(DELTAS, 0.0)
     moved = dict.fromkeys(DELTAS, 0.0)
-    steps = max(8, measurement.solver_steps // len(DELTAS))
+    steps = max(8, measurement.solver.steps // len(DELTAS))
+    solver = attrs.evolve(measurement.solver, steps=steps, last_step="full")
     for z, condition in prior(teacher, measurement, "trajectory", count):
         state, before = z, 0.0
         for index, delta in enumerate(DELTAS):
@@ -255,8 +259,7 @@ def trajectory_error(
                 teacher,
                 state,
                 condition,
-                steps=steps,
-                method=measurement.solver,
+                solver,
                 start=1 - before,
                 stop=1 - delta,
             )
@@ -282,7 +285,7 @@ def evaluate(
     Args:
         student: as it should be judged; usually the moving average.
         teacher: guided as in training.
-        features: at least one feature space.
+        features: the feature spaces; without any, the trajectory error is all that is measured.
         measurement: the conditions.
         reference: the teacher's statistics, made under the same conditions; sampled anew if None.
         progress: told of each batch.
@@ -292,15 +295,17 @@ def evaluate(
     if reference is None:
         reference = make_reference(teacher, features, measurement, progress)
     reference.check(identity(teacher, features, measurement))
-    found = feature_statistics(
-        lambda z, condition: generate(student, z, condition),
-        teacher,
-        features,
-        measurement,
-        "student",
-        progress,
-        "student, one step",
-    )
+    found: dict[str, Statistics] = {}
+    if features:
+        found = feature_statistics(
+            lambda z, condition: generate(student, z, condition),
+            teacher,
+            features,
+            measurement,
+            "student",
+            progress,
+            "student, one step",
+        )
     distances = {
         name: attrs.evolve(
             reference.distances[name],

@@ -114,7 +114,7 @@ def _fidelity() -> Any:
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
-        _declare_torchvision_operators()
+        declare_torchvision_operators()
         from torch_fidelity import metric_fid
     return metric_fid
 
@@ -122,7 +122,7 @@ def _fidelity() -> Any:
 _torchvision: torch.library.Library | None = None
 
 
-def _declare_torchvision_operators() -> None:
+def declare_torchvision_operators() -> None:
     """Declare the operators that torchvision's import asks for.
 
     A torchvision built for CUDA, beside a torch that is not, cannot load its own operators and

@@ -83,6 +83,16 @@ class Guided(Teacher):
         """Return the same teacher guided in another interval."""
         return Guided(self.teacher, interval, self.channels)
 
-    def trainable_copy(self) -> VelocityField | None:
+    def decided_at(self, time: float, condition: Condition) -> tuple[Teacher, Condition]:
+        """Return the teacher and the condition of a step that begins at `time`.
+
+        The interval is asked once, at that time, and its answer holds for the whole step.
+        """
+        low, high = self.interval
+        if low <= time <= high:
+            return self.within((0.0, 1.0)), condition
+        return self.teacher, attrs.evolve(condition, guidance=None)
+
+    def trainable_copy(self, *, takes_guidance: bool = False) -> VelocityField | None:
         """Return the unguided teacher's."""
-        return self.teacher.trainable_copy()
+        return self.teacher.trainable_copy(takes_guidance=takes_guidance)

@@ -130,8 +130,12 @@ class Teacher(VelocityField):
     """Draws the conditions that the teacher understands, and gives the null one."""
 
     @abstractmethod
-    def trainable_copy(self) -> VelocityField | None:
+    def trainable_copy(self, *, takes_guidance: bool = False) -> VelocityField | None:
         """Return an independent copy to train: unguided, in full precision, with gradients on.
+
+        With `takes_guidance` the copy reads γ from its condition, through an input that starts
+        without effect: what a run over a range of γ needs. Raises ValueError where the network
+        has no place for it.
 
         None for a black box, whose online network the recipe must name.
         """
@@ -318,23 +322,49 @@ class Features(nn.Module, ABC):
         """Return features Float[B, D] of samples Float[B, *S]."""
 
 
+class Decoder(nn.Module, ABC):
+    """Turns samples into images: latents through a decoder, or pixels as they are."""
+
+    @abstractmethod
+    def forward(self, samples: Tensor) -> Tensor:
+        """Return images of samples Float[B, *S]: float32 [B, C, H, W], nominally in [−1, 1].
+
+        Raises ValueError for samples of another shape than it decodes.
+        """
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class Context:
     """What the `build` of a recipe table is handed. Global random state is seeded meanwhile."""
 
     teacher: Teacher | None = None
     """The teacher, built already; None while it is being built."""
+    guidance_range: tuple[float, float] | None = None
+    """The scales γ that the student is to serve; None: one scale, which no network reads."""
+    hollow: bool = False
+    """Whether shapes are all that is wanted: no weights file is read, and a large network may
+    stand on the meta device."""
 
-    def vector_sizes(self, who: str) -> tuple[int, int]:
-        """Return (dimension, classes) of a teacher of vectors; 0 classes: unconditional.
+    @property
+    def classes(self) -> int | None:
+        """The teacher's number of classes, the null label not counted; None: no labels."""
+        assert self.teacher is not None
+        source = self.teacher.conditions
+        return source.classes if isinstance(source, Labels) else None
 
-        The null label is not counted. Raises ValueError, naming `who` asks, for other shapes.
+    def vector_dimension(self, who: str) -> int:
+        """Return the dimension of a teacher of vectors.
+
+        Raises ValueError, naming `who` asks, for samples of another shape, and where a range of
+        γ is asked for: what is made for vectors has no input for it.
         """
         assert self.teacher is not None
-        shape, conditions = self.teacher.sample_shape, self.teacher.conditions
+        shape = self.teacher.sample_shape
         if len(shape) != 1:
             raise ValueError(f"{who} is for vectors, and the teacher's samples are {shape}")
-        return shape[0], conditions.classes if isinstance(conditions, Labels) else 0
+        if self.guidance_range is not None:
+            raise ValueError(f"{who} has no input for γ: leave out guidance.range")
+        return shape[0]
 
 
 class Unconditional(ConditionSource):
@@ -377,24 +407,41 @@ def _label(condition: Condition) -> Tensor:
 class FrozenTeacher(Teacher):
     """A trained velocity field as a teacher.
 
-    Freezes `field` in place, in eval mode; `trainable_copy` is a copy of it with gradients on.
+    Freezes `field` in place, in eval mode.
+
+    Args:
+        field: the velocity.
+        sample_shape: *S.
+        conditions: what the field is conditioned on.
+        trainable: makes the trainable copy, told whether that must read γ; by default a copy of
+            the field, which has no input for γ.
     """
 
     def __init__(
-        self, field: VelocityField, sample_shape: tuple[int, ...], conditions: ConditionSource
+        self,
+        field: VelocityField,
+        sample_shape: tuple[int, ...],
+        conditions: ConditionSource,
+        trainable: Callable[[bool], VelocityField] | None = None,
     ) -> None:
         super().__init__()
         self.field = field.requires_grad_(False).eval()
         self.sample_shape = sample_shape
         self.conditions = conditions
+        self.trainable = trainable
+        self.eval()
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Return the field's velocity."""
         velocity: Tensor = self.field(x_t, t, condition)
         return velocity
 
-    def trainable_copy(self) -> VelocityField:
-        """Return a float32 copy of the field, with gradients on."""
+    def trainable_copy(self, *, takes_guidance: bool = False) -> VelocityField:
+        """Return a float32 copy with gradients on."""
+        if self.trainable is not None:
+            return self.trainable(takes_guidance)
+        if takes_guidance:
+            raise ValueError(f"{type(self.field).__name__} has no input for γ")
         return copy.deepcopy(self.field).float().requires_grad_(True)
 
 
@@ -416,6 +463,7 @@ class FunctionTeacher(Teacher):
         """Return the function's velocity."""
         return self.function(x_t, t, condition)
 
-    def trainable_copy(self) -> None:
+    def trainable_copy(self, *, takes_guidance: bool = False) -> None:
         """Return None: what a function is made of is not known."""
+        del takes_guidance
         return None

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ffcore.flow import integrate
 from ffcore.flow_map import generate
 from ffcore.interfaces import Condition, Labels, Student, Teacher
-from ffcore.solver import Method, integrate
+from ffcore.solver import Solver
 
 _INK, _MUTED = "#1b1b1b", "#6b6b6b"
 
@@ -23,19 +24,18 @@ def rows_of_samples(
     z: Tensor,
     condition: Condition,
     *,
-    solver: Method = "heun",
-    solver_steps: int = 64,
+    solver: Solver,
     euler: Sequence[int] = (1, 2, 4),
 ) -> dict[str, Tensor]:
     """Return samples from the same noise: teacher converged, student, teacher by Euler steps."""
     rows = {
-        "teacher\nconverged": integrate(teacher, z, condition, steps=solver_steps, method=solver),
+        "teacher\nconverged": integrate(teacher, z, condition, solver),
         "student\n1 step": generate(student, z, condition),
     }
     for steps in euler:
         name = f"teacher\n{steps} step{'s' if steps > 1 else ''}"
-        rows[name] = integrate(teacher, z, condition, steps=steps, method="euler")
-    return {name: row.cpu() for name, row in rows.items()}
+        rows[name] = integrate(teacher, z, condition, Solver("euler", steps))
+    return rows
 
 
 def in_class_order(teacher: Teacher, condition: Condition) -> Condition:
@@ -50,6 +50,7 @@ def in_class_order(teacher: Teacher, condition: Condition) -> Condition:
 
 def draw_samples(path: Path, rows: Mapping[str, Tensor]) -> None:
     """Write the rows as a PNG: images in [−1, 1] as a grid, vectors as scatter plots."""
+    rows = {name: row.cpu() for name, row in rows.items()}
     first = next(iter(rows.values()))
     if first.ndim == 4 and first.shape[1] in (1, 3):
         _draw_images(path, rows)

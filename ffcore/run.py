@@ -23,26 +23,25 @@ import attrs
 import torch
 
 from ffcore import checkpoint, picture
-from ffcore.distill import Distillation
-from ffcore.evaluate import Evaluation, Measurement, Reference, evaluate, identity, prior
-from ffcore.features import UNKNOWN, fingerprint
-from ffcore.guidance import Guided, unguided
-from ffcore.interfaces import (
-    Balancer,
-    Context,
-    CorrectorObjective,
-    Features,
-    PredictorObjective,
-    Student,
-    Teacher,
+from ffcore.build import BuildError, Built, build, part
+from ffcore.evaluate import Evaluation, Reference, evaluate, identity, prior
+from ffcore.export import (
+    EVALUATION,
+    RECIPE,
+    STUDENT,
+    describe,
+    read_student,
+    student_path,
+    write_student,
 )
-from ffcore.recipe import Recipe, digest, load_recipe, provenance, to_toml
+from ffcore.features import UNKNOWN
+from ffcore.guidance import unguided
+from ffcore.interfaces import Student
+from ffcore.recipe import Recipe, provenance, to_toml
 from ffcore.train import Report, train
-from ffcore.weights import read_weights, write_weights
 
-RECIPE, PROVENANCE, METRICS = "recipe.toml", "provenance.json", "metrics.jsonl"
-CHECKPOINT, STUDENT = "checkpoint.safetensors", "student.safetensors"
-EVALUATION, REFERENCE = "evaluation.json", "reference.safetensors"
+PROVENANCE, METRICS = "provenance.json", "metrics.jsonl"
+CHECKPOINT, REFERENCE = "checkpoint.safetensors", "reference.safetensors"
 SAMPLES, CURVES = "samples.png", "curves.png"
 FILES = (
     RECIPE,
@@ -59,10 +58,6 @@ FILES = (
 
 POINTS = 1000
 """Samples in a scatter plot, which vectors get instead of rows of images."""
-
-
-class BuildError(Exception):
-    """A recipe is well-formed, and its parts do not fit together."""
 
 
 class RunDirectoryError(Exception):
@@ -93,107 +88,6 @@ class Silent:
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Do nothing."""
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class Built:
-    """A recipe's live objects."""
-
-    distillation: Distillation
-    features: list[Features]
-    measurement: Measurement
-    reference: Reference | None
-
-
-def build(recipe: Recipe) -> Built:
-    """Build everything that a recipe names, without touching the disk but to read.
-
-    New weights depend on the recipe's seed alone, and no global random state changes.
-
-    Raises BuildError where parts do not fit together; WeightsError for weights files.
-    """
-    training, guidance, evaluation = recipe.training, recipe.guidance, recipe.evaluation
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(training.seed)
-        teacher = _made("teacher", recipe.teacher, Context(), Teacher)
-        context = Context(teacher=teacher)
-        student = _made("student", recipe.student, context, Student)
-        predictor = _made("predictor", recipe.predictor, context, PredictorObjective)
-        corrector = _made("corrector", recipe.corrector, context, CorrectorObjective)
-        balancer = _made("balancer", recipe.balancer, context, Balancer)
-        features = [
-            _made("evaluation.features", each, context, Features) for each in evaluation.features
-        ]
-        if guidance.scale != 1:
-            with _part("guidance"):
-                teacher = Guided(teacher, guidance.interval, guidance.channels)
-        device = _device(training.device)
-        with _part("training"):
-            distillation = Distillation(
-                teacher=teacher,
-                student=student,
-                predictor=predictor,
-                corrector=corrector,
-                balancer=balancer,
-                optimizer=recipe.optimizer,
-                steps=training.steps,
-                batch=training.batch,
-                seed=training.seed,
-                decay=training.average,
-                clip=training.clip,
-                guidance=guidance.scale,
-                device=device,
-            )
-    names = [each.name for each in features]
-    if evaluation.enabled and (not names or len(set(names)) < len(names)):
-        raise BuildError(f"[evaluation] features must be one or more, each once, found {names}")
-    reference = None
-    if evaluation.enabled and evaluation.reference:
-        reference = Reference.read(evaluation.reference)
-    return Built(
-        distillation=distillation,
-        features=[each.to(device) for each in features],
-        measurement=Measurement(
-            samples=evaluation.samples,
-            solver=evaluation.solver,
-            solver_steps=evaluation.solver_steps,
-            euler=evaluation.euler,
-            seed=evaluation.seed,
-            guidance=guidance.scale,
-            batch=evaluation.batch,
-        ),
-        reference=reference,
-    )
-
-
-def _made(name: str, table: Any, context: Context, kind: type) -> Any:
-    """Build the component of a table, if there is one; it must be of the role's class."""
-    if table is None:
-        return None
-    with _part(name):
-        made = table.build(context)
-    if not isinstance(made, kind):
-        where = f"{type(table).__module__}:{type(table).__qualname__}"
-        raise BuildError(f"[{name}] {where} builds {type(made).__name__}, not a {kind.__name__}")
-    return made
-
-
-@contextmanager
-def _part(name: str) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise BuildError(f"[{name}] {error}") from error
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError) as error:  # NotImplementedError is a RuntimeError
-        raise BuildError(f"[training] device {name!r} cannot be used: {error}") from None
-    return name
 
 
 def run(
@@ -252,19 +146,19 @@ def _run(
 def _check(built: Built, observer: Observer) -> None:
     """Find out before training whether the derivative, the features and the reference will do."""
     distillation, teacher = built.distillation, built.distillation.teacher
-    with _part("self-check"):
+    with part("self-check"):
         for sentence in distillation.self_check():
             observer.say(sentence)
     z, _ = next(prior(teacher, attrs.evolve(built.measurement, batch=2), "check"))
     for features in built.features:
-        with _part("evaluation.features"), torch.no_grad():
+        with part("evaluation.features"), torch.no_grad():
             try:
                 features(z)
             except RuntimeError as error:
                 shape = teacher.sample_shape
                 raise ValueError(f"{features.name} cannot take samples {shape}: {error}") from error
     if built.reference is not None:
-        with _part("evaluation.reference"):
+        with part("evaluation.reference"):
             found = identity(teacher, built.features, built.measurement)
             if found["teacher"] == UNKNOWN:
                 raise ValueError("a teacher without parameters cannot be recognised by a reference")
@@ -297,7 +191,11 @@ def _train(
     directory: Path, recipe: Recipe, built: Built, observer: Observer, stop: Callable[[], bool]
 ) -> None:
     distillation = built.distillation
-    run_digest = f"{digest(recipe)} {fingerprint(unguided(distillation.teacher))}"
+    # Before training: the files that it names may be gone afterwards.
+    description = describe(
+        recipe, unguided(distillation.teacher), distillation.average, distillation.steps
+    )
+    run_digest = f"{description['recipe']} {description['teacher']['fingerprint']}"
     saved = directory / CHECKPOINT
     if saved.exists():
         checkpoint.restore(saved, distillation, run_digest)
@@ -315,18 +213,20 @@ def _train(
     ):
         _append(directory / METRICS, report)
         observer.report(report)
-    write_weights(directory / STUDENT, distillation.average.state_dict())
+    write_student(directory / STUDENT, distillation.average, description)
     _draw_curves(directory)
 
 
-def load_student(directory: str | Path) -> Student:
-    """Return the student of a finished run: the moving average, on the CPU.
+def load_student(source: str | Path) -> Student:
+    """Return the student of a finished run or of an export: the moving average, on the CPU.
 
-    Raises RecipeError or WeightsError where the directory does not hold a finished run.
+    Args:
+        source: the directory of either, or a student's file.
+
+    Raises SourceError or RecipeError where there is no student, WeightsError where its file is
+    damaged.
     """
-    student = build(load_recipe(Path(directory) / RECIPE)).distillation.average.cpu()
-    read_weights(str(Path(directory) / STUDENT)).load_into(student)
-    return student
+    return read_student(student_path(source)).student
 
 
 def _inspect(directory: Path, recipe: Recipe, restart: bool) -> None:
@@ -431,7 +331,7 @@ def _evaluate(directory: Path, recipe: Recipe, built: Built, observer: Observer)
     teacher, student = built.distillation.teacher, built.distillation.average
     stored = directory / REFERENCE
     known = built.reference or (Reference.read(str(stored)) if stored.exists() else None)
-    with _part("evaluation"):
+    with part("evaluation"):
         evaluation, reference = evaluate(
             student, teacher, built.features, built.measurement, known, observer.progress
         )
@@ -446,7 +346,7 @@ def _evaluate(directory: Path, recipe: Recipe, built: Built, observer: Observer)
         z,
         picture.in_class_order(teacher, condition),
         solver=built.measurement.solver,
-        solver_steps=built.measurement.solver_steps,
     )
-    picture.draw_samples(directory / SAMPLES, rows)
+    images = {name: built.decoder(row) for name, row in rows.items()}
+    picture.draw_samples(directory / SAMPLES, images)
     return evaluation

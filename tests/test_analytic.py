@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from ffcore.analytic import Gaussian, GaussianMixture
+from ffcore.flow import integrate
 from ffcore.flow_map import push
 from ffcore.interfaces import Condition, Labels, Unconditional, VelocityField
 from ffcore.path import expand_like, score_to_velocity, velocity_to_score
-from ffcore.solver import integrate
+from ffcore.solver import Solver
 
 FlowMap = Callable[[Gaussian, Tensor, Tensor, Tensor, Condition], Tensor]
 Velocity = Callable[[GaussianMixture, Tensor, Tensor, Condition], Tensor]
@@ -75,9 +76,7 @@ def test_the_gaussian_flow_map_is_what_its_velocity_leads_to(
 ) -> None:
     case = GaussianCase.of(seed, shape, conditional)
     stop = float(Stream(seed).uniform(0.1, 0.6))
-    x = integrate(
-        case.teacher, case.z, case.condition, steps=200, method="rk4", start=start, stop=stop
-    )
+    x = integrate(case.teacher, case.z, case.condition, Solver("rk4", 200), start=start, stop=stop)
     exact = case.teacher.flow_map(
         case.z, start * case.ones, (start - stop) * case.ones, case.condition
     )
@@ -221,7 +220,7 @@ def test_the_flow_map_of_a_mixture_is_what_its_velocity_leads_to(
     case = MixtureCase.of(seed, conditional=conditional)
     delta = float(Stream(seed).uniform(0.2, 0.9))
     found = case.teacher.flow_map(case.x, delta, case.condition)
-    steps = integrate(case.teacher, case.x, case.condition, steps=150, method="rk4", stop=1 - delta)
+    steps = integrate(case.teacher, case.x, case.condition, Solver("rk4", 150), stop=1 - delta)
     agree(found, steps, 1e-6)
     assert found.dtype == torch.float64
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ffcore import checkpoint, weights
 from ffcore.analytic import GaussianMixture
 from ffcore.distill import Distillation
+from ffcore.files import MissingFile
 from ffcore.optimizer import Optimizer
 from ffcore.weights import WeightsError
 from ffcore_freeflow.balancer import AdaptiveBalancer
@@ -163,7 +164,6 @@ FIRST = "body.enter.weight"
 DAMAGES = {
     "truncated": (truncate, "cannot be read"),
     "cut in the header": (cut_in_the_header, "cannot be read"),
-    "gone": (Path.unlink, "no such weights file"),
     "weight missing": (drop(f"student/{FIRST}"), f"student/{FIRST} is missing"),
     "average missing": (drop(f"average/{FIRST}"), f"average/{FIRST} is missing"),
     "g_ψ missing": (drop(f"auxiliary/online/{FIRST}"), f"online/{FIRST} is missing"),
@@ -195,6 +195,11 @@ def test_a_file_that_does_not_fit_changes_nothing(
     with pytest.raises(WeightsError, match=message):
         checkpoint.restore(path, second)
     assert same(contents(second), before)
+
+
+def test_a_file_that_is_gone_is_told(tmp_path: Path) -> None:
+    with pytest.raises(MissingFile, match="no such file"):
+        checkpoint.restore(tmp_path / "c.safetensors", joint())
 
 
 def test_the_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:

@@ -19,10 +19,11 @@ from click.testing import CliRunner, Result
 from ffcore import Condition, generate, load_recipe
 from ffcore.cli import main
 from ffcore.cli.commands import COMMANDS
+from ffcore.export import export
 from ffcore.keys import component, key, kind_of, role_of
 from ffcore.plugins import ROLES, Component, Registry
 from ffcore.recipe import Recipe
-from ffcore.run import FILES
+from ffcore.run import FILES, run
 
 Distribute = Callable[..., None]
 
@@ -70,14 +71,23 @@ def ffd(command: str) -> Result:
 
 
 @pytest.fixture(scope="module")
-def readme() -> dict[str, Any]:
-    """The names that the README's Python leaves behind."""
-    names: dict[str, Any] = {}
+def readme(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The names that the README's Python leaves behind, beside the export that it reads."""
+    folder, names = tmp_path_factory.mktemp("readme"), dict[str, Any]()
+    short = ["training.steps=2", "evaluation.enabled=false"]
+    run(load_recipe("digits.toml", short), folder / "run")
+    export(folder / "run", folder / "digits-one-step")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        _execute(names)
+    return names
+
+
+def _execute(names: dict[str, Any]) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for block in blocks(README, "python"):
             exec(compile(block.text, "README.md", "exec"), names)
-    return names
 
 
 def _error(student: Any) -> float:
@@ -95,6 +105,11 @@ def test_the_readmes_function_is_distilled_to_its_exact_flow_map(readme: dict[st
 
 def test_the_readmes_own_loop_learns_the_exact_flow_map(readme: dict[str, Any]) -> None:
     assert _error(readme["student"]) < 0.2
+
+
+def test_the_readmes_export_gives_images(readme: dict[str, Any]) -> None:
+    assert readme["images"].shape == (16, 1, 8, 8)
+    assert readme["images"].abs().max() <= 1
 
 
 def test_an_untrained_student_is_far_from_that_map(readme: dict[str, Any]) -> None:

@@ -24,10 +24,11 @@ from ffcore.evaluate import (
 from ffcore.features import Raw, Statistics, frechet_distance
 from ffcore.guidance import Guided
 from ffcore.interfaces import Condition, Features
+from ffcore.solver import Solver
 from ffcore.weights import WeightsError, write_weights
 
 TEACHER = Gaussian([1.0, -2.0, 0.5], 0.7)
-MEASUREMENT = Measurement(samples=2000, solver="rk4", solver_steps=32, euler=(1, 4), batch=512)
+MEASUREMENT = Measurement(samples=2000, solver=Solver("rk4", 32), euler=(1, 4), batch=512)
 # Between two samples of N from one Gaussian of d dimensions the means alone are off by 2 d s² / N
 # in expectation, and the covariances by as much again and less; three times that is no accident.
 FLOOR = 3 * 4 * 3 * 0.7**2 / 2000
@@ -73,7 +74,7 @@ def test_a_student_that_is_off_is_seen_in_distance_and_trajectory() -> None:
 
 
 def test_the_trajectory_is_followed_as_well_as_the_solver_can() -> None:
-    coarse = attrs.evolve(MEASUREMENT, solver="euler")
+    coarse = attrs.evolve(MEASUREMENT, solver=Solver("euler", 32))
     errors = trajectory_error(ExactStudent(TEACHER), TEACHER, coarse)
     assert 1e-3 < errors[1.0] < 0.1  # Euler's own
 
@@ -174,7 +175,7 @@ def test_a_reference_spares_the_teacher_s_sampling_and_changes_no_number(tmp_pat
         ({"teacher": Gaussian([1.0, -2.0, 0.5], 0.8)}, "teacher"),
         ({"features": [Halved()]}, "features"),
         ({"measurement": attrs.evolve(MEASUREMENT, samples=1000)}, "samples"),
-        ({"measurement": attrs.evolve(MEASUREMENT, solver_steps=16)}, "solver_steps"),
+        ({"measurement": attrs.evolve(MEASUREMENT, solver=Solver("rk4", 16))}, "solver"),
         ({"measurement": attrs.evolve(MEASUREMENT, euler=(1, 2))}, "euler"),
         ({"measurement": attrs.evolve(MEASUREMENT, seed=1)}, "seed"),
         ({"measurement": attrs.evolve(MEASUREMENT, guidance=2.0)}, "guidance"),
@@ -218,7 +219,7 @@ def test_a_file_that_is_no_reference_is_refused(config: dict[str, object], tmp_p
 
 def test_a_teacher_of_images_is_measured_like_any_other() -> None:
     teacher = FieldTeacher.around(Gaussian(Stream(0).normal(1, 2, 2).float(), 0.5))
-    small = Measurement(samples=64, solver="rk4", solver_steps=8, euler=(1,), batch=64)
+    small = Measurement(samples=64, solver=Solver("rk4", 8), euler=(1,), batch=64)
     student = ExactStudent(teacher.velocity)  # type: ignore[arg-type]
     evaluation, _ = evaluate(student, teacher, [Raw()], small)
     assert max(evaluation.trajectory_error.values()) < 1e-4

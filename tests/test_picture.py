@@ -7,6 +7,7 @@ import torch
 from ffcore.analytic import Gaussian, GaussianMixture
 from ffcore.interfaces import Condition, Student
 from ffcore.picture import draw_curves, draw_samples, in_class_order, rows_of_samples
+from ffcore.solver import Solver
 
 
 class Still(Student):
@@ -22,7 +23,8 @@ class Still(Student):
 def test_rows_start_from_the_same_noise():
     teacher = Gaussian([1.0, 2.0], 0.5)
     z = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
-    rows = rows_of_samples(Still(), teacher, z, Condition(size=6), solver="rk4", euler=(1, 2))
+    solver = Solver("rk4", 64)
+    rows = rows_of_samples(Still(), teacher, z, Condition(size=6), solver=solver, euler=(1, 2))
     names = [name.replace("\n", ", ") for name in rows]
     assert names == ["teacher, converged", "student, 1 step", "teacher, 1 step", "teacher, 2 steps"]
     converged, student, one_step, _ = rows.values()

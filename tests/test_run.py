@@ -8,14 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ffcore.build import BuildError, build
+from ffcore.files import MissingFile
 from ffcore.recipe import Recipe, RecipeError, load_recipe
 from ffcore.run import (
     FILES,
     METRICS,
     RECIPE,
-    BuildError,
     RunDirectoryError,
-    build,
     load_student,
     run,
 )
@@ -29,7 +29,7 @@ SMALL = (
     "training.checkpoint_every=2",
     "student.width=16",
     "evaluation.samples=64",
-    "evaluation.solver_steps=8",
+    "evaluation.solver.steps=8",
     "evaluation.euler=[1, 2]",
 )
 
@@ -156,7 +156,7 @@ def test_what_a_killed_process_left_does_not_stand_in_the_way(tmp_path):
 
 def test_a_missing_weights_file_is_told_before_anything_is_written(tmp_path):
     recipe = load_recipe("digits.toml", ["teacher.weights=nowhere.safetensors"])
-    with pytest.raises(WeightsError, match=r"no such weights file: nowhere\.safetensors"):
+    with pytest.raises(MissingFile, match=r"no such file: .*nowhere\.safetensors"):
         run(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -272,10 +272,17 @@ def test_features_that_cannot_take_the_samples_are_told_before_training(tmp_path
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("features", ["[]", "[{type='raw'}, {type='raw'}]"])
-def test_features_are_needed_each_once(features):
-    with pytest.raises(BuildError, match="one or more, each once"):
-        build(small(f"evaluation.features={features}"))
+def test_features_are_named_once_each():
+    with pytest.raises(BuildError, match="once each"):
+        build(small("evaluation.features=[{type='raw'}, {type='raw'}]"))
+
+
+def test_without_features_the_trajectory_error_is_all_that_is_measured(tmp_path):
+    evaluation = run(small("evaluation.features=[]"), tmp_path)
+    assert evaluation is not None
+    assert evaluation.distances == {}
+    assert len(evaluation.trajectory_error) == 8
+    assert (tmp_path / "samples.png").exists()
 
 
 def test_a_component_of_another_role_is_refused():

@@ -1,7 +1,11 @@
 """The group of commands: each is imported when it is invoked, and its help line is kept here."""
 
 import io
+import logging
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 
 import click
@@ -11,7 +15,9 @@ from ffcore.cli.exit_codes import ExitCode
 from ffcore.spelling import did_you_mean
 
 COMMANDS = {
+    "export": ("ffcore.cli.export:export", "Export the student of a finished run."),
     "run": ("ffcore.cli.run:run", "Distil a teacher as a recipe says."),
+    "sample": ("ffcore.cli.sample:sample", "Sample a student in one step, or a teacher."),
     "validate": ("ffcore.cli.validate:validate", "Check recipes without running them."),
     "list-plugins": ("ffcore.cli.list_plugins:list_plugins", "List the installed components."),
 }
@@ -53,7 +59,8 @@ class Commands(click.Group):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a locale without our letters ends no run
         try:
-            return super().invoke(ctx)
+            with _news_on_stderr():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(ExitCode.INTERRUPTED)
@@ -62,6 +69,27 @@ class Commands(click.Group):
                 raise
             click.echo(str(error), err=True)
             ctx.exit(code)
+
+
+class _Stderr(logging.Handler):
+    """Writes to what is `sys.stderr` at the time: rich puts a stream there that spares its bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(self.format(record) + "\n")
+
+
+@contextmanager
+def _news_on_stderr() -> Iterator[None]:
+    """Show what the library has to say meanwhile; of several processes, the first one's."""
+    logger, handler = logging.getLogger("ffcore"), _Stderr()
+    before = logger.level
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def _show_version(ctx: click.Context, parameter: click.Parameter, asked: bool) -> None:

@@ -5,10 +5,14 @@ from ffcore.cli.exit_codes import ExitCode
 EXPECTED = {
     "ffcore.recipe.diagnostics:RecipeError": ExitCode.USAGE,
     "ffcore.plugins.errors:PluginError": ExitCode.PLUGIN,
-    "ffcore.run:BuildError": ExitCode.USAGE,
+    "ffcore.build:BuildError": ExitCode.USAGE,
     "ffcore.run:RunDirectoryError": ExitCode.USAGE,
+    "ffcore.export.sources:SourceError": ExitCode.USAGE,
+    "ffcore.sample.sampler:SampleError": ExitCode.USAGE,
+    "ffcore.sample.sampler:NotFinite": ExitCode.FAILED,
     "ffcore.train:Diverged": ExitCode.FAILED,
     "ffcore.weights:WeightsError": ExitCode.USAGE,
+    "ffcore.files:MissingFile": ExitCode.ENVIRONMENT,
     "builtins:OSError": ExitCode.ENVIRONMENT,
     "torch:OutOfMemoryError": ExitCode.ENVIRONMENT,
 }

@@ -21,7 +21,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from ffcore.recipe import load_recipe
+from ffcore.files import require
+from ffcore.recipe import load_recipe, needed_files
 
 if TYPE_CHECKING:
     from ffcore.evaluate import Evaluation
@@ -47,6 +48,12 @@ PLAIN_SECONDS = 10.0
     help="Where the run is kept. [default: runs/<name of the recipe>]",
 )
 @click.option("--restart", is_flag=True, help="Throw away this run's earlier files, begin anew.")
+@click.option("--dry-run", "dry", is_flag=True, help="Tell what the run costs, and do nothing.")
+@click.option(
+    "--gpus",
+    type=click.IntRange(min=1),
+    help="With --dry-run: over how many GPUs. [default: 8]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Write the results as one JSON document.")
 @click.pass_context
 def run(
@@ -55,6 +62,8 @@ def run(
     overrides: tuple[str, ...],
     directory: Path | None,
     restart: bool,
+    dry: bool,
+    gpus: int | None,
     as_json: bool,
 ) -> None:
     """Distil a teacher as RECIPE says, then evaluate the student.
@@ -63,6 +72,14 @@ def run(
     with an interrupted run, or shows the results of a finished one.
     """
     resolved = load_recipe(recipe, overrides)
+    if dry:
+        from ffcore.cli.dry_run import dry_run
+
+        dry_run(resolved, gpus or 8, as_json=as_json)
+        return
+    if gpus is not None:
+        raise click.UsageError("--gpus is for --dry-run")
+    require(needed_files(resolved))
     directory = directory or Path("runs") / Path(recipe).stem
     console = Console(stderr=True)
     console.print(f"run directory: {directory}", highlight=False)
@@ -180,6 +197,19 @@ class Telling:
 
 def _show(evaluation: Evaluation, directory: Path) -> None:
     out = Console()
+    if evaluation.distances:
+        out.print(_distances(evaluation))
+    errors = Table(title="\nTrajectory error by δ", title_justify="left", box=None)
+    for delta in evaluation.trajectory_error:
+        errors.add_column(f"{delta:g}", justify="right")
+    errors.add_row(*(f"{error:.3f}" for error in evaluation.trajectory_error.values()))
+    out.print(errors)
+    out.print(
+        f"\npictures: {directory / 'samples.png'}, {directory / 'curves.png'}", highlight=False
+    )
+
+
+def _distances(evaluation: Evaluation) -> Table:
     table = Table(title="Fréchet distance to the teacher", title_justify="left", box=None)
     table.add_column("samples")
     for name in evaluation.distances:
@@ -199,12 +229,4 @@ def _show(evaluation: Evaluation, directory: Path) -> None:
         style = "bold" if title.startswith("student") else ""
         cells = [f"{value(each):.4g}" for each in evaluation.distances.values()]
         table.add_row(title, *cells, style=style)
-    out.print(table)
-    errors = Table(title="\nTrajectory error by δ", title_justify="left", box=None)
-    for delta in evaluation.trajectory_error:
-        errors.add_column(f"{delta:g}", justify="right")
-    errors.add_row(*(f"{error:.3f}" for error in evaluation.trajectory_error.values()))
-    out.print(errors)
-    out.print(
-        f"\npictures: {directory / 'samples.png'}, {directory / 'curves.png'}", highlight=False
-    )
+    return table

@@ -8,38 +8,12 @@ Letters in comments: B batch, N tokens, D width, H heads, P patch, C channels.
 
 from __future__ import annotations
 
-import attrs
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from ffcore.nn.embedding import ScalarEmbedder, grid_sinusoids
-
-
-@attrs.frozen(kw_only=True)
-class TransformerSize:
-    """The sizes of a transformer; everything that its weights' shapes depend on."""
-
-    input_size: int
-    """Side of the square input."""
-    patch_size: int
-    channels: int
-    out_channels: int
-    width: int
-    depth: int
-    heads: int
-    classes: int | None = None
-    """Number of classes, not counting the null label; None: unconditional."""
-    mlp_ratio: float = 4.0
-    qk_norm: bool = False
-
-    def __attrs_post_init__(self) -> None:
-        if self.input_size % self.patch_size:
-            raise ValueError(
-                f"input_size {self.input_size} is not a multiple of patch_size {self.patch_size}"
-            )
-        if self.width % self.heads or self.width % 4:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads} and of 4")
+from ffcore.nn.size import TransformerSize
 
 
 class Attention(nn.Module):
@@ -112,7 +86,7 @@ class FinalLayer(nn.Module):
     def __init__(self, size: TransformerSize) -> None:
         super().__init__()
         self.norm_final = nn.LayerNorm(size.width, elementwise_affine=False, eps=1e-6)
-        self.linear = nn.Linear(size.width, size.patch_size**2 * size.out_channels)
+        self.linear = nn.Linear(size.width, size.patch_size**2 * size.channels)
         self.adaLN_modulation = _modulation(size.width, 2)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
@@ -136,11 +110,11 @@ class PatchEmbedder(nn.Module):
 
 
 class LabelEmbedder(nn.Module):
-    """A vector per class, and one more for the null label, which is the last."""
+    """A vector per label; the null label, where there is one, is the last."""
 
-    def __init__(self, classes: int, width: int) -> None:
+    def __init__(self, labels: int, width: int) -> None:
         super().__init__()
-        self.embedding_table = nn.Embedding(classes + 1, width)
+        self.embedding_table = nn.Embedding(labels, width)
 
     def forward(self, label: Tensor) -> Tensor:
         """Map Int[B] to [B, D]."""
@@ -162,7 +136,9 @@ class Transformer(nn.Module):
         self.size = size
         self.x_embedder = PatchEmbedder(size.channels, size.width, size.patch_size)
         self.t_embedder = ScalarEmbedder(size.width)
-        self.y_embedder = None if size.classes is None else LabelEmbedder(size.classes, size.width)
+        self.y_embedder: LabelEmbedder | None = None
+        if size.classes is not None:
+            self.y_embedder = LabelEmbedder(size.classes + size.null_label, size.width)
         self.blocks = nn.ModuleList(Block(size) for _ in range(size.depth))
         self.final_layer = FinalLayer(size)
         position = grid_sinusoids(size.input_size // size.patch_size, size.width)
@@ -170,7 +146,7 @@ class Transformer(nn.Module):
         self._initialise()
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """Map images [B, C, S, S] under the conditioning [B, D] to [B, C_out, S, S]."""
+        """Map images [B, C, S, S] under the conditioning [B, D] to [B, C, S, S]."""
         x = self.x_embedder(x) + self.pos_embed
         for block in self.blocks:
             x = block(x, c)
@@ -178,9 +154,9 @@ class Transformer(nn.Module):
 
     def _unpatchify(self, patches: Tensor) -> Tensor:
         side, patch = self.size.input_size // self.size.patch_size, self.size.patch_size
-        x = patches.view(-1, side, side, patch, patch, self.size.out_channels)
+        x = patches.view(-1, side, side, patch, patch, self.size.channels)
         x = x.permute(0, 5, 1, 3, 2, 4)  # [B, C, side, P, side, P]
-        return x.reshape(-1, self.size.out_channels, side * patch, side * patch)
+        return x.reshape(-1, self.size.channels, side * patch, side * patch)
 
     def _initialise(self) -> None:
         """Xavier for linear layers; zero for every gate and the last layer (DiT, section 3)."""

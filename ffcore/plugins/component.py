@@ -15,6 +15,7 @@ ROLES = {
     "balancer": "how the gaps of both objectives become one loss",
     "network": "a velocity network that an objective may train beside the student",
     "features": "the space in which an evaluation measures Fréchet distances",
+    "decoder": "how samples become images: from latents, or as they are",
 }
 """The roles a component can play, each with its meaning."""
 

@@ -2,6 +2,7 @@
 
 from ffcore.recipe.diagnostics import Diagnostic, RecipeError
 from ffcore.recipe.load import component, load_recipe
+from ffcore.recipe.needs import needed_files
 from ffcore.recipe.resolved import digest, provenance, to_toml
 from ffcore.recipe.source import packaged_recipes
 from ffcore.recipe.tables import Evaluation, Guidance, Recipe, Training
@@ -16,6 +17,7 @@ __all__ = [
     "component",
     "digest",
     "load_recipe",
+    "needed_files",
     "packaged_recipes",
     "provenance",
     "to_toml",

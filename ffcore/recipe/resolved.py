@@ -2,17 +2,14 @@
 
 import hashlib
 import platform
-from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
-import attrs
 import tomli_w
 
-from ffcore.keys import kind_of, role_of
 from ffcore.plugins import Registry, installed
 from ffcore.recipe.plain import plain
-from ffcore.recipe.tables import Recipe
+from ffcore.recipe.tables import Recipe, components
 
 
 def to_toml(recipe: Recipe, *, registry: Registry | None = None) -> str:
@@ -36,22 +33,10 @@ def provenance(recipe: Recipe, *, registry: Registry | None = None) -> dict[str,
         "ffcore": version("ffcore"),
         "python": platform.python_version(),
         "torch": version("torch"),
-        "components": [_origin(*found, registry) for found in _components(recipe, None)],
+        "components": [_origin(*found, registry) for found in components(recipe)],
         "seed": recipe.training.seed,
         "recipe": digest(recipe, registry=registry),
     }
-
-
-def _components(value: Any, role: str | None) -> Iterator[tuple[str, Any]]:
-    """Every component table within `value`, itself included, with the role it plays."""
-    if isinstance(value, tuple):
-        for item in value:
-            yield from _components(item, role)
-    elif attrs.has(type(value)):
-        if role:
-            yield role, value
-        for field in attrs.fields(attrs.resolve_types(type(value))):
-            yield from _components(getattr(value, field.name), role_of(kind_of(field)))
 
 
 def _origin(role: str, table: object, registry: Registry) -> dict[str, str | None]:

@@ -1,11 +1,13 @@
 """The tables of a recipe that are ffcore's own; a component's table is its plugin's."""
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import attrs
 
-from ffcore.keys import component, key, ordered
+from ffcore.keys import component, key, kind_of, ordered, role_of
 from ffcore.optimizer import Optimizer
+from ffcore.solver import Solver
 
 
 @attrs.frozen(kw_only=True)
@@ -14,8 +16,17 @@ class Guidance:
 
     scale: float = key(
         1.0,
-        help="guidance scale γ in u_γ = γ u(·|c) + (1 − γ) u(·|∅); 1 is unguided",
+        help=(
+            "guidance scale γ in u_γ = γ u(·|c) + (1 − γ) u(·|∅); 1 is unguided. With a range it "
+            "is what evaluation and sampling take unless told otherwise"
+        ),
         at_least=0,
+    )
+    range: tuple[float, float] | None = key(
+        None,
+        help="train one student for all scales in (low, high), drawn uniformly; it then reads γ",
+        at_least=0,
+        validator=ordered,
     )
     interval: tuple[float, float] = key(
         (0.0, 1.0),
@@ -27,6 +38,16 @@ class Guidance:
     channels: Literal["all"] | int = key(
         "all", help="how many of the first channels are guided, or 'all'", at_least=1
     )
+
+    def __attrs_post_init__(self) -> None:
+        if self.range is not None and not self.range[0] <= self.scale <= self.range[1]:
+            low, high = self.range
+            raise ValueError(f"scale {self.scale:g} is outside range [{low:g}, {high:g}]")
+
+    @property
+    def guides(self) -> bool:
+        """Whether any scale is other than 1."""
+        return self.scale != 1 or self.range is not None
 
 
 @attrs.frozen(kw_only=True)
@@ -69,10 +90,7 @@ class Evaluation:
         many=True,
         help="the spaces in which distances are measured; a recipe that names none gets 'raw'",
     )
-    solver: Literal["euler", "heun", "midpoint", "rk4"] = key(
-        "heun", help="solver of the teacher's converged samples"
-    )
-    solver_steps: int = key(64, help="steps of that solver", at_least=1)
+    solver: Solver = key(factory=Solver, help="how the teacher's converged samples are made")
     euler: tuple[int, ...] = key(
         (1, 2, 4, 8, 16), help="step counts of the teacher's Euler baselines", at_least=1
     )
@@ -104,6 +122,9 @@ class Recipe:
     balancer: Any = component(
         "balancer", help="how gaps become one loss; a recipe that names none gets 'adaptive'"
     )
+    decoder: Any = component(
+        "decoder", help="how samples become images; a recipe that names none gets 'identity'"
+    )
     guidance: Guidance = key(factory=Guidance, help="how the teacher is guided")
     optimizer: Optimizer = key(factory=Optimizer, help="the student's optimizer")
     training: Training = key(help="the loop")
@@ -116,6 +137,19 @@ class Recipe:
 
 DEFAULTS = {
     "balancer": {"type": "adaptive"},
+    "decoder": {"type": "identity"},
     "evaluation": {"features": [{"type": "raw"}]},
 }
 """The components that a recipe need not name: a tree below every recipe."""
+
+
+def components(value: Any, role: str | None = None) -> Iterator[tuple[str, Any]]:
+    """Every component table within `value`, itself included, with the role it plays."""
+    if isinstance(value, tuple):
+        for item in value:
+            yield from components(item, role)
+    elif attrs.has(type(value)):
+        if role:
+            yield role, value
+        for field in attrs.fields(attrs.resolve_types(type(value))):
+            yield from components(getattr(value, field.name), role_of(kind_of(field)))

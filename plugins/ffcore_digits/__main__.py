@@ -19,10 +19,11 @@ from ffcore.draws import Draws
 from ffcore.evaluate import Measurement, make_reference, prior
 from ffcore.features import Raw as RawFeatures
 from ffcore.features import Statistics, frechet_distance
+from ffcore.flow import integrate
 from ffcore.interfaces import Condition, Context, Teacher, VelocityField
 from ffcore.path import interpolate
 from ffcore.recipe import component
-from ffcore.solver import integrate
+from ffcore.solver import Solver
 from ffcore.weights import read_weights, write_weights
 from ffcore_digits.classifier import DigitFeatures, accuracy
 from ffcore_digits.data import digits
@@ -39,7 +40,7 @@ SIZES = {
 }
 CLASSIFIER: dict[str, Any] = {"steps": 1500, "batch": 128, "seed": 0}
 TEACHER: dict[str, Any] = {"steps": 5000, "batch": 256, "learning_rate": 2e-3, "seed": 0}
-MEASUREMENT = Measurement(samples=5000, solver="heun", solver_steps=64, euler=(1, 2, 4, 8, 16))
+MEASUREMENT = Measurement(samples=5000, solver=Solver("heun", 64), euler=(1, 2, 4, 8, 16))
 
 
 @click.command()
@@ -131,10 +132,8 @@ def _against_data(teacher: Teacher, features: DigitFeatures) -> dict[str, Any]:
     data = Statistics.of(features(images))
     samples, labels, one_step = [], [], []
     for z, condition in prior(teacher, MEASUREMENT, "card"):
-        samples.append(
-            integrate(teacher, z, condition, steps=MEASUREMENT.solver_steps, method="heun")
-        )
-        one_step.append(integrate(teacher, z, condition, steps=1, method="euler"))
+        samples.append(integrate(teacher, z, condition, MEASUREMENT.solver))
+        one_step.append(integrate(teacher, z, condition, Solver("euler", 1)))
         assert condition.label is not None
         labels.append(condition.label)
     converged, wanted = torch.cat(samples), torch.cat(labels)

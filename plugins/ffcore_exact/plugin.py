@@ -7,7 +7,7 @@ from ffcore.plugins import Component, hookimpl
 
 @hookimpl
 def ffcore_components() -> Iterable[Component]:
-    """Offer both exact teachers and the raw feature space."""
+    """Offer both exact teachers, the raw feature space and the identity decoder."""
     yield Component(
         role="teacher",
         name="gaussian",
@@ -25,4 +25,10 @@ def ffcore_components() -> Iterable[Component]:
         name="raw",
         target="ffcore_exact.tables:Raw",
         summary="The sample itself, flattened: pixels, latents or vectors",
+    )
+    yield Component(
+        role="decoder",
+        name="identity",
+        target="ffcore_exact.tables:Identity",
+        summary="Samples are images: nothing to decode",
     )

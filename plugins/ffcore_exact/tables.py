@@ -10,7 +10,7 @@ from ffcore.keys import key
 
 if TYPE_CHECKING:
     from ffcore.analytic import Gaussian, GaussianMixture
-    from ffcore.interfaces import Context, Features
+    from ffcore.interfaces import Context, Decoder, Features
 
 
 @attrs.frozen(kw_only=True)
@@ -69,3 +69,15 @@ class Raw:
         from ffcore.features import Raw as RawFeatures
 
         return RawFeatures()
+
+
+@attrs.frozen(kw_only=True)
+class Identity:
+    """Samples are images already, or nothing that a decoder knows."""
+
+    def build(self, context: Context) -> Decoder:
+        """Return the decoder."""
+        del context
+        from ffcore_exact.decoder import Identity as IdentityDecoder
+
+        return IdentityDecoder()

@@ -23,7 +23,9 @@ class MlpStudent:
         """Return a student for the teacher of `context`, which must have vector samples."""
         from ffcore_mlp.student import MlpAverageVelocity
 
-        return MlpAverageVelocity(*context.vector_sizes("student mlp"), self.width, self.depth)
+        return MlpAverageVelocity(
+            context.vector_dimension("student mlp"), context.classes or 0, self.width, self.depth
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -37,4 +39,6 @@ class MlpNetwork:
         """Return a network for the teacher of `context`, which must have vector samples."""
         from ffcore_mlp.student import MlpVelocity
 
-        return MlpVelocity(*context.vector_sizes("network mlp"), self.width, self.depth)
+        return MlpVelocity(
+            context.vector_dimension("network mlp"), context.classes or 0, self.width, self.depth
+        )

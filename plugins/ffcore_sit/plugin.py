@@ -14,14 +14,14 @@ def ffcore_components() -> Iterable[Component]:
         role="teacher",
         name="sit",
         target="ffcore_sit.tables:SiTTeacher",
-        summary="The SiT transformer, from a weights file",
+        summary="The SiT transformer, from its published checkpoint or another file",
         citation=_CITATION,
     )
     yield Component(
         role="student",
         name="sit",
         target="ffcore_sit.tables:SiTStudent",
-        summary="The SiT transformer on (z, δ, label), started from the teacher",
+        summary="The SiT transformer on (z, δ, γ, label), started from the teacher",
         citation=_CITATION,
     )
     yield Component(

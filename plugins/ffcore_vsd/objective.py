@@ -2,7 +2,8 @@
 
 The integral KL between the noised distributions of student and teacher has the gradient
 E[⟨∇f(z, 1), w(r) (v_N − u)(I_r, r)⟩], where I_r = (1 − r) f(z, 1) + r n and v_N is the velocity of
-the student's own distribution. v_N is learnt online: g_ψ, by flow matching on the samples.
+the student's own distribution. v_N is learnt online: g_ψ, by flow matching on the samples, in full
+or by low-rank factors beside the teacher's weights (LoRA).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ffcore.interfaces import (
     Teacher,
     VelocityField,
 )
+from ffcore.nn.lora import with_lora
 from ffcore.optimizer import Optimizer
 from ffcore.path import interpolate
 from ffcore.time_law import TimeLaw
@@ -35,7 +37,20 @@ ONLINE = "online"
 
 
 class VsdCorrector(CorrectorObjective):
-    """Gap v_N − u at the noised one-step samples, with v_N ≈ g_ψ."""
+    """Gap v_N − u at the noised one-step samples, with v_N ≈ g_ψ.
+
+    Args:
+        r: the law of the gap's noise level.
+        guidance_interval: where the teacher is guided, if elsewhere than the run says.
+        online: g_ψ; None: a copy of the teacher.
+        online_rank: train that copy by low-rank factors of this rank alone; None: all its weights.
+        online_r: the law of r on which g_ψ trains.
+        online_updates: of g_ψ, for each of the student's.
+        online_optimizer: of g_ψ.
+        takes_guidance: whether the copy must read γ from its condition.
+
+    Raises ValueError for a rank beside a network: only a copy is sure to have learnt something.
+    """
 
     def __init__(
         self,
@@ -43,39 +58,57 @@ class VsdCorrector(CorrectorObjective):
         r: TimeLaw | None = None,
         guidance_interval: tuple[float, float] | None = None,
         online: VelocityField | None = None,
+        online_rank: int | None = None,
         online_r: TimeLaw | None = None,
         online_updates: int = 1,
         online_optimizer: Optimizer | None = None,
+        takes_guidance: bool = False,
     ) -> None:
+        if online is not None and online_rank is not None:
+            raise ValueError(
+                "`online_rank` adapts a copy of the teacher, and `online` is a network of its own: "
+                "give one of them; ffcore.nn.lora.with_lora adapts a network that is trained"
+            )
         self.r = r or TimeLaw(law="logit-normal", location=0.8, scale=1.0)
         self.guidance_interval = guidance_interval
         self.online = online
+        self.online_rank = online_rank
         self.online_r = online_r or TimeLaw()
         self.online_updates = online_updates
         self.online_optimizer = online_optimizer or Optimizer()
+        self.takes_guidance = takes_guidance
 
     def auxiliaries(self, student: Student, teacher: Teacher) -> Mapping[str, Auxiliary]:
         """Return g_ψ: the network given, else an unguided copy of the teacher.
 
-        Raises ValueError where the teacher is a black box and no network was given, and for a
-        guidance interval in an unguided run.
+        Raises ValueError where the teacher is a black box and no network was given, where the copy
+        has nothing that low-rank factors could adapt or no place for γ, and for a guidance
+        interval in an unguided run.
         """
         del student
         if self.guidance_interval is not None and not isinstance(teacher, Guided):
             raise ValueError("the corrector has a guidance_interval, and the run is unguided")
-        network = self.online or teacher.trainable_copy()
-        if network is None:
-            raise ValueError(
-                "this teacher cannot be copied: give the corrector an `online` network for g_ψ"
-            )
         return {
             ONLINE: Auxiliary(
-                network=network,
+                network=self.online or self._copy_of(teacher),
                 optimizer=self.online_optimizer,
                 loss=self.flow_matching_loss,
                 updates=self.online_updates,
             )
         }
+
+    def _copy_of(self, teacher: Teacher) -> VelocityField:
+        network = teacher.trainable_copy(takes_guidance=self.takes_guidance)
+        if network is None:
+            raise ValueError(
+                "this teacher cannot be copied: give the corrector an `online` network for g_ψ"
+            )
+        if self.online_rank is None:
+            return network
+        try:
+            return with_lora(network, self.online_rank)
+        except ValueError as error:
+            raise ValueError(f"online_rank of the corrector: {error}") from error
 
     def gaps(self, networks: Networks, batch: Batch) -> Gaps:
         """Return one gap, v_N − u at noise level r, and the samples for g_ψ."""

@@ -37,9 +37,21 @@ class Vsd:
         None,
         help="g_ψ where the teacher is a black box; without it a copy of the teacher",
     )
+    online_rank: int | None = key(
+        None,
+        help="train g_ψ by low-rank factors of this rank (LoRA) instead of all its weights",
+        at_least=1,
+    )
     online_r: TimeLaw = key(factory=TimeLaw, help="the law of r on which g_ψ trains")
     online_updates: int = key(1, help="updates of g_ψ at each training step", at_least=1)
     online_optimizer: Optimizer = key(factory=Optimizer, help="the optimizer of g_ψ")
+
+    def __attrs_post_init__(self) -> None:
+        if self.online is not None and self.online_rank is not None:
+            raise ValueError(
+                "online_rank adapts a copy of the teacher, and online names a network from "
+                "scratch, which must train whole: leave out one of them"
+            )
 
     @property
     def needs(self) -> frozenset[str]:
@@ -54,7 +66,9 @@ class Vsd:
             r=self.r,
             guidance_interval=self.guidance_interval,
             online=self.online.build(context) if self.online else None,
+            online_rank=self.online_rank,
             online_r=self.online_r,
             online_updates=self.online_updates,
             online_optimizer=self.online_optimizer,
+            takes_guidance=context.guidance_range is not None,
         )

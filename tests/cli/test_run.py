@@ -13,7 +13,7 @@ from ffcore.cli import ExitCode
 
 TINY = [
     "--set", "training.steps=4", "--set", "training.batch=32", "--set", "training.log_every=2",
-    "--set", "evaluation.samples=32", "--set", "evaluation.solver_steps=4",
+    "--set", "evaluation.samples=32", "--set", "evaluation.solver.steps=4",
     "--set", "evaluation.euler=[1, 2]",
 ]  # fmt: skip
 
@@ -60,8 +60,8 @@ def test_json_is_one_document_on_stdout(tmp_path):
         ),
         (
             ["digits.toml", "--set", "teacher.weights='gone.safetensors'"],
-            ExitCode.USAGE,
-            "no such weights file: gone.safetensors",
+            ExitCode.ENVIRONMENT,
+            "--set teacher.weights=PATH",
         ),
         (["gaussian.toml", "--set", "guidance.scale=2.0"], ExitCode.USAGE, "cannot be guided"),
         (["gaussian.toml", "-d", "occupied"], ExitCode.USAGE, "holds what no run has written"),

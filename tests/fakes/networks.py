@@ -104,5 +104,5 @@ class FieldTeacher(Teacher):
         self.calls.append((x_t.detach().clone(), t.detach().clone(), condition))
         return self.velocity(x_t, t, condition)
 
-    def trainable_copy(self) -> None:
-        return None
+    def trainable_copy(self, *, takes_guidance: bool = False) -> None:
+        del takes_guidance

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ffcore.nn.transformer import Attention, Transformer, TransformerSize, modulate
 
 SIZE = TransformerSize(
-    input_size=6, patch_size=2, channels=3, out_channels=5, width=16, depth=2, heads=2, classes=4
+    input_size=6, patch_size=2, channels=3, width=16, depth=2, heads=2, classes=4
 )
 
 
@@ -32,7 +32,7 @@ def test_a_new_transformer_is_the_zero_map() -> None:
     torch.manual_seed(0)
     x, c = inputs()
     found = Transformer(SIZE)(x.float(), c.float())
-    assert torch.equal(found, torch.zeros(3, 5, 6, 6))
+    assert torch.equal(found, torch.zeros(3, 3, 6, 6))
 
 
 def test_a_trained_one_is_not() -> None:
@@ -64,7 +64,7 @@ def test_a_network_that_mixes_samples_would_be_seen() -> None:
 
 def test_patches_go_back_to_where_they_came_from() -> None:
     """With every block and norm out of the way, the network is the identity on patches."""
-    size = attrs.evolve(SIZE, out_channels=3, width=12)
+    size = attrs.evolve(SIZE, width=12)
     network = Transformer(size).double().requires_grad_(False)
     network.pos_embed.zero_()
     network.x_embedder.proj.weight.copy_(torch.eye(12).view(12, 3, 2, 2))

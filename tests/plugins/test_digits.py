@@ -9,16 +9,17 @@ import torch
 
 from ffcore.evaluate import Measurement, Reference, identity, prior
 from ffcore.features import Statistics, fingerprint, frechet_distance
+from ffcore.flow import integrate
 from ffcore.interfaces import Context, FrozenTeacher, Labels
 from ffcore.recipe import component
-from ffcore.solver import integrate
+from ffcore.solver import Solver
 from ffcore.weights import read_weights
 from ffcore_digits.classifier import DigitFeatures, accuracy
 from ffcore_digits.data import digits
 
 FOLDER = Path(next(iter(find_spec("ffcore_digits").submodule_search_locations)))
 CARD = json.loads((FOLDER / "card.json").read_text())
-SHIPPED = Measurement(solver_steps=64)
+SHIPPED = Measurement()
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_the_teacher_draws_ten_classes_and_has_a_null_label(teacher):
 
 def test_the_teachers_samples_are_read_as_their_class(teacher, features):
     z, condition = next(prior(teacher, Measurement(seed=7), "test", 300))
-    samples = integrate(teacher, z, condition, steps=16, method="heun")
+    samples = integrate(teacher, z, condition, Solver("heun", 16))
     agreement = (features.classify(samples) == condition.label).double().mean()
     assert agreement >= 0.97
 
@@ -97,7 +98,7 @@ def test_the_reference_is_what_sampling_gives(teacher, features):
     """One Euler step from the noise that the baseline used gives the stored distance again."""
     reference = Reference.read("ffcore_digits:reference.safetensors")
     found = [
-        features(integrate(teacher, z, condition, steps=1, method="euler"))
+        features(integrate(teacher, z, condition, Solver("euler", 1)))
         for z, condition in prior(teacher, SHIPPED, "student")
     ]
     distance = frechet_distance(Statistics.of(torch.cat(found)), reference.statistics["digits"])
@@ -118,7 +119,7 @@ def test_the_teachers_converged_samples_are_close_to_the_data(teacher, features)
 
     def distance(steps: int, method: str) -> float:
         found = [
-            features(integrate(teacher, z, condition, steps=steps, method=method))
+            features(integrate(teacher, z, condition, Solver(method, steps)))
             for z, condition in prior(teacher, SHIPPED, "card")
         ]
         return frechet_distance(Statistics.of(torch.cat(found)), data)

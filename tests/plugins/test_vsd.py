@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,14 @@ import torch
 from hypothesis import given
 from inputs import GaussianCase, seeds, shapes
 from networks import ExactStudent, FieldTeacher, FunctionStudent, LinearVelocity
-from torch import Tensor
+from objectives import Even
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
+from ffcore import checkpoint
 from ffcore.analytic import Gaussian, GaussianMixture
+from ffcore.build import build
+from ffcore.distill import Distillation
 from ffcore.draws import Draws
 from ffcore.guidance import Guided
 from ffcore.interfaces import (
@@ -30,6 +36,7 @@ from ffcore.interfaces import (
 )
 from ffcore.optimizer import Optimizer
 from ffcore.path import expand_like, score_to_velocity
+from ffcore.recipe import RecipeError, load_recipe
 from ffcore.time_law import TimeLaw
 from ffcore_mlp.student import MlpVelocity
 from ffcore_mlp.tables import MlpNetwork
@@ -303,9 +310,226 @@ def test_a_network_that_is_given_is_taken() -> None:
     assert auxiliaries[ONLINE].network is network
 
 
+def test_a_copy_takes_guidance_where_the_run_has_a_range_of_it() -> None:
+    asked: list[bool] = []
+
+    def copied(takes_guidance: bool) -> VelocityField:
+        asked.append(takes_guidance)
+        return LinearVelocity(3)
+
+    teacher = FrozenTeacher(LinearVelocity(3), (3,), Unconditional(), copied)
+    for corrector in (VsdCorrector(), VsdCorrector(takes_guidance=True)):
+        corrector.auxiliaries(affine(MEAN, 1.0), teacher)
+    assert asked == [False, True]
+    with pytest.raises(ValueError, match="LinearVelocity has no input for γ"):
+        VsdCorrector(takes_guidance=True).auxiliaries(
+            affine(MEAN, 1.0), FrozenTeacher(LinearVelocity(3), (3,), Unconditional())
+        )
+
+
 def test_a_black_box_needs_a_network() -> None:
     with pytest.raises(ValueError, match="give the corrector an `online` network"):
         VsdCorrector().auxiliaries(affine(MEAN, 1.0), TEACHER)
+
+
+# The online network by low-rank factors.
+
+
+class Bumps(VelocityField):
+    """u(x, t) = W φ(x, t) with bumps along t in φ, fitted to a Gaussian's velocity.
+
+    Between Gaussians of one scale velocities differ by (m − μ) r / a_r²: by an update of W of
+    rank 1.
+    """
+
+    def __init__(self, teacher: Gaussian, count: int = 8) -> None:
+        super().__init__()
+        self.centres = torch.linspace(0, 1, count)
+        self.leave = nn.Linear(4 * count, 3, bias=False)
+        draws = Draws(0, 0, 0, 4000)
+        x, t = 2 * draws.normal("x", (3,)), draws.uniform("t")
+        exact = teacher(x.double(), t.double(), Condition(size=4000))
+        fit = torch.linalg.lstsq(self.features(x, t).double(), exact).solution
+        self.leave.weight.data = fit.T.float()
+
+    def features(self, x_t: Tensor, t: Tensor) -> Tensor:
+        bumps = (-((t[:, None] - self.centres) ** 2) * len(self.centres) ** 2 / 2).exp()
+        ones = torch.ones(len(t), 1)
+        return (bumps[:, :, None] * torch.cat([x_t, ones], 1)[:, None]).flatten(1)  # [B, 4 count]
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        del condition
+        out: Tensor = self.leave(self.features(x_t, t))
+        return out
+
+
+class Moved(Student):
+    """A student whose one step is mean + scale · z, with a mean that learns, in float32."""
+
+    starts_at = "prior"
+
+    def __init__(self, mean: Tensor) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(mean.float())
+
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        del t, delta, condition
+        return self.mean + (SCALE - 1) * x_t
+
+
+SHIFT = torch.tensor([0.8, -0.5, 0.6])
+
+
+def by_low_rank(learning_rate: float = 3e-2) -> VsdCorrector:
+    table = Optimizer(learning_rate=learning_rate)
+    return VsdCorrector(online_rank=1, online_updates=2, online_optimizer=table)
+
+
+def corrected(corrector: VsdCorrector, steps: int, learning_rate: float) -> Distillation:
+    """Train a student that is off by SHIFT, with the corrector alone."""
+    torch.manual_seed(0)
+    run = Distillation(
+        teacher=FrozenTeacher(Bumps(TEACHER), (3,), Unconditional()),
+        student=Moved(MEAN + SHIFT),
+        corrector=corrector,
+        balancer=Even(),
+        optimizer=Optimizer(learning_rate=learning_rate, schedule="cosine"),
+        steps=steps,
+        batch=128,
+        clip=None,
+    )
+    for _ in range(steps):
+        run.step()
+    return run
+
+
+def gap_error(run: Distillation) -> float:
+    """How far the gap is from the exact one, as a fraction of it."""
+    draws = Draws(1, 0, 0, 1000)
+    batch = Batch(z=draws.normal("z", (3,)), condition=Condition(size=1000), draws=draws)
+    gap = run.objectives["correction"].gaps(run.networks(), batch).gaps[0].gap
+    r = VsdCorrector().r.draw(draws, "r")
+    exact = (r / ((1 - r) ** 2 * SCALE**2 + r**2))[:, None] * SHIFT
+    return float((gap - exact).norm() / exact.norm())
+
+
+def loss(run: Distillation) -> float:
+    """The flow-matching loss of g_ψ on the student's first samples."""
+    draws = Draws(2, 0, 0, 4000)
+    samples = (MEAN + SHIFT).float() + SCALE * draws.normal("x", (3,))
+    network = run.auxiliaries[ONLINE].network
+    with torch.no_grad():
+        found = VsdCorrector().flow_matching_loss(network, samples, Condition(size=4000), draws)
+    return float(found.mean())
+
+
+def distance(run: Distillation) -> float:
+    """How far the student's mean is from the teacher's."""
+    assert isinstance(run.student, Moved)
+    return float((run.student.mean.detach() - MEAN).norm())
+
+
+def learns_the_shift(corrector: VsdCorrector) -> None:
+    """While the student stands still, g_ψ comes to know its samples; at first it knows the
+    teacher's, so that there is no gap."""
+    first, last = (corrected(corrector, steps, 1e-9) for steps in (0, 80))
+    assert loss(last) < 0.9 * loss(first)
+    assert gap_error(first) == pytest.approx(1)
+    assert gap_error(last) < 0.2
+
+
+def test_low_rank_factors_learn_the_student_s_samples() -> None:
+    learns_the_shift(by_low_rank())
+
+
+def test_factors_that_do_not_learn_would_be_seen() -> None:
+    with pytest.raises(AssertionError):
+        learns_the_shift(by_low_rank(1e-9))
+
+
+def test_with_low_rank_factors_the_corrector_brings_the_mean_to_the_teacher_s() -> None:
+    assert distance(corrected(by_low_rank(), 300, 1e-2)) < 0.1 * float(SHIFT.norm())
+
+
+def test_without_learning_factors_it_would_not() -> None:
+    assert distance(corrected(by_low_rank(1e-9), 30, 1e-2)) > 0.99 * float(SHIFT.norm())
+
+
+def test_low_rank_factors_are_of_the_copy_and_leave_the_teacher_alone() -> None:
+    teacher = FrozenTeacher(MlpVelocity(3, 0, width=8, depth=2), (3,), Unconditional())
+    before = {name: each.clone() for name, each in teacher.state_dict().items()}
+    auxiliary = VsdCorrector(online_rank=2).auxiliaries(affine(MEAN, 1.0), teacher)[ONLINE]
+    learning = {name for name, each in auxiliary.network.named_parameters() if each.requires_grad}
+    layers = ("body.enter", "body.hidden.0", "body.leave")
+    assert learning == {f"{name}.{factor}" for name in layers for factor in "AB"}
+    assert teacher.state_dict().keys() == before.keys()
+    assert all(torch.equal(teacher.state_dict()[name], each) for name, each in before.items())
+    assert not any(each.requires_grad for each in teacher.parameters())
+
+
+def test_a_copy_without_layers_to_adapt_is_refused() -> None:
+    teacher = FrozenTeacher(LinearVelocity(3), (3,), Unconditional())
+    with pytest.raises(ValueError, match="online_rank of the corrector: LinearVelocity has no lin"):
+        VsdCorrector(online_rank=1).auxiliaries(affine(MEAN, 1.0), teacher)
+
+
+def test_a_network_from_scratch_is_not_trained_by_low_rank_factors() -> None:
+    with pytest.raises(ValueError, match=r"`online_rank` adapts a copy .* `online`"):
+        VsdCorrector(online=MlpVelocity(3, 0, width=4, depth=1), online_rank=1)
+    with pytest.raises(ValueError, match=r"online_rank adapts a copy .* online names"):
+        Vsd(online=MlpNetwork(), online_rank=1)
+
+
+DIGITS = (
+    "corrector.online_rank=4",
+    "training.steps=4",
+    "training.batch=16",
+    "evaluation.enabled=false",
+)
+
+
+def digits(*overrides: str) -> Distillation:
+    return build(load_recipe("digits.toml", [*DIGITS, *overrides])).distillation
+
+
+def test_a_recipe_may_train_the_online_network_by_low_rank_factors() -> None:
+    low_rank, whole = digits(), digits("corrector.online_rank=none")
+    networks = [run.auxiliaries[ONLINE].network for run in (low_rank, whole)]
+    counts = [
+        sum(each.numel() for each in network.parameters() if each.requires_grad)
+        for network in networks
+    ]
+    assert counts[0] < 0.2 * counts[1]
+    before = {name: each.clone() for name, each in networks[0].named_parameters()}
+    for _ in range(2):
+        low_rank.step()
+    for name, each in networks[0].named_parameters():
+        assert torch.equal(each, before[name]) != each.requires_grad, name
+
+
+def test_a_recipe_with_both_keys_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"online_rank adapts a copy .* online names"):
+        digits("corrector.online={type='mlp'}")
+
+
+def test_a_run_with_low_rank_factors_resumes_bit_for_bit(tmp_path: Path) -> None:
+    whole, first, second = digits(), digits(), digits()
+    for _ in range(4):
+        whole.step()
+    for _ in range(2):
+        first.step()
+    checkpoint.save(tmp_path / "c.safetensors", first)
+    checkpoint.restore(tmp_path / "c.safetensors", second)
+    for _ in range(2):
+        second.step()
+    checkpoint.save(tmp_path / "whole.safetensors", whole)
+    checkpoint.save(tmp_path / "parts.safetensors", second)
+    expected, found = (load_file(tmp_path / f"{name}.safetensors") for name in ("whole", "parts"))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    factors = [name for name in found if name.startswith("auxiliary/") and name.endswith(".B")]
+    assert factors
+    assert all(found[name].any() for name in factors)
 
 
 # Guidance.
@@ -366,6 +590,20 @@ def test_the_table_builds_what_it_says() -> None:
         2,
         Optimizer(learning_rate=0.5),
     )
+
+
+def test_the_table_hands_on_the_rank_and_whether_there_is_a_range_of_guidance() -> None:
+    built: list[Any] = [
+        Vsd(online_rank=3).build(Context(teacher=TEACHER, guidance_range=scales))
+        for scales in (None, (1.0, 4.0))
+    ]
+    assert [each.online_rank for each in built] == [3, 3]
+    assert [each.takes_guidance for each in built] == [False, True]
+
+
+def test_a_rank_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="online_rank: must be at least 1, found 0"):
+        Vsd(online_rank=0)
 
 
 def test_the_defaults_of_table_and_object_agree() -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ clip = "yes"
 """
     assert errors(text, "balancer.alpha=-1") == [
         "x.toml:12: unknown key 'optimzer'; did you mean 'optimizer'? (keys: teacher, student, "
-        "predictor, corrector, balancer, guidance, optimizer, training, evaluation)",
+        "predictor, corrector, balancer, decoder, guidance, optimizer, training, evaluation)",
         "x.toml:3: [teacher] dim: must be at least 1, found 0",
         "x.toml:4: [teacher] means[1][0]: must be a finite number, found true",
         "x.toml:7: [student] unknown key 'dpeth'; did you mean 'depth'? "
@@ -257,7 +258,7 @@ def test_a_resolved_recipe_spells_out_every_key(load: Load, registry: Registry) 
     resolved = to_toml(recipe, registry=registry)
     for table in (recipe.teacher, recipe.student, recipe.training, recipe.evaluation):
         for field in attrs.fields(type(table)):
-            assert f"{field.name} = " in resolved
+            assert re.search(rf"^{field.name} = |\.{field.name}\]$", resolved, re.MULTILINE)
 
 
 def test_the_digest_sees_values_and_not_their_order_or_file(

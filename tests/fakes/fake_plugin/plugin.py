@@ -12,6 +12,7 @@ CLASSES = {
     ("balancer", "adaptive"): "Adaptive",
     ("balancer", "even"): "Even",
     ("network", "small"): "Small",
+    ("decoder", "identity"): "Raw",
     ("features", "raw"): "Raw",
     ("features", "deep"): "Deep",
 }

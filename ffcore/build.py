@@ -1,0 +1,168 @@
+"""A recipe's live objects: teacher, student, objectives, balancer, decoder, features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import torch
+
+from ffcore.distill import Distillation
+from ffcore.evaluate import Measurement, Reference
+from ffcore.guidance import Guided
+from ffcore.interfaces import (
+    Balancer,
+    Context,
+    CorrectorObjective,
+    Decoder,
+    Features,
+    PredictorObjective,
+    Student,
+    Teacher,
+)
+from ffcore.recipe import Recipe
+
+
+class BuildError(Exception):
+    """A recipe is well-formed, and its parts do not fit together."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Parts:
+    """What a distillation is made of, not yet on a device."""
+
+    teacher: Teacher
+    """Guided where the recipe guides."""
+    student: Student
+    predictor: PredictorObjective | None
+    corrector: CorrectorObjective | None
+    balancer: Balancer
+    context: Context
+    """That of all components but the teacher, which is unguided there."""
+
+
+def parts(recipe: Recipe, *, hollow: bool = False) -> Parts:
+    """Build a recipe's networks and objectives; see Context for `hollow`.
+
+    New weights come from the global random state. Raises BuildError where parts do not fit
+    together; WeightsError for weights files.
+    """
+    guidance = recipe.guidance
+    teacher = made("teacher", recipe.teacher, Context(hollow=hollow), Teacher)
+    context = Context(teacher=teacher, guidance_range=guidance.range, hollow=hollow)
+    student = made("student", recipe.student, context, Student)
+    predictor = made("predictor", recipe.predictor, context, PredictorObjective)
+    corrector = made("corrector", recipe.corrector, context, CorrectorObjective)
+    balancer = made("balancer", recipe.balancer, context, Balancer)
+    if guidance.guides:
+        with part("guidance"):
+            teacher = Guided(teacher, guidance.interval, guidance.channels)
+    return Parts(
+        teacher=teacher,
+        student=student,
+        predictor=predictor,
+        corrector=corrector,
+        balancer=balancer,
+        context=context,
+    )
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Built:
+    """A recipe's live objects."""
+
+    distillation: Distillation
+    decoder: Decoder
+    features: list[Features]
+    measurement: Measurement
+    reference: Reference | None
+
+
+def build(recipe: Recipe) -> Built:
+    """Build everything that a recipe names, without touching the disk but to read.
+
+    New weights depend on the recipe's seed alone, and no global random state changes.
+
+    Raises BuildError where parts do not fit together; WeightsError for weights files.
+    """
+    training, guidance, evaluation = recipe.training, recipe.guidance, recipe.evaluation
+    device = usable_device(training.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        found = parts(recipe)
+        decoder = made("decoder", recipe.decoder, found.context, Decoder)
+        features = [
+            made("evaluation.features", each, found.context, Features)
+            for each in evaluation.features
+        ]
+        with part("training"):
+            distillation = Distillation(
+                teacher=found.teacher,
+                student=found.student,
+                predictor=found.predictor,
+                corrector=found.corrector,
+                balancer=found.balancer,
+                optimizer=recipe.optimizer,
+                steps=training.steps,
+                batch=training.batch,
+                seed=training.seed,
+                decay=training.average,
+                clip=training.clip,
+                guidance=guidance.scale,
+                guidance_range=guidance.range,
+                device=device,
+            )
+    names = [each.name for each in features]
+    if len(set(names)) < len(names):
+        raise BuildError(f"[evaluation] features must be named once each, found {names}")
+    reference = None
+    if evaluation.enabled and evaluation.reference:
+        reference = Reference.read(evaluation.reference)
+    return Built(
+        distillation=distillation,
+        decoder=decoder.to(device),
+        features=[each.to(device) for each in features],
+        measurement=Measurement(
+            samples=evaluation.samples,
+            solver=evaluation.solver,
+            euler=evaluation.euler,
+            seed=evaluation.seed,
+            guidance=guidance.scale,
+            batch=evaluation.batch,
+        ),
+        reference=reference,
+    )
+
+
+def made(name: str, table: Any, context: Context, kind: type) -> Any:
+    """Build the component of a table, if there is one; it must be of the role's class."""
+    if table is None:
+        return None
+    with part(name):
+        made = table.build(context)
+    if not isinstance(made, kind):
+        where = f"{type(table).__module__}:{type(table).__qualname__}"
+        raise BuildError(f"[{name}] {where} builds {type(made).__name__}, not a {kind.__name__}")
+    return made
+
+
+@contextmanager
+def part(name: str) -> Iterator[None]:
+    """Let a ValueError name the part of the recipe that it is about, as a BuildError."""
+    try:
+        yield
+    except ValueError as error:
+        raise BuildError(f"[{name}] {error}") from error
+
+
+def usable_device(name: str) -> str:
+    """Return the torch device of this name, "auto" resolved; BuildError where it cannot be used."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError) as error:  # NotImplementedError is a RuntimeError
+        raise BuildError(f"[training] device {name!r} cannot be used: {error}") from None
+    return name

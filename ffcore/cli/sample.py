@@ -1,0 +1,213 @@
+"""`ffd sample`: a student's one-step samples, or a teacher's, on disk with their conditions."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, get_args
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from ffcore.cli.run import PLAIN_SECONDS, Signals
+from ffcore.solver import Method
+
+if TYPE_CHECKING:
+    from ffcore.sample import Labelling, Sampler
+
+
+@click.command()
+@click.argument("source")
+@click.option("--number", "-n", default=16, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--labels",
+    metavar="HOW",
+    help="'balanced' (0, 1, 2, … and again), 'random', or classes as in 0,3,7, cycled through. "
+    "[default: balanced, where there are classes]",
+)
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 2**63 - 1),
+    help="Of noise and labels; a sample's depend on seed and index alone.",
+)
+@click.option("--guidance", type=float, help="Guidance scale γ. [default: the recipe's]")
+@click.option(
+    "--out",
+    "-o",
+    default="samples.png",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="NAME.png for one picture, NAME.npz for one array file, any other NAME for a folder.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace what an earlier sampling left there.")
+@click.option("--teacher", is_flag=True, help="Sample the teacher of a recipe or run instead.")
+@click.option(
+    "--solver", type=click.Choice(get_args(Method)), help="The teacher's. [default: the recipe's]"
+)
+@click.option("--steps", type=click.IntRange(min=1), help="Of the teacher's solver.")
+@click.option(
+    "--batch",
+    default=64,
+    show_default=True,
+    type=click.IntRange(1, 256),
+    help="Samples made at a time; without influence on them.",
+)
+@click.option("--device", default="auto", show_default=True, help="Torch device.")
+@click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Override a key of the recipe; of a student, a key of its decoder. May be repeated.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Write the summary as one JSON document.")
+@click.pass_context
+def sample(
+    ctx: click.Context,
+    source: str,
+    number: int,
+    labels: str | None,
+    seed: int,
+    guidance: float | None,
+    out: Path,
+    overwrite: bool,
+    teacher: bool,
+    solver: Method | None,
+    steps: int | None,
+    batch: int,
+    device: str,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Sample the student of SOURCE in one step, and keep the samples and their conditions.
+
+    SOURCE is a run directory, an export, a student's file, or with --teacher a recipe. The same
+    command again goes on with an interrupted sampling. Under `torchrun -m ffcore sample …` several
+    processes share the work.
+    """
+    if not teacher and (solver is not None or steps is not None):
+        raise click.UsageError(
+            "--solver and --steps are the teacher's (--teacher): a student makes one step"
+        )
+    from ffcore.export import is_export, is_run, load_sampler, load_teacher_sampler
+    from ffcore.sample import SampleError, StoppedSampling, joined, write_samples
+
+    place = out.absolute().parent
+    if is_run(place) or is_export(place):
+        raise SampleError(f"{place} is a run's or an export's own directory: choose another place")
+    sampler = (
+        load_teacher_sampler(source, method=solver, steps=steps, device=device, overrides=overrides)
+        if teacher
+        else load_sampler(source, device=device, overrides=overrides)
+    )
+    asked = sampler.request(number, seed=seed, labels=_labelling(labels), guidance=guidance)
+    leads = os.environ.get("RANK", "0") == "0"
+    console = Console(stderr=True, quiet=not leads)
+    begun = time.perf_counter()
+    with joined() as processes, Signals() as signals, Telling(console) as telling:
+        try:
+            write_samples(
+                sampler,
+                asked,
+                out,
+                batch=batch,
+                overwrite=overwrite,
+                processes=processes,
+                progress=telling.progress,
+                stop=signals.stop,
+            )
+        except StoppedSampling as stopped:
+            telling.say(str(stopped))
+            ctx.exit(128 + signals.asked)
+    if leads:
+        _show(sampler, sampler.record(asked), out, time.perf_counter() - begun, as_json)
+
+
+def _labelling(labels: str | None) -> Labelling | None:
+    """Return what --labels means: a word as it is, or classes."""
+    try:
+        return None if labels is None else [int(each) for each in labels.split(",")]
+    except ValueError:
+        return labels  # a word, which the sampler knows or refuses
+
+
+def _show(
+    sampler: Sampler, record: dict[str, Any], out: Path, seconds: float, as_json: bool
+) -> None:
+    if as_json:
+        document = {"schema": 1, "out": str(out), "seconds": seconds, "conditions": record}
+        click.echo(json.dumps(document))
+        return
+    shape = " × ".join(map(str, sampler.shape))
+    nfe = "as many NFE as it takes" if record["nfe"] is None else f"{record['nfe']} NFE"
+    what = "images" if sampler.makes_images else "samples"
+    click.echo(f"{out}: {record['number']} {what} of {shape}, {record['kind']}, {nfe}")
+
+
+class Telling:
+    """A bar on a terminal, plain periodic lines elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=14),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[news]}"),
+            console=console,
+            disable=not console.is_terminal or console.quiet,
+        )
+        self.task: TaskID | None = None
+        self.begun = self.last_line = time.monotonic()
+        self.before: int | None = None
+        self.done = 0
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.bar.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(text, highlight=False)
+
+    def progress(self, done: int, total: int) -> None:
+        """Show how many samples there are, and how many more there are each second."""
+        now = time.monotonic()
+        if self.before is None:  # those of an interrupted sampling cost no time
+            self.before, self.begun = done, now
+            if done:
+                self.say(f"going on after {done} of {total} samples")
+            return
+        if done == self.done:
+            return
+        self.done = done
+        news = f"{(done - self.before) / max(now - self.begun, 1e-9):.1f}/s"
+        if self.console.is_terminal:
+            if self.task is None:
+                self.task = self.bar.add_task("sample", total=total, news=news)
+            self.bar.update(self.task, completed=done, total=total, news=news)
+        elif done == total or now - self.last_line >= PLAIN_SECONDS:
+            self.last_line = now
+            self.say(f"sample {done}/{total} {news}")

@@ -1,0 +1,271 @@
+"""The cost of a recipe: the bytes of each network, and the FLOPs of a step by part."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+import attrs
+import torch
+from torch import nn
+
+from ffcore.build import BuildError, Parts, part, parts
+from ffcore.cost.memory import Memory
+from ffcore.cost.row import Row
+from ffcore.cost.tally import Use, tally_steps, training
+from ffcore.draws import Draws
+from ffcore.guidance import unguided
+from ffcore.interfaces import (
+    Auxiliary,
+    Condition,
+    CorrectorObjective,
+    Objective,
+    PredictorObjective,
+    Student,
+    Teacher,
+)
+from ffcore.recipe import Recipe
+
+
+@attrs.frozen(kw_only=True)
+class Network:
+    """One network of a run."""
+
+    name: str
+    parameters: int
+    trainable: int
+    """How many of them an optimizer moves."""
+    whole: Memory
+    """On each GPU, where each holds all."""
+    sharded: Memory
+    """On each GPU, where every tensor is divided among them."""
+
+
+@attrs.frozen(kw_only=True)
+class Activations:
+    """What a network keeps from forward to backward: an estimate.
+
+    Tensors that autograd saves, with fused attention and without activation checkpointing. Not in
+    it: what is computed and dropped at once, what the objectives keep, fragmentation.
+    """
+
+    network: str
+    row: int
+    """Bytes of one row in float32; in bfloat16 half of it."""
+    rows: int
+    """On one GPU, in one backward."""
+
+    @property
+    def float32(self) -> int:
+        """Bytes on one GPU in float32."""
+        return self.rows * self.row
+
+    @property
+    def bfloat16(self) -> int:
+        """Bytes on one GPU in bfloat16."""
+        return self.float32 // 2
+
+
+@attrs.frozen(kw_only=True)
+class Pass:
+    """Rows of one kind through one network in a step."""
+
+    part: str
+    """"prediction", "correction" or "<auxiliary> training"."""
+    network: str
+    kind: str
+    rows: float
+    """In a mean step, over the global batch."""
+    row: int
+    """FLOPs of one row."""
+
+    @property
+    def flops(self) -> float:
+        """FLOPs in a mean step."""
+        return self.rows * self.row
+
+
+@attrs.frozen(kw_only=True)
+class Cost:
+    """What a recipe costs, from counting alone: nothing of it has run."""
+
+    gpus: int
+    batch: int
+    steps: int
+    """Of the run."""
+    networks: tuple[Network, ...]
+    """Teacher, student, and the auxiliaries; the student's average counts as the student's."""
+    activations: tuple[Activations, ...]
+    """Of each network that learns; they do not learn at the same time."""
+    passes: tuple[Pass, ...]
+    """One optimizer step, all of its parts."""
+    teacher_nfe: int | None
+    """Of one sample of the teacher's reference sampler; None: adaptive."""
+    teacher_row: int
+    """FLOPs of one evaluation of the teacher, unguided."""
+    student_row: int
+    """FLOPs of one sample of the student, in one step."""
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of a mean step."""
+        return sum(each.flops for each in self.passes)
+
+    def memory(self, *, sharded: bool) -> Memory:
+        """Return what one GPU holds of all networks together."""
+        held = (each.sharded if sharded else each.whole for each in self.networks)
+        return sum(held, Memory())
+
+    @staticmethod
+    def of(recipe: Recipe, gpus: int = 8) -> Cost:
+        """Count the cost of a recipe on `gpus` GPUs; no weights are read where sizes are stated.
+
+        The rows of a step are means over steps from all over the run, since a batch may be split
+        otherwise later and how many rows are guided depends on drawn times.
+
+        Raises BuildError where the parts do not fit together, or a network has no derivative that
+        the recipe asks for; MissingFile and WeightsError where sizes stand in a file alone.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.training.seed)
+            found = parts(recipe, hollow=True)
+            auxiliaries = _auxiliaries(found)
+        flat = {name: each for named in auxiliaries.values() for name, each in named.items()}
+        steps = tally_steps(recipe, found, auxiliaries)
+        rows = _rows(recipe, found, flat)
+        flops = _Flops(rows)
+        guided = recipe.guidance.interval if recipe.guidance.scale != 1 else None
+        return Cost(
+            gpus=gpus,
+            batch=recipe.training.batch,
+            steps=recipe.training.steps,
+            networks=tuple(_networks(found, flat, gpus)),
+            activations=tuple(_activations(steps, rows, flat, gpus)),
+            passes=tuple(_passes(steps, flops)),
+            teacher_nfe=recipe.evaluation.solver.nfe(guided),
+            teacher_row=flops.forward("teacher"),
+            student_row=flops.forward("student"),
+        )
+
+
+def _auxiliaries(found: Parts) -> Mapping[Objective, Mapping[str, Auxiliary]]:
+    objectives: dict[Objective, PredictorObjective | CorrectorObjective | None] = {
+        "prediction": found.predictor,
+        "correction": found.corrector,
+    }
+    with part("training"):
+        return {
+            name: each.auxiliaries(found.student, found.teacher)
+            for name, each in objectives.items()
+            if each is not None
+        }
+
+
+def _networks(found: Parts, auxiliaries: Mapping[str, Auxiliary], gpus: int) -> Iterator[Network]:
+    def network(
+        name: str, module: nn.Module, *, learns: bool = False, averaged: bool = False
+    ) -> Network:
+        numbers = [(each.numel(), each.requires_grad) for each in module.parameters()]
+        return Network(
+            name=name,
+            parameters=sum(count for count, _ in numbers),
+            trainable=sum(count for count, trained in numbers if trained and learns),
+            whole=Memory.of(module, learns=learns, averaged=averaged),
+            sharded=Memory.of(module, learns=learns, averaged=averaged, gpus=gpus),
+        )
+
+    yield network("teacher", unguided(found.teacher))
+    yield network("student", found.student, learns=True, averaged=True)
+    for name, each in auxiliaries.items():
+        yield network(name, each.network, learns=each.optimizer is not None)
+
+
+def _rows(recipe: Recipe, found: Parts, auxiliaries: Mapping[str, Auxiliary]) -> Mapping[str, Row]:
+    """Return a row for each network, of a sample and condition such as a step has."""
+    teacher = unguided(found.teacher)
+    condition = teacher.conditions.draw(Draws(recipe.training.seed, 0, 0, 1))
+    if recipe.guidance.guides:
+        scale = torch.full((1,), recipe.guidance.scale)
+        condition = attrs.evolve(condition, guidance=scale)
+    networks = {"teacher": teacher, "student": found.student}
+    networks |= {name: each.network for name, each in auxiliaries.items()}
+    return {name: _row(each, teacher, condition) for name, each in networks.items()}
+
+
+def _row(network: nn.Module, teacher: Teacher, condition: Condition) -> Row:
+    names = ("x_t", "t", "delta") if isinstance(network, Student) else ("x_t", "t")
+    return Row.of(network, names, teacher.sample_shape, condition)
+
+
+@attrs.frozen(eq=False)
+class _Flops:
+    """FLOPs of a row of each network, counted once each."""
+
+    rows: Mapping[str, Row]
+    known: dict[tuple[str, tuple[str, ...] | None], int] = attrs.field(factory=dict)
+
+    def of(self, use: Use) -> int:
+        back = self.backward(use.network) if use.backward else 0
+        return self.forward(use.network, use.along) + back
+
+    def forward(self, network: str, along: tuple[str, ...] = ()) -> int:
+        if (network, along) not in self.known:
+            try:
+                self.known[network, along] = self.rows[network].forward(along)
+            except RuntimeError as error:
+                if not along:
+                    raise
+                raise BuildError(
+                    f"the recipe asks for a derivative of the {network} along {', '.join(along)}, "
+                    f"and its network has no forward mode: {error}"
+                ) from error
+        return self.known[network, along]
+
+    def backward(self, network: str) -> int:
+        if (network, None) not in self.known:
+            self.known[network, None] = self.rows[network].backward()
+        return self.known[network, None]
+
+
+def _passes(steps: list[Counter[Use]], flops: _Flops) -> Iterator[Pass]:
+    rows = sum(steps, Counter[Use]())
+    parts = list(dict.fromkeys(use.part for use in rows))
+    networks = ["student", *flops.rows]
+
+    def order(use: Use) -> tuple[int, int, bool, str]:
+        return parts.index(use.part), networks.index(use.network), not use.backward, use.kind
+
+    for use in sorted(rows, key=order):
+        yield Pass(
+            part=use.part,
+            network=use.network,
+            kind=use.kind,
+            rows=rows[use] / len(steps),
+            row=flops.of(use),
+        )
+
+
+def _activations(
+    steps: list[Counter[Use]],
+    rows: Mapping[str, Row],
+    auxiliaries: Mapping[str, Auxiliary],
+    gpus: int,
+) -> Iterator[Activations]:
+    backwards = {"student": ({"prediction", "correction"}, 1)}
+    """For each network that learns, the parts that one backward covers, and how many there are."""
+    for name, each in auxiliaries.items():
+        if each.optimizer is not None:
+            backwards[name] = ({training(name)}, each.updates)
+    for name, (covered, count) in backwards.items():
+        most = max(
+            sum(
+                number
+                for use, number in step.items()
+                if use.backward and use.network == name and use.part in covered
+            )
+            for step in steps
+        )
+        yield Activations(
+            network=name, row=rows[name].saved_bytes(), rows=math.ceil(most / count / gpus)
+        )

@@ -1,0 +1,70 @@
+"""Bytes that a network and what its training keeps beside it hold on one GPU: exact, by counting.
+
+Whole, as with DDP, every GPU holds everything. Sharded over N GPUs, as with fully_shard (FSDP2),
+every tensor is cut along its first dimension into N parts and padded to N equal ones, so that each
+GPU holds ⌈d₀ / N⌉ rows of it; buffers stay whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+from torch import Tensor, nn
+
+
+@attrs.frozen(kw_only=True)
+class Memory:
+    """Bytes on one GPU; nothing that comes and goes within a step."""
+
+    weights: int = 0
+    """Parameters and buffers."""
+    gradients: int = 0
+    optimizer: int = 0
+    """AdamW's two moments."""
+    average: int = 0
+    """The moving average: a copy of the weights."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.average
+
+    def __add__(self, other: Memory) -> Memory:
+        return Memory(
+            weights=self.weights + other.weights,
+            gradients=self.gradients + other.gradients,
+            optimizer=self.optimizer + other.optimizer,
+            average=self.average + other.average,
+        )
+
+    @staticmethod
+    def of(
+        network: nn.Module, *, learns: bool = False, averaged: bool = False, gpus: int = 1
+    ) -> Memory:
+        """Count the bytes of `network`, in the dtypes that its tensors have.
+
+        Args:
+            network: on any device, meta included.
+            learns: whether an optimizer moves its parameters that require a gradient.
+            averaged: whether a moving average of it is kept.
+            gpus: over how many it is sharded; 1: whole.
+        """
+        weights = _parts(network.parameters(), gpus) + _parts(network.buffers(), 1)
+        gradients = _parts((p for p in network.parameters() if p.requires_grad), gpus)
+        return Memory(
+            weights=weights,
+            gradients=gradients if learns else 0,
+            optimizer=2 * gradients if learns else 0,
+            average=weights if averaged else 0,
+        )
+
+
+def _parts(tensors: Iterable[Tensor], gpus: int) -> int:
+    return sum(
+        _rows(each, gpus) * each[:1].nbytes if each.ndim else each.nbytes for each in tensors
+    )
+
+
+def _rows(tensor: Tensor, gpus: int) -> int:
+    return -(-len(tensor) // gpus)

@@ -1,0 +1,269 @@
+"""How many rows go through each network in a training step, whatever the method.
+
+The recipe's own objectives and balancer make real steps on stand-ins: networks of one number each,
+on samples of one pixel, which count what they are asked for and how. Nothing here knows what an
+objective does.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
+
+from ffcore.build import BuildError, Parts, part
+from ffcore.distill import Distillation
+from ffcore.draws import Draws
+from ffcore.guidance import Guided, unguided
+from ffcore.interfaces import (
+    Auxiliary,
+    Batch,
+    Condition,
+    ConditionSource,
+    CorrectorObjective,
+    Gaps,
+    Networks,
+    Objective,
+    PredictorObjective,
+    Student,
+    Teacher,
+    VelocityField,
+)
+from ffcore.path import expand_like
+from ffcore.recipe import Recipe
+
+
+@attrs.frozen(kw_only=True)
+class Use:
+    """One way in which a network is asked for rows."""
+
+    part: str
+    """"prediction", "correction" or "<auxiliary> training"."""
+    network: str
+    along: tuple[str, ...] = ()
+    """The inputs along which a forward-mode derivative comes with the output."""
+    backward: bool = False
+    """Whether a gradient goes back through it."""
+    unconditional: bool = False
+    """Whether these rows have the null condition."""
+
+    @property
+    def kind(self) -> str:
+        """The use in words, without part and network."""
+        words = "derivative in " + ", ".join(self.along) if self.along else "forward"
+        words += " and backward" if self.backward else ""
+        return words + (", unconditional" if self.unconditional else "")
+
+
+class Tally:
+    """Counts rows by use."""
+
+    def __init__(self, conditions: ConditionSource) -> None:
+        self.conditions = conditions
+        self.part = ""
+        """The part of the step that is going on."""
+        self.rows: Counter[Use] = Counter()
+
+    def __deepcopy__(self, memo: object) -> Tally:
+        """Return itself: a copy of a stand-in counts on the same tally."""
+        return self
+
+    def note(
+        self, network: str, inputs: Mapping[str, Tensor], condition: Condition, output: Tensor
+    ) -> Tensor:
+        """Count a call, and that a gradient goes back if ever one does; return `output`."""
+        along = tuple(
+            name for name, each in inputs.items() if unpack_dual(each).tangent is not None
+        )
+        null = _null_rows(condition, self.conditions)
+        shares = {False: condition.size - null, True: null}
+        found = {
+            Use(part=self.part, network=network, along=along, unconditional=unconditional): rows
+            for unconditional, rows in shares.items()
+            if rows
+        }
+        self.rows.update(found)
+
+        def went_back(gradient: Tensor) -> None:
+            for use, rows in found.items():
+                self.rows[use] -= rows
+                self.rows[attrs.evolve(use, backward=True)] += rows
+            found.clear()
+
+        if output.requires_grad:
+            output.register_hook(went_back)
+        return output
+
+
+def _null_rows(condition: Condition, source: ConditionSource) -> int:
+    """Return how many samples have the null condition already."""
+    try:
+        null = source.null(condition)
+    except ValueError:
+        return 0
+    same = [
+        (found == other).flatten(1).all(1) if found.ndim > 1 else found == other
+        for name in ("label", "embedding", "mask")
+        if (found := getattr(condition, name)) is not None
+        if (other := getattr(null, name)) is not None
+    ]
+    return int(torch.stack(same).all(0).sum()) if same else 0
+
+
+class StudentStandIn(Student):
+    """Counts as `name`; its one number is trained where `network` has anything to train."""
+
+    def __init__(self, tally: Tally, name: str, network: Student) -> None:
+        super().__init__()
+        self.starts_at = network.starts_at
+        self.tally, self.name, self.scale = tally, name, _number(network)
+
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        """Return what depends on every input, and note it."""
+        output = self.scale * x_t * expand_like(t + delta, x_t)
+        return self.tally.note(self.name, {"x_t": x_t, "t": t, "delta": delta}, condition, output)
+
+
+class VelocityStandIn(VelocityField):
+    """As StudentStandIn, for a velocity."""
+
+    def __init__(self, tally: Tally, name: str, network: VelocityField) -> None:
+        super().__init__()
+        self.tally, self.name, self.scale = tally, name, _number(network)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Return what depends on every input, and note it."""
+        output = self.scale * x_t * expand_like(1 + t, x_t)
+        return self.tally.note(self.name, {"x_t": x_t, "t": t}, condition, output)
+
+
+class TeacherStandIn(Teacher):
+    """As VelocityStandIn, with the teacher's conditions and one pixel of its samples' shape."""
+
+    def __init__(self, tally: Tally, name: str, teacher: Teacher) -> None:
+        super().__init__()
+        first, *rest = teacher.sample_shape
+        self.sample_shape = (first, *(1 for _ in rest))
+        self.conditions = teacher.conditions
+        self.velocity = VelocityStandIn(tally, name, teacher)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Return what depends on every input, and note it."""
+        velocity: Tensor = self.velocity(x_t, t, condition)
+        return velocity
+
+    def trainable_copy(self, *, takes_guidance: bool = False) -> None:
+        """Return None: copies are made of the teacher itself, before."""
+        del takes_guidance
+
+
+class ObjectiveOnStandIns(PredictorObjective, CorrectorObjective):
+    """An objective, in either role, whose auxiliaries have been replaced already."""
+
+    def __init__(
+        self,
+        tally: Tally,
+        name: Objective,
+        objective: PredictorObjective | CorrectorObjective,
+        auxiliaries: Mapping[str, Auxiliary],
+    ) -> None:
+        self.tally, self.name, self.objective, self.given = tally, name, objective, auxiliaries
+
+    def auxiliaries(self, student: Student, teacher: Teacher) -> Mapping[str, Auxiliary]:
+        """Return the stand-ins, whose losses say which part of the step they are."""
+        del student, teacher
+        return {name: self._on_stand_in(name, each) for name, each in self.given.items()}
+
+    def _on_stand_in(self, name: str, auxiliary: Auxiliary) -> Auxiliary:
+        stand_in, given = _stand_in(self.tally, name, auxiliary.network), auxiliary.loss
+        if given is None:
+            return attrs.evolve(auxiliary, network=stand_in)
+
+        def loss(network: nn.Module, samples: Tensor, condition: Condition, draws: Draws) -> Tensor:
+            self.tally.part = training(name)
+            return given(network, samples, condition, draws)
+
+        return attrs.evolve(auxiliary, network=stand_in, loss=loss)
+
+    def gaps(self, networks: Networks, batch: Batch) -> Gaps:
+        """Return the objective's own answer."""
+        self.tally.part = self.name
+        return self.objective.gaps(networks, batch)
+
+
+def training(auxiliary: str) -> str:
+    """Return the name of the part of a step in which an auxiliary network learns."""
+    return f"{auxiliary} training"
+
+
+def _number(network: nn.Module) -> nn.Parameter:
+    trained = any(each.requires_grad for each in network.parameters())
+    return nn.Parameter(torch.full((1,), 0.5), requires_grad=trained)
+
+
+def _stand_in(tally: Tally, name: str, network: nn.Module) -> nn.Module:
+    if isinstance(network, Student):
+        return StudentStandIn(tally, name, network)
+    if isinstance(network, VelocityField):
+        return VelocityStandIn(tally, name, network)
+    raise BuildError(
+        f"the auxiliary network {name!r} is a {type(network).__name__}: costs can be told where "
+        "every network is a Student or a VelocityField"
+    )
+
+
+def tally_steps(
+    recipe: Recipe,
+    parts: Parts,
+    auxiliaries: Mapping[Objective, Mapping[str, Auxiliary]],
+    most: int = 32,
+) -> list[Counter[Use]]:
+    """Make steps from all over the run, `most` at most, on stand-ins; return the rows of each.
+
+    Args:
+        recipe: says the batch, its guidance and the length of the run.
+        parts: its networks, hollow or not.
+        auxiliaries: those of each objective, asked for already.
+
+    Raises BuildError where the parts do not fit together, and for an auxiliary network of a kind
+    that no stand-in knows.
+    """
+    training, guidance = recipe.training, recipe.guidance
+    base = unguided(parts.teacher)
+    tally = Tally(base.conditions)
+    teacher: Teacher = TeacherStandIn(tally, "teacher", base)
+    if isinstance(parts.teacher, Guided):
+        teacher = Guided(teacher, parts.teacher.interval, parts.teacher.channels)
+
+    def on_stand_ins(
+        name: Objective, objective: PredictorObjective | CorrectorObjective | None
+    ) -> ObjectiveOnStandIns | None:
+        if objective is None:
+            return None
+        return ObjectiveOnStandIns(tally, name, objective, auxiliaries[name])
+
+    with part("training"):
+        distillation = Distillation(
+            teacher=teacher,
+            student=StudentStandIn(tally, "student", parts.student),
+            predictor=on_stand_ins("prediction", parts.predictor),
+            corrector=on_stand_ins("correction", parts.corrector),
+            balancer=parts.balancer,
+            steps=training.steps,
+            batch=training.batch,
+            seed=training.seed,
+            guidance=guidance.scale,
+            guidance_range=guidance.range,
+        )
+    count = min(most, training.steps)
+    found = []
+    for index in range(count):
+        distillation.step_index = index * training.steps // count
+        tally.rows = Counter()
+        distillation.step()
+        found.append(+tally.rows)
+    return found

@@ -1,0 +1,38 @@
+"""Students that stand by themselves: their files, what can be sampled, exports."""
+
+from ffcore.export.directory import EXPORT_FILES, export
+from ffcore.export.sources import (
+    SourceError,
+    is_export,
+    is_run,
+    load_sampler,
+    load_teacher_sampler,
+    student_path,
+)
+from ffcore.export.student_file import (
+    EVALUATION,
+    RECIPE,
+    STUDENT,
+    StudentFile,
+    describe,
+    read_student,
+    write_student,
+)
+
+__all__ = [
+    "EVALUATION",
+    "EXPORT_FILES",
+    "RECIPE",
+    "STUDENT",
+    "SourceError",
+    "StudentFile",
+    "describe",
+    "export",
+    "is_export",
+    "is_run",
+    "load_sampler",
+    "load_teacher_sampler",
+    "read_student",
+    "student_path",
+    "write_student",
+]

@@ -1,0 +1,99 @@
+"""A finished run's student in a directory that goes anywhere: weights, config, card, recipe."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ffcore.export.model_card import model_card
+from ffcore.export.sources import CARD, CONFIG, SourceError, is_export, is_run, student_path
+from ffcore.export.student_file import EVALUATION, RECIPE, STUDENT, read_student
+from ffcore.recipe import Recipe, digest, load_recipe
+
+EXPORT_FILES = (STUDENT, CONFIG, CARD, RECIPE)
+
+
+def export(run: Path, out: Path, *, overwrite: bool = False) -> None:
+    """Write the student of a finished run into a directory, whole or not at all.
+
+    It holds the student's file as the run has it, what that says as config.json, a model card as
+    README.md, and the recipe.
+
+    Args:
+        run: a run directory.
+        out: is made; must not be there.
+        overwrite: replace an earlier export at `out`.
+
+    Raises SourceError where the run is not finished, or `out` is not free; WeightsError where the
+    student's file is damaged.
+    """
+    _check_free(out, overwrite)
+    if run.is_dir() and is_export(run):
+        raise SourceError(f"{run} is an export already")
+    if not (run.is_dir() and is_run(run)):
+        raise SourceError(f"{run} is no run directory")
+    source = student_path(run)
+    recipe = load_recipe(run / RECIPE)
+    evaluation = _evaluation(run, recipe)
+    config = read_student(source).config
+    if config["student"] is None:
+        raise SourceError(
+            f"{run}: its student is rebuilt beside its teacher only, and cannot go without it. "
+            "The student's table needs a method `alone`, which gives the table that can."
+        )
+    if config.get("recipe") != digest(recipe):
+        raise SourceError(f"{run / RECIPE} is not the recipe that {source} came from")
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
+    try:
+        aside.chmod(0o755)
+        shutil.copyfile(source, aside / STUDENT)
+        shutil.copyfile(run / RECIPE, aside / RECIPE)
+        (aside / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        (aside / CARD).write_text(model_card(out.absolute().name, config, recipe, evaluation))
+        _put_in_place(aside, out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _put_in_place(whole: Path, out: Path) -> None:
+    if not out.exists():
+        whole.rename(out)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
+    out.rename(old)  # onto an empty directory
+    whole.rename(out)
+    shutil.rmtree(old)
+
+
+def _check_free(out: Path, overwrite: bool) -> None:
+    if not out.exists():
+        return
+    if not (out.is_dir() and is_export(out)):
+        raise SourceError(f"{out} exists and is no earlier export: choose another directory")
+    foreign = sorted({path.name for path in out.iterdir()} - set(EXPORT_FILES))
+    if foreign:
+        raise SourceError(
+            f"{out} holds what no export has written ({', '.join(foreign[:5])}): choose another "
+            "directory"
+        )
+    if not overwrite:
+        raise SourceError(f"{out} is an earlier export: choose another directory, or --overwrite")
+
+
+def _evaluation(run: Path, recipe: Recipe) -> dict[str, Any] | None:
+    """Return the evaluation of a run; None where it was switched off."""
+    if not recipe.evaluation.enabled:
+        return None
+    try:
+        found: dict[str, Any] = json.loads((run / EVALUATION).read_text())
+    except FileNotFoundError:
+        raise SourceError(
+            f"{run} has been trained and not yet evaluated: the same `ffd run` goes on with it"
+        ) from None
+    except ValueError as error:
+        raise SourceError(f"{run / EVALUATION} is damaged: {error}") from None
+    return found

@@ -1,0 +1,221 @@
+"""A student as a file of its own: its weights, and in their metadata all that rebuilds it.
+
+Neither the teacher nor the files that the recipe names are needed for that. A run writes its
+student so, and an export is made around such a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from ffcore.build import BuildError, made, parts
+from ffcore.features import fingerprint
+from ffcore.files import file_digest, locate
+from ffcore.interfaces import (
+    Condition,
+    ConditionSource,
+    Context,
+    FunctionTeacher,
+    Labels,
+    Student,
+    Teacher,
+    Unconditional,
+)
+from ffcore.plugins import installed
+from ffcore.recipe import Recipe, RecipeError, component, digest, load_recipe
+from ffcore.recipe.plain import NONE, plain
+from ffcore.weights import Weights, WeightsError, read_weights, write_weights
+
+RECIPE, STUDENT, EVALUATION = "recipe.toml", "student.safetensors", "evaluation.json"
+"""What a run directory calls these files, and an export too."""
+
+SCHEMA = 1
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class StudentFile:
+    """What a student's file holds."""
+
+    student: Student
+    """On the CPU, in eval mode, frozen."""
+    sample_shape: tuple[int, ...]
+    conditions: ConditionSource | None
+    """What the student is conditioned on; None: something that no file describes."""
+    scale: float
+    """The guidance scale that it was trained for, or what is meant where nobody names one."""
+    range: tuple[float, float] | None
+    """The guidance scales that it was trained for, if more than one."""
+    config: dict[str, Any]
+    """All that is said of the student; see `describe`."""
+
+    @property
+    def context(self) -> Context:
+        """What the student's other components are built with: a teacher that has no velocity."""
+        return _context(self.sample_shape, self.conditions, self.range)
+
+
+def describe(recipe: Recipe, teacher: Teacher, student: Student, step: int) -> dict[str, Any]:
+    """Return what a student's file says beside the weights, as JSON can hold it.
+
+    Args:
+        recipe: of the run.
+        teacher: unguided.
+        student: as it was built; its weights do not count.
+        step: after which the weights stand.
+
+    `student` and `decoder` are component tables as a recipe has them. `student` is null where its
+    table needs something of the teacher and has no `alone`, which gives the table that does not.
+    `conditions` is {} without any, null where no file describes them. `sha256` is of each file
+    that the teacher was read from.
+    """
+    return {
+        "schema": SCHEMA,
+        "student": _alone(recipe.student, student),
+        "sample_shape": list(teacher.sample_shape),
+        "conditions": _conditions_tree(teacher.conditions),
+        "guidance": attrs.asdict(recipe.guidance),
+        "decoder": _tree("decoder", recipe.decoder),
+        "recipe": digest(recipe),
+        "teacher": _teacher_tree(recipe.teacher, teacher),
+        "ffcore": version("ffcore"),
+        "step": step,
+    }
+
+
+def write_student(path: Path, student: Student, config: Mapping[str, Any]) -> None:
+    """Write a student's file whole or not at all, as `describe` describes it."""
+    write_weights(path, student.state_dict(), config)
+
+
+def read_student(path: Path) -> StudentFile:
+    """Read a student's file and rebuild the student.
+
+    Raises WeightsError where the file is damaged or is another, RecipeError where the plugin that
+    brings the student is not installed. A student that cannot be rebuilt without its teacher is
+    rebuilt beside it where the recipe lies beside the file; else that is a WeightsError.
+    """
+    weights = read_weights(str(path))
+    config = weights.config
+    found = _structured(weights)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            student = _rebuilt(path, found, config)
+    except RecipeError as error:
+        if error.about == "plugin":
+            raise
+        raise WeightsError(f"{path} describes no student: {error}") from None
+    except BuildError as error:
+        raise WeightsError(f"{path} describes a student that cannot be built: {error}") from None
+    weights.load_into(student)
+    return StudentFile(
+        student=student.requires_grad_(False).eval(),
+        sample_shape=found.sample_shape,
+        conditions=found.conditions,
+        scale=found.scale,
+        range=found.range,
+        config=config,
+    )
+
+
+@attrs.frozen(kw_only=True)
+class _Structured:
+    sample_shape: tuple[int, ...]
+    conditions: ConditionSource | None
+    scale: float
+    range: tuple[float, float] | None
+
+
+def _structured(weights: Weights) -> _Structured:
+    """Read what the metadata says; raise WeightsError where it is not a student's."""
+    config = weights.config
+    if not {"schema", "student", "decoder"} <= config.keys():
+        raise WeightsError(
+            f"{weights.source} is no student's file: it does not say how to rebuild one. If it is "
+            "an older run's, the same `ffd run` writes it anew."
+        )
+    if config["schema"] != SCHEMA:
+        raise WeightsError(
+            f"{weights.source} is of schema {config['schema']!r}, written by ffcore "
+            f"{config.get('ffcore')}; this is ffcore {version('ffcore')}, which reads {SCHEMA}"
+        )
+    try:
+        guidance, conditions = config["guidance"], config["conditions"]
+        low_high = guidance["range"]
+        return _Structured(
+            sample_shape=tuple(map(int, config["sample_shape"])),
+            conditions=None if conditions is None else _conditions(conditions),
+            scale=float(guidance["scale"]),
+            range=None if low_high is None else (float(low_high[0]), float(low_high[1])),
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise WeightsError(
+            f"{weights.source} is a damaged student's file: {type(error).__name__} {error}"
+        ) from None
+
+
+def _rebuilt(path: Path, found: _Structured, config: Mapping[str, Any]) -> Student:
+    """Return the student with new weights, without its teacher if that is possible."""
+    tree = config["student"]
+    if tree is not None:
+        context = _context(found.sample_shape, found.conditions, found.range)
+        student: Student = made("student", component("student", tree), context, Student)
+        return student
+    recipe = path.with_name(RECIPE)
+    if not recipe.exists():
+        raise WeightsError(
+            f"{path} holds a student that is rebuilt beside its teacher only, by the recipe that "
+            f"{RECIPE} was, and there is none beside it"
+        )
+    return parts(load_recipe(recipe)).student
+
+
+def _alone(table: Any, student: Student) -> dict[str, Any] | None:
+    if alone := getattr(table, "alone", None):
+        return _tree("student", alone(student))
+    return None if getattr(table, "needs", None) else _tree("student", table)
+
+
+def _tree(role: str, table: Any) -> dict[str, Any]:
+    tree: dict[str, Any] = plain(table, role, registry=installed())
+    return tree
+
+
+def _teacher_tree(table: Any, teacher: Teacher) -> dict[str, Any]:
+    told = {name: value for name, value in _tree("teacher", table).items() if value != NONE}
+    files = [file.reference for file in getattr(table, "files", ())]
+    return {
+        **told,
+        "sha256": {reference: file_digest(locate(reference)) for reference in files},
+        "fingerprint": fingerprint(teacher),
+    }
+
+
+def _conditions_tree(conditions: ConditionSource) -> dict[str, Any] | None:
+    if isinstance(conditions, Unconditional):
+        return {}
+    return attrs.asdict(conditions) if isinstance(conditions, Labels) else None
+
+
+def _conditions(tree: Mapping[str, Any]) -> ConditionSource:
+    return Labels(int(tree["classes"]), tree["null_label"]) if tree else Unconditional()
+
+
+def _context(
+    shape: tuple[int, ...],
+    conditions: ConditionSource | None,
+    guidance_range: tuple[float, float] | None,
+) -> Context:
+    return Context(
+        teacher=FunctionTeacher(_no_velocity, shape, conditions), guidance_range=guidance_range
+    )
+
+
+def _no_velocity(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    raise AssertionError("a student's file brings no teacher")

@@ -1,0 +1,219 @@
+"""Files that a recipe names: by path, as a package's resource, or on the Hugging Face Hub.
+
+`weights/last.pt` is a path, `ffcore_digits:teacher.safetensors` a file that an installed package
+ships, and `hf://org/repo/path/in/repo@revision` a file of a repository on the hub, read from its
+cache and downloaded into it. Nothing here imports torch, and whether files are there is told
+without a network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import textwrap
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import attrs
+
+_HUB_FORM = "hf://org/repo/path/in/repo[@revision]"
+_COLUMNS = 80
+
+
+class MissingFile(Exception):
+    """A file that a recipe names is not there. One message, for a person."""
+
+
+@attrs.frozen
+class File:
+    """A file that a recipe names, and what its user has to know to get it."""
+
+    reference: str
+    """As `locate` takes it."""
+    key: str
+    """The recipe's key that names it, as in "teacher.weights"."""
+    what: str
+    origin: str | None = None
+    """Where it comes from."""
+    licence: str | None = None
+
+
+def locate(reference: str, *, download: bool = True) -> Path:
+    """Return the file that `reference` names; a relative path starts where the process runs.
+
+    A file on the hub is downloaded into the hub's cache, unless `download` is off or the hub's
+    own HF_HUB_OFFLINE is set: then it must be there already.
+
+    Raises MissingFile where there is none.
+    """
+    scheme, is_address, _ = reference.partition("://")
+    if is_address:
+        if scheme != "hf":
+            raise MissingFile(
+                f"{reference}: no files are fetched from {scheme}:// addresses. Download it and "
+                f"name its path, or name it as {_HUB_FORM}."
+            )
+        file = _HubFile.parse(reference)
+        return file.download() if download else file.cached()
+    path = _path(reference)
+    if not path.is_file():
+        found = "a directory, not a file" if path.is_dir() else "no such file"
+        raise MissingFile(f"{found}: {path.absolute()}")
+    return path
+
+
+def require(files: Iterable[File]) -> None:
+    """Raise one MissingFile that tells of every file that is not there. Uses no network.
+
+    A file on the hub that is not in its cache counts as there if it can be downloaded later: the
+    hub's package is installed and not set offline.
+    """
+    missing = [(file, why) for file in files if (why := _why_missing(file.reference))]
+    if missing:
+        what = "A file" if len(missing) == 1 else f"{len(missing)} files"
+        verb = "is" if len(missing) == 1 else "are"
+        entries = ("\n".join(_entry(file, why)) for file, why in missing)
+        raise MissingFile(
+            f"{what} that the recipe needs {verb} missing.\n\n" + "\n\n".join(entries)
+        )
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _path(reference: str) -> Path:
+    package, colon, name = reference.partition(":")
+    if not (colon and package.isidentifier()):
+        try:
+            return Path(reference).expanduser()
+        except RuntimeError as error:  # no such user
+            raise MissingFile(f"{reference}: {error}") from None
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingFile(f"{reference}: there is no package {package!r} installed")
+    return Path(next(iter(spec.submodule_search_locations))) / name
+
+
+@attrs.frozen
+class _HubFile:
+    reference: str
+    repository: str
+    path: str
+    revision: str | None
+
+    @staticmethod
+    def parse(reference: str) -> _HubFile:
+        place, at, revision = reference.removeprefix("hf://").partition("@")
+        organisation, repository, path = [*place.split("/", 2), "", ""][:3]
+        if not (organisation and repository and path) or (at and not revision):
+            raise MissingFile(f"{reference} is not of the form {_HUB_FORM}")
+        return _HubFile(reference, f"{organisation}/{repository}", path, revision or None)
+
+    def cached(self) -> Path:
+        self._need_package()
+        from huggingface_hub import try_to_load_from_cache
+
+        try:
+            found = try_to_load_from_cache(self.repository, self.path, revision=self.revision)
+        except ValueError as error:  # a name that no repository or file can have
+            raise MissingFile(f"{self.reference}: {_first_line(error)}") from None
+        if not isinstance(found, str):
+            raise MissingFile(self._not_cached())
+        return Path(found)
+
+    def download(self) -> Path:
+        self._need_package()
+        from huggingface_hub import hf_hub_download
+
+        try:
+            return Path(hf_hub_download(self.repository, self.path, revision=self.revision))
+        except Exception as error:
+            # The package's errors are of several roots, which change with its HTTP library.
+            raise MissingFile(self._not_downloaded(error)) from error
+
+    def _need_package(self) -> None:
+        if not _hub_is_installed():
+            raise MissingFile(
+                f"{self.reference} is read through huggingface_hub, which is not installed: "
+                "pip install 'ffcore[hub]'"
+            )
+
+    def _not_cached(self) -> str:
+        from huggingface_hub import constants
+
+        message = f"{self.reference} is not in the Hugging Face cache {constants.HF_HUB_CACHE}"
+        if _hub_is_offline():
+            message += (
+                ", and HF_HUB_OFFLINE forbids to download it. Unset HF_HUB_OFFLINE, or copy the "
+                "file from where there is a network and name its path."
+            )
+        return message
+
+    def _not_downloaded(self, error: Exception) -> str:
+        kinds = {each.__name__ for each in type(error).__mro__}
+        if "LocalEntryNotFoundError" in kinds:
+            offline = "" if _hub_is_offline() else ", and the hub cannot be reached"
+            return self._not_cached() + offline
+        causes = {  # by name: their module differs between versions; the narrower first
+            "GatedRepoError": f"{self.repository} is gated: ask for access there, then log in",
+            "RepositoryNotFoundError": f"there is no public repository {self.repository}; "
+            "log in if it is a private one",
+            "RevisionNotFoundError": f"{self.repository} has no revision {self.revision}",
+            "EntryNotFoundError": f"{self.repository} has no file {self.path}",
+        }
+        why = next((said for kind, said in causes.items() if kind in kinds), _first_line(error))
+        return f"{self.reference} could not be downloaded: {why}"
+
+
+def _hub_is_installed() -> bool:
+    return importlib.util.find_spec("huggingface_hub") is not None
+
+
+def _hub_is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def _why_missing(reference: str) -> str | None:
+    try:
+        if reference.startswith("hf://"):
+            _HubFile.parse(reference)
+            if _hub_is_installed() and not _hub_is_offline():
+                return None  # it is downloaded when it is loaded
+        locate(reference, download=False)
+    except MissingFile as error:
+        return str(error)
+    return None
+
+
+def _entry(file: File, why: str) -> Iterator[str]:
+    yield _wrapped(f"{file.key}: {file.what}", "", "  ")
+    rows = {
+        "missing": why,
+        "origin": file.origin,
+        "licence": file.licence,
+        "your copy": f"--set {file.key}=PATH, or that key in the recipe",
+    }
+    for label, text in rows.items():
+        if text:
+            yield _wrapped(text, f"  {label:<11}", " " * 13)
+
+
+def _wrapped(text: str, first: str, then: str) -> str:
+    """Wrap between words only: a path or an address stays whole, to be copied."""
+    return textwrap.fill(
+        text,
+        _COLUMNS,
+        initial_indent=first,
+        subsequent_indent=then,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

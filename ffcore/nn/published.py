@@ -1,0 +1,300 @@
+"""Published checkpoints of the adaLN family, SiT, REPA and DiT, in our transformer.
+
+Names are theirs and ours alike; three things differ. Their fixed position embedding is stored,
+ours is computed. They may predict a variance σ beside the velocity or noise (`learn_sigma`), in C
+further channels of the last layer, which no sampler of an ODE reads. Training-only parts, such as
+REPA's projectors, stand beside the network.
+Letters in comments: D width, P patch, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import attrs
+import torch
+from torch import Tensor
+
+from ffcore.nn.embedding import grid_sinusoids
+from ffcore.nn.size import MODELS, TransformerSize
+from ffcore.nn.transformer import Transformer
+from ffcore.weights import Weights, WeightsError
+
+_PATCHES = "x_embedder.proj.weight"
+_LABELS = "y_embedder.embedding_table.weight"
+_HIDDEN = "blocks.0.mlp.fc1.weight"
+_QUERY_NORM = "blocks.0.attn.q_norm.weight"
+_LAST = "final_layer.linear"
+_BLOCKS = "blocks"
+_POSITION = "pos_embed"
+_RANKS = {_PATCHES: 4, _HIDDEN: 2, f"{_LAST}.weight": 2}
+"""The tensors that every file of the family has, and their dimensions."""
+
+_POSITION_TOLERANCE = 1e-3
+"""Published averages of the weights average the fixed embedding too: rounding moves it by up to
+1.6e-4 in float32 at a decay of 0.9999, and by 6e-4 at worst."""
+_LATENT_CHANNELS, _PIXELS = 4, 8
+"""Of the latents that the family is published for, and image pixels along the side of one."""
+
+
+def load_published(weights: Weights, transformer: Transformer, *, drop: Sequence[str] = ()) -> None:
+    """Load a published checkpoint into `transformer`, strictly.
+
+    Args:
+        weights: with the official names.
+        transformer: of the very sizes; its output has the C channels of its input.
+        drop: patterns of names that belong to training alone, as in "projectors.*".
+
+    Raises WeightsError, and changes nothing, where the file holds a network of other sizes, which
+    are all told with their likely cause; where its position embedding was trained; and where
+    tensors are missing or left over.
+    """
+    weights = weights.without(*drop)
+    found = _Shapes.of(weights.label, weights.tensors)
+    wanted = _Shapes.of("the network", _with_position(transformer))
+    if differences := list(_differences(found, wanted)):
+        listed = "\n".join(f"  {cause}\n    {evidence}" for cause, evidence in differences)
+        raise WeightsError(
+            f"{weights.label} holds another network than the recipe describes:\n{listed}"
+        )
+    if found.outputs != wanted.outputs:
+        weights = _without_sigma(weights, found)
+    if _POSITION in weights.tensors:
+        weights = _without_position(weights, found)
+    weights.load_into(transformer)
+
+
+def published_size(weights: Weights, heads: int, input_size: int | None = None) -> TransformerSize:
+    """Return the sizes of the network that a published checkpoint holds.
+
+    Args:
+        weights: with the official names.
+        heads: attention heads; no shape tells their number.
+        input_size: side of the sample, for a file without position embedding.
+
+    Raises WeightsError where the file is not of the family, and where sizes do not go together.
+    """
+    found = _Shapes.of(weights.label, weights.tensors)
+    side = found.side or input_size
+    if side is None:
+        raise WeightsError(
+            f"{weights.label} has no {_POSITION}, and so does not say for which input size it is"
+        )
+    if input_size not in (None, side):
+        raise WeightsError(f"{weights.label} is for an input_size of {side}, not of {input_size}")
+    if found.head_width not in (None, found.width / heads):
+        raise WeightsError(
+            f"{weights.label} has heads of width {found.head_width}, so {heads} is not their number"
+        )
+    try:
+        return TransformerSize(
+            input_size=side,
+            patch_size=found.patch,
+            channels=found.channels,
+            width=found.width,
+            depth=found.depth,
+            heads=heads,
+            classes=None if found.labels is None else found.labels - 1,
+            mlp_ratio=found.mlp_ratio,
+            qk_norm=found.qk_norm,
+        )
+    except ValueError as error:
+        raise WeightsError(f"{weights.label} holds no network of the family: {error}") from None
+
+
+@attrs.frozen(kw_only=True)
+class _Shapes:
+    """What the shapes of a file of the family tell."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    patch: int
+    channels: int
+    outputs: int
+    """Channels of the last layer: C, or 2C with σ."""
+    width: int
+    depth: int
+    hidden: int
+    """Width of a block's hidden layer."""
+    labels: int | None
+    """Classes and the null label; None: unconditional."""
+    side: int | None
+    """Of the square sample; None: the file has no position embedding."""
+    head_width: int | None
+    """None: queries and keys are not normalised."""
+
+    @staticmethod
+    def of(label: str, tensors: Mapping[str, Tensor]) -> _Shapes:
+        shapes = {name: tuple(each.shape) for name, each in tensors.items()}
+        _check_family(label, shapes)
+        width, channels, patch, _ = shapes[_PATCHES]
+        outputs, remainder = divmod(shapes[f"{_LAST}.weight"][0], patch**2)
+        grid = shapes.get(_POSITION)
+        side = None if grid is None else math.isqrt(grid[1])
+        if remainder or (side is not None and grid != (1, side**2, width)):
+            last = shapes[f"{_LAST}.weight"]
+            raise WeightsError(
+                f"{label} is no checkpoint of SiT, REPA or DiT: {_LAST}.weight is {last} and "
+                f"{_POSITION} {grid or 'absent'}, which do not go with patches of "
+                f"{patch} × {patch} on a square, in tokens of width {width}"
+            )
+        blocks = {name.split(".")[1] for name in shapes if name.startswith("blocks.")}
+        return _Shapes(
+            shapes=shapes,
+            patch=patch,
+            channels=channels,
+            outputs=outputs,
+            width=width,
+            depth=len(blocks),
+            hidden=shapes[_HIDDEN][0],
+            labels=shapes[_LABELS][0] if _LABELS in shapes else None,
+            side=None if side is None else side * patch,
+            head_width=shapes[_QUERY_NORM][0] if _QUERY_NORM in shapes else None,
+        )
+
+    @property
+    def qk_norm(self) -> bool:
+        """Whether queries and keys are normalised."""
+        return self.head_width is not None
+
+    @property
+    def mlp_ratio(self) -> float:
+        """The ratio that gives `hidden` again: a quotient may be rounded below it."""
+        ratio = self.hidden / self.width
+        exact = int(self.width * ratio) == self.hidden
+        return ratio if exact else math.nextafter(ratio, math.inf)
+
+    @property
+    def model(self) -> str:
+        """Name of the published size, and what it means."""
+        said = f"width {self.width}, depth {self.depth}"
+        for name in MODELS:
+            size = TransformerSize.published(name, 256)  # type: ignore[arg-type]
+            if (size.width, size.depth) == (self.width, self.depth):
+                return f"{name.partition('/')[0]} ({said})"
+        return f"one of {said}"
+
+    @property
+    def sample(self) -> str:
+        """What it was made for: images of the usual latents, or samples."""
+        assert self.side is not None
+        if self.channels == _LATENT_CHANNELS:
+            return f"{self.side * _PIXELS} × {self.side * _PIXELS} images"
+        return f"{self.side} × {self.side} samples"
+
+
+def _check_family(label: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    ranks = {name: len(shape) for name, shape in shapes.items()}
+    expected = _RANKS | {
+        name: rank for name, rank in {_POSITION: 3, _LABELS: 2}.items() if name in shapes
+    }
+    wrong = [name for name, rank in expected.items() if ranks.get(name) != rank]
+    if not wrong and 0 not in shapes[_PATCHES]:
+        return
+    hint = ""
+    if any(name.startswith("transformer_blocks.") for name in shapes):
+        hint = ". Its names are those of the diffusers library: the official checkpoint is needed"
+    elif shapes:
+        hint = f". It starts with {', '.join(list(shapes)[:3])}"
+    raise WeightsError(
+        f"{label} is no checkpoint of SiT, REPA or DiT: {', '.join(wrong) or _PATCHES} is missing "
+        f"or of another kind{hint}"
+    )
+
+
+def _differences(found: _Shapes, wanted: _Shapes) -> Iterator[tuple[str, str]]:
+    """Yield (likely cause, shapes) of whatever differs."""
+    for cause, name in (
+        *_other_samples(found, wanted),
+        *_other_model(found, wanted),
+        *_other_training(found, wanted),
+    ):
+        here, there = (
+            each.depth if name == _BLOCKS else each.shapes.get(name, "none")
+            for each in (found, wanted)
+        )
+        yield cause, f"{name}: the file has {here}, the network {there}"
+
+
+def _other_samples(found: _Shapes, wanted: _Shapes) -> Iterator[tuple[str, str]]:
+    if None not in (found.side, wanted.side) and found.side != wanted.side:
+        yield f"weights of {found.sample} in a recipe for {wanted.sample}", _POSITION
+    if found.patch != wanted.patch:
+        yield f"another patch size: {found.patch} in a recipe for {wanted.patch}", _PATCHES
+    if found.channels != wanted.channels:
+        yield (
+            f"other samples: {found.channels} channels in a recipe for {wanted.channels}",
+            _PATCHES,
+        )
+
+
+def _other_model(found: _Shapes, wanted: _Shapes) -> Iterator[tuple[str, str]]:
+    if (found.width, found.depth) != (wanted.width, wanted.depth):
+        evidence = _PATCHES if found.width != wanted.width else _BLOCKS
+        yield f"another model size: {found.model} in a recipe for {wanted.model}", evidence
+    elif found.head_width != wanted.head_width and None not in (
+        found.head_width,
+        wanted.head_width,
+    ):
+        yield "another number of heads", _QUERY_NORM
+    if found.mlp_ratio != wanted.mlp_ratio:
+        ratios = f"{found.mlp_ratio:g} in a recipe for {wanted.mlp_ratio:g}"
+        yield f"another mlp_ratio: {ratios}", _HIDDEN
+
+
+def _other_training(found: _Shapes, wanted: _Shapes) -> Iterator[tuple[str, str]]:
+    if found.labels != wanted.labels:
+        yield _other_labels(found.labels, wanted.labels), _LABELS
+    if found.qk_norm != wanted.qk_norm:
+        trained = "with" if found.qk_norm else "without"
+        yield (
+            f"qk_norm: the file was trained {trained} it, which the recipe contradicts",
+            _QUERY_NORM,
+        )
+    if found.outputs not in (found.channels, 2 * found.channels):
+        cause = f"another output: {found.outputs} channels for {found.channels} of input"
+        yield cause, f"{_LAST}.weight"
+
+
+def _other_labels(found: int | None, wanted: int | None) -> str:
+    if found is None:
+        return "an unconditional model in a recipe with classes"
+    if wanted is None:
+        return f"a model of {found - 1} classes in a recipe without classes"
+    if found == wanted - 1:
+        return (
+            f"{found} classes and no null label: it was trained without dropping labels, so this "
+            "teacher cannot be guided (or the recipe's classes are one too many)"
+        )
+    return f"another number of classes: {found - 1} in a recipe for {wanted - 1}"
+
+
+def _with_position(transformer: Transformer) -> dict[str, Tensor]:
+    return {**transformer.state_dict(), _POSITION: transformer.pos_embed}
+
+
+def _without_position(weights: Weights, found: _Shapes) -> Weights:
+    """Leave out a position embedding that is the fixed one, and raise WeightsError if it is not."""
+    assert found.side is not None
+    tensors = dict(weights.tensors)
+    position = tensors.pop(_POSITION)
+    fixed = grid_sinusoids(found.side // found.patch, found.width)
+    off = float((position.double() - fixed.double()).abs().max())
+    if not off <= max(_POSITION_TOLERANCE, torch.finfo(position.dtype).eps):
+        raise WeightsError(
+            f"{weights.label}: {_POSITION} differs from the fixed sines and cosines by up to "
+            f"{off:.2g}: a trained position embedding is not supported"
+        )
+    note = f"{_POSITION} is the fixed one (off by {off:.1g} at most)"
+    return attrs.evolve(weights, tensors=tensors, notes=(*weights.notes, note))
+
+
+def _without_sigma(weights: Weights, found: _Shapes) -> Weights:
+    """Keep the first C of the 2C channels that every pixel of a patch has in the last layer."""
+    tensors = dict(weights.tensors)
+    for name in (f"{_LAST}.weight", f"{_LAST}.bias"):
+        if name in tensors and tensors[name].shape[:1] == (found.patch**2 * found.outputs,):
+            pixels = tensors[name].unflatten(0, (found.patch**2, found.outputs))  # [P², 2C, …]
+            tensors[name] = pixels[:, : found.channels].flatten(0, 1)
+    note = f"dropped the {found.outputs - found.channels} σ channels of {_LAST}"
+    return attrs.evolve(weights, tensors=tensors, notes=(*weights.notes, note))

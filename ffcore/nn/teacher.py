@@ -1,0 +1,81 @@
+"""A transformer of published weights, or one without, as a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from ffcore.interfaces import ConditionSource, Context, FrozenTeacher, Labels, Unconditional
+from ffcore.nn.published import load_published
+from ffcore.nn.size import TransformerSize
+from ffcore.nn.transformer import Transformer
+from ffcore.nn.velocity import Preconditioning, TransformerVelocity, new_transformer, trainable
+from ffcore.weights import Weights, WeightsError, read_weights
+
+if TYPE_CHECKING:
+    from ffcore.nn.tables import TransformerTeacherTable
+
+
+def transformer_teacher(network: Transformer, preconditioning: Preconditioning) -> FrozenTeacher:
+    """Return the teacher whose network is a velocity but for its preconditioning."""
+    velocity = TransformerVelocity(network, preconditioning)
+    return FrozenTeacher(
+        velocity,
+        network.size.sample_shape,
+        label_conditions(network.size),
+        lambda takes_guidance: trainable(velocity, takes_guidance),
+    )
+
+
+def label_conditions(size: TransformerSize) -> ConditionSource:
+    """Return the classes of a network; the null label is the one after the last."""
+    if size.classes is None:
+        return Unconditional()
+    return Labels(size.classes, size.classes if size.null_label else None)
+
+
+def stated_network(
+    table: TransformerTeacherTable, context: Context, *, family: str, drop: Sequence[str] = ()
+) -> Transformer:
+    """Return the network that a teacher's table describes, with its weights if it names any.
+
+    Args:
+        table: what the recipe says.
+        context: of the table's build.
+        family: under which name a file of ours keeps the sizes.
+        drop: patterns of names in published files that belong to training alone.
+
+    Raises WeightsError where the sizes are given neither in the table nor in the file, where both
+    are given and differ, and where the weights do not fit.
+    """
+    stated = table.stated_size()
+    if stated is not None and (context.hollow or table.weights is None):
+        return new_transformer(stated, context)
+    assert table.weights is not None
+    weights = read_weights(table.weights)
+    network = new_transformer(_size(weights, family, stated), context)
+    if not context.hollow:
+        load_published(weights, network, drop=drop)
+    return network
+
+
+def _size(weights: Weights, family: str, stated: TransformerSize | None) -> TransformerSize:
+    """Return the sizes that the file says, or else those stated."""
+    tree: Mapping[str, Any] | None = weights.config.get(family)
+    if tree is None:
+        if stated is None:
+            raise WeightsError(
+                f'{weights.source} does not say its sizes: add model = "XL/2" or another, '
+                "or [teacher.sizes]"
+            )
+        return stated
+    try:
+        stored = TransformerSize(**tree)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{weights.source} describes no {family}: {error}") from None
+    if stated is not None and stated != stored:
+        found, said = attrs.asdict(stored), attrs.asdict(stated)
+        raise WeightsError(f"{weights.source} holds a {family} of {found}, the recipe says {said}")
+    return stored

@@ -1,0 +1,372 @@
+"""Images from noise, in one step of a student or by a solver on a teacher.
+
+The noise and the label of a sample depend on (seed, index) alone, and so do its pixels but for the
+rounding of the machine's arithmetic: neither the batch size nor the number of processes counts.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, Literal
+
+import attrs
+import torch
+from torch import Tensor
+
+from ffcore.draws import Draws
+from ffcore.features import fingerprint
+from ffcore.flow import integrate
+from ffcore.flow_map import generate
+from ffcore.guidance import Guided
+from ffcore.interfaces import Condition, ConditionSource, Decoder, Labels, Student, Teacher
+from ffcore.solver import Solver
+from ffcore.spelling import did_you_mean
+
+IMAGE_CHANNELS = (1, 3)
+"""What is decoded to so many channels is an image; anything else is an array of numbers."""
+
+Labelling = str | int | Sequence[int]
+"""Which class each sample is of: "balanced" is index mod classes, "random" is drawn; a class, or
+classes that are cycled through by index."""
+
+
+class SampleError(ValueError):
+    """Samples are asked for that cannot be made, or cannot be kept as is asked."""
+
+
+class NotFinite(Exception):
+    """A sample came out as something other than a finite number."""
+
+
+class Generator(ABC):
+    """Makes samples from prior noise: a student, or a teacher with its solver."""
+
+    kind: Literal["student", "teacher"]
+    sample_shape: tuple[int, ...]
+    """*S, the shape of one sample before it is decoded."""
+    conditions: ConditionSource
+    scale: float
+    """The guidance scale γ that is meant where nobody names one."""
+
+    @abstractmethod
+    def generate(self, z: Tensor, condition: Condition) -> Tensor:
+        """Return a sample for each row of prior noise, both Float[B, *S]."""
+
+    @abstractmethod
+    def check(self, guidance: float) -> None:
+        """Raise SampleError unless samples can be made at this scale γ."""
+
+    @abstractmethod
+    def to(self, device: str) -> Generator:
+        """Move the network to `device`; return this generator."""
+
+    @abstractmethod
+    def record(self, guidance: float) -> dict[str, Any]:
+        """Return what its samples at this γ depend on, and their NFE, as JSON can hold it.
+
+        The NFE is null where a solver decides as it goes.
+        """
+
+
+class OneStep(Generator):
+    """A student's one step, f(z, 1).
+
+    Args:
+        student: in eval mode.
+        sample_shape: *S.
+        conditions: what it is conditioned on.
+        scale: that it was trained for, or what is meant where nobody names one.
+        range: the scales that it was trained for, if more than one.
+    """
+
+    kind = "student"
+
+    def __init__(
+        self,
+        student: Student,
+        sample_shape: tuple[int, ...],
+        conditions: ConditionSource,
+        *,
+        scale: float = 1.0,
+        range: tuple[float, float] | None = None,
+    ) -> None:
+        self.student = student
+        self.sample_shape = sample_shape
+        self.conditions = conditions
+        self.scale = scale
+        self.range = range
+
+    def generate(self, z: Tensor, condition: Condition) -> Tensor:
+        """Return one-step samples; see Generator."""
+        return generate(self.student, z, condition)
+
+    def check(self, guidance: float) -> None:
+        """Raise SampleError for a scale that the student was not trained for."""
+        low, high = self.range or (self.scale, self.scale)
+        if low <= guidance <= high:
+            return
+        trained = f"scale {low:g} alone" if low == high else f"scales from {low:g} to {high:g}"
+        raise SampleError(
+            f"guidance: this student was trained for {trained}, and {guidance:g} is asked for. "
+            "Another scale needs a student that was trained for it (guidance.scale or "
+            "guidance.range in its recipe), or the teacher."
+        )
+
+    def to(self, device: str) -> OneStep:
+        """Move the student; see Generator."""
+        self.student.to(device)
+        return self
+
+    def record(self, guidance: float) -> dict[str, Any]:
+        """Return the student's fingerprint; see Generator."""
+        return {
+            "kind": self.kind,
+            "fingerprint": fingerprint(self.student),
+            "guidance": {"scale": guidance},
+            "solver": None,
+            "nfe": 1,
+        }
+
+
+class Solved(Generator):
+    """A teacher's flow, as a solver integrates it.
+
+    Args:
+        teacher: not guided yet.
+        solver: how its flow is integrated.
+        scale: what is meant where nobody names one.
+        interval: the times at which guidance acts.
+        channels: how many of the first channels are guided, or "all".
+
+    Raises ValueError for an interval or channels that there are not.
+    """
+
+    kind = "teacher"
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        solver: Solver,
+        *,
+        scale: float = 1.0,
+        interval: tuple[float, float] = (0.0, 1.0),
+        channels: int | Literal["all"] = "all",
+    ) -> None:
+        self.guided = Guided(teacher, interval, channels)
+        self.solver = solver
+        self.sample_shape = teacher.sample_shape
+        self.conditions = teacher.conditions
+        self.scale = scale
+
+    def generate(self, z: Tensor, condition: Condition) -> Tensor:
+        """Return the ends of the flow's paths; see Generator."""
+        return integrate(self.guided, z, condition, self.solver)
+
+    def check(self, guidance: float) -> None:
+        """Raise SampleError for a negative scale, or where the teacher cannot be guided."""
+        if guidance < 0:
+            raise SampleError(f"guidance: a scale is at least 0, found {guidance:g}")
+        if guidance != 1:
+            try:
+                self.conditions.null(self.conditions.draw(Draws(0, 0, 0, 1)))
+            except ValueError as error:
+                raise SampleError(f"guidance: {error}; its one scale is 1") from None
+
+    def to(self, device: str) -> Solved:
+        """Move the teacher; see Generator."""
+        self.guided.to(device)
+        return self
+
+    def record(self, guidance: float) -> dict[str, Any]:
+        """Return the teacher's fingerprint, its guidance and the solver; see Generator."""
+        interval, channels = self.guided.interval, self.guided.channels
+        guides = guidance != 1
+        where = {"interval": list(interval), "channels": channels} if guides else {}
+        return {
+            "kind": self.kind,
+            "fingerprint": fingerprint(self.guided.teacher),
+            "guidance": {"scale": guidance, **where},
+            "solver": attrs.asdict(self.solver),
+            "nfe": self.solver.nfe(interval if guides else None),
+        }
+
+
+@attrs.frozen(kw_only=True)
+class Request:
+    """Which samples are asked for, in full; a Sampler makes and checks it."""
+
+    number: int
+    seed: int
+    labels: Literal["balanced", "random"] | tuple[int, ...] | None
+    """As Labelling has it; None where the conditions are no classes: they are drawn."""
+    guidance: float
+
+
+class Sampler:
+    """Draws images, or whatever else its decoder makes of samples.
+
+        sampler(16, seed=0)  # Float[16, C, H, W] in [−1, 1]
+
+    Args:
+        generator: makes samples of noise.
+        decoder: makes images of samples.
+        device: where both compute.
+        origin: what else belongs into the record of a sampling: names and digests.
+
+    Raises SampleError where the decoder cannot decode such samples.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        decoder: Decoder,
+        *,
+        device: str = "cpu",
+        origin: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.generator = generator.to(device)
+        self.decoder = decoder.to(device).eval()
+        self.device = device
+        self.origin = dict(origin or {})
+        try:
+            probe = self._decode(torch.zeros(1, *generator.sample_shape, device=device))
+        except ValueError as error:
+            raise SampleError(f"decoder: {error}") from error
+        self.shape = tuple(probe.shape[1:])
+        """Of one decoded sample: (C, H, W) of an image."""
+
+    @property
+    def makes_images(self) -> bool:
+        """Whether the decoded samples are images of one channel or three."""
+        return len(self.shape) == 3 and self.shape[0] in IMAGE_CHANNELS
+
+    def __call__(
+        self,
+        number: int = 16,
+        *,
+        seed: int = 0,
+        labels: Labelling | None = None,
+        guidance: float | None = None,
+        batch: int = 64,
+    ) -> Tensor:
+        """Return the first `number` samples of a seed, decoded.
+
+        Args:
+            number: how many.
+            seed: of noise and labels.
+            labels: "balanced" (0, 1, 2, … and again; the default), "random", or classes to be
+                cycled through; None where the conditions are no classes.
+            guidance: the scale γ; by default the one of the student's or teacher's recipe.
+            batch: how many are made at a time.
+
+        Returns:
+            float32 on the CPU: images Float[number, C, H, W] in [−1, 1]. Vectors, and latents
+            that no decoder decodes, are handed on as they are.
+
+        Raises SampleError for labels or a guidance scale that there are not.
+        """
+        asked = self.request(number, seed=seed, labels=labels, guidance=guidance)
+        parts = [
+            self.images(asked, start, min(number, start + batch))
+            for start in range(0, number, batch)
+        ]
+        return torch.cat(parts)
+
+    def request(
+        self,
+        number: int,
+        *,
+        seed: int = 0,
+        labels: Labelling | None = None,
+        guidance: float | None = None,
+    ) -> Request:
+        """Return what is asked for in full. Raises SampleError where it cannot be had."""
+        if number < 1:
+            raise SampleError(f"number: at least one sample, found {number}")
+        scale = self.generator.scale if guidance is None else float(guidance)
+        self.generator.check(scale)
+        return Request(
+            number=number,
+            seed=seed,
+            labels=_checked_labels(labels, self.generator.conditions),
+            guidance=scale,
+        )
+
+    @torch.no_grad()
+    def images(self, asked: Request, start: int, stop: int) -> Tensor:
+        """Return the samples [start, stop) of a request at once, decoded, as `__call__` does."""
+        draws = Draws(asked.seed, 0, start, stop, self.device).named("sample")
+        z = draws.normal("z", self.generator.sample_shape)
+        samples = self.generator.generate(z, self._condition(asked, draws))
+        return self._decode(samples).cpu()
+
+    def record(self, asked: Request) -> dict[str, Any]:
+        """Return all that the samples depend on, as JSON can hold it."""
+        return {
+            "schema": 1,
+            **self.origin,
+            **self.generator.record(asked.guidance),
+            "number": asked.number,
+            "seed": asked.seed,
+            "labels": list(asked.labels) if isinstance(asked.labels, tuple) else asked.labels,
+            "shape": list(self.shape),
+            "ffcore": version("ffcore"),
+        }
+
+    def _condition(self, asked: Request, draws: Draws) -> Condition:
+        condition = self.generator.conditions.draw(draws)
+        if isinstance(asked.labels, tuple) or asked.labels == "balanced":
+            condition = attrs.evolve(condition, label=self._labels(asked, draws))
+        if asked.guidance == 1:
+            return condition
+        scale = torch.full((len(draws),), asked.guidance, device=self.device)
+        return attrs.evolve(condition, guidance=scale)
+
+    def _labels(self, asked: Request, draws: Draws) -> Tensor:
+        index = torch.arange(draws.start, draws.stop)
+        if isinstance(asked.labels, tuple):
+            return torch.tensor(asked.labels)[index % len(asked.labels)].to(self.device)
+        assert isinstance(self.generator.conditions, Labels)
+        return (index % self.generator.conditions.classes).to(self.device)
+
+    @torch.no_grad()
+    def _decode(self, samples: Tensor) -> Tensor:
+        decoded: Tensor = self.decoder(samples)
+        is_image = decoded.ndim == 4 and decoded.shape[1] in IMAGE_CHANNELS
+        return decoded.clamp(-1, 1) if is_image else decoded
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Return images of pixels 0 to 255, UInt8[N, H, W, C], of Float[N, C, H, W] in [−1, 1].
+
+    (x + 1) · 127.5 to the nearest integer, a half to the even one; x is cut to [−1, 1] before.
+    """
+    pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1)
+
+
+def _checked_labels(
+    labels: Labelling | None, conditions: ConditionSource
+) -> Literal["balanced", "random"] | tuple[int, ...] | None:
+    """Return the labelling in its one form, or raise SampleError where there are no such labels."""
+    if not isinstance(conditions, Labels):
+        if labels is not None:
+            raise SampleError("labels: these samples have no classes to choose from")
+        return None
+    if labels is None or labels == "balanced":
+        return "balanced"
+    if labels == "random":
+        return "random"
+    if isinstance(labels, str):
+        hint = did_you_mean(labels, ("balanced", "random"))
+        raise SampleError(
+            f"labels: must be 'balanced', 'random' or classes as in 0,3,7, found {labels!r}{hint}"
+        )
+    chosen = (labels,) if isinstance(labels, int) else tuple(map(int, labels))
+    unknown = [each for each in chosen if not 0 <= each < conditions.classes]
+    if unknown or not chosen:
+        found = f"found {', '.join(map(str, unknown))}" if unknown else "found none"
+        raise SampleError(f"labels: must be classes from 0 to {conditions.classes - 1}, {found}")
+    return chosen

@@ -1,0 +1,155 @@
+"""Sampling to disk: in chunks, by one process or several, and on from where it was interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ffcore.sample.chunks import CHUNK, Chunks, differences
+from ffcore.sample.output import Output, output
+from ffcore.sample.processes import Processes
+from ffcore.sample.sampler import NotFinite, Request, SampleError, Sampler, to_uint8
+
+
+class StoppedSampling(Exception):
+    """Sampling was asked to stop, and did so; what was made is kept."""
+
+    def __init__(self, done: int, number: int) -> None:
+        super().__init__(f"stopped after {done} of {number} samples; the same command goes on")
+
+
+def silent(done: int, number: int) -> None:
+    """Report no progress."""
+    del done, number
+
+
+def write_samples(
+    sampler: Sampler,
+    asked: Request,
+    path: Path,
+    *,
+    batch: int = 64,
+    overwrite: bool = False,
+    processes: Processes | None = None,
+    progress: Callable[[int, int], None] = silent,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Make the samples that are asked for, and keep them at `path` with the record of them.
+
+    An interrupted sampling under the same conditions goes on where it stood.
+
+    Args:
+        sampler: makes them.
+        asked: which.
+        path: .npz, .png, or a folder; see `output`.
+        batch: how many are made at a time, at most CHUNK; without influence on the samples.
+        overwrite: replace what an earlier sampling left at `path`, once the new one is whole.
+        processes: that share the work; by default this one alone.
+        progress: told of (done, of how many), counting those of an interrupted sampling.
+        stop: asked after each batch whether to stop there.
+
+    Raises SampleError, and changes nothing, where they cannot be kept at `path`; StoppedSampling;
+    NotFinite where a sample is not a finite number.
+    """
+    if not 1 <= batch <= CHUNK:
+        raise SampleError(f"batch: must be at least 1 and at most {CHUNK}, found {batch}")
+    processes = processes or Processes()
+    place = output(path, sampler.shape, asked.number, images=sampler.makes_images)
+    conditions = _conditions(sampler, asked, batch)
+    chunks = Chunks.beside(place.path, asked.number)
+    with ExitStack() as stack:
+        missing: list[int] | None = None
+        try:
+            if processes.leads:
+                stack.enter_context(chunks.held())
+                _prepare(place, chunks, conditions, overwrite)
+                missing = chunks.missing()
+        finally:  # the other processes learn of an error, too, and leave it to the leading one
+            missing = processes.agree(missing)
+        if missing is None:
+            return
+        progress(chunks.stored(), asked.number)
+        for index in missing[processes.rank :: processes.size]:
+            _make(sampler, asked, chunks, index, batch, progress, stop)
+        processes.wait()
+        if processes.leads:
+            progress(asked.number, asked.number)
+            chunks.place()
+            place.put(_stoppable(chunks, stop), asked.number, conditions, chunks.directory)
+            chunks.remove()
+
+
+def _conditions(sampler: Sampler, asked: Request, batch: int) -> dict[str, Any]:
+    conditions = sampler.record(asked)
+    if (conditions["solver"] or {}).get("method") == "dopri5":
+        conditions["batch"] = batch  # for whose samples it chooses common steps
+    return conditions
+
+
+def _prepare(place: Output, chunks: Chunks, conditions: dict[str, Any], overwrite: bool) -> None:
+    """Make the chunks ready to go on, or to begin; raise SampleError where neither is possible."""
+    if overwrite:
+        place.check_overwriting()
+    there = chunks.conditions()
+    changed = [] if there is None else differences(there, conditions)
+    if changed and not overwrite:
+        raise SampleError(
+            f"{chunks.directory} holds an interrupted sampling under other conditions:\n  "
+            + "\n  ".join(changed)
+            + "\n--overwrite throws it away"
+        )
+    occupied = place.occupied()
+    if occupied is not None and not (overwrite or (chunks.placing and not changed)):
+        raise SampleError(f"{occupied} exists: choose another place, or --overwrite")
+    if there is None or changed:
+        chunks.begin(conditions)
+
+
+def _make(
+    sampler: Sampler,
+    asked: Request,
+    chunks: Chunks,
+    index: int,
+    batch: int,
+    progress: Callable[[int, int], None],
+    stop: Callable[[], bool],
+) -> None:
+    """Make the samples that a chunk lacks, and store it."""
+    start, end = chunks.span(index)
+    begun = chunks.begun(index)
+    parts = [] if begun is None else [begun]
+    done = start + sum(map(len, parts))
+    whole = chunks.stored()
+    while done < end:
+        if stop():
+            if parts:
+                chunks.put(index, np.concatenate(parts))
+            raise StoppedSampling(whole + done - start, asked.number)
+        images = sampler.images(asked, done, min(end, done + batch))
+        parts.append(_kept(images, done, sampler.makes_images))
+        done += len(images)
+        progress(whole + done - start, asked.number)
+    chunks.put(index, np.concatenate(parts))
+
+
+def _kept(images: Tensor, first: int, are_images: bool) -> NDArray[Any]:
+    """Return decoded samples as they are kept; raise NotFinite where one is not finite."""
+    bad = (~images.isfinite()).flatten(1).any(1).nonzero()
+    if len(bad):
+        raise NotFinite(f"sample {first + int(bad[0])} is not finite: the weights may be damaged")
+    kept = to_uint8(images) if are_images else images.to(torch.float32)
+    return kept.contiguous().numpy()
+
+
+def _stoppable(chunks: Chunks, stop: Callable[[], bool]) -> Iterator[NDArray[Any]]:
+    for chunk in chunks:
+        if stop():
+            raise StoppedSampling(chunks.number, chunks.number)
+        yield chunk

@@ -1,0 +1,85 @@
+"""The recipe table of the decoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import attrs
+
+from ffcore.files import File
+from ffcore.keys import key
+
+if TYPE_CHECKING:
+    from ffcore.interfaces import Context, Decoder
+
+_HUB, _PUBLISHED = "hf://", "stabilityai/sd-vae-ft-"
+
+
+@attrs.frozen(kw_only=True)
+class SdVae:
+    """The decoder of Stable Diffusion's autoencoder, as diffusers keeps it."""
+
+    variant: Literal["ema", "mse"] = key(
+        "ema",
+        help=(
+            "which published decoder is read where weights names none: stabilityai/sd-vae-ft-ema "
+            "or -mse. FIDs are not comparable across the two"
+        ),
+    )
+    weights: str | None = key(
+        None,
+        help=(
+            "folder in diffusers' layout, with config.json and "
+            "diffusion_pytorch_model.safetensors: a path, package:folder of an installed package, "
+            "or hf://organisation/repository; none: that of variant, from the hub"
+        ),
+    )
+    batch: int = key(16, help="samples decoded at a time; bounds the memory", at_least=1)
+    dtype: Literal["float32", "bfloat16"] = key(
+        "float32", help="in which the decoder computes; images are float32"
+    )
+    scale: float = key(
+        0.18215,
+        help="what the teacher's latents were multiplied by, and are divided by here",
+        above=0,
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.weights is not None and self.weights.endswith((".safetensors", ".json")):
+            raise ValueError(f"weights must name the folder, not a file in it: {self.weights}")
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        """The two files of the folder that are read."""
+        origin = licence = None
+        if self.weights is None or not self.weights.startswith(_HUB):  # a path is to a copy of it
+            origin, licence = f"https://huggingface.co/{_PUBLISHED}{self.variant}", "MIT"
+        return tuple(
+            File(self._reference(name), "decoder.weights", what, origin, licence)
+            for name, what in (
+                ("config.json", "the decoder's sizes"),
+                ("diffusion_pytorch_model.safetensors", "the decoder's weights"),
+            )
+        )
+
+    def _reference(self, name: str) -> str:
+        folder, at, revision = self.weights or f"{_HUB}{_PUBLISHED}{self.variant}", "", ""
+        if folder.startswith(_HUB):
+            folder, at, revision = folder.partition("@")
+        return f"{folder.rstrip('/')}/{name}{at}{revision}"
+
+    def build(self, context: Context) -> Decoder:
+        """Return the decoder.
+
+        Raises MissingFile where diffusers or a file is not there, WeightsError where the files do
+        not fit, and ValueError where they ask for another scale or the teacher has no such latents.
+        """
+        from ffcore_vae.decoder import read_decoder
+
+        config, weights = (file.reference for file in self.files)
+        decoder = read_decoder(
+            config, weights, scale=self.scale, batch=self.batch, dtype=self.dtype
+        )
+        if context.teacher is not None:
+            decoder.check(context.teacher.sample_shape)
+        return decoder
