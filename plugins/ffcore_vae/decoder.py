@@ -89,7 +89,7 @@ def read_decoder(
     Raises MissingFile where diffusers or a file is not there, WeightsError where a file is damaged
     or the two do not fit, ValueError where config.json names another scale.
     """
-    autoencoder = _autoencoder()
+    autoencoder = import_autoencoder()
     sizes = _read_config(locate(config))
     _check_normalisation(sizes, scale, config)
     network = _new(autoencoder, sizes, config)
@@ -104,10 +104,10 @@ def read_decoder(
     return decoder.to(getattr(torch, dtype))
 
 
-def _autoencoder() -> Any:
+def import_autoencoder() -> Any:
     """Return diffusers' AutoencoderKL, curing torchvision's import where it needs it."""
     try:
-        return _import_autoencoder()
+        return _imported()
     except ImportError as error:
         raise MissingFile(
             f"sd-vae needs diffusers, which cannot be imported ({error}): pip install 'ffcore[vae]'"
@@ -116,10 +116,10 @@ def _autoencoder() -> Any:
         if "torchvision::nms" not in str(error):
             raise
         declare_torchvision_operators()
-        return _import_autoencoder()
+        return _imported()
 
 
-def _import_autoencoder() -> Any:
+def _imported() -> Any:
     from diffusers import AutoencoderKL
 
     return AutoencoderKL

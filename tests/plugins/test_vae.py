@@ -54,11 +54,11 @@ class Published:
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
     pytest.importorskip("diffusers", reason="diffusers is not installed: pip install 'ffcore[vae]'")
-    from ffcore_vae.decoder import _autoencoder
+    from ffcore_vae.decoder import import_autoencoder
 
     folder = tmp_path_factory.mktemp("published")
     torch.manual_seed(0)
-    autoencoder = _autoencoder()(**TINY).eval()
+    autoencoder = import_autoencoder()(**TINY).eval()
     autoencoder.save_pretrained(folder)
     return Published(folder, autoencoder)
 
@@ -153,9 +153,9 @@ def test_latents_of_any_precision_are_divided_in_float32(
 
 def test_a_network_without_a_convolution_at_its_border_is_decoded_too(tmp_path: Path) -> None:
     pytest.importorskip("diffusers", reason="diffusers is not installed: pip install 'ffcore[vae]'")
-    from ffcore_vae.decoder import _autoencoder
+    from ffcore_vae.decoder import import_autoencoder
 
-    autoencoder = _autoencoder()(**TINY, use_post_quant_conv=False).eval()
+    autoencoder = import_autoencoder()(**TINY, use_post_quant_conv=False).eval()
     autoencoder.save_pretrained(tmp_path)
     theirs = Published(tmp_path, autoencoder).decoded(latents() / SCALE)
     assert torch.equal(decoder(tmp_path)(latents()), theirs)
