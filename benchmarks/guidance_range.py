@@ -25,7 +25,7 @@ from ffcore.flow import integrate
 from ffcore.flow_map import generate
 from ffcore.interfaces import Condition
 from ffcore.recipe import load_recipe
-from ffcore.run import load_student, run
+from ffcore.run import STUDENT, load_student, run
 from ffcore_digits.classifier import DigitFeatures
 
 Sampler = Callable[[Tensor, Condition], Tensor]
@@ -40,8 +40,8 @@ def main(recipe: str, directory: Path, scales: str, overrides: tuple[str, ...]) 
     """Distil if need be, then measure student and teacher at each scale."""
     resolved = load_recipe(recipe, overrides)
     torch.set_num_threads(1)
-    unevaluated = attrs.evolve(resolved.evaluation, enabled=False)
-    run(attrs.evolve(resolved, evaluation=unevaluated), directory)
+    if not (directory / STUDENT).exists():
+        run(resolved, directory)
     built, student = build(resolved), load_student(directory)
     teacher = built.distillation.teacher
     (features,) = built.features

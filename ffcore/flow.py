@@ -72,7 +72,14 @@ def _adaptively(
     durations = torch.tensor([0.0, start - stop], dtype=torch.float64, device=x.device)
     tolerance = solver.tolerance
     path: Tensor = odeint(
-        derivative, x.double(), durations, rtol=tolerance, atol=tolerance, method="dopri5"
+        derivative,
+        x.double(),
+        durations,
+        rtol=tolerance,
+        atol=tolerance,
+        method="dopri5",
+        # The last step ends at `stop`; otherwise it would go beyond, and be interpolated.
+        options={"step_t": durations[1:]},
     )
     return path[-1].to(x.dtype)
 

@@ -65,44 +65,6 @@ def load_published(weights: Weights, transformer: Transformer, *, drop: Sequence
     weights.load_into(transformer)
 
 
-def published_size(weights: Weights, heads: int, input_size: int | None = None) -> TransformerSize:
-    """Return the sizes of the network that a published checkpoint holds.
-
-    Args:
-        weights: with the official names.
-        heads: attention heads; no shape tells their number.
-        input_size: side of the sample, for a file without position embedding.
-
-    Raises WeightsError where the file is not of the family, and where sizes do not go together.
-    """
-    found = _Shapes.of(weights.label, weights.tensors)
-    side = found.side or input_size
-    if side is None:
-        raise WeightsError(
-            f"{weights.label} has no {_POSITION}, and so does not say for which input size it is"
-        )
-    if input_size not in (None, side):
-        raise WeightsError(f"{weights.label} is for an input_size of {side}, not of {input_size}")
-    if found.head_width not in (None, found.width / heads):
-        raise WeightsError(
-            f"{weights.label} has heads of width {found.head_width}, so {heads} is not their number"
-        )
-    try:
-        return TransformerSize(
-            input_size=side,
-            patch_size=found.patch,
-            channels=found.channels,
-            width=found.width,
-            depth=found.depth,
-            heads=heads,
-            classes=None if found.labels is None else found.labels - 1,
-            mlp_ratio=found.mlp_ratio,
-            qk_norm=found.qk_norm,
-        )
-    except ValueError as error:
-        raise WeightsError(f"{weights.label} holds no network of the family: {error}") from None
-
-
 @attrs.frozen(kw_only=True)
 class _Shapes:
     """What the shapes of a file of the family tell."""
@@ -264,7 +226,8 @@ def _other_labels(found: int | None, wanted: int | None) -> str:
     if found == wanted - 1:
         return (
             f"{found} classes and no null label: it was trained without dropping labels, so this "
-            "teacher cannot be guided (or the recipe's classes are one too many)"
+            "teacher cannot be guided: say null_label = false in [teacher.sizes] (or the recipe's "
+            "classes are one too many)"
         )
     return f"another number of classes: {found - 1} in a recipe for {wanted - 1}"
 

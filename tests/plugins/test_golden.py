@@ -100,7 +100,7 @@ def size_of(config: dict[str, Any], weights: dict[str, Tensor]) -> TransformerSi
         heads=config["num_heads"],
         classes=config["num_classes"],
         null_label=labels > config["num_classes"],
-        mlp_ratio=hidden / config["hidden_size"],
+        mlp_ratio=(hidden + 0.5) / config["hidden_size"],  # which rounds down to `hidden`
         qk_norm=config.get("qk_norm", False),
     )
 
@@ -215,7 +215,7 @@ def test_sit_in_another_convention_would_be_seen(
     forward = file.tensors["forward"]
     assert error(file.teacher(file.x, 1 - file.t, file.condition()), forward) > 0.01
     assert error(-file.teacher(file.x, file.t, file.condition()), forward) > 1
-    for key in file.tensors:
+    for key in file.tensors if file.x.shape[1] > 3 else ():
         if match := re.fullmatch(r"forward_cfg_([\d.]+)_three_channels", key):
             everywhere = Guided(file.teacher)
             found = everywhere(file.x, file.t, file.condition(float(match[1])))
