@@ -52,8 +52,10 @@ def export(run: Path, out: Path, *, overwrite: bool = False) -> None:
         aside.chmod(0o755)
         shutil.copyfile(source, aside / STUDENT)
         shutil.copyfile(run / RECIPE, aside / RECIPE)
-        (aside / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-        (aside / CARD).write_text(model_card(out.absolute().name, config, recipe, evaluation))
+        said = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+        (aside / CONFIG).write_text(said, encoding="utf-8")
+        card = model_card(out.absolute().name, config, recipe, evaluation)
+        (aside / CARD).write_text(card, encoding="utf-8")
         _put_in_place(aside, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -65,11 +67,18 @@ def _put_in_place(whole: Path, out: Path) -> None:
         return
     old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
     out.rename(old)  # onto an empty directory
-    whole.rename(out)
+    try:
+        whole.rename(out)
+    except BaseException:
+        old.rename(out)
+        raise
     shutil.rmtree(old)
 
 
 def _check_free(out: Path, overwrite: bool) -> None:
+    place = out.absolute().parent
+    if is_run(place) or is_export(place):
+        raise SourceError(f"{place} is a run's or an export's own directory: choose another place")
     if not out.exists():
         return
     if not (out.is_dir() and is_export(out)):
@@ -90,10 +99,12 @@ def _evaluation(run: Path, recipe: Recipe) -> dict[str, Any] | None:
         return None
     try:
         found: dict[str, Any] = json.loads((run / EVALUATION).read_text())
+        if missing := {"distances", "trajectory_error", "identity"} - set(found):
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     except FileNotFoundError:
         raise SourceError(
             f"{run} has been trained and not yet evaluated: the same `ffd run` goes on with it"
         ) from None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise SourceError(f"{run / EVALUATION} is damaged: {error}") from None
     return found

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ffcore.plugins import installed
 from ffcore.recipe import Recipe
 from ffcore.recipe.tables import components
+from ffcore.sample.sampler import IMAGE_CHANNELS
 
 FREEFLOW = "Tong, Ma, Xie, Jaakkola: Flow Map Distillation Without Data, arXiv 2511.19428"
 
@@ -47,11 +49,11 @@ def model_card(
             "",
             f"# {name}",
             "",
-            "A student that makes a sample in one step, distilled by "
-            f"[ffcore](https://arxiv.org/abs/2511.19428) {config['ffcore']} from its teacher "
-            "alone: no data were used.",
+            f"A student that makes a sample in one step. ffcore {config['ffcore']}, which "
+            "implements [FreeFlow](https://arxiv.org/abs/2511.19428), distilled it from its "
+            "teacher alone: no data were used.",
             "",
-            *_use(name, config),
+            *_use(name, config, recipe),
             "",
             *_origin(config),
             "",
@@ -80,22 +82,25 @@ def _header(config: Mapping[str, Any]) -> Iterator[str]:
     yield "---"
 
 
-def _use(name: str, config: Mapping[str, Any]) -> Iterator[str]:
+def _use(name: str, config: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
     shape = " × ".join(map(str, config["sample_shape"]))
     classes = (config["conditions"] or {}).get("classes")
     scale, low_high = config["guidance"]["scale"], config["guidance"]["range"]
     yield "## Use"
     yield ""
-    yield "From the folder that this one is in:"
+    yield (
+        f"With Python ≥ 3.11 and {_installed(config, recipe)}, from the folder that this one is "
+        "in. Neither the teacher nor the recipe is read."
+    )
     yield ""
     yield "```python"
     yield "from ffcore import load_sampler"
     yield f"sampler = load_sampler({json.dumps(name, ensure_ascii=False)})"
-    yield "images = sampler(16, seed=0)  # float, [16, C, H, W] in [−1, 1]"
+    yield _sampled(config)
     yield "```"
     yield ""
     yield "```sh"
-    yield f"ffd sample {name}"
+    yield f"ffd sample {shlex.quote(name)} -n 16 --out samples.png"
     yield "```"
     yield ""
     yield f"- samples: {shape} numbers; the decoder is `{config['decoder']['type']}`"
@@ -109,6 +114,39 @@ def _use(name: str, config: Mapping[str, Any]) -> Iterator[str]:
             "told otherwise"
         )
 
+    files = getattr(recipe.decoder, "files", ())
+    for file in {(each.key, each.origin, each.licence): each for each in files}.values():
+        licence = f", licence {file.licence}" if file.licence else ""
+        yield (
+            f"- the decoder's files are not part of this: {file.origin or file.reference}{licence}."
+            f" Where they lie elsewhere, `--set {file.key}=PATH` says so, in Python "
+            f'`load_sampler(…, overrides=["{file.key}=PATH"])`'
+        )
+
+
+def _installed(config: Mapping[str, Any], recipe: Recipe) -> str:
+    """Return what has to be installed to rebuild student and decoder."""
+    claims = {
+        role: installed().provider(role, table)
+        for role, table in (("student", recipe.student), ("decoder", recipe.decoder))
+    }
+    brought = {
+        f"`{config[role]['type'].partition(':')[0]}`" if claim is None else claim[0].distribution
+        for role, claim in claims.items()
+    }
+    ours = f"ffcore {config['ffcore']} (`pip install .` in its source tree)"
+    return " and ".join([ours, *sorted(brought - {"ffcore"})])
+
+
+def _sampled(config: Mapping[str, Any]) -> str:
+    """Return the line of Python that samples, with the shape of what comes out."""
+    shape = config["sample_shape"]
+    decoded = config["decoder"]["type"] != "identity"
+    if decoded or (len(shape) == 3 and shape[0] in IMAGE_CHANNELS):
+        size = "C, H, W" if decoded else ", ".join(map(str, shape))
+        return f"images = sampler(16, seed=0)  # Float[16, {size}] in [−1, 1]"
+    return f"samples = sampler(16, seed=0)  # Float[16, {', '.join(map(str, shape))}]"
+
 
 def _origin(config: Mapping[str, Any]) -> Iterator[str]:
     teacher = config["teacher"]
@@ -117,7 +155,7 @@ def _origin(config: Mapping[str, Any]) -> Iterator[str]:
         "model": teacher.get("model"),
         "weights": teacher.get("weights"),
         "origin": teacher.get("origin"),
-        "licence": teacher.get("licence"),
+        "licence": teacher.get("licence") or ("not stated" if teacher["sha256"] else None),
         **{f"SHA-256 of {name}": digest for name, digest in teacher["sha256"].items()},
         "fingerprint": teacher["fingerprint"],
         "recipe": f"`recipe.toml`, digest {config['recipe']}",
@@ -126,11 +164,12 @@ def _origin(config: Mapping[str, Any]) -> Iterator[str]:
     yield "## Where it comes from"
     yield ""
     yield from (f"- {label}: {value}" for label, value in rows.items() if value is not None)
-    yield ""
-    yield (
-        "The student's weights derive from the teacher's. Whether you may use or share them, the "
-        "teacher's licence says."
-    )
+    if teacher["sha256"]:
+        yield ""
+        yield (
+            "The student's weights derive from the teacher's. Whether you may use or share them, "
+            "the teacher's licence says."
+        )
 
 
 def _results(evaluation: Mapping[str, Any] | None) -> Iterator[str]:

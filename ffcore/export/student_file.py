@@ -135,7 +135,7 @@ class _Structured:
 def _structured(weights: Weights) -> _Structured:
     """Read what the metadata says; raise WeightsError where it is not a student's."""
     config = weights.config
-    if not {"schema", "student", "decoder"} <= config.keys():
+    if "schema" not in config:
         raise WeightsError(
             f"{weights.source} is no student's file: it does not say how to rebuild one. If it is "
             "an older run's, the same `ffd run` writes it anew."
@@ -146,6 +146,10 @@ def _structured(weights: Weights) -> _Structured:
             f"{config.get('ffcore')}; this is ffcore {version('ffcore')}, which reads {SCHEMA}"
         )
     try:
+        for name in ("student", "decoder", "recipe", "teacher", "ffcore", "step"):
+            _ = config[name]
+        if not isinstance(config["student"], dict | None):
+            raise TypeError(f"student must be a table or null, found {config['student']!r}")
         guidance, conditions = config["guidance"], config["conditions"]
         low_high = guidance["range"]
         return _Structured(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from ffcore.nn.size import TransformerSize
 from ffcore.nn.transformer import Transformer
 from ffcore.nn.velocity import Preconditioning, TransformerVelocity, new_transformer, trainable
 from ffcore.weights import Weights, WeightsError, read_weights
+
+_LOG = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from ffcore.nn.tables import TransformerTeacherTable
@@ -52,6 +55,8 @@ def stated_network(
     """
     stated = table.stated_size()
     if stated is not None and (context.hollow or table.weights is None):
+        if not context.hollow:
+            _LOG.warning("the %s teacher names no weights: it is untrained", family)
         return new_transformer(stated, context)
     assert table.weights is not None
     weights = read_weights(table.weights)

@@ -109,9 +109,18 @@ class Chunks:
         return [i for i in range(-(-self.number // CHUNK)) if not self._whole(i).exists()]
 
     def stored(self) -> int:
-        """Return how many samples are in whole chunks."""
-        whole = [i for i in range(-(-self.number // CHUNK)) if self._whole(i).exists()]
-        return sum(stop - start for start, stop in map(self.span, whole))
+        """Return how many samples there are, in whole chunks and in begun ones."""
+        return sum(map(self._stored, range(-(-self.number // CHUNK))))
+
+    def _stored(self, index: int) -> int:
+        start, stop = self.span(index)
+        if self._whole(index).exists():
+            return stop - start
+        try:
+            begun = self.begun(index)
+        except FileNotFoundError:  # its process has just made a whole chunk of it
+            return stop - start
+        return 0 if begun is None else len(begun)
 
     def begun(self, index: int) -> NDArray[Any] | None:
         """Return the first samples of a chunk that was left before its end."""

@@ -6,9 +6,11 @@ rounding of the machine's arithmetic: neither the batch size nor the number of p
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from operator import index
 from typing import Any, Literal
 
 import attrs
@@ -165,9 +167,9 @@ class Solved(Generator):
         return integrate(self.guided, z, condition, self.solver)
 
     def check(self, guidance: float) -> None:
-        """Raise SampleError for a negative scale, or where the teacher cannot be guided."""
-        if guidance < 0:
-            raise SampleError(f"guidance: a scale is at least 0, found {guidance:g}")
+        """Raise SampleError for a scale below 0 or not finite, or a teacher without guidance."""
+        if not 0 <= guidance < math.inf:
+            raise SampleError(f"guidance: a scale is finite and at least 0, found {guidance:g}")
         if guidance != 1:
             try:
                 self.conditions.null(self.conditions.draw(Draws(0, 0, 0, 1)))
@@ -364,7 +366,7 @@ def _checked_labels(
         raise SampleError(
             f"labels: must be 'balanced', 'random' or classes as in 0,3,7, found {labels!r}{hint}"
         )
-    chosen = (labels,) if isinstance(labels, int) else tuple(map(int, labels))
+    chosen = (labels,) if isinstance(labels, int) else tuple(map(index, labels))
     unknown = [each for each in chosen if not 0 <= each < conditions.classes]
     if unknown or not chosen:
         found = f"found {', '.join(map(str, unknown))}" if unknown else "found none"

@@ -106,7 +106,8 @@ def _prepare(place: Output, chunks: Chunks, conditions: dict[str, Any], overwrit
             + "\n--overwrite throws it away"
         )
     occupied = place.occupied()
-    if occupied is not None and not (overwrite or (chunks.placing and not changed)):
+    ours = there is not None and not changed and chunks.placing
+    if occupied is not None and not (overwrite or ours):
         raise SampleError(f"{occupied} exists: choose another place, or --overwrite")
     if there is None or changed:
         chunks.begin(conditions)
@@ -126,16 +127,16 @@ def _make(
     begun = chunks.begun(index)
     parts = [] if begun is None else [begun]
     done = start + sum(map(len, parts))
-    whole = chunks.stored()
+    others = chunks.stored() - (done - start)
     while done < end:
         if stop():
             if parts:
                 chunks.put(index, np.concatenate(parts))
-            raise StoppedSampling(whole + done - start, asked.number)
+            raise StoppedSampling(others + done - start, asked.number)
         images = sampler.images(asked, done, min(end, done + batch))
         parts.append(_kept(images, done, sampler.makes_images))
         done += len(images)
-        progress(whole + done - start, asked.number)
+        progress(others + done - start, asked.number)
     chunks.put(index, np.concatenate(parts))
 
 
