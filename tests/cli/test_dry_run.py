@@ -11,10 +11,6 @@ from ffcore.cli import ExitCode, main
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 
 
-def large(recipe: Path) -> bool:
-    return "XL/" in recipe.read_text()
-
-
 def ffd(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["run", *arguments])
 
@@ -27,13 +23,7 @@ def empty(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        pytest.param(each, id=each.stem, marks=[pytest.mark.slow] if large(each) else [])
-        for each in RECIPES
-    ],
-)
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_of_ours_tells_its_cost_in_80_columns(recipe):
     found = ffd(str(recipe), "--dry-run")
     assert found.exit_code == ExitCode.OK, found.output
