@@ -41,6 +41,8 @@ class TransformerTeacherTable(ABC):
     def __attrs_post_init__(self) -> None:
         if self.model is not None and self.sizes is not None:
             raise ValueError("model and sizes contradict each other: name one of them")
+        if self.sizes is not None and self.qk_norm:
+            raise ValueError("qk_norm is model's: beside sizes, say sizes.qk_norm")
         if self.weights is None and self.stated_size() is None:
             raise ValueError(
                 "name a weights file (weights), or a new network's size (model or sizes)"

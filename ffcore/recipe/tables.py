@@ -42,7 +42,10 @@ class Guidance:
     def __attrs_post_init__(self) -> None:
         if self.range is not None and not self.range[0] <= self.scale <= self.range[1]:
             low, high = self.range
-            raise ValueError(f"scale {self.scale:g} is outside range [{low:g}, {high:g}]")
+            raise ValueError(
+                f"scale {self.scale:g} is outside range [{low:g}, {high:g}]: it is what is "
+                "evaluated (1 unless told otherwise), and must be one of the range"
+            )
 
     @property
     def guides(self) -> bool:

@@ -99,7 +99,7 @@ def _prepare(place: Output, chunks: Chunks, conditions: dict[str, Any], overwrit
         place.check_overwriting()
     there = chunks.conditions()
     changed = [] if there is None else differences(there, conditions)
-    if changed and not overwrite:
+    if changed and not overwrite and chunks.stored():
         raise SampleError(
             f"{chunks.directory} holds an interrupted sampling under other conditions:\n  "
             + "\n  ".join(changed)

@@ -232,12 +232,20 @@ def test_an_interrupted_sampling_under_other_conditions_is_refused(finished):
     conditions = json.loads(found.stdout)["conditions"]
     there = Path(".a.npz.partial", "conditions.json")
     there.write_text(json.dumps({**conditions, "seed": 5}))
+    np.save(Path(".a.npz.partial", "000000.npy"), np.zeros((4, 8, 8, 1), np.uint8))
     refused = ffd(finished, "-n", "4", "-o", "a.npz")
     assert refused.exit_code == ExitCode.USAGE
     assert "seed: 5 there, 0 here" in refused.stderr
     assert there.exists()
     assert ffd(finished, "-n", "4", "-o", "a.npz", "--overwrite").exit_code == ExitCode.OK
     assert Path("a.npz").read_bytes() == Path("whole.npz").read_bytes()
+
+
+def test_a_sampling_that_left_no_sample_keeps_no_place(finished):
+    Path(".a.npz.partial").mkdir()
+    Path(".a.npz.partial", "conditions.json").write_text('{"seed": 5}')
+    assert ffd(finished, "-n", "4", "-o", "a.npz").exit_code == ExitCode.OK
+    assert left() == {"a.npz", "a.npz.json"}
 
 
 NUMBER = 5000

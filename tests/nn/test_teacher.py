@@ -89,6 +89,8 @@ def test_a_teacher_has_weights_or_a_size_and_not_two_sizes() -> None:
         SiTTeacher()
     with pytest.raises(ValueError, match="contradict"):
         SiTTeacher(model="B/2", sizes=SIZE)
+    with pytest.raises(ValueError, match=r"sizes\.qk_norm"):
+        SiTTeacher(sizes=SIZE, qk_norm=True)
 
 
 @pytest.mark.parametrize(("field", "value"), [("patch_size", 3), ("heads", 3), ("width", 18)])
