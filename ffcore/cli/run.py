@@ -4,32 +4,20 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import click
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
+from ffcore.cli.bars import Bars
 from ffcore.files import require
 from ffcore.recipe import load_recipe, needed_files
 
 if TYPE_CHECKING:
     from ffcore.evaluate import Evaluation
     from ffcore.train import Report
-
-PLAIN_SECONDS = 10.0
-"""Between two lines of progress where no terminal is."""
 
 
 @click.command()
@@ -86,7 +74,8 @@ def run(
     from ffcore.run import run as run_recipe
     from ffcore.train import Stopped
 
-    with Signals() as signals, Telling(console, signals) as telling:
+    with Signals() as signals, Bars(console) as bars:
+        telling = Telling(bars, signals)
         try:
             evaluation = run_recipe(
                 resolved, directory, restart=restart, observer=telling, stop=signals.stop
@@ -132,67 +121,32 @@ class Signals:
 
 
 class Telling:
-    """Bars on a terminal, plain periodic lines elsewhere."""
+    """Tells how a run goes, as `run` asks of an observer."""
 
-    def __init__(self, console: Console, signals: Signals) -> None:
-        self.console = console
+    def __init__(self, bars: Bars, signals: Signals) -> None:
+        self.bars = bars
         self.signals = signals
-        self.bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=14),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[news]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self.tasks: dict[str, TaskID] = {}
-        self.last_line = 0.0
-
-    def __enter__(self) -> Self:
-        self.bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.bars.stop()
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self.console.print(text, highlight=False)
+        self.bars.say(text)
 
     def report(self, report: Report) -> None:
         """Show how training stands."""
         metrics = report.metrics
         gaps = [metrics[name] for name in ("gap_prediction", "gap_correction") if name in metrics]
+        left = f" left {report.seconds_left:.0f} s"
         news = (
             f"loss {metrics['loss']:.3f} gaps {' '.join(f'{gap:.3f}' for gap in gaps)}"
-            f" {report.steps_per_second:.1f}/s"
-            + ("" if self.console.is_terminal else f" left {report.seconds_left:.0f} s")
+            f" {report.steps_per_second:.1f}/s" + ("" if self.bars.console.is_terminal else left)
         )
-        self._advance("train", report.step, report.steps, news)
+        self.bars.advance("train", report.step, report.steps, news)
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Show how the evaluation stands."""
         if self.signals.stop():  # nothing is lost: the evaluation writes at its end
             raise SystemExit(128 + self.signals.asked)
-        self._advance("measure", done, total, what)
-
-    def _advance(self, phase: str, done: int, total: int, news: str) -> None:
-        if self.console.is_terminal:
-            if phase not in self.tasks:
-                self.tasks[phase] = self.bars.add_task(phase, total=total, news=news)
-            self.bars.update(self.tasks[phase], completed=done, total=total, news=news)
-            return
-        now = time.monotonic()
-        if done < total and now - self.last_line < PLAIN_SECONDS:
-            return
-        self.last_line = now
-        self.console.print(f"{phase} {done}/{total} {news}", highlight=False)
+        self.bars.advance("measure", done, total, what)
 
 
 def _show(evaluation: Evaluation, directory: Path) -> None:

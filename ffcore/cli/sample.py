@@ -6,21 +6,13 @@ import json
 import os
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
-from ffcore.cli.run import PLAIN_SECONDS, Signals
+from ffcore.cli.bars import Bars
+from ffcore.cli.run import Signals
 from ffcore.solver import Method
 
 if TYPE_CHECKING:
@@ -117,7 +109,8 @@ def sample(
     leads = os.environ.get("RANK", "0") == "0"
     console = Console(stderr=True, quiet=not leads)
     begun = time.perf_counter()
-    with joined() as processes, Signals() as signals, Telling(console) as telling:
+    bars = Bars(console, told=time.monotonic())
+    with joined() as processes, Signals() as signals, bars:
         try:
             write_samples(
                 sampler,
@@ -126,11 +119,11 @@ def sample(
                 batch=batch,
                 overwrite=overwrite,
                 processes=processes,
-                progress=telling.progress,
+                progress=Telling(bars).progress,
                 stop=signals.stop,
             )
         except StoppedSampling as stopped:
-            telling.say(str(stopped))
+            bars.say(str(stopped))
             ctx.exit(128 + signals.asked)
     if leads:
         _show(sampler, sampler.record(asked), out, time.perf_counter() - begun, as_json)
@@ -158,56 +151,24 @@ def _show(
 
 
 class Telling:
-    """A bar on a terminal, plain periodic lines elsewhere."""
+    """Tells how many samples there are, and how many more there are each second."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=14),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[news]}"),
-            console=console,
-            disable=not console.is_terminal or console.quiet,
-        )
-        self.task: TaskID | None = None
-        self.begun = self.last_line = time.monotonic()
+    def __init__(self, bars: Bars) -> None:
+        self.bars = bars
+        self.begun = time.monotonic()
         self.before: int | None = None
         self.done = 0
 
-    def __enter__(self) -> Self:
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.bar.stop()
-
-    def say(self, text: str) -> None:
-        """Print a line."""
-        self.console.print(text, highlight=False)
-
     def progress(self, done: int, total: int) -> None:
-        """Show how many samples there are, and how many more there are each second."""
+        """Take how many samples there are, of how many."""
         now = time.monotonic()
         if self.before is None:  # those of an interrupted sampling cost no time
             self.before, self.begun = done, now
             if done:
-                self.say(f"going on after {done} of {total} samples")
+                self.bars.say(f"going on after {done} of {total} samples")
             return
         if done == self.done:
             return
         self.done = done
         news = f"{(done - self.before) / max(now - self.begun, 1e-9):.1f}/s"
-        if self.console.is_terminal:
-            if self.task is None:
-                self.task = self.bar.add_task("sample", total=total, news=news)
-            self.bar.update(self.task, completed=done, total=total, news=news)
-        elif done == total or now - self.last_line >= PLAIN_SECONDS:
-            self.last_line = now
-            self.say(f"sample {done}/{total} {news}")
+        self.bars.advance("sample", done, total, news)

@@ -1,0 +1,72 @@
+"""How a command tells of long work: bars on a terminal, plain periodic lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+PLAIN_SECONDS = 10.0
+"""Between two lines of progress where no terminal is."""
+
+
+class Bars:
+    """One bar for each phase of the work, beside lines of news.
+
+    Args:
+        console: where to; a quiet one shows nothing.
+        told: when the last line of progress was told (of `time.monotonic`), for the first to wait.
+    """
+
+    def __init__(self, console: Console, told: float = 0.0) -> None:
+        self.console = console
+        self.told = told
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=14),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[news]}"),
+            console=console,
+            disable=not console.is_terminal or console.quiet,
+        )
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(text, highlight=False)
+
+    def advance(self, phase: str, done: int, total: int, news: str) -> None:
+        """Show how far a phase is, and what is new of it."""
+        if self.console.is_terminal:
+            if phase not in self.tasks:
+                self.tasks[phase] = self.progress.add_task(phase, total=total, news=news)
+            self.progress.update(self.tasks[phase], completed=done, total=total, news=news)
+            return
+        now = time.monotonic()
+        if done < total and now - self.told < PLAIN_SECONDS:
+            return
+        self.told = now
+        self.say(f"{phase} {done}/{total} {news}")
