@@ -3,7 +3,7 @@
 `weights/last.pt` is a path, `ffcore_digits:teacher.safetensors` a file that an installed package
 ships, and `hf://org/repo/path/in/repo@revision` a file of a repository on the hub, read from its
 cache and downloaded into it. Nothing here imports torch, and whether files are there is told
-without a network.
+without a network. The files that runs and samplings leave are written by `write_text`.
 """
 
 from __future__ import annotations
@@ -82,6 +82,13 @@ def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, through `.NAME.partial` beside it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def _path(reference: str) -> Path:

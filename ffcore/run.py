@@ -35,6 +35,7 @@ from ffcore.export import (
     write_student,
 )
 from ffcore.features import UNKNOWN
+from ffcore.files import write_text
 from ffcore.guidance import unguided
 from ffcore.interfaces import Student
 from ffcore.recipe import Recipe, provenance, to_toml
@@ -278,7 +279,7 @@ def _prepare(directory: Path, recipe: Recipe, built: Built, restart: bool) -> No
             for name in FILES:
                 (directory / name).unlink(missing_ok=True)
         if not (directory / RECIPE).exists():
-            _write(directory / RECIPE, to_toml(recipe))
+            write_text(directory / RECIPE, to_toml(recipe))
     except OSError as error:
         raise RunDirectoryError(f"{directory} cannot be written: {error}") from None
     if (directory / PROVENANCE).exists():
@@ -288,14 +289,7 @@ def _prepare(directory: Path, recipe: Recipe, built: Built, restart: bool) -> No
         "data_source_opened_by_training": None,
         "threads": torch.get_num_threads(),
     }
-    _write(directory / PROVENANCE, json.dumps(manifest, indent=2) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+    write_text(directory / PROVENANCE, json.dumps(manifest, indent=2) + "\n")
 
 
 def _append(path: Path, report: Report) -> None:
@@ -319,7 +313,7 @@ def _forget_after(path: Path, step: int) -> None:
     """Drop the metrics of steps that will be made again."""
     kept = [line for line in _history(path) if line["step"] <= step]
     if path.exists():
-        _write(path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def _draw_curves(directory: Path) -> None:
@@ -337,7 +331,7 @@ def _evaluate(directory: Path, recipe: Recipe, built: Built, observer: Observer)
         )
     if known is None:
         reference.write(stored)
-    _write(directory / EVALUATION, json.dumps(attrs.asdict(evaluation), indent=2) + "\n")
+    write_text(directory / EVALUATION, json.dumps(attrs.asdict(evaluation), indent=2) + "\n")
     count = recipe.evaluation.rows if len(teacher.sample_shape) > 1 else POINTS
     z, condition = next(prior(teacher, attrs.evolve(built.measurement, batch=count), "picture"))
     rows = picture.rows_of_samples(

@@ -20,6 +20,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from ffcore.files import write_text
 from ffcore.sample.sampler import SampleError
 
 CHUNK = 256
@@ -157,13 +158,6 @@ def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
         for name in sorted(there.keys() | wanted.keys())
         if there.get(name) != wanted.get(name) and name not in _UNCOMPARED
     ]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def _is(descriptor: int, path: Path) -> bool:

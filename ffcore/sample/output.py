@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ffcore.sample.chunks import write_text
+from ffcore.files import write_text
 from ffcore.sample.sampler import SampleError
 
 GRID_LIMIT = 400
