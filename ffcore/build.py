@@ -110,6 +110,7 @@ def build(recipe: Recipe) -> Built:
                 seed=training.seed,
                 decay=training.average,
                 clip=training.clip,
+                precision=training.precision,
                 guidance=guidance.scale,
                 guidance_range=guidance.range,
                 device=device,

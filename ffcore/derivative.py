@@ -2,7 +2,8 @@
 
 FreeFlow needs ∂_δ F, MeanFlow the derivative along (−u, 1, 1) of (x_t, t, δ). Two backends:
 "jvp", exact, by forward-mode differentiation; and "finite-difference", which works with any
-network, attention kernel or compiler, and shares the forward that carries the gradient.
+network, attention kernel or compiler, and shares the forward that carries the gradient. Under
+autocast finite differences leave it, since they would be nothing but rounding there.
 Neither ever runs in grad mode: the gradient flows through a plain forward of its own.
 """
 
@@ -64,10 +65,14 @@ class Derivative:
         Returns:
             Float[B, *S], without gradient.
         """
-        value = value.detach()
         if self.backend == "jvp":
             return jvp(function, primals, tangents)
-        behind, ahead = room
+        device = value.device.type
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                value = function(*primals) if self.scheme == "one-sided" else value
+                return self(function, primals, tangents, value=value, room=room)
+        value, (behind, ahead) = value.detach(), room
 
         def at(h: Tensor) -> Tensor:
             moved = (

@@ -9,6 +9,7 @@ one concatenated batch. Auxiliary networks then train on the objectives' samples
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import attrs
 import torch
@@ -31,6 +32,8 @@ from ffcore.interfaces import (
     Teacher,
 )
 from ffcore.optimizer import Optimizer
+
+Precision = Literal["float32", "bfloat16"]
 
 
 @attrs.frozen(eq=False)
@@ -74,6 +77,8 @@ class Distillation:
         clip: greatest norm of a gradient, or None.
         guidance: the scale γ, handed to every network in the condition; 1: unguided.
         guidance_range: instead, (low, high) between which each sample's γ is drawn uniformly.
+        precision: "bfloat16" lets the objectives' networks compute in it, by autocast; weights,
+            gradients, moving averages and sums over the batch are float32 all the same.
 
     Raises ValueError without any objective, and where the teacher has no null condition to guide.
     """
@@ -94,6 +99,7 @@ class Distillation:
         clip: float | None = 1.0,
         guidance: float = 1.0,
         guidance_range: tuple[float, float] | None = None,
+        precision: Precision = "float32",
         device: str = "cpu",
     ) -> None:
         self.objectives: dict[Objective, PredictorObjective | CorrectorObjective] = {}
@@ -108,6 +114,7 @@ class Distillation:
         self.balancer = balancer
         self.steps, self.batch, self.seed, self.decay, self.clip = steps, batch, seed, decay, clip
         self.guidance, self.guidance_range, self.device = guidance, guidance_range, device
+        self.precision = precision
         self.step_index = 0
         """How many steps have been made."""
         if len(self.objectives) == 2:
@@ -166,6 +173,13 @@ class Distillation:
             auxiliaries={name: each.network for name, each in self.auxiliaries.items()},
         )
 
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            torch.device(self.device).type,
+            torch.bfloat16,
+            enabled=self.precision == "bfloat16",
+        )
+
     def _batch(self, objective: Objective, share: int) -> Batch:
         draws = self.draws(objective)[:share]
         return Batch(
@@ -179,10 +193,11 @@ class Distillation:
 
         Raises ValueError where one does not work with the networks at hand.
         """
-        said = [
-            objective.self_check(self.networks(), self._batch(name, min(samples, self.batch)))
-            for name, objective in self.objectives.items()
-        ]
+        with self._autocast():
+            said = [
+                objective.self_check(self.networks(), self._batch(name, min(samples, self.batch)))
+                for name, objective in self.objectives.items()
+            ]
         return [sentence for sentence in said if sentence]
 
     def step(self) -> dict[str, Tensor]:
@@ -192,10 +207,11 @@ class Distillation:
         gradient of the step is that of the inner products above.
         """
         networks = self.networks()
-        answers = {
-            name: self.objectives[name].gaps(networks, self._batch(name, share))
-            for name, share in self._shares()
-        }
+        with self._autocast():
+            answers = {
+                name: self.objectives[name].gaps(networks, self._batch(name, share))
+                for name, share in self._shares()
+            }
         loss, metrics = self._balance(answers)
         rate = self.learner.table.factor(self.step_index, self.steps)
         metrics["gradient_norm"] = self.learner.step(loss, rate, self.clip)
@@ -237,7 +253,10 @@ class Distillation:
             rate = learner.table.factor(self.step_index, self.steps)
             for update in range(auxiliary.updates):
                 draws = self.draws(objective, name, str(update))[: len(answer.samples)]
-                losses = auxiliary.loss(learner.network, answer.samples, answer.condition, draws)
+                with self._autocast():
+                    losses = auxiliary.loss(
+                        learner.network, answer.samples, answer.condition, draws
+                    )
                 norm = learner.step(losses.mean(), rate, self.clip)
             metrics[f"loss_{name}"] = losses.detach().mean()
             metrics[f"gradient_norm_{name}"] = norm

@@ -109,8 +109,8 @@ class VelocityField(nn.Module, ABC):
             condition: of size B.
 
         Returns:
-            Float[B, *S], finite, pointing from noise to data; each sample independent of the
-            rest of the batch.
+            Float[B, *S] of x_t's dtype, under autocast too; finite, pointing from noise to data;
+            each sample independent of the rest of the batch.
         """
 
     @staticmethod
@@ -160,7 +160,7 @@ class Student(nn.Module, ABC):
             condition: of size B.
 
         Returns:
-            Float[B, *S].
+            Float[B, *S] of x_t's dtype, under autocast too.
         """
 
 

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from inputs import Stream
@@ -12,6 +13,7 @@ from objectives import Correct, Even, Towards, pull, towards
 from torch import Tensor, nn
 
 from ffcore.analytic import Gaussian
+from ffcore.build import build
 from ffcore.distill import Distillation
 from ffcore.draws import Draws
 from ffcore.interfaces import (
@@ -25,6 +27,7 @@ from ffcore.interfaces import (
     Unconditional,
 )
 from ffcore.optimizer import Optimizer
+from ffcore.recipe import load_recipe
 from ffcore_freeflow.balancer import AdaptiveBalancer
 
 Combine = Callable[[Gap, Gap], Tensor]
@@ -433,3 +436,37 @@ def test_an_exact_teacher_serves_a_run_of_its_own_dimension() -> None:
     run.step()
     assert run.step_index == 1
     assert predictor.batches[0].z.shape == (BATCH, DIMENSION)
+
+
+def in_precision(precision: str, predictor: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The gradient of a step on digits, of a student that is away from its start."""
+    recipe = load_recipe("digits.toml", ["training.batch=32"])
+    changed = attrs.evolve(recipe.predictor, **predictor)
+    training = attrs.evolve(recipe.training, precision=precision)
+    run = build(attrs.evolve(recipe, predictor=changed, training=training)).distillation
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        for parameter in run.student.parameters():
+            parameter.add_(0.03 * torch.randn_like(parameter))
+    found, metrics = gradient_of_step(run)
+    networks = (run.student, run.average, *run.networks().auxiliaries.values())
+    assert {each.dtype for network in networks for each in network.parameters()} == {torch.float32}
+    return found, metrics
+
+
+@pytest.mark.parametrize(
+    "predictor",
+    [
+        {"derivative": "jvp"},
+        {"derivative": "finite-difference", "derivative_scheme": "one-sided"},
+        {"derivative": "finite-difference", "derivative_scheme": "central"},
+    ],
+    ids=str,
+)
+def test_a_step_in_bfloat16_has_nearly_the_gradient_of_float32(predictor: dict[str, Any]) -> None:
+    exact, wanted = in_precision("float32", predictor)
+    found, metrics = in_precision("bfloat16", predictor)
+    assert not torch.equal(found, exact)
+    assert (found - exact).norm() < 0.03 * exact.norm()
+    for name, value in metrics.items():
+        torch.testing.assert_close(value, wanted[name], rtol=0.02, atol=0.0)

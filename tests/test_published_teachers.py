@@ -25,15 +25,17 @@ SIZE = TransformerSize(
     input_size=8, patch_size=2, channels=4, width=32, depth=2, heads=2, classes=5
 )
 DEVICES = [
-    "cpu",
+    ("cpu", "float32"),
+    ("cpu", "bfloat16"),
     pytest.param(
-        "cuda",
+        ("cuda", "bfloat16"),
         marks=[
             pytest.mark.gpu,
             pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator here"),
         ],
     ),
 ]
+"""On what, and in which precision."""
 FAMILIES = {"sit": 3, "repa": "all", "dit": 3}
 """Each family, and the channels that its papers guide."""
 
@@ -82,7 +84,7 @@ def autoencoder(folder: Path) -> None:
     network.save_pretrained(folder)
 
 
-def recipe(family: str, folder: Path, device: str) -> Path:
+def recipe(family: str, folder: Path, device: str = "cpu", precision: str = "float32") -> Path:
     sizes = ", ".join(
         f"{name} = {str(value).lower()}" for name, value in attrs.asdict(SIZE).items()
     )
@@ -113,6 +115,7 @@ scale = 1.8
 steps = 20
 batch = 8
 device = "{device}"
+precision = "{precision}"
 threads = 1
 [evaluation]
 features = []
@@ -128,14 +131,19 @@ def ffd(*arguments: Any, code: int = 0) -> Result:
     return found
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("where", DEVICES, ids=" ".join)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_published_checkpoint_goes_the_whole_way(
-    family: str, device: str, tmp_path: Path
+    family: str, where: tuple[str, str], tmp_path: Path
 ) -> None:
+    device, precision = where
     autoencoder(tmp_path / "vae")
     published(family, tmp_path / "last.pt")
-    toml, run, npz = recipe(family, tmp_path, device), tmp_path / "run", tmp_path / "s.npz"
+    toml, run, npz = (
+        recipe(family, tmp_path, device, precision),
+        tmp_path / "run",
+        tmp_path / "s.npz",
+    )
 
     ran = ffd("run", toml, "-d", run)
     assert "last.pt (ema): all" in ran.stderr
@@ -170,7 +178,7 @@ def test_a_checkpoint_of_another_model_is_told_by_its_likely_cause(
 ) -> None:
     autoencoder(tmp_path / "vae")
     published(family, tmp_path / "last.pt")
-    toml = recipe(family, tmp_path, "cpu")
+    toml = recipe(family, tmp_path)
     found = ffd("run", toml, "-d", tmp_path / "run", "--set", "teacher.sizes.patch_size=4", code=2)
     assert "another patch size: 2 in a recipe for 4" in found.stderr
     assert not (tmp_path / "run").exists()

@@ -80,7 +80,7 @@ class TransformerVelocity(VelocityField):
         c_in = self.preconditioning.c_in(t)
         if c_in is not None:
             x_t = expand_like(c_in, x_t).to(x_t.dtype) * x_t
-        velocity: Tensor = self.transformer(x_t, embedding)
+        velocity: Tensor = self.transformer(x_t, embedding).to(x_t.dtype)  # under autocast too
         return (
             velocity if self.preconditioning.c_out == 1 else self.preconditioning.c_out * velocity
         )

@@ -74,6 +74,13 @@ class Training:
     log_every: int = key(50, help="steps between two lines of metrics", at_least=1)
     checkpoint_every: int = key(1000, help="steps between two checkpoints", at_least=1)
     device: str = key("auto", help="torch device; 'auto' takes an accelerator if there is one")
+    precision: Literal["float32", "bfloat16"] = key(
+        "float32",
+        help=(
+            "what the networks compute in; 'bfloat16' by autocast, with weights, gradients and "
+            "averages in float32. For accelerators: on CPUs it is slower"
+        ),
+    )
     threads: int | None = key(
         None,
         help="CPU threads of a run; 'none' leaves torch's choice. Small networks do best with 1.",

@@ -32,7 +32,7 @@ class _Perceptron(nn.Module):
             h = h + self.label(condition.label)
         for layer in self.hidden:
             h = h + layer(nn.functional.silu(h))
-        out: Tensor = self.leave(nn.functional.silu(h))
+        out: Tensor = self.leave(nn.functional.silu(h)).to(x.dtype)  # under autocast too
         return out
 
 
