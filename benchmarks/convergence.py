@@ -2,10 +2,11 @@
 
     python benchmarks/convergence.py [picture.png]
 
-The student is a perceptron from scratch, its one step compared with the teacher's exact flow map
-from the same noise: in closed form for the Gaussian, by an adaptive solve for the mixture. The
-error is ‖f(z, 1) − f*(z, 1)‖ / ‖f*(z, 1) − z‖, root mean square over 2,000 z, of the student's
-average. tests/convergence holds the lines to their slopes and ends.
+FreeFlow's objectives from the teacher alone, and MeanFlow's from data, by data's velocity and by
+the teacher's. The student is a perceptron from scratch, its one step compared with the teacher's
+exact flow map from the same noise: in closed form for the Gaussian, by an adaptive solve for the
+mixture. The error is ‖f(z, 1) − f*(z, 1)‖ / ‖f*(z, 1) − z‖, root mean square over 2,000 z, of the
+student's average. tests/convergence holds the lines to their slopes and ends.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import attrs
 import torch
@@ -26,16 +28,19 @@ from ffcore.analytic import Gaussian, GaussianMixture
 from ffcore.distill import Distillation
 from ffcore.draws import Draws
 from ffcore.flow_map import generate
-from ffcore.interfaces import PredictorObjective
+from ffcore.interfaces import Condition, DataSource, PredictorObjective
 from ffcore.optimizer import Optimizer
+from ffcore.time_law import TimeLaw
 from ffcore.train import train
 from ffcore_freeflow.balancer import AdaptiveBalancer
 from ffcore_freeflow.objective import FreeFlowPredictor
+from ffcore_meanflow.objective import MeanFlowPredictor
 from ffcore_mlp.student import MlpAverageVelocity, MlpVelocity
 from ffcore_vsd.objective import VsdCorrector
 
 STEPS = (50, 100, 200, 400, 800, 1600, 3200)
 POINTS = 2000
+COLOURS = ("#1f5fbf", "#c2571a", "#2a8a4a", "#7a3fa0")
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "convergence.png"
 
 GAUSSIAN = Gaussian([1.0, -2.0], 0.5)
@@ -45,18 +50,43 @@ MIXTURE = GaussianMixture(
 TABLE = Optimizer(learning_rate=3e-3, warmup=20, schedule="cosine")
 
 
+class Fresh(DataSource):
+    """What a teacher is exact for, drawn anew each time."""
+
+    sample_shape = (2,)
+
+    def __init__(self, teacher: Gaussian | GaussianMixture) -> None:
+        self.means, self.scales = (
+            (teacher.mean, teacher.scale)
+            if isinstance(teacher, Gaussian)
+            else (teacher.means, teacher.scales)
+        )
+
+    def __len__(self) -> int:
+        return 1
+
+    def read(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Condition]:
+        """Return samples; see DataSource."""
+        component = draws.integers("component", len(self.means))
+        noise = draws.normal("noise", self.sample_shape)
+        samples = self.means[component] + self.scales[component][:, None] * noise
+        return samples, Condition(size=len(indices))
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class Case:
-    """A teacher of plane vectors, and whether it is distilled with correction."""
+    """A teacher of plane vectors, how it is distilled, and whether with correction or from data."""
 
     teacher: Gaussian | GaussianMixture
-    corrected: bool
+    corrected: bool = False
+    from_data: bool = False
     predictor: PredictorObjective = attrs.field(factory=FreeFlowPredictor)
 
     def distillation(self) -> Distillation:
         """Return the run, in its first step."""
         torch.manual_seed(0)
-        student = MlpAverageVelocity(2, 0, width=128, depth=3)
+        starts_at: Literal["prior", "anywhere"] = "anywhere" if self.from_data else "prior"
+        student = MlpAverageVelocity(2, 0, width=128, depth=3, starts_at=starts_at)
         online = MlpVelocity(2, 0, width=128, depth=3)
         corrector = VsdCorrector(online=online, online_updates=3, online_optimizer=TABLE)
         return Distillation(
@@ -64,6 +94,7 @@ class Case:
             student=student,
             predictor=self.predictor,
             corrector=corrector if self.corrected else None,
+            data=Fresh(self.teacher) if self.from_data else None,
             # These gaps are small, and a small ε would weigh but the smallest of them.
             balancer=AdaptiveBalancer(weight_epsilon=0.1),
             optimizer=TABLE,
@@ -81,11 +112,21 @@ class Case:
         return self.teacher.flow_map(z, 1.0, condition)
 
 
+def meanflow(teacher: Gaussian | GaussianMixture, velocity: Literal["data", "teacher"]) -> Case:
+    """Return MeanFlow at uniform times, half of them unequal."""
+    predictor = MeanFlowPredictor(velocity, times=TimeLaw(), unequal=0.5)
+    return Case(teacher=teacher, from_data=True, predictor=predictor)
+
+
 CASES = {
-    "Gaussian, prediction": Case(teacher=GAUSSIAN, corrected=False),
+    "Gaussian, prediction": Case(teacher=GAUSSIAN),
     "Gaussian, prediction and correction": Case(teacher=GAUSSIAN, corrected=True),
-    "mixture, prediction": Case(teacher=MIXTURE, corrected=False),
+    "Gaussian, MeanFlow by data": meanflow(GAUSSIAN, "data"),
+    "Gaussian, MeanFlow by the teacher": meanflow(GAUSSIAN, "teacher"),
+    "mixture, prediction": Case(teacher=MIXTURE),
     "mixture, prediction and correction": Case(teacher=MIXTURE, corrected=True),
+    "mixture, MeanFlow by data": meanflow(MIXTURE, "data"),
+    "mixture, MeanFlow by the teacher": meanflow(MIXTURE, "teacher"),
 }
 
 
@@ -120,7 +161,7 @@ def draw(path: Path, lines: Mapping[str, Line]) -> None:
     axes = figure.subplots(1, len(teachers), squeeze=False)[0]
     for teacher, axis in zip(teachers, axes, strict=True):
         own = {name.split(", ")[1]: line for name, line in lines.items() if teacher in name}
-        for (name, line), colour in zip(own.items(), ("#1f5fbf", "#c2571a"), strict=False):
+        for (name, line), colour in zip(own.items(), COLOURS, strict=True):
             steps, found = zip(*line, strict=True)
             axis.loglog(steps, found, color=colour, linewidth=1.2, marker="o", ms=3, label=name)
         axis.set_title(f"{teacher} teacher", fontsize=9)

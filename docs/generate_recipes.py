@@ -24,9 +24,9 @@ INTRODUCTION = """\
 
 Written by `docs/generate_recipes.py` from the code; a test compares them. Do not edit.
 
-A recipe is a TOML file that says everything a run depends on. `ffd validate recipe.toml` tells all
-that is wrong with it at once; `ffd run recipe.toml` runs it, and keeps it with every default
-written out as `recipe.toml` in the run directory.
+A recipe is a TOML file that says everything a run depends on. `ffd validate recipe.toml` tells
+at once all that is wrong within it; whether weights and files fit, `ffd run recipe.toml` tells
+before it trains. The run directory keeps it with every default written out as `recipe.toml`.
 
 - **Components.** `type` names a component by role: its name here, `"distribution:name"` where two
   plugins claim one name, or `"module:Class"` for a class without a plugin. The other keys of the

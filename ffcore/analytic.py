@@ -33,6 +33,11 @@ def _positive(name: str, values: Tensor | Sequence[float] | float, rows: Tensor)
     return each
 
 
+def _spread(t: Tensor, scale: Tensor) -> Tensor:
+    """Return a_t."""
+    return ((1 - t) ** 2 * scale**2 + t**2).sqrt()
+
+
 class Gaussian(Teacher):
     """Data N(μ, s² I); with several means and scales, one Gaussian for each class.
 
@@ -84,21 +89,23 @@ class Gaussian(Teacher):
         """Return the exact flow map from t to r = t − δ; x is Float[B, *S], the others Float[B]."""
         mean, scale = (part.to(x.dtype) for part in self._law(condition))
         r = t - delta
-
-        def spread(time: Tensor) -> Tensor:
-            return ((1 - time) ** 2 * scale**2 + time**2).sqrt()
-
-        ratio = expand_like(spread(r) / spread(t), x)
+        ratio = expand_like(_spread(r, scale) / _spread(t, scale), x)
         return expand_like(1 - r, x) * mean + ratio * (x - expand_like(1 - t, x) * mean)
 
-    def average_velocity(self, z: Tensor, delta: Tensor, condition: Condition) -> Tensor:
-        """Return F*(z, δ) = (f*(z, δ) − z) / δ from the prior, without its cancellation at δ = 0.
+    def average_velocity(
+        self, x: Tensor, delta: Tensor, condition: Condition, t: Tensor | None = None
+    ) -> Tensor:
+        """Return F*(x, t, δ) = (f*(x, t, δ) − x) / δ, without its cancellation at δ = 0.
 
-        a² − 1 = δ (δ (s² + 1) − 2) with a = a_{1−δ}, so F* = μ + (δ (s² + 1) − 2) / (1 + a) · z.
+        a_r² − a_t² = δ b with b = (s² + 1) δ + 2 (1 − t) s² − 2 t, so that
+        F* = μ + b / (a_t (a_t + a_r)) · (x − m_t). Where `t` is None, x is at the prior.
         """
-        mean, scale = (part.to(z.dtype) for part in self._law(condition))
-        spread = (delta**2 * scale**2 + (1 - delta) ** 2).sqrt()
-        return mean + expand_like((delta * (scale**2 + 1) - 2) / (1 + spread), z) * z
+        t = torch.ones_like(delta) if t is None else t
+        mean, scale = (part.to(x.dtype) for part in self._law(condition))
+        b = (scale**2 + 1) * delta + 2 * (1 - t) * scale**2 - 2 * t
+        a_t, a_r = _spread(t, scale), _spread(t - delta, scale)
+        away = x - expand_like(1 - t, x) * mean
+        return mean + expand_like(b / (a_t * (a_t + a_r)), x) * away
 
     def trainable_copy(self, *, takes_guidance: bool = False) -> None:
         """Return None: there is nothing to train. Name an online network in the recipe."""

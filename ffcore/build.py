@@ -16,6 +16,7 @@ from ffcore.interfaces import (
     Balancer,
     Context,
     CorrectorObjective,
+    DataSource,
     Decoder,
     Features,
     PredictorObjective,
@@ -88,7 +89,8 @@ def build(recipe: Recipe) -> Built:
     Raises BuildError where parts do not fit together; WeightsError for weights files.
     """
     training, guidance, evaluation = recipe.training, recipe.guidance, recipe.evaluation
-    device = usable_device(training.device)
+    with part("training"):
+        device = usable_device(training.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         found = parts(recipe)
@@ -97,12 +99,15 @@ def build(recipe: Recipe) -> Built:
             made("evaluation.features", each, found.context, Features)
             for each in evaluation.features
         ]
+        for_data = attrs.evolve(found.context, teacher=found.teacher, guidance=guidance.scale)
+        data = made("data", recipe.data, for_data, DataSource)
         with part("training"):
             distillation = Distillation(
                 teacher=found.teacher,
                 student=found.student,
                 predictor=found.predictor,
                 corrector=found.corrector,
+                data=data,
                 balancer=found.balancer,
                 optimizer=recipe.optimizer,
                 steps=training.steps,
@@ -129,6 +134,7 @@ def build(recipe: Recipe) -> Built:
             samples=evaluation.samples,
             solver=evaluation.solver,
             euler=evaluation.euler,
+            student_steps=evaluation.student_steps,
             seed=evaluation.seed,
             guidance=guidance.scale,
             batch=evaluation.batch,
@@ -159,11 +165,11 @@ def part(name: str) -> Iterator[None]:
 
 
 def usable_device(name: str) -> str:
-    """Return the torch device of this name, "auto" resolved; BuildError where it cannot be used."""
+    """Return the torch device of this name, "auto" resolved; ValueError where it cannot be used."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError) as error:  # NotImplementedError is a RuntimeError
-        raise BuildError(f"[training] device {name!r} cannot be used: {error}") from None
+        raise ValueError(f"device {name!r} cannot be used: {error}") from None
     return name

@@ -37,7 +37,9 @@ def restore(path: Path, distillation: Distillation, digest: str = "") -> None:
     """
     file = read_weights(str(path))
     if file.config.get("digest") != digest:
-        raise WeightsError(f"{path} belongs to another recipe or another teacher")
+        raise WeightsError(
+            f"{path} belongs to another recipe, another teacher or another number of data samples"
+        )
     left = dict(file.tensors)
     networks = []
     for prefix, network in _networks(distillation):

@@ -108,34 +108,63 @@ class DerivativeMismatch(ValueError):
 def self_check(
     student: Student,
     derivative: Derivative,
-    z: Tensor,
+    x: Tensor,
     condition: Condition,
     draws: Draws,
     tolerance: float = 0.05,
+    *,
+    velocity: Tensor | None = None,
 ) -> float | None:
     """Compare the chosen backend's ∂_δ F with the other backend's, on a few samples.
 
-    The check runs on a copy of the student whose parameters are perturbed, since a new student
-    often does not depend on δ yet, and then any backend is right.
+    From the prior; or, given a `velocity` of each sample, from drawn times, and ∂_t F and the
+    derivative along `velocity` too. The check runs on a copy of the student whose parameters are
+    perturbed, since a new student often does not depend on δ yet, and then any backend is right.
 
     Returns:
-        ‖chosen − other‖ / ‖other‖, or None where only finite differences work on this student.
+        ‖chosen − other‖ / ‖other‖, the greatest of those compared, or None where only finite
+        differences work on this student.
 
     Raises:
         DerivativeMismatch: where they differ by more than `tolerance`, or "jvp" is chosen and the
             student has no forward mode.
+        ValueError: where the student's output is not finite.
     """
     probe = copy.deepcopy(student).requires_grad_(False)
     for index, parameter in enumerate(probe.parameters()):
         noise = draws.named("self-check", index).normal("parameter", tuple(parameter.shape))
         parameter.add_(0.05 * noise[0].to(parameter))
-    ones = torch.ones(len(z), device=z.device, dtype=z.dtype)
-    delta = 0.1 + 0.8 * draws.uniform("self-check").to(z)
+    ones = torch.ones(len(x), device=x.device, dtype=x.dtype)
+    t = ones if velocity is None else 0.1 + 0.8 * draws.named("self-check").uniform("t").to(x)
+    delta = t * (0.1 + 0.8 * draws.uniform("self-check").to(x))
+    inputs = {"x": x, "t": t, "δ": delta}
 
-    def function(d: Tensor) -> Tensor:
-        output: Tensor = probe(z, ones, d, condition)
-        return output
+    def compared(name: str, tangent: Tensor, behind: Tensor, ahead: Tensor) -> float | None:
+        def function(moved: Tensor) -> Tensor:
+            output: Tensor = probe(*(inputs | {name: moved}).values(), condition)
+            return output
 
+        return _compared(
+            name, function, derivative, inputs[name], tangent, (behind, ahead), tolerance
+        )
+
+    errors = [compared("δ", ones, delta, t - delta)]
+    if velocity is not None:
+        errors += [compared("t", ones, t - delta, 1 - t), compared("x", velocity, ones, ones)]
+    found = [each for each in errors if each is not None]
+    return max(found) if len(found) == len(errors) else None
+
+
+def _compared(
+    name: str,
+    function: Callable[[Tensor], Tensor],
+    derivative: Derivative,
+    value: Tensor,
+    tangent: Tensor,
+    room: tuple[Tensor, Tensor],
+    tolerance: float,
+) -> float | None:
+    """Return how the backends differ on a function of the input `name`; see self_check."""
     other = attrs.evolve(
         derivative,
         backend="jvp" if derivative.backend == "finite-difference" else "finite-difference",
@@ -145,10 +174,8 @@ def self_check(
     for each in (derivative, other):
         try:
             with torch.no_grad():
-                value = function(delta)
-            found[each.backend] = each(
-                function, (delta,), (ones,), value=value, room=(delta, 1 - delta)
-            )
+                output = function(value)
+            found[each.backend] = each(function, (value,), (tangent,), value=output, room=room)
         except (NotImplementedError, RuntimeError) as error:
             if each.backend == derivative.backend:
                 raise DerivativeMismatch(
@@ -158,18 +185,27 @@ def self_check(
             return None
     reference = found[other.backend]
     with torch.no_grad():
-        moves = not torch.equal(function(0 * delta), function(delta))
+        moves = not torch.equal(function(0 * value), output)
     if moves and not any(each.any() for each in found.values()):
         raise DerivativeMismatch(
-            "the student depends on δ, and its derivative is zero: it takes δ in jumps, as a "
-            "rounded or an integer time would make it"
+            f"the student depends on {name}, and its derivative is zero: it takes {name} in jumps, "
+            "as a rounded or an integer time would make it"
         )
     error_norm = (found[derivative.backend] - reference).norm() / reference.norm().clamp(min=1e-30)
+    _check_finite(output)
     if not error_norm <= tolerance:
         raise DerivativeMismatch(
             f"the derivative backends disagree on this student: ‖{derivative.backend} − "
             f"{other.backend}‖ is {error_norm:.1%} of the latter, and {tolerance:.0%} is allowed. "
             f"The finite difference used step {derivative.step:g}: try another step; if that does "
-            "not help, the student is not differentiable in δ."
+            f"not help, the student is not differentiable in {name}."
         )
     return float(error_norm)
+
+
+def _check_finite(output: Tensor) -> None:
+    if not output.isfinite().all():
+        raise ValueError(
+            "the student's output is NaN or infinite: look at the weights that it starts from, its "
+            "own or the teacher's. It was asked with its weights perturbed by 0.05."
+        )

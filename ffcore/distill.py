@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from ffcore import average
-from ffcore.draws import Draws
+from ffcore.draws import Draws, epochs
 from ffcore.interfaces import (
     Auxiliary,
     Balancer,
     Batch,
     Condition,
     CorrectorObjective,
+    DataSource,
     Gaps,
     Networks,
     Norms,
@@ -68,6 +69,7 @@ class Distillation:
         teacher: frozen; guided already where the run guides.
         student: trained in place.
         predictor, corrector: one of them may be None.
+        data: for the objectives that need data; the others are handed none.
         balancer: weighs them.
         optimizer: of the student.
         steps: length of the run, on which the learning rates' schedules depend.
@@ -80,7 +82,8 @@ class Distillation:
         precision: "bfloat16" lets the objectives' networks compute in it, by autocast; weights,
             gradients, moving averages and sums over the batch are float32 all the same.
 
-    Raises ValueError without any objective, and where the teacher has no null condition to guide.
+    Raises ValueError without any objective, where the teacher has no null condition to guide,
+    where an objective needs data and there is none of the teacher's shape, and where none does.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Distillation:
         student: Student,
         predictor: PredictorObjective | None = None,
         corrector: CorrectorObjective | None = None,
+        data: DataSource | None = None,
         balancer: Balancer,
         optimizer: Optimizer | None = None,
         steps: int,
@@ -102,14 +106,16 @@ class Distillation:
         precision: Precision = "float32",
         device: str = "cpu",
     ) -> None:
-        self.objectives: dict[Objective, PredictorObjective | CorrectorObjective] = {}
-        if predictor is not None:
-            self.objectives["prediction"] = predictor
-        if corrector is not None:
-            self.objectives["correction"] = corrector
+        given: dict[Objective, PredictorObjective | CorrectorObjective | None] = {
+            "prediction": predictor,
+            "correction": corrector,
+        }
+        self.objectives = {name: each for name, each in given.items() if each is not None}
         if not self.objectives:
             raise ValueError("a distillation needs a predictor, a corrector or both")
         self.teacher = teacher.to(device)
+        self.data = data
+        self._check_data()
         self.student = student.to(device)
         self.balancer = balancer
         self.steps, self.batch, self.seed, self.decay, self.clip = steps, batch, seed, decay, clip
@@ -132,7 +138,23 @@ class Distillation:
             if auxiliary.optimizer is not None
         }
         if guidance != 1 or guidance_range is not None:
-            self.teacher.conditions.null(self._condition(self.draws("guidance")[:1]))
+            self.teacher.conditions.null(self.teacher.conditions.draw(self.draws("guidance")[:1]))
+
+    def _check_data(self) -> None:
+        needing = [name for name, each in self.objectives.items() if "data" in each.needs]
+        if self.data is None:
+            if needing:
+                raise ValueError(f"the objective of {needing[0]} needs data, and there is none")
+            return
+        if not needing:
+            raise ValueError("there is data, and no objective needs it: leave it out")
+        if not len(self.data):
+            raise ValueError("data has no samples")
+        if self.data.sample_shape != self.teacher.sample_shape:
+            raise ValueError(
+                f"data is {self.data.sample_shape}, and the teacher's samples are "
+                f"{self.teacher.sample_shape}"
+            )
 
     def _add_auxiliaries(self) -> None:
         for owner, objective in self.objectives.items():
@@ -146,8 +168,8 @@ class Distillation:
         """Return the random streams of the current step, for the whole global batch."""
         return Draws(self.seed, self.step_index, 0, self.batch, self.device).named(*purpose)
 
-    def _condition(self, draws: Draws) -> Condition:
-        condition = self.teacher.conditions.draw(draws)
+    def _guided(self, condition: Condition, draws: Draws) -> Condition:
+        """Return `condition` with γ, where the run guides."""
         if self.guidance_range is not None:
             low, high = self.guidance_range
             scale = low + (high - low) * draws.uniform("guidance")
@@ -182,11 +204,26 @@ class Distillation:
 
     def _batch(self, objective: Objective, share: int) -> Batch:
         draws = self.draws(objective)[:share]
+        data = None
+        if "data" in self.objectives[objective].needs:
+            data, condition = self._read(draws, share)
+        else:
+            condition = self.teacher.conditions.draw(draws)
         return Batch(
             z=draws.normal("z", self.teacher.sample_shape),
-            condition=self._condition(draws),
+            condition=self._guided(condition, draws),
             draws=draws,
+            data=data,
         )
+
+    def _read(self, draws: Draws, share: int) -> tuple[Tensor, Condition]:
+        """Read the data of the rows of `draws`, of `share` rows in this step."""
+        assert self.data is not None
+        first = self.step_index * share + draws.start
+        indices = epochs(self.seed, first, first + len(draws), len(self.data))
+        on_cpu = attrs.evolve(draws.named("data"), device="cpu")
+        data, condition = self.data.read(indices, on_cpu)
+        return data.to(self.device), condition.to(self.device)
 
     def self_check(self, samples: int = 8) -> list[str]:
         """Let every objective check itself on a few samples; return what they say.

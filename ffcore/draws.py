@@ -9,6 +9,7 @@ a purpose added later disturbs no other.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
 
@@ -75,3 +76,19 @@ class Draws:
         key = repr((self.seed, self.scope, purpose, self.step, block)).encode()
         number = int.from_bytes(hashlib.sha256(key).digest()[:8], "little") >> 1
         return torch.Generator().manual_seed(number)
+
+
+def epochs(seed: int, start: int, stop: int, count: int) -> Tensor:
+    """Return places [start, stop) of an endless sequence of epochs: Int[stop - start], on the CPU.
+
+    Each epoch is {0, …, count − 1} in an order of its own, from the seed and the epoch's number.
+    """
+    first, last = start // count, max(start, stop - 1) // count
+    orders = torch.cat([_order(seed, epoch, count) for epoch in range(first, last + 1)])
+    return orders[start - first * count : stop - first * count]
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> Tensor:
+    generator = Draws(seed, epoch, 0, 0)._generator("order of an epoch", 0)
+    return torch.randperm(count, generator=generator)

@@ -1,15 +1,16 @@
 """What a student is worth: its distance from its teacher, with no data.
 
-Fréchet distances are between the student's one-step samples and the teacher's converged ones, of
-different noise, in each feature space; beside them the noise floor (the teacher against itself)
-and the teacher's own few-step Euler samples. The trajectory error compares f(z, δ) with the
-teacher's solution from the same z.
+Fréchet distances are between the student's samples, in one step and in more if asked for, and the
+teacher's converged ones, of different noise, in each feature space; beside them the noise floor
+(the teacher against itself) and the teacher's own few-step Euler samples. The trajectory error
+compares f(z, δ) with the teacher's solution from the same z.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from ffcore.draws import Draws
 from ffcore.features import Statistics, fingerprint, frechet_distance
 from ffcore.flow import integrate
-from ffcore.flow_map import generate
+from ffcore.flow_map import check_steps, generate
 from ffcore.guidance import Guided, unguided
 from ffcore.interfaces import Condition, Features, Student, Teacher
 from ffcore.solver import Solver
@@ -46,6 +47,8 @@ class Measurement:
     euler: tuple[int, ...] = (1, 2, 4, 8, 16)
     seed: int = 1_000_000
     guidance: float = 1.0
+    student_steps: tuple[int, ...] = attrs.field(default=(1,), eq=False)
+    """Steps in which the student's samples are made; 1 in any case. No reference depends on it."""
     batch: int = attrs.field(default=500, eq=False)
     """Samples generated at a time; without influence on their noise."""
 
@@ -60,6 +63,8 @@ class Distances:
     """Of the teacher's samples by so many Euler steps."""
     student: float | None = None
     """Of the student's one-step samples."""
+    student_steps: Mapping[int, float] = attrs.field(factory=dict)
+    """Of its samples in more steps, by their number."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -135,7 +140,7 @@ def identity(
 ) -> dict[str, Any]:
     """Return what a teacher's statistics depend on, as plain values."""
     conditions = attrs.asdict(measurement)
-    del conditions["batch"]
+    del conditions["batch"], conditions["student_steps"]
     if isinstance(teacher, Guided) and measurement.guidance != 1:
         conditions |= {"interval": list(teacher.interval), "channels": teacher.channels}
     base = unguided(teacher)
@@ -272,6 +277,31 @@ def trajectory_error(
     return {delta: (error[delta] / max(moved[delta], tiny)) ** 0.5 for delta in DELTAS}
 
 
+def _student_distances(
+    student: Student,
+    teacher: Teacher,
+    features: Sequence[Features],
+    measurement: Measurement,
+    reference: Reference,
+    progress: Progress,
+) -> dict[str, dict[int, float]]:
+    """Return the distance in each feature space, by the number of steps, 1 first."""
+    found: dict[str, dict[int, float]] = {each.name: {} for each in features}
+    for steps in sorted({1, *measurement.student_steps}) if features else ():
+        statistics = feature_statistics(
+            partial(generate, student, steps=steps),
+            teacher,
+            features,
+            measurement,
+            "student",
+            progress,
+            "student, one step" if steps == 1 else f"student, {steps} steps",
+        )
+        for name, each in statistics.items():
+            found[name][steps] = frechet_distance(each, reference.statistics[name])
+    return found
+
+
 def evaluate(
     student: Student,
     teacher: Teacher,
@@ -290,28 +320,23 @@ def evaluate(
         reference: the teacher's statistics, made under the same conditions; sampled anew if None.
         progress: told of each batch.
 
-    Raises ValueError where the reference was made under other conditions.
+    Raises ValueError where the reference was made under other conditions, and for more steps than
+    the student can make.
     """
+    for steps in measurement.student_steps:
+        check_steps(student, steps)
     if reference is None:
         reference = make_reference(teacher, features, measurement, progress)
     reference.check(identity(teacher, features, measurement))
-    found: dict[str, Statistics] = {}
-    if features:
-        found = feature_statistics(
-            lambda z, condition: generate(student, z, condition),
-            teacher,
-            features,
-            measurement,
-            "student",
-            progress,
-            "student, one step",
-        )
     distances = {
         name: attrs.evolve(
             reference.distances[name],
-            student=frechet_distance(found[name], reference.statistics[name]),
+            student=found.pop(1),
+            student_steps=found,
         )
-        for name in found
+        for name, found in _student_distances(
+            student, teacher, features, measurement, reference, progress
+        ).items()
     }
     evaluation = Evaluation(
         distances=distances,

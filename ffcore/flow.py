@@ -14,6 +14,13 @@ from ffcore.guidance import Guided
 from ffcore.interfaces import Condition, VelocityField
 from ffcore.solver import Solver
 
+MOST_STEPS = 1000
+"""That dopri5 may try; some 30 do at its usual tolerance, some 200 at 1e-10."""
+
+
+class FlowError(Exception):
+    """A flow that dopri5 cannot follow. One message, for a person."""
+
 
 @torch.no_grad()
 def integrate(
@@ -39,6 +46,8 @@ def integrate(
 
     Returns:
         Float[B, *S], in the dtype of x.
+
+    Raises FlowError where dopri5 meets a velocity that is not finite, or cannot keep its tolerance.
     """
     solver = solver or Solver()
     if solver.method == "dopri5":
@@ -63,16 +72,10 @@ def _adaptively(
 
     if start == stop:
         return x
-
-    def derivative(delta: Tensor, state: Tensor) -> Tensor:
-        point = state.to(x.dtype)
-        velocity: Tensor = field(point, _times(start - float(delta), point), condition)
-        return velocity.double()
-
     durations = torch.tensor([0.0, start - stop], dtype=torch.float64, device=x.device)
     tolerance = solver.tolerance
     path: Tensor = odeint(
-        derivative,
+        _Derivative(field, condition, tolerance, start, x.dtype),
         x.double(),
         durations,
         rtol=tolerance,
@@ -82,6 +85,48 @@ def _adaptively(
         options={"step_t": durations[1:]},
     )
     return path[-1].to(x.dtype)
+
+
+class _Derivative:
+    """dx/dδ as torchdiffeq asks for it; it ends a way on which dopri5 does not get on."""
+
+    def __init__(
+        self,
+        field: VelocityField,
+        condition: Condition,
+        tolerance: float,
+        start: float,
+        dtype: torch.dtype,
+    ) -> None:
+        self.field = field
+        self.condition = condition
+        self.tolerance = tolerance
+        self.start = start
+        self.dtype = dtype
+        self.steps = 0
+
+    def __call__(self, delta: Tensor, state: Tensor) -> Tensor:
+        point, time = state.to(self.dtype), self.start - float(delta)
+        velocity: Tensor = self.field(point, _times(time, point), self.condition)
+        if not velocity.isfinite().all():
+            raise FlowError(
+                f"dopri5: the velocity is not finite at t = {time:.6g}. The weights may be "
+                "damaged, or the guidance scale be too large."
+            )
+        return velocity.double()
+
+    def callback_step(self, delta: Tensor, state: Tensor, length: Tensor) -> None:
+        """Take note of a step that is about to be tried; torchdiffeq calls it by this name."""
+        del state
+        self.steps += 1
+        if self.steps > MOST_STEPS or not delta + length > delta:
+            raise FlowError(
+                f"dopri5 does not arrive within {MOST_STEPS} steps: it stands at "
+                f"t = {self.start - float(delta):.6g}, and the tolerance {self.tolerance:g} asks "
+                f"for a step of {float(length):.1g}. A velocity in {str(self.dtype)[6:]} is exact "
+                f"to about {torch.finfo(self.dtype).eps:.0e} of its size: choose a larger "
+                "tolerance (evaluation.solver.tolerance), or a solver of fixed steps."
+            )
 
 
 def _times(time: float, x: Tensor) -> Tensor:

@@ -96,6 +96,37 @@ class ConditionSource(ABC):
         """
 
 
+class DataError(Exception):
+    """Stored data that cannot be read or is not what it should be. One message, for a person."""
+
+
+class DataSource(ABC):
+    """Where data comes from, for the objectives that declare the need. Which samples a step reads
+    is core's: every epoch has an order of its own, from the run's seed."""
+
+    sample_shape: tuple[int, ...]
+    """*S, the shape of one sample."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of samples, at least 1."""
+
+    @abstractmethod
+    def read(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Condition]:
+        """Return the samples of `indices` and their conditions, unguided.
+
+        Args:
+            indices: Int[B] in [0, len), on the CPU; some may be equal.
+            draws: random streams for these B samples, on the CPU, for augmentation.
+
+        Returns:
+            Float[B, *S] in float32 and a condition that the teacher understands; each sample from
+            its own index and draws alone, and the same in a run that is built anew.
+
+        Raises DataError where what is stored cannot be used.
+        """
+
+
 class VelocityField(nn.Module, ABC):
     """A velocity u(x_t, t | c): what teachers, the online network g_ψ and own networks are."""
 
@@ -253,6 +284,9 @@ class Auxiliary:
 class _Objective(ABC):
     """What both kinds of objective answer; they differ in the share of the batch they get."""
 
+    needs: frozenset[str] = frozenset()
+    """With "data" in it, batches hold data, and their conditions are the data's."""
+
     def auxiliaries(self, student: Student, teacher: Teacher) -> Mapping[str, Auxiliary]:
         """Return the networks to train beside the student, by name; called once, before step 0."""
         del student, teacher
@@ -338,7 +372,10 @@ class Context:
     """What the `build` of a recipe table is handed. Global random state is seeded meanwhile."""
 
     teacher: Teacher | None = None
-    """The teacher, built already; None while it is being built."""
+    """The teacher, built already; None while it is being built. For a data source it is guided
+    where the recipe guides, for all others never."""
+    guidance: float = 1.0
+    """The scale γ, for a data source that samples the teacher; 1: unguided."""
     guidance_range: tuple[float, float] | None = None
     """The scales γ that the student is to serve; None: one scale, which no network reads."""
     hollow: bool = False
@@ -396,6 +433,24 @@ class Labels(ConditionSource):
             raise ValueError("this teacher has no null label and cannot be guided")
         label = torch.full_like(_label(condition), self.null_label)
         return attrs.evolve(condition, label=label, guidance=None)
+
+
+def labelled(conditions: ConditionSource, labels: Tensor) -> Condition:
+    """Return the condition of data with these labels, Int[B]; empty for an unconditional teacher.
+
+    Raises ValueError for a label that is none of the teacher's classes, and for a teacher that is
+    conditioned on something else.
+    """
+    if isinstance(conditions, Unconditional):
+        return Condition(size=len(labels))
+    if not isinstance(conditions, Labels):
+        kind = type(conditions).__name__
+        raise ValueError(f"the data has labels, and the teacher's conditions are {kind}")
+    outside = labels[(labels < 0) | (labels >= conditions.classes)]
+    if len(outside):
+        classes = f"0 to {conditions.classes - 1}"
+        raise ValueError(f"the data has label {int(outside[0])}, the teacher classes {classes}")
+    return Condition(size=len(labels), label=labels)
 
 
 def _label(condition: Condition) -> Tensor:

@@ -38,6 +38,7 @@ from ffcore.features import UNKNOWN
 from ffcore.files import write_text
 from ffcore.guidance import unguided
 from ffcore.interfaces import Student
+from ffcore.plugins import installed
 from ffcore.recipe import Recipe, provenance, to_toml
 from ffcore.train import Report, train
 
@@ -194,9 +195,15 @@ def _train(
     distillation = built.distillation
     # Before training: the files that it names may be gone afterwards.
     description = describe(
-        recipe, unguided(distillation.teacher), distillation.average, distillation.steps
+        recipe,
+        unguided(distillation.teacher),
+        distillation.average,
+        distillation.steps,
+        built.decoder,
     )
     run_digest = f"{description['recipe']} {description['teacher']['fingerprint']}"
+    if distillation.data is not None:
+        run_digest += f" {len(distillation.data)} samples of data"
     saved = directory / CHECKPOINT
     if saved.exists():
         checkpoint.restore(saved, distillation, run_digest)
@@ -284,9 +291,12 @@ def _prepare(directory: Path, recipe: Recipe, built: Built, restart: bool) -> No
         raise RunDirectoryError(f"{directory} cannot be written: {error}") from None
     if (directory / PROVENANCE).exists():
         return
+    data = recipe.data
     manifest = provenance(recipe) | {
         "device": built.distillation.device,
-        "data_source_opened_by_training": None,
+        "data_source_opened_by_training": None
+        if data is None
+        else installed().type_name("data", data),
         "threads": torch.get_num_threads(),
     }
     write_text(directory / PROVENANCE, json.dumps(manifest, indent=2) + "\n")

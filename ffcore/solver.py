@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, get_args
 
 import attrs
 
-from ffcore.keys import key
+from ffcore.keys import Possible, key
 
 Method = Literal["euler", "heun", "midpoint", "rk4", "dopri5"]
 
@@ -59,15 +59,20 @@ class Solver:
     """
 
     method: Method = key(
-        "heun", help="euler (order 1), heun, midpoint (2), rk4 (4), or dopri5 (adaptive)"
+        "heun",
+        help="euler (order 1), heun, midpoint (2), rk4 (4), or dopri5 (adaptive)",
+        validator=Possible(one_of=get_args(Method)),
     )
     steps: int = key(64, help="steps of equal length; dopri5 chooses its own", at_least=1)
     gate: Literal["step", "evaluation"] = key(
         "evaluation",
         help="whether a step's first time decides on guidance, or each evaluation's own time",
+        validator=Possible(one_of=("step", "evaluation")),
     )
     last_step: Literal["full", "euler"] = key(
-        "full", help="whether the last step is like the others, or one of Euler"
+        "full",
+        help="whether the last step is like the others, or one of Euler",
+        validator=Possible(one_of=("full", "euler")),
     )
     tolerance: float = key(1e-6, help="relative and absolute tolerance of dopri5", above=0)
 

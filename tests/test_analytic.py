@@ -33,7 +33,7 @@ def times(seed: int, count: int = 12) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def is_a_flow(flow_map: FlowMap, case: GaussianCase, seed: int) -> None:
-    """From the prior it is z + δ F; it stays where nothing passes, and two parts make a whole."""
+    """It is x + δ F; it stays where nothing passes, and two parts make a whole."""
     t, r, q = times(seed)
 
     def carry(x: Tensor, start: Tensor, stop: Tensor) -> Tensor:
@@ -41,6 +41,8 @@ def is_a_flow(flow_map: FlowMap, case: GaussianCase, seed: int) -> None:
 
     F = case.teacher.average_velocity(case.z, case.delta, case.condition)
     agree(carry(case.z, case.ones, 1 - case.delta), push(case.z, F, case.delta))
+    F = case.teacher.average_velocity(case.z, t - r, case.condition, t)
+    agree(carry(case.z, t, r), push(case.z, F, t - r), 1e-11)
     agree(carry(case.z, t, t), case.z)
     # Going on amplifies rounding by a_q / a_r ≤ 1 / 0.1 at the most.
     agree(carry(carry(case.z, t, r), r, q), carry(case.z, t, q), 1e-11)

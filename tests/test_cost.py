@@ -7,6 +7,7 @@ import pytest
 import torch
 from networks import LinearStudent, LinearVelocity
 from objectives import Correct, Towards, pull
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ffcore.build import BuildError, build, parts
 from ffcore.cost import Cost, Memory
 from ffcore.cost.row import FusedAttention, Row
-from ffcore.cost.tally import tally_steps
+from ffcore.cost.tally import SAMPLES, tally_steps
 from ffcore.guidance import unguided
 from ffcore.interfaces import Auxiliary, Condition, Context, Student, VelocityField
 from ffcore.nn.size import TransformerSize
@@ -184,6 +185,25 @@ def test_low_rank_factors_alone_are_trained():
     assert low_rank.whole.gradients == 4 * low_rank.trainable
 
 
+@pytest.mark.parametrize("family", ["sit", "dit"])
+def test_low_rank_factors_of_shapes_are_those_of_weights(family, tmp_path):
+    """What a copy adds starts from zero, and stays whole: γ's embedding, and the head of a DiT."""
+    teacher = Transformer(sizes(classes=10))
+    for parameter in teacher.parameters():
+        nn.init.normal_(parameter)
+    save_file(teacher.state_dict(), tmp_path / "teacher.safetensors")
+    recipe = load_recipe(
+        "digits_guided.toml",
+        [f"teacher.type='{family}'", f"teacher.weights='{tmp_path / 'teacher.safetensors'}'",
+         "teacher.sizes={input_size=8, channels=1, width=32, depth=2, heads=2, classes=10}",
+         f"student={{type='{family}'}}", "corrector.online_rank=2"],
+    )  # fmt: skip
+    online = build(recipe).distillation.auxiliaries["online"].network
+    found = Cost.of(recipe).networks[2]
+    assert found.parameters == sum(each.numel() for each in online.parameters())
+    assert found.whole == Memory.of(online, learns=True)
+
+
 def test_large_networks_stand_on_the_meta_device_and_need_no_weights():
     recipe = load_recipe(
         "digits.toml",
@@ -339,6 +359,47 @@ def test_a_method_that_nobody_knows_is_counted_too():
     assert [each.network for each in cost.activations] == ["student", "field"]
 
 
+@pytest.mark.parametrize("correction", [0.0, 0.001, 0.25, 1.0])
+def test_each_share_of_a_large_batch_is_told_from_its_first_samples(correction):
+    learner = Auxiliary(network=LinearVelocity(2), optimizer=Optimizer(), loss=pull, updates=3)
+    predictor, corrector = Towards(), Correct(auxiliaries={"field": learner})
+    share = round(20_010 * correction)
+    batch = ("training.batch=20010", "training.steps=4", f"balancer.correction={correction}")
+    assert rows(Cost.of(with_method(predictor, corrector, *batch))) == {
+        use: number
+        for use, number in {
+            ("prediction", "student", "forward and backward"): 20_010 - share,
+            ("correction", "student", "forward and backward"): share,
+            ("field training", "field", "forward and backward"): 3 * share,
+        }.items()
+        if number
+    }
+    found = {len(each.z) for each in (*predictor.batches, *corrector.batches)}
+    assert found == {min(each, SAMPLES) for each in (20_010 - share, share) if each}
+
+
+def test_a_large_batch_of_one_objective_is_told_from_its_first_samples():
+    predictor = Towards()
+    (found,) = Cost.of(with_method(predictor, None, "training.batch=1000000000")).passes
+    assert found.rows == 1_000_000_000
+    assert {len(each.z) for each in predictor.batches} == {SAMPLES}
+
+
+def test_costs_are_proportional_to_a_large_batch():
+    drawn = "teacher", "forward, unconditional"  # how many are guided depends on their times
+    small, large = (
+        Cost.of(load_recipe("digits.toml", [*GUIDED, f"training.batch={batch}"]))
+        for batch in (1_000, 1_000_000)
+    )
+    for use, expected in rows(small).items():
+        tolerance = 0.02 if use[1:] == drawn else 0
+        assert rows(large)[use] == pytest.approx(1000 * expected, rel=tolerance, abs=0)
+    assert [
+        (each.rows, more.rows)
+        for each, more in zip(small.activations, large.activations, strict=True)
+    ] == [(125, 125_000), (32, 31_250)]  # of 8 GPUs, rounded up
+
+
 def test_an_auxiliary_network_of_an_unknown_kind_is_refused():
     judge = Auxiliary(network=nn.Linear(2, 1), optimizer=Optimizer(), loss=pull)
     with pytest.raises(BuildError, match="auxiliary network 'judge' is a Linear"):
@@ -392,6 +453,7 @@ CASES = {
     ),
     "digits": ("digits.toml", *GUIDED),
     "digits, low rank": ("digits.toml", "corrector.online_rank=2"),
+    "digits at every scale, low rank": ("digits_guided.toml", "corrector.online_rank=2"),
 }  # fmt: skip
 
 

@@ -257,6 +257,13 @@ def test_the_check_lets_a_student_be_that_does_not_depend_on_time(derivative: De
     assert check(FunctionStudent(lambda z, delta: z + 0 * delta[:, None]), derivative) == 0
 
 
+@pytest.mark.parametrize("derivative", [JVP, DIFFERENCE], ids=["jvp", "difference"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_the_check_tells_a_student_that_is_not_finite(derivative: Derivative, value: float) -> None:
+    with pytest.raises(ValueError, match="the student's output is NaN or infinite"):
+        check(FunctionStudent(lambda z, delta: value * wave(z, delta)), derivative)
+
+
 def test_the_check_fails_a_step_that_is_too_long() -> None:
     with pytest.raises(DerivativeMismatch, match=r"used step 0\.1"):
         check(FunctionStudent(wave), attrs.evolve(DIFFERENCE, step=0.1))

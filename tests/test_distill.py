@@ -19,6 +19,7 @@ from ffcore.draws import Draws
 from ffcore.interfaces import (
     Auxiliary,
     Condition,
+    DataSource,
     FrozenTeacher,
     Gap,
     Labels,
@@ -375,6 +376,89 @@ def test_an_auxiliary_may_be_an_average_of_the_student(joint: bool) -> None:
         expected = 0.05 * expected + 0.95 * values(run.student)
         torch.testing.assert_close(values(network), expected, rtol=1e-12, atol=1e-12)
     assert run.networks().auxiliaries["slow"] is network
+
+
+# Data.
+
+
+class Numbered(DataSource):
+    """Data that is its own number, as labels are; keeps the indices that were read."""
+
+    def __init__(self, count: int, dimension: int = DIMENSION) -> None:
+        self.count, self.sample_shape = count, (dimension,)
+        self.indices: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Condition]:
+        self.indices.append(indices)
+        assert (indices.device.type, draws.device, len(draws)) == ("cpu", "cpu", len(indices))
+        data = indices[:, None].expand(-1, *self.sample_shape).float()
+        return data, Condition(size=len(indices), label=indices % 4)
+
+
+def reading(source: DataSource | None, **arguments: Any) -> tuple[Distillation, Towards]:
+    predictor = Towards(needs=frozenset({"data"}))
+    teacher = teacher_of(Labels(4, null_label=4))
+    given = {"predictor": predictor, "data": source, "teacher": teacher, **arguments}
+    return distillation(**given), predictor
+
+
+def test_who_needs_data_gets_it_with_its_conditions_and_who_does_not_gets_none() -> None:
+    source, corrector = Numbered(100), Correct()
+    run, predictor = reading(source, corrector=corrector, guidance=1.5, device="cpu:0")
+    run.step()
+    (batch,), (free,) = predictor.batches, corrector.batches
+    assert len(source.indices) == 1
+    assert batch.data is not None
+    assert torch.equal(batch.data[:, 0], source.indices[0].float())
+    assert torch.equal(batch.condition.label, source.indices[0] % 4)
+    assert torch.equal(batch.condition.guidance, torch.full((len(batch.z),), 1.5))
+    assert free.data is None
+    assert free.condition.label is not None
+
+
+def epochs_of(seed: int) -> list[list[int]]:
+    """What two epochs of 100 samples read, in five steps of 40."""
+    source = Numbered(100)
+    run, _ = reading(source, seed=seed)
+    for _ in range(5):
+        run.step()
+    read = torch.cat(source.indices).tolist()
+    return [read[:100], read[100:]]
+
+
+def test_every_epoch_reads_every_sample_once_in_an_order_of_its_own() -> None:
+    orders = [*epochs_of(0), *epochs_of(1)]
+    assert all(sorted(order) == list(range(100)) for order in orders)
+    assert len(set(map(tuple, [*orders, range(100)]))) == 5
+    assert epochs_of(0) == orders[:2]
+
+
+@pytest.mark.parametrize("share", [40, 24])
+def test_slices_of_a_batch_read_what_the_whole_batch_does(share: int) -> None:
+    run, _ = reading(Numbered(30))
+    for run.step_index in (0, 1, 7):
+        draws = run.draws("prediction")[:share]
+        whole, conditions = run._read(draws, share)
+        parts = [run._read(draws[a:b], share) for a, b in ((0, 7), (7, 20), (20, share))]
+        assert torch.equal(torch.cat([data for data, _ in parts]), whole)
+        assert torch.equal(Condition.cat([each for _, each in parts]).label, conditions.label)
+
+
+@pytest.mark.parametrize(
+    ("source", "needs", "message"),
+    [
+        (None, {"data"}, "the objective of prediction needs data, and there is none"),
+        (Numbered(0), {"data"}, "data has no samples"),
+        (Numbered(9, 2), {"data"}, r"data is \(2,\), and the teacher's samples are \(3,\)"),
+        (Numbered(9), set(), "there is data, and no objective needs it"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused(source: Any, needs: set[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        reading(source, predictor=Towards(needs=frozenset(needs)))
 
 
 # What is asked of the teacher, and what is refused.

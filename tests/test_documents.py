@@ -247,14 +247,17 @@ def test_the_guides_plugin_is_active_and_its_names_can_be_used(
 ) -> None:
     project = tomllib.loads(guide["pyproject.toml"])["project"]
     distribute(project["name"], project["entry-points"]["ffcore.v1"])
-    listing, validate = commands(PLUGIN_GUIDE)[2:]
+    listing, validate, check = commands(PLUGIN_GUIDE)[2:]
     found = ffd(listing)
-    assert re.search(r"corrector +kernel +coin +ffcore-coin \S+ +active", found.output)
-    assert re.search(r"teacher +coin +coin +ffcore-coin \S+ +active", found.output)
+    for line in (r"corrector +kernel +coin +\S", r"teacher +coin +coin +\S"):
+        assert re.search(line, found.output)
+    assert re.search(r"coin +ffcore-coin \S+ +active", found.output)
     found = ffd(validate)
     assert found.exit_code == 0, found.output
     assert "teacher coin" in found.output
     assert "corrector kernel" in found.output
+    found = ffd(check)
+    assert found.exit_code == 0, found.output
 
 
 def test_the_guides_light_files_import_no_torch(guide: dict[str, str]) -> None:
@@ -265,8 +268,8 @@ def test_the_guides_light_files_import_no_torch(guide: dict[str, str]) -> None:
 # Recipes
 
 
-def _generator() -> Any:
-    spec = importlib.util.spec_from_file_location("g", ROOT / "docs" / "generate_recipes.py")
+def _generator(name: str = "generate_recipes") -> Any:
+    spec = importlib.util.spec_from_file_location("g", ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -322,6 +325,12 @@ def test_every_recipe_says_first_what_it_reaches_and_what_it_costs() -> None:
         first = path.read_text().partition("\n\n")[0]
         assert "# Reaches: " in first, path.name
         assert "# Costs: " in first, path.name
+
+
+def test_the_pages_of_the_roles_are_what_the_code_says() -> None:
+    generator = _generator("generate_roles")
+    written = {path.name: path.read_text() for path in generator.FOLDER.glob("*")}
+    assert written == generator.documents(), "run: python docs/generate_roles.py"
 
 
 # Architecture

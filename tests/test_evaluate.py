@@ -93,6 +93,27 @@ def test_the_first_euler_step_is_what_the_student_is_compared_with() -> None:
     assert evaluation.trajectory_error[DELTAS[0]] < evaluation.trajectory_error[1.0]
 
 
+def test_a_student_that_starts_anywhere_is_measured_in_more_steps_too() -> None:
+    """A student that is an Euler step everywhere has the baselines' very distances."""
+
+    class Euler(ExactStudent):
+        def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+            velocity: Tensor = self.teacher(x_t, t, condition)
+            return velocity
+
+    more = attrs.evolve(MEASUREMENT, student_steps=(4,))
+    student = Euler(TEACHER, starts_at="anywhere")
+    evaluation, reference = evaluate(student, TEACHER, [Raw()], more)
+    found = evaluation.distances["raw"]
+    assert found.student == pytest.approx(found.euler[1], rel=1e-5)
+    assert found.student_steps == {4: pytest.approx(found.euler[4], rel=1e-5)}
+    # The teacher's reference holds whatever the student's steps.
+    again, _ = evaluate(student, TEACHER, [Raw()], MEASUREMENT, reference)
+    assert again.distances["raw"].student_steps == {}
+    with pytest.raises(ValueError, match="starts at the prior alone"):
+        evaluate(ExactStudent(TEACHER), TEACHER, [Raw()], more)
+
+
 @pytest.mark.parametrize("batch", [1, 31, 32, 50, 1000])
 def test_the_noise_of_a_sample_does_not_depend_on_the_batch(batch: int) -> None:
     teacher = GaussianMixture([[0.0], [1.0]], labels=[0, 1])

@@ -16,11 +16,12 @@ import pytest
 import torch
 from networks import ExactStudent
 from safetensors.torch import load_file
+from torch import Tensor
 
 from ffcore.analytic import Gaussian
 from ffcore.build import build
 from ffcore.draws import Draws
-from ffcore.evaluate import Evaluation
+from ffcore.evaluate import Distances, Evaluation
 from ffcore.export import (
     EXPORT_FILES,
     SourceError,
@@ -32,13 +33,22 @@ from ffcore.export import (
     write_student,
 )
 from ffcore.export import model_card as card
+from ffcore.export.directory import without_places
 from ffcore.features import fingerprint
-from ffcore.files import MissingFile
+from ffcore.files import File, MissingFile
 from ffcore.guidance import unguided
-from ffcore.interfaces import Condition, ConditionSource, Context, Labels, Student, Unconditional
+from ffcore.interfaces import (
+    Condition,
+    ConditionSource,
+    Context,
+    Decoder,
+    Labels,
+    Student,
+    Unconditional,
+)
 from ffcore.keys import key
 from ffcore.plugins import installed
-from ffcore.recipe import Recipe, RecipeError, digest, load_recipe, to_toml
+from ffcore.recipe import Recipe, RecipeError, component, digest, load_recipe, to_toml
 from ffcore.run import load_student, run
 from ffcore.sample import SampleError
 from ffcore.weights import WeightsError, read_weights, write_weights
@@ -108,7 +118,9 @@ CASES = {
         "student.sizes={input_size=8, patch_size=4, channels=1, width=8, depth=1, heads=2, "
         "classes=10}",
     ),
+    "sit from anywhere": tiny("digits.toml", "student.starts_at='anywhere'"),
     "mlp": tiny("gaussian.toml"),
+    "mlp from anywhere": tiny("gaussian.toml", "student.starts_at='anywhere'"),
     "mlp with labels": tiny("mixture.toml", "corrector.online_updates=1"),
 }
 
@@ -309,7 +321,7 @@ def test_the_decoder_can_be_set_and_nothing_else(digits, tmp_path):
 
 
 def test_a_device_that_is_not_there_is_refused(digits):
-    with pytest.raises(SampleError, match="device 'warp' cannot be used"):
+    with pytest.raises(SampleError, match=r"^device 'warp' cannot be used"):
         load_sampler(digits, device="warp")
 
 
@@ -341,6 +353,11 @@ def test_a_solver_that_there_is_not_is_refused():
     overrides = ["evaluation.solver.gate=step"]
     with pytest.raises(SampleError, match="gate must be 'evaluation'"):
         load_teacher_sampler("digits.toml", method="dopri5", overrides=overrides)
+    with pytest.raises(SampleError, match="found 'eulr'; did you mean 'euler'"):
+        load_teacher_sampler("digits.toml", method="eulr")  # type: ignore[arg-type]
+    for steps in (0, -1, 1.5, True):
+        with pytest.raises(SampleError, match=f"steps: must be .* at least 1, found {steps}"):
+            load_teacher_sampler("digits.toml", steps=steps)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -386,8 +403,62 @@ def test_an_export_holds_weights_config_card_and_recipe(digits, exported):
     assert all(torch.equal(first[name], second[name]) for name in first)
     config = json.loads((exported / "config.json").read_text())
     assert config == read_weights(str(export_file)).config
-    assert load_recipe(exported / "recipe.toml") == load_recipe(digits / "recipe.toml")
+    recipe = load_recipe(exported / "recipe.toml")
+    assert config["recipe"] == digest(recipe)
+    named = load_recipe(digits / "recipe.toml", ["teacher.weights=teacher.safetensors"])
+    assert recipe == named
     assert (exported.stat().st_mode & 0o777) == 0o755
+
+
+def test_an_export_tells_no_path_of_the_machine_that_made_it(digits, exported):
+    place = str(digits.parent).encode()
+    assert place in (digits / "student.safetensors").read_bytes()
+    for path in exported.iterdir():
+        assert place not in path.read_bytes()
+    config = json.loads((exported / "config.json").read_text())
+    text = (exported / "README.md").read_text()
+    ((name, sha256),) = config["teacher"]["sha256"].items()
+    assert name == config["teacher"]["weights"] == "teacher.safetensors"
+    for line in (
+        "- weights: teacher.safetensors",
+        "- origin: a place",
+        f"- SHA-256 of teacher.safetensors: {sha256}",
+    ):
+        assert line in text.splitlines()
+    assert "say where yours lie: `--set teacher.weights=PATH`." in text
+
+
+@pytest.mark.parametrize(
+    ("told", "left"),
+    [
+        ("/home/me/weights/x.pt", "x.pt"),
+        ("/home/me/vae/", "vae"),
+        ("~/x.pt", "x.pt"),
+        ("../me/x.pt", "x.pt"),
+        ("weights/x.pt", "weights/x.pt"),
+        ("hf://org/repo/x.pt@main", "hf://org/repo/x.pt@main"),
+        ("ffcore_digits:teacher.safetensors", "ffcore_digits:teacher.safetensors"),
+        ("/", "/"),
+        (3, 3),
+    ],
+)
+def test_paths_are_cut_to_names_wherever_they_stand(told, left):
+    tree = {"a": [{"b": told}], told: "d"}
+    assert without_places(tree) == {"a": [{"b": left}], left: "d"}
+
+
+def test_a_student_that_is_not_finite_is_neither_exported_nor_sampled(digits, tmp_path):
+    copy = Path(shutil.copytree(digits, tmp_path / "run"))
+    weights = read_weights(str(copy / "student.safetensors"))
+    name = min(weights.tensors)
+    weights.tensors[name] = torch.full_like(weights.tensors[name], torch.inf)
+    write_weights(copy / "student.safetensors", weights.tensors, weights.config)
+    said = f"1 tensor holds NaN or infinity, the first is {name}."
+    with pytest.raises(WeightsError, match=re.escape(said)):
+        export(copy, tmp_path / "out")
+    with pytest.raises(WeightsError, match=re.escape(said)):
+        load_sampler(copy)
+    assert names(tmp_path) == ["run"]
 
 
 def test_an_export_is_sampled_in_a_fresh_process_by_the_cards_three_lines(digits, exported):
@@ -414,6 +485,7 @@ def test_the_card_says_what_one_has_to_know(digits, exported):
     assert f"| this student, 1 step | {student:.4g} |" in body
     assert "| teacher, 1 Euler step |" in body
     assert "| teacher, 2 Euler steps |" in body
+    assert config["starts_at"] == "prior"
     for name in evaluation["identity"]:
         assert f"- {name}: " in body
     assert "2511.19428" in body
@@ -421,7 +493,7 @@ def test_the_card_says_what_one_has_to_know(digits, exported):
     assert "ffd sample exported" in body
 
 
-def card_of(recipe: Recipe = CASES["sit"], **teacher: Any) -> str:
+def card_of(recipe: Recipe = CASES["sit"], said: Any = None, **teacher: Any) -> str:
     config = {
         "teacher": {"type": "sit", "sha256": {}, "fingerprint": "f", **teacher},
         "ffcore": "0",
@@ -431,6 +503,7 @@ def card_of(recipe: Recipe = CASES["sit"], **teacher: Any) -> str:
         "decoder": {"type": "identity"},
         "recipe": "d",
         "step": 1,
+        **(said or {}),
     }
     return card.model_card("x", config, recipe, None)
 
@@ -455,10 +528,32 @@ def test_a_card_says_that_nothing_was_measured_and_which_scales_there_are():
     assert "classes: none" in found
 
 
+def test_a_card_says_how_many_steps_its_student_was_trained_for():
+    assert "- steps: 1, all that the student was trained for" in card_of()
+    assert "trained for 1, 2, 4, or any" in card_of(said={"starts_at": "anywhere"})
+
+
+def test_a_card_says_whether_data_were_used():
+    sampled = attrs.evolve(CASES["sit"], data=component("data", {"type": "teacher-samples"}))
+    for recipe, said, free in (
+        (CASES["sit"], "from its teacher alone: no data were used.", True),
+        (sampled, "from its teacher and data, `teacher-samples`.", False),
+    ):
+        assert said in card_of(recipe)
+        assert ("- data-free" in card_of(recipe)) == free
+
+
 def test_every_component_is_cited_once():
     found = card_of().partition("## Citation")[2].splitlines()
     listed = [line for line in found if line]
     assert len(set(listed)) == len(listed) >= 3
+
+
+def test_a_card_has_a_row_for_each_number_of_steps():
+    few = Distances(floor=0.1, euler={1: 5.0}, student=3.0, student_steps={2: 2.0, 4: 1.0})
+    table = list(card._table(json.loads(json.dumps({"raw": attrs.asdict(few)}))))
+    assert "| this student, 1 step | 3 |" in table
+    assert "| this student, 4 steps | 1 |" in table
 
 
 def test_an_evaluation_without_distances_makes_a_card():
@@ -711,6 +806,68 @@ def test_the_card_tells_what_to_install_and_what_comes_out(exported, kinds):
     assert "Float[16, 1, 8, 8] in [−1, 1]" in (exported / "README.md").read_text()
     text = (kinds / "exports" / "gaussian" / "README.md").read_text()
     assert "samples = sampler(16, seed=0)  # Float[16, 2]\n" in text
+    assert "A student that makes a sample in one step." in text
+    assert "- samples: vectors of 2 numbers\n" in text
+    assert "-n 16 --out samples.npz\n" in text
+
+
+def test_a_card_of_latents_tells_what_they_are_decoded_to_and_by_which_files():
+    here = tiny("digits.toml", "decoder={type='sd-vae', weights='vae'}")
+    hub = tiny("digits.toml", "decoder.type=sd-vae")
+    said = {
+        "sample_shape": [4, 8, 8],
+        "decoder": {"type": "sd-vae"},
+        "decoded_shape": [3, 64, 64],
+        "decoder_sha256": {"config.json": "abc"},
+    }
+    for recipe in (here, hub):
+        text = card_of(recipe, said)
+        assert "A student that makes an image in one step." in text
+        assert (
+            "- samples: the student makes latents of shape 4 × 8 × 8, which the decoder `sd-vae` "
+            "turns into images of shape 3 × 64 × 64\n"
+        ) in text
+        assert "images = sampler(16, seed=0)  # Float[16, 3, 64, 64] in [−1, 1]\n" in text
+        assert "sd-vae-ft-ema, licence MIT." in text
+        assert "  - SHA-256 of config.json: abc\n" in text
+    assert 'load_sampler("x", overrides=["decoder.weights=PATH"])\n' in card_of(here, said)
+    assert "ffd sample x --set decoder.weights=PATH -n 16" in card_of(here, said)
+    assert 'load_sampler("x")\n' in card_of(hub, said)
+    assert "If yours lie elsewhere: `--set decoder.weights=PATH`" in card_of(hub, said)
+    untold = card_of(hub, {**said, "decoded_shape": None})
+    assert "turns into images\n" in untold
+    assert "Float[16, C, H, W] in [−1, 1]\n" in untold
+    undecoded = card_of(said={"sample_shape": [4, 8, 8]})
+    assert "- samples: arrays of shape 4 × 8 × 8, which nothing decodes\n" in undecoded
+
+
+@attrs.frozen(kw_only=True)
+class Doubling:
+    """A decoder of images twice as large, which is read from a file."""
+
+    file: str = key(help="the file")
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        return (File(self.file, "decoder.file", "a factor"),)
+
+    def build(self, context: Context) -> Decoder:
+        raise AssertionError("the test builds it")
+
+
+class Doubled(Decoder):
+    def forward(self, samples: Tensor) -> Tensor:
+        return samples.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+def test_a_students_file_says_what_its_decoder_is_read_from_and_makes(tmp_path):
+    (tmp_path / "factor").write_text("2")
+    recipe = attrs.evolve(tiny(), decoder=Doubling(file=str(tmp_path / "factor")))
+    distillation = build(tiny()).distillation
+    config = describe(recipe, distillation.teacher, distillation.average, 1, Doubled())
+    assert config["decoded_shape"] == [1, 16, 16]
+    sha256 = hashlib.sha256(b"2").hexdigest()
+    assert config["decoder_sha256"] == {str(tmp_path / "factor"): sha256}
 
 
 def test_a_name_that_a_shell_would_split_is_quoted(digits, tmp_path):

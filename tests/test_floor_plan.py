@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS: list[set[str]] = [
     {"__main__"},
     {"cli"},
+    {"testing", "scaffold"},
     {"run", "cost"},
     {"export"},
     {"build"},

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from inputs import GaussianCase, Stream, seeds, shapes, slope
 from networks import FieldTeacher
 
-from ffcore.flow import Counted, integrate
+from ffcore.flow import MOST_STEPS, Counted, FlowError, integrate
 from ffcore.guidance import Guided
 from ffcore.interfaces import Condition, FrozenTeacher, Labels
 from ffcore.solver import TABLEAUS, Solver, Tableau
@@ -210,3 +210,25 @@ def test_dopri5_covers_the_way_it_is_asked_for() -> None:
 def test_dopri5_has_no_steps_to_gate(keys: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="chooses its own steps"):
         Solver("dopri5", **keys)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_dopri5_says_where_a_velocity_is_not_finite(value: float) -> None:
+    field = FieldTeacher(lambda x, t, _: torch.where(t[:, None] < 0.5, value, x), (1,))
+    with pytest.raises(FlowError, match=r"velocity is not finite at t = 0\.[1-4]"):
+        integrate(field, torch.ones(2, 1), Condition(size=2), Solver("dopri5"))
+
+
+@pytest.mark.parametrize("tolerance", [1e-30, 1e-13])
+def test_dopri5_does_not_try_for_ever(tolerance: float) -> None:
+    field = FieldTeacher(lambda x, t, condition: x / 3, (1,))
+    solver = Solver("dopri5", tolerance=tolerance)
+    with pytest.raises(FlowError, match=f"tolerance {tolerance:g} asks .* float32 .* larger tol"):
+        integrate(field, torch.ones(2, 1), Condition(size=2), solver)
+    assert len(field.calls) < 6 * MOST_STEPS + 3
+
+
+@pytest.mark.parametrize("name", ["method", "gate", "last_step"])
+def test_a_word_that_a_solver_does_not_know_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name}: must be one of .*, found 'eulr'"):
+        Solver(**{name: "eulr"})

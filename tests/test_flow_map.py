@@ -1,6 +1,7 @@
 """The flow map f = z + δ F, and the identity by which it is one: F + δ ∂_δ F = u(f, 1 − δ)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -103,6 +104,50 @@ def test_one_duration_for_all_is_the_same_duration_for_each() -> None:
     student = ExactStudent(case.teacher)
     each = generate(student, case.z, case.condition, torch.full((12,), 0.3, dtype=torch.float64))
     assert torch.equal(generate(student, case.z, case.condition, 0.3), each)
+
+
+@given(seed=seeds, shape=shapes, conditional=st.booleans(), steps=st.integers(1, 7))
+def test_an_exact_student_from_anywhere_arrives_in_any_number_of_steps(
+    seed: int, shape: tuple[int, ...], conditional: bool, steps: int
+) -> None:
+    case = GaussianCase.of(seed, shape, conditional)
+    student = ExactStudent(case.teacher, starts_at="anywhere")
+    found = generate(student, case.z, case.condition, case.delta, steps=steps)
+    exact = case.teacher.flow_map(case.z, case.ones, case.delta, case.condition)
+    torch.testing.assert_close(found, exact, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_steps_are_equal_and_end_at_the_duration(dtype: torch.dtype) -> None:
+    asked: list[tuple[float, float]] = []
+
+    class Watched(ExactStudent):
+        def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+            asked.append((float(t[0]), float(delta[0])))
+            assert (delta <= t).all()
+            return x_t
+
+    student = Watched(Gaussian([0.0]), starts_at="anywhere")
+    z = torch.ones(1, 1, dtype=dtype)
+    assert float(generate(student, z, Condition(size=1), steps=4)) == 1.25**4
+    assert asked == [(1.0, 0.25), (0.75, 0.25), (0.5, 0.25), (0.25, 0.25)]
+    for steps in range(1, 60):  # 1 / steps is rounded
+        generate(student, z, Condition(size=1), steps=steps)
+    asked.clear()
+    generate(student, z, Condition(size=1), 0.5, steps=2)
+    assert asked == [(1.0, 0.25), (0.75, 0.25)]
+
+
+@pytest.mark.parametrize(
+    ("starts_at", "steps", "message"),
+    [("prior", 2, "starts at the prior alone"), ("anywhere", 0, "at least 1"), ("prior", 0, "1")],
+)
+def test_steps_that_a_student_cannot_make_are_refused(
+    starts_at: Any, steps: int, message: str
+) -> None:
+    student = ExactStudent(Gaussian([0.0]), starts_at=starts_at)
+    with pytest.raises(ValueError, match=message):
+        generate(student, torch.zeros(1, 1), Condition(size=1), steps=steps)
 
 
 def test_samples_carry_the_gradient_of_the_student() -> None:

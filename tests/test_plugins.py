@@ -1,14 +1,18 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ffcore.cli import ExitCode, main
 from ffcore.keys import ImpossibleValue
 from ffcore.plugins import (
     ROLES,
@@ -40,6 +44,12 @@ class Moon:
 class Bare:
     pass
 """
+RECIPE = """
+teacher = { type = "moon" }
+student = { type = "mlp" }
+predictor = { type = "freeflow" }
+training = { steps = 1 }
+"""
 HOOK = "from ffcore.plugins import Component, hookimpl\n@hookimpl\ndef ffcore_components():\n    "
 
 
@@ -63,25 +73,74 @@ def test_a_plugin_is_found_with_its_distribution_version_and_components(
     assert registry.table("teacher", "moon")().phase == 1
 
 
+def _ffd(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments, prog_name="ffd")
+
+
+def _listed(distribution: str) -> dict[str, Any]:
+    """What `ffd list-plugins --json` says of a distribution's only plugin."""
+    plugins = json.loads(_ffd("list-plugins", "--json").stdout)["plugins"]
+    (found,) = [each for each in plugins if each["distribution"] == distribution]
+    return dict(found)
+
+
+def _assert_told(state: str, cause: str, *options: str) -> None:
+    """Plugin `bad` is listed with its cause; a recipe that does not name it is sound, and one that
+    does quotes the cause."""
+    listing = _ffd(*options, "list-plugins").stdout.splitlines()
+    row, note = [line for line in listing if line.startswith("bad")]
+    assert f" {state} " in row
+    assert cause in note
+    assert _ffd(*options, "validate", "digits.toml").exit_code == ExitCode.OK
+    named = _ffd(*options, "validate", "digits.toml", "--set", "teacher.type=bad")
+    assert named.exit_code == ExitCode.PLUGIN
+    assert cause in named.stderr
+    assert "Traceback" not in named.stderr
+
+
+YIELD = HOOK + "yield Component('teacher', 'm', 'a:B', '')\n    "
+MUTE = "class Mute(Exception):\n    def __str__(self):\n        return 1 / 0\nraise Mute"
+
+
 @pytest.mark.parametrize(
     ("code", "cause"),
     [
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("raise SystemExit(3)", "SystemExit: 3"),
         ("1 +", "SyntaxError: invalid syntax"),
+        ("raise OSError('two\\nlines')", "OSError: two lines"),
+        (MUTE, "Mute"),
+        ("e = OSError('itself')\nraise e from e", "OSError: itself"),
+        ("try:\n    1 / 0\nexcept Exception as e:\n    raise OSError('x') from e", "(from ZeroDiv"),
+        ("import warnings\nwarnings.warn('old')", "UserWarning: old"),  # an error, in these tests
         ("", "implements no hook; possible: ffcore_components"),
-        (HOOK.replace("_components", "_componentz") + "return []", "ffcore_componentz"),
+        (HOOK.replace("@hookimpl", "") + "return []", "marked by @hookimpl"),
+        (HOOK.replace("_components", "_componentz") + "return []", "possible: ffcore_components"),
         (HOOK.replace("()", "(nonsense)") + "return []", "nonsense"),
         (HOOK + "return 1 / 0", "ZeroDivisionError: division by zero"),
-        (HOOK + "yield 1 / 0", "ZeroDivisionError: division by zero"),
+        (YIELD + "yield 1 / 0", "ZeroDivisionError: division by zero"),
         (HOOK + "raise SystemExit('late')", "SystemExit: late"),
+        (HOOK + "return ffcore_components()", "RecursionError"),
+        (HOOK + "yield from ffcore_components()", "RecursionError"),
+        (HOOK + "return", "must return or yield Component, found None"),
         (HOOK + "return 3", "TypeError"),
         (HOOK + "return ['moon']", "must yield Component, found 'moon'"),
+        (HOOK + "return ['moon' * 10000]", "must yield Component, found 'moonm"),
         (HOOK + "yield Component('techer', 'moon', 'a:B', '')", "did you mean 'teacher'?"),
         (HOOK + "yield Component('teacher', 'my moon', 'a:B', '')", "name: must be lower-case"),
+        (HOOK + "yield Component('teacher', 3, 'a:B', '')", "name: must be lower-case"),
+        (HOOK + "yield Component(['teacher'], 'moon', 'a:B', '')", "role: must be"),
         (HOOK + "yield Component('teacher', 'moon', 'a.B', '')", "form 'module:Class'"),
+        (
+            HOOK + "yield Component('teacher', 'moon', 'a:B', None)",
+            "summary: must be a string, found None",
+        ),
         (HOOK + "return [Component('teacher', 'm', 'a:B', '')] * 2", "declared twice"),
-        ("try:\n    1 / 0\nexcept Exception as e:\n    raise OSError('x') from e", "(from ZeroDiv"),
+        (
+            HOOK + "n = 0\n    while True:\n        n += 1\n"
+            "        yield Component('teacher', f'm{n}', 'a:B', '')",
+            "more than 1000 components",
+        ),
     ],
 )
 def test_a_plugin_that_fails_is_broken_with_its_cause_and_stops_no_other(
@@ -90,29 +149,153 @@ def test_a_plugin_that_fails_is_broken_with_its_cause_and_stops_no_other(
     module = f"bad_{abs(hash(code))}"
     distribute("bad-dist", {"bad": module}, **{module: code})
     _good(distribute, "moon-dist", "moon_b")
+    _assert_told("broken", cause)
     registry = Registry.load()
     bad = _plugin(registry, "bad")
-    assert bad.state == "broken"
-    assert cause in str(bad.cause)
-    assert "\n" not in str(bad.cause)
+    assert bad.import_seconds is not None
+    assert len(str(bad.cause).splitlines()) == 1
+    assert len(str(bad.cause)) < 400
     assert registry.find("teacher", "moon").name == "moon"
 
 
-def test_an_interrupt_is_not_swallowed(distribute: Distribute) -> None:
+@pytest.mark.parametrize(
+    ("file", "content", "cause"),
+    [
+        ("entry_points.txt", b"[ffcore.v1]\nbad = gone_plugin", "No module named 'gone_plugin'"),
+        ("entry_points.txt", b"[ffcore.v1]\nbad = no module!", "names no module, found 'no mod"),
+        ("entry_points.txt", b"[ffcore.v1]\nbad", "entry_points.txt is damaged, its lines must be"),
+        ("entry_points.txt", b"[ffcore.v1]\nbad = \xff", "UnicodeDecodeError"),
+        ("METADATA", b"", "SystemExit: 3"),
+        ("METADATA", b"\xff", "SystemExit: 3"),
+        ("METADATA", None, "SystemExit: 3"),
+    ],
+)
+def test_damaged_metadata_and_a_plugin_that_vanished_stop_no_other(
+    distribute: Distribute, tmp_path: Path, file: str, content: bytes | None, cause: str
+) -> None:
+    distribute("bad-dist", {"bad": "bad_damaged"}, bad_damaged="raise SystemExit(3)")
+    damaged = tmp_path / "bad_dist-1.2.dist-info" / file
+    if content is None:
+        damaged.unlink()
+    else:
+        damaged.write_bytes(content)
+    _assert_told("broken", cause)
+    (bad,) = [each for each in Registry.load().plugins if each.state == "broken"]
+    assert bad.origin.replace("_", "-") == "bad-dist 1.2"
+
+
+def test_of_two_copies_of_a_distribution_the_first_on_the_path_counts(
+    distribute: Distribute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _good(distribute, "moon-dist", "moon_i")
+    shutil.copytree(tmp_path / "moon_dist-1.2.dist-info", tmp_path / "~oon_dist-1.2.dist-info")
+    assert [each.name for each in Registry.load().plugins].count("moon_i") == 1
+    newer = tmp_path / "newer" / "moon_dist-1.3.dist-info"
+    newer.mkdir(parents=True)
+    (newer / "METADATA").write_text("Metadata-Version: 2.1\nName: moon-dist\nVersion: 1.3\n")
+    monkeypatch.syspath_prepend(newer.parent)
+    assert [each for each in Registry.load().plugins if each.distribution == "moon-dist"] == []
+
+
+@pytest.mark.parametrize(
+    ("target", "cause"),
+    [
+        ("moon_j_tables:Gone", "has no attribute 'Gone'"),
+        ("moon_j_gone:Moon", "No module named 'moon_j_gone'"),
+        ("moon_j_exits:Moon", "SystemExit: 5"),
+    ],
+)
+def test_a_table_that_cannot_be_imported_is_told_to_the_recipe_that_asks_for_it(
+    distribute: Distribute, target: str, cause: str
+) -> None:
+    module = f"bad_{abs(hash(target))}"
+    code = {module: GOOD.replace("{module}_tables:Moon", target)}
+    exits = "raise SystemExit(5)"
+    distribute("bad-dist", {"bad": module}, **code, moon_j_tables=TABLES, moon_j_exits=exits)
+    assert _listed("bad-dist")["state"] == "active"
+    assert _ffd("validate", "digits.toml").exit_code == ExitCode.OK
+    result = _ffd("validate", "digits.toml", "--set", "teacher.type=moon")
+    assert result.exit_code == ExitCode.PLUGIN
+    assert "teacher 'moon' of plugin bad (bad-dist 1.2) cannot be used" in result.stderr
+    assert cause in result.stderr
+
+
+def test_the_time_of_an_import_is_shown_and_a_slow_one_is_waited_for_and_noted(
+    distribute: Distribute,
+) -> None:
+    code = GOOD.format(module="moon_k")
+    distribute("slow-dist", {"slow": "moon_k"}, moon_k=f"import time\ntime.sleep(0.6)\n{code}")
+    _good(distribute, "moon-dist", "moon_l")
+    slow, quick = _listed("slow-dist"), _listed("moon-dist")
+    assert slow["state"] == "active"
+    assert slow["import_seconds"] >= 0.6
+    assert any("slow to import" in note for note in slow["notes"])
+    assert 0 < quick["import_seconds"] < 0.5
+    assert not any("slow to import" in note for note in quick["notes"])
+    assert f" active  {1000 * slow['import_seconds']:.1f} ms" in _ffd("list-plugins").stdout
+
+
+def test_what_a_plugin_prints_leaves_json_whole_and_no_plugin_moves_to_another_folder(
+    distribute: Distribute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loud = "import os\nprint('hello')\nos.chdir('/')\n"
+    code = GOOD.format(module="moon_m") + "    print('hello')\n"
+    distribute("loud-dist", {"loud": "moon_m"}, moon_m=loud + code, moon_m_tables=loud + TABLES)
+    Path("mine.toml").write_text(RECIPE)
+    listing = _ffd("list-plugins", "--json")
+    assert json.loads(listing.stdout)["plugins"]
+    assert listing.stderr.count("hello") == 2
+    validation = _ffd("validate", "mine.toml", "--json")
+    assert json.loads(validation.stdout)["recipes"][0]["ok"]
+    assert validation.stderr == "hello\n"
+    assert Path.cwd() == tmp_path
+
+
+def test_discovery_works_in_a_folder_that_is_gone(
+    distribute: Distribute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _good(distribute, "moon-dist", "moon_n")
+    monkeypatch.chdir(tmp_path)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    assert _plugin(Registry.load(), "moon_n").state == "active"
+
+
+def test_an_interrupt_is_not_swallowed_and_names_the_plugin_it_met(distribute: Distribute) -> None:
     distribute("bad-dist", {"bad": "bad_interrupt"}, bad_interrupt="raise KeyboardInterrupt")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="while plugin 'bad'"):
         Registry.load()
+    result = _ffd("list-plugins")
+    assert result.exit_code == ExitCode.INTERRUPTED
+    assert "FFCORE_DISABLE_PLUGINS=bad-dist leaves it out" in result.stderr
 
 
-@pytest.mark.parametrize("group", ["ffcore.v0", "ffcore.v2"])
+@pytest.mark.parametrize("group", ["ffcore.v0", "ffcore.v2", "ffcore", "ffcore.plugins"])
 def test_a_plugin_for_another_interface_is_incompatible_and_not_imported(
     distribute: Distribute, group: str
 ) -> None:
-    distribute("old-dist", {"old": "old_plugin"}, group=group, old_plugin="raise SystemExit")
-    old = _plugin(Registry.load(), "old")
-    assert old.state == "incompatible"
-    assert old.cause == f"made for plugin interface {group}, this is ffcore.v1"
+    distribute("old-dist", {"bad": "old_plugin"}, group=group, old_plugin="raise SystemExit")
+    _assert_told("incompatible", f"made for plugin interface {group}, this is ffcore.v1")
     assert "old_plugin" not in sys.modules
+
+
+@pytest.mark.parametrize("option", [[], ["--no-plugins"]])
+def test_third_parties_can_be_disabled_together_before_they_are_imported(
+    distribute: Distribute, monkeypatch: pytest.MonkeyPatch, option: list[str]
+) -> None:
+    _good(distribute, "moon-dist", "moon_o")
+    distribute("bad-dist", {"bad": "bad_o"}, bad_o="raise SystemExit(3)")
+    value = "vae" if option else "Third_Party, vae"
+    monkeypatch.setenv("FFCORE_DISABLE_PLUGINS", value)
+    cause = "third parties are disabled, by --no-plugins or FFCORE_DISABLE_PLUGINS=third-party"
+    _assert_told("disabled", cause, *option)
+    assert not {"moon_o", "bad_o"} & set(sys.modules)
+    assert os.environ["FFCORE_DISABLE_PLUGINS"] == value
+    if option:
+        assert _listed("moon-dist")["state"] == "active"
 
 
 @pytest.mark.parametrize("names", ["moon_c", "x, Moon_Dist"])
@@ -141,6 +324,36 @@ def test_two_claims_to_one_name_are_an_error_naming_both_until_one_is_chosen(
     table = registry.table("teacher", "Second_Dist:moon")
     assert table.__module__ == "moon_e_tables"
     assert registry.type_name("teacher", table()) == "second-dist:moon"
+
+
+def test_a_name_claimed_twice_is_noted_beside_both_plugins(distribute: Distribute) -> None:
+    _good(distribute, "first-dist", "moon_p")
+    _good(distribute, "second-dist", "moon_q")
+    first = _listed("first-dist")
+    assert first["state"] == "active"
+    (note,) = first["notes"]
+    assert note == (
+        "teacher 'moon' is also claimed by plugin moon_q (second-dist 1.2): "
+        "recipes write 'first-dist:moon'"
+    )
+    assert sum("is also claimed by" in row for row in _ffd("list-plugins").stdout.splitlines()) == 2
+    assert _ffd("validate", "digits.toml").exit_code == ExitCode.OK
+    told = _ffd("validate", "digits.toml", "--set", "teacher.type=moon")
+    assert told.exit_code == ExitCode.PLUGIN
+    assert "'first-dist:moon' or 'second-dist:moon'" in told.stderr
+    named = "teacher.type='first-dist:moon'"
+    assert "cannot be used" not in _ffd("validate", "digits.toml", "--set", named).stderr
+
+
+def test_one_distribution_that_claims_a_name_twice_is_not_told_to_name_itself(
+    distribute: Distribute,
+) -> None:
+    code = {name: GOOD.format(module="moon_r") for name in ("moon_r", "moon_s")}
+    distribute("twice-dist", {"r": "moon_r", "s": "moon_s"}, **code)
+    with pytest.raises(AmbiguousComponent) as caught:
+        Registry.load().find("teacher", "moon")
+    assert "'twice-dist:moon'" not in str(caught.value)
+    assert "FFCORE_DISABLE_PLUGINS" in str(caught.value)
 
 
 def test_an_unknown_name_is_answered_with_the_possible_ones_and_the_broken_plugins(

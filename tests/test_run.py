@@ -177,12 +177,13 @@ def test_parts_that_do_not_fit_together_are_told_by_name():
 
 
 def test_guiding_a_teacher_without_null_condition_is_refused():
+    guidance = load_recipe("digits_guided.toml").guidance
     with pytest.raises(BuildError, match="cannot be guided"):
-        build(small("guidance.scale=2.0"))
+        build(attrs.evolve(small(), guidance=attrs.evolve(guidance, range=None)))
 
 
 def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(BuildError, match=r"device 'cuda:7' cannot be used"):
+    with pytest.raises(BuildError, match=r"\[training\] device 'cuda:7' cannot be used"):
         build(small("training.device='cuda:7'"))
 
 
@@ -273,8 +274,10 @@ def test_features_that_cannot_take_the_samples_are_told_before_training(tmp_path
 
 
 def test_features_are_named_once_each():
+    recipe = small()
+    twice = attrs.evolve(recipe.evaluation, features=2 * recipe.evaluation.features)
     with pytest.raises(BuildError, match="once each"):
-        build(small("evaluation.features=[{type='raw'}, {type='raw'}]"))
+        build(attrs.evolve(recipe, evaluation=twice))
 
 
 def test_without_features_the_trajectory_error_is_all_that_is_measured(tmp_path):
@@ -310,8 +313,10 @@ def test_a_damaged_file_of_the_run_is_named(tmp_path, name):
 
 
 def test_a_guidance_interval_of_an_unguided_run_is_refused():
+    recipe = load_recipe("digits.toml")
+    corrector = attrs.evolve(recipe.corrector, guidance_interval=(0.3, 0.6))
     with pytest.raises(BuildError, match="guidance_interval, and the run is unguided"):
-        build(load_recipe("digits.toml", ["corrector.guidance_interval=[0.3, 0.6]"]))
+        build(attrs.evolve(recipe, corrector=corrector))
 
 
 def test_a_reference_is_not_asked_for_where_nothing_is_evaluated():

@@ -1,6 +1,8 @@
 """Samples: from noise that belongs to an index, decoded, and kept whole or to be gone on with."""
 
 import json
+import math
+import re
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
@@ -34,8 +36,8 @@ from ffcore.interfaces import (
 from ffcore.recipe import load_recipe
 from ffcore.sample import (
     Generator,
+    Mapped,
     NotFinite,
-    OneStep,
     Processes,
     SampleError,
     Sampler,
@@ -97,12 +99,12 @@ def painting(
     **options: Any,
 ) -> Sampler:
     conditions = Unconditional() if classes is None else Labels(classes, classes)
-    painter = OneStep(Painter().eval(), shape, conditions, **options)
+    painter = Mapped(Painter().eval(), shape, conditions, **options)
     return Sampler(painter, decoder or AsItIs())
 
 
 def painter(sampler: Sampler) -> Painter:
-    assert isinstance(sampler.generator, OneStep)
+    assert isinstance(sampler.generator, Mapped)
     assert isinstance(sampler.generator.student, Painter)
     return sampler.generator.student
 
@@ -160,6 +162,10 @@ def test_labels_go_round_or_are_as_chosen():
         ([0, 10, -1], "classes from 0 to 9, found 10, -1"),
         ([], "found none"),
         (10, "found 10"),
+        (True, "found True"),
+        ([0, False], "found False"),
+        ([0.7, 1], "found 0.7"),
+        (np.array([3, 12]), r"found np.int64\(12\)"),
     ],
 )
 def test_labels_that_there_are_not_are_refused(labels, said):
@@ -183,16 +189,31 @@ def test_conditions_of_another_kind_are_drawn():
         def null(self, condition: Condition) -> Condition:
             raise ValueError("none")
 
-    sampler = Sampler(OneStep(Painter(), IMAGE, Prompts()), AsItIs())
+    sampler = Sampler(Mapped(Painter(), IMAGE, Prompts()), AsItIs())
     sampler(5, batch=2)
     found = torch.cat([asked.embedding for asked in painter(sampler).asked])
     stream = Draws(0, 0, 0, 5).named("sample")
     assert torch.equal(found, stream.normal("prompt", (2, 3)))
 
 
-def test_at_least_one_sample_is_made():
-    with pytest.raises(SampleError, match="found 0"):
-        painting()(0)
+@pytest.mark.parametrize("name", ["number", "seed", "batch"])
+@pytest.mark.parametrize("found", [-1, 1.5, True, "3", None])
+def test_what_is_counted_is_a_whole_number(name, found):
+    said = re.escape(f"{name}: must be a whole number, at least ")
+    with pytest.raises(SampleError, match=f"^{said}.*found {found!r}$"):
+        painting()(**{name: found})
+
+
+@pytest.mark.parametrize(("name", "found"), [("number", 0), ("batch", 0), ("seed", 2**63)])
+def test_what_is_counted_has_its_bounds(name, found):
+    with pytest.raises(SampleError, match=rf"{name}: .*(at least 1|at most {2**63 - 1}), found"):
+        painting()(**{name: found})
+
+
+def test_whole_numbers_of_any_library_are_taken():
+    sampler = painting()
+    found = sampler(np.int64(3), seed=np.int32(5), labels=np.array([1, 2]), batch=torch.tensor(2))
+    assert torch.equal(found, sampler(3, seed=5, labels=[1, 2]))
 
 
 # What a student and a teacher make of noise
@@ -204,10 +225,10 @@ def noise(number: int, shape: tuple[int, ...], seed: int = 0) -> Tensor:
 
 def test_a_student_makes_one_step_and_it_is_the_exact_one_of_an_exact_student():
     teacher = Gaussian([0.3, -0.2], 0.5)
-    sampler = Sampler(OneStep(ExactStudent(teacher), (2,), Unconditional()), AsItIs())
+    sampler = Sampler(Mapped(ExactStudent(teacher), (2,), Unconditional()), AsItIs())
     exact = torch.tensor([0.3, -0.2]) + 0.5 * noise(9, (2,))
     torch.testing.assert_close(sampler(9), exact, atol=1e-6, rtol=0)
-    moved = Sampler(OneStep(ExactStudent(teacher, offset=0.1), (2,), Unconditional()), AsItIs())
+    moved = Sampler(Mapped(ExactStudent(teacher, offset=0.1), (2,), Unconditional()), AsItIs())
     assert not torch.allclose(moved(9), exact, atol=1e-6, rtol=0)
 
 
@@ -268,9 +289,6 @@ def test_a_student_of_a_range_takes_every_scale_in_it():
 @pytest.mark.parametrize(
     ("teacher", "asked", "said"),
     [
-        (MIXTURE, -0.5, "finite and at least 0, found -0.5"),
-        (MIXTURE, float("nan"), "found nan"),
-        (MIXTURE, float("inf"), "found inf"),
         (Gaussian([0.0]), 2.0, "cannot be guided; its one scale is 1"),
     ],
 )
@@ -279,6 +297,17 @@ def test_a_teacher_takes_every_scale_that_there_is(teacher: Teacher, asked, said
     with pytest.raises(SampleError, match=said):
         sampler(2, guidance=asked)
     assert sampler(2, guidance=1).isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [-0.5, math.nan, math.inf, 1e39, True, "2"])
+@pytest.mark.parametrize("kind", ["student", "teacher"])
+def test_a_scale_that_is_none_is_refused(kind, scale):
+    teacher = Sampler(Solved(MIXTURE, Solver("euler", 2)), AsItIs())
+    sampler = painting(scale=2.0, range=(1.0, 4.0)) if kind == "student" else teacher
+    with pytest.raises(
+        SampleError, match=f"at least 0 and finite in float32, found {re.escape(repr(scale))}$"
+    ):
+        sampler(2, guidance=scale)
 
 
 # Images
@@ -460,6 +489,7 @@ def test_the_record_says_what_makes_numbers_comparable(tmp_path):
         "fingerprint": fingerprint(painter(sampler)),
         "guidance": {"scale": 3.0},
         "solver": None,
+        "steps": 1,
         "nfe": 1,
         "number": 3,
         "seed": 5,
@@ -474,6 +504,43 @@ def test_the_record_says_what_makes_numbers_comparable(tmp_path):
     assert record["solver"]["method"] == "euler"
     assert record["nfe"] == 6
     assert teacher.record(teacher.request(3, guidance=1))["guidance"] == {"scale": 1.0}
+
+
+class Walker(Student):
+    """F = x_t, from anywhere: n equal steps multiply the noise by (1 + 1/n)^n."""
+
+    starts_at = "anywhere"
+
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        del t, delta, condition
+        return x_t
+
+
+def test_a_student_that_starts_anywhere_makes_as_many_steps_as_are_asked_for(tmp_path):
+    sampler = Sampler(Mapped(Walker(), (5,), Unconditional()), AsItIs())
+    noise = sampler(4) / 2
+    assert torch.equal(sampler(4, steps=1), sampler(4))
+    torch.testing.assert_close(sampler(4, steps=4), noise * 1.25**4)
+    asked = sampler.request(4, steps=4)
+    write_samples(sampler, asked, tmp_path / "s.npz")
+    record = json.loads((tmp_path / "s.npz.json").read_text())
+    assert (record["steps"], record["nfe"]) == (4, 4)
+    with np.load(tmp_path / "s.npz") as file:
+        assert np.array_equal(file["arr_0"], sampler(4, steps=4).numpy())
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1.5, True, "2"])
+def test_steps_are_whole(steps):
+    sampler = Sampler(Mapped(Walker(), (5,), Unconditional()), AsItIs())
+    with pytest.raises(SampleError, match="steps: must be a whole number, at least 1"):
+        sampler(4, steps=steps)
+
+
+def test_steps_are_refused_where_there_are_none():
+    with pytest.raises(SampleError, match="steps: this student starts at the prior alone"):
+        painting()(4, steps=2)
+    with pytest.raises(SampleError, match="a teacher, whose steps are its solver's"):
+        Sampler(Solved(MIXTURE, Solver("euler", 4)), AsItIs())(4, steps=2)
 
 
 def test_a_solver_that_looks_at_the_whole_batch_has_it_in_the_record(tmp_path):
@@ -662,17 +729,20 @@ def test_an_output_that_another_process_works_on_is_refused(tmp_path):
     assert names(tmp_path) == ["s.npz", "s.npz.json"]
 
 
-def test_a_sample_that_is_not_finite_is_named_and_nothing_is_put_in_place(tmp_path):
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_sample_that_is_not_finite_is_named_and_nothing_is_put_in_place(tmp_path, value):
     class Broken(Decoder):
         def forward(self, samples: Tensor) -> Tensor:
             spoilt = samples.clone()
-            spoilt[samples.amax((1, 2, 3)) > 0.9] = torch.nan
+            spoilt[samples.amax((1, 2, 3)) > 0.9] = value
             return spoilt
 
     sampler = painting(decoder=Broken())
     bad = int((painting()(10).amax((1, 2, 3)) > 0.9).nonzero()[0])
     with pytest.raises(NotFinite, match=f"sample {bad} is not finite"):
         write(sampler, tmp_path / "s.npz")
+    with pytest.raises(NotFinite, match=f"sample {bad} is not finite"):
+        sampler(10, batch=3)
     assert names(tmp_path) == [".s.npz.partial"]
 
 
@@ -688,11 +758,6 @@ def test_generate_is_what_a_student_does():
     assert torch.equal(sampler(4), expected.detach())
 
 
-def test_a_label_is_never_rounded():
-    with pytest.raises(TypeError):
-        painting().request(4, labels=[0.7])  # type: ignore[list-item]
-
-
 # The networks of a recipe
 
 
@@ -702,7 +767,7 @@ def of_digits(kind: str) -> Generator:
     if kind == "teacher":
         return Solved(built.teacher, Solver("heun", 2), scale=2.0)
     teacher = built.teacher
-    return OneStep(built.student.eval(), teacher.sample_shape, teacher.conditions)
+    return Mapped(built.student.eval(), teacher.sample_shape, teacher.conditions)
 
 
 @pytest.mark.parametrize("kind", ["student", "teacher"])

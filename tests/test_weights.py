@@ -81,7 +81,19 @@ def test_every_parameter_and_buffer_is_loaded() -> None:
             {"0.bias": torch.zeros(3, dtype=torch.int64)},
             "0.bias: the file has torch.int64, the network torch.float32",
         ),
+        ({"0.bias": torch.ones(3).bool()}, "the file has torch.bool, .* possible: dense float16"),
+        ({"0.bias": torch.ones(3).cfloat()}, "the file has torch.complex64, .* possible: dense"),
+        ({"0.bias": torch.ones(3).to(torch.float8_e5m2)}, "the file has torch.float8_e5m2, "),
+        ({"0.bias": torch.ones(3).to_sparse()}, r"has torch.float32 \(torch.sparse_coo\), "),
+        ({"1.running_mean": torch.ones(3).to_sparse()}, r"1.running_mean: .*\(torch.sparse_coo\)"),
+        ({"1.num_batches_tracked": torch.ones(()).cfloat()}, "the network torch.int64$"),
+        ({"0.bias": torch.tensor([0, 0, torch.nan])}, "1 tensor holds NaN .* first is 0.bias"),
+        (
+            {"0.weight": torch.full((3, 2), -torch.inf), "1.bias": torch.full((3,), torch.inf)},
+            "2 tensors hold NaN or infinity, the first is 0.weight. .* take another checkpoint",
+        ),
     ],
+    ids=lambda value: "" if isinstance(value, dict) else None,
 )
 def test_weights_that_do_not_fit_change_nothing(
     changes: dict[str, Tensor | None], message: str
@@ -107,6 +119,19 @@ def test_another_precision_fits() -> None:
     target, source = network(), loaded({"0.bias": torch.full((3,), 0.5, dtype=torch.float16)})
     source.load_into(target)
     assert torch.equal(target.state_dict()["0.bias"], torch.full((3,), 0.5))
+
+
+def test_a_buffer_may_hold_infinities_as_a_mask_does() -> None:
+    target, source = network(), loaded({"1.running_mean": torch.full((3,), torch.inf)})
+    source.load_into(target)
+    assert same(target.state_dict(), source.tensors)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_number_that_is_not_finite_is_seen_in_any_precision(dtype: torch.dtype) -> None:
+    source = loaded({"0.bias": torch.tensor([0, torch.nan, 1], dtype=dtype)})
+    with pytest.raises(WeightsError, match=r"the first is 0\.bias"):
+        source.load_into(network())
 
 
 def test_a_network_without_memory_is_refused() -> None:

@@ -15,7 +15,12 @@ from ffcore.cli.exit_codes import ExitCode
 from ffcore.spelling import did_you_mean
 
 COMMANDS = {
+    "check-plugin": (
+        "ffcore.cli.check_plugin:check_plugin",
+        "Check a plugin by the laws of its roles.",
+    ),
     "export": ("ffcore.cli.export:export", "Export the student of a finished run."),
+    "new-plugin": ("ffcore.cli.new_plugin:new_plugin", "Write a plugin to begin with."),
     "run": ("ffcore.cli.run:run", "Distil a teacher as a recipe says."),
     "sample": ("ffcore.cli.sample:sample", "Sample a student in one step, or a teacher."),
     "validate": ("ffcore.cli.validate:validate", "Check recipes without running them."),
@@ -61,8 +66,8 @@ class Commands(click.Group):
         try:
             with _news_on_stderr():
                 return super().invoke(ctx)
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
+        except KeyboardInterrupt as interrupt:
+            click.echo(" ".join(["interrupted", *map(str, interrupt.args)]), err=True)
             ctx.exit(ExitCode.INTERRUPTED)
         except Exception as error:
             if (code := verdict(error)) is None:
@@ -100,6 +105,13 @@ def _show_version(ctx: click.Context, parameter: click.Parameter, asked: bool) -
         ctx.exit()
 
 
+def _disable_third_parties(ctx: click.Context, parameter: click.Parameter, asked: bool) -> None:
+    if asked:
+        from ffcore.plugins import without_third_parties
+
+        ctx.with_resource(without_third_parties())
+
+
 @click.command(cls=Commands)
 @click.option(
     "--version",
@@ -108,6 +120,18 @@ def _show_version(ctx: click.Context, parameter: click.Parameter, asked: bool) -
     expose_value=False,
     callback=_show_version,
     help="Show the version and exit.",
+)
+@click.option(
+    "--no-plugins",
+    is_flag=True,
+    expose_value=False,
+    callback=_disable_third_parties,
+    help=(
+        "Import no plugin of any distribution but ffcore. Stands before the command: ffd "
+        "--no-plugins run. The environment variable FFCORE_DISABLE_PLUGINS says the same by "
+        "the word third-party; it also takes names of plugins and of distributions, with commas "
+        "between."
+    ),
 )
 def main() -> None:
     """Distil a flow or diffusion teacher into a one-step student, without data."""

@@ -8,9 +8,14 @@ from typing import Any
 import attrs
 import click
 
-from ffcore.plugins import ROLES, Plugin, installed
+from ffcore.plugins import ROLES, Plugin, Registry, installed
 
-COLUMNS = ("role", "name", "plugin", "distribution", "state", "summary")
+COMPONENTS = ("role", "name", "plugin", "summary")
+PLUGINS = ("plugin", "distribution", "state", "import")
+NOTES = ("plugin", "note")
+SLOW = 0.5
+"""Seconds of an import that are worth a note: every command that reads recipes waits for it."""
+
 Row = tuple[str, ...]
 
 
@@ -18,54 +23,79 @@ Row = tuple[str, ...]
 @click.option("--role", type=click.Choice(list(ROLES)), help="Only components of this role.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON document to stdout.")
 def list_plugins(role: str | None, as_json: bool) -> None:
-    """List the installed components, and the plugins that bring none, with the cause.
+    """List the installed components, then all plugins, then what there is to know of some.
 
-    Plugins that are disabled, incompatible or broken are listed under every role: what they
-    would bring is unknown.
+    A plugin's state is active, disabled, incompatible or broken, and a note tells the cause. The
+    time is what its import took; what several plugins import, the first of them pays for.
     """
-    plugins = installed().plugins
+    registry = installed()
     if as_json:
-        document = {"schema": 1, "plugins": [_document(plugin, role) for plugin in plugins]}
-        click.echo(json.dumps(document, indent=2))
+        documents = [_document(plugin, role, registry) for plugin in registry.plugins]
+        click.echo(json.dumps({"schema": 1, "plugins": documents}, indent=2))
         return
-    rows = sorted(row for plugin in plugins for row in _rows(plugin, role))
-    if sys.stdout.isatty():
-        _show(rows)
-    else:
-        click.echo(_aligned([COLUMNS, *rows]))
+    plugins = registry.plugins
+    tables = (
+        [COMPONENTS, *sorted(row for plugin in plugins for row in _components(plugin, role))],
+        [PLUGINS, *map(_row, plugins)],
+        [NOTES, *((each.name, note) for each in plugins for note in _notes(each, registry))],
+    )
+    write = _show if sys.stdout.isatty() else _align
+    for number, table in enumerate(table for table in tables if len(table) > 1):
+        if number:
+            click.echo()
+        write(table)
 
 
-def _document(plugin: Plugin, role: str | None) -> dict[str, Any]:
+def _document(plugin: Plugin, role: str | None, registry: Registry) -> dict[str, Any]:
     document = attrs.asdict(plugin)
     document["components"] = [c for c in document["components"] if role in (None, c["role"])]
-    return document
+    return document | {"notes": list(_notes(plugin, registry))}
 
 
-def _rows(plugin: Plugin, role: str | None) -> Iterator[Row]:
-    if plugin.state != "active":
-        yield ("-", "-", plugin.name, plugin.origin, plugin.state, plugin.cause or "")
-    for component in plugin.components:
-        if role in (None, component.role):
-            own = (component.role, component.name)
-            yield (*own, plugin.name, plugin.origin, plugin.state, component.summary)
+def _components(plugin: Plugin, role: str | None) -> Iterator[Row]:
+    for each in plugin.components:
+        if role in (None, each.role):
+            yield each.role, each.name, plugin.name, each.summary
 
 
-def _aligned(rows: Sequence[Row]) -> str:
+def _row(plugin: Plugin) -> Row:
+    seconds = plugin.import_seconds
+    took = "-" if seconds is None else f"{1000 * seconds:.1f} ms"
+    return plugin.name, plugin.origin, plugin.state, took
+
+
+def _notes(plugin: Plugin, registry: Registry) -> Iterator[str]:
+    """The cause of a plugin's state, and what else there is to know of it."""
+    if plugin.cause is not None:
+        yield plugin.cause
+    if plugin.import_seconds is not None and plugin.import_seconds >= SLOW:
+        yield "slow to import: every command that reads recipes waits for it"
+    if plugin.state == "active" and not plugin.components:
+        yield "brings no component"
+    for each in plugin.components:
+        for rival in registry.rivals(plugin, each):
+            claim = f"{each.role} {each.name!r} is also claimed by plugin {rival.name}"
+            yield f"{claim} ({rival.origin}): recipes write '{plugin.distribution}:{each.name}'"
+
+
+def _align(rows: Sequence[Row]) -> None:
     """Columns padded with spaces; nothing is cut off, however wide."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    padded = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-    return "\n".join(padded)
+    for row in rows:
+        click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
 def _show(rows: Sequence[Row]) -> None:
-    """A table as wide as the terminal, whose cells wrap."""
+    """A table as wide as the terminal, whose cells wrap; the last column takes what is left."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in COLUMNS:
-        table.add_column(column, overflow="fold", ratio=1 if column == "summary" else None)
-    for row in rows:
+    *columns, last = rows[0]
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    table.add_column(last, overflow="fold", ratio=1)
+    for row in rows[1:]:
         table.add_row(*map(Text, row))
     Console().print(table)

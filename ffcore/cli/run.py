@@ -171,6 +171,10 @@ def _distances(evaluation: Evaluation) -> Table:
     rows: list[tuple[str, Any]] = [
         ("student, 1 step", lambda each: each.student),
         *(
+            (f"student, {steps} steps", lambda each, steps=steps: each.student_steps[steps])
+            for steps in next(iter(evaluation.distances.values())).student_steps
+        ),
+        *(
             (
                 f"teacher, {steps} Euler step{'s' if steps > 1 else ''}",
                 lambda each, steps=steps: each.euler[steps],

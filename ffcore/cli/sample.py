@@ -1,4 +1,4 @@
-"""`ffd sample`: a student's one-step samples, or a teacher's, on disk with their conditions."""
+"""`ffd sample`: samples of a student, or of a teacher, on disk with their conditions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,11 @@ if TYPE_CHECKING:
 @click.option(
     "--solver", type=click.Choice(get_args(Method)), help="The teacher's. [default: the recipe's]"
 )
-@click.option("--steps", type=click.IntRange(min=1), help="Of the teacher's solver.")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    help="Of a student that starts anywhere [default: 1], or of the teacher's solver.",
+)
 @click.option(
     "--batch",
     default=64,
@@ -84,16 +88,15 @@ def sample(
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Sample the student of SOURCE in one step, and keep the samples and their conditions.
+    """Sample the student of SOURCE, in one step unless told otherwise, and keep the samples and
+    their conditions.
 
     SOURCE is a run directory, an export, a student's file, or with --teacher a recipe. The same
     command again goes on with an interrupted sampling. Under `torchrun -m ffcore sample …` several
     processes share the work.
     """
-    if not teacher and (solver is not None or steps is not None):
-        raise click.UsageError(
-            "--solver and --steps are the teacher's (--teacher): a student makes one step"
-        )
+    if not teacher and solver is not None:
+        raise click.UsageError("--solver is the teacher's (--teacher): a student has none")
     from ffcore.export import is_export, is_run, load_sampler, load_teacher_sampler
     from ffcore.sample import SampleError, StoppedSampling, joined, write_samples
 
@@ -105,7 +108,13 @@ def sample(
         if teacher
         else load_sampler(source, device=device, overrides=overrides)
     )
-    asked = sampler.request(number, seed=seed, labels=_labelling(labels), guidance=guidance)
+    asked = sampler.request(
+        number,
+        seed=seed,
+        labels=_labelling(labels),
+        guidance=guidance,
+        steps=None if teacher else steps,
+    )
     leads = os.environ.get("RANK", "0") == "0"
     console = Console(stderr=True, quiet=not leads)
     begun = time.perf_counter()

@@ -1,4 +1,7 @@
-"""`ffd validate`: all errors of all recipes, without importing torch."""
+"""`ffd validate`: all that the tables of recipes tell to be wrong, without importing torch.
+
+What takes weights, files or the machine to see, `ffd run` tells before it trains.
+"""
 
 import json
 from typing import Any
@@ -11,7 +14,7 @@ from ffcore.cli.exit_codes import ExitCode
 from ffcore.plugins import installed
 from ffcore.recipe import Recipe, RecipeError, digest, load_recipe
 
-ROLES_SHOWN = ("teacher", "student", "predictor", "corrector")
+ROLES_SHOWN = ("teacher", "student", "predictor", "corrector", "data")
 
 
 @click.command()
@@ -28,7 +31,10 @@ ROLES_SHOWN = ("teacher", "student", "predictor", "corrector")
 def validate(
     ctx: click.Context, recipes: tuple[str, ...], overrides: tuple[str, ...], as_json: bool
 ) -> None:
-    """Check recipes without running them: one line per sound recipe, all errors of the others."""
+    """Check recipes without running them: one line per sound recipe, all errors of the others.
+
+    No file that a recipe names is read: whether weights fit, `ffd run` tells before it trains.
+    """
     results = {name: _attempt(name, overrides) for name in recipes}
     if as_json:
         documents = [_document(name, result) for name, result in results.items()]

@@ -25,6 +25,7 @@ from ffcore.interfaces import (
     Student,
     Teacher,
 )
+from ffcore.nn.lora import ZerosOnMeta
 from ffcore.recipe import Recipe
 
 
@@ -154,7 +155,7 @@ def _auxiliaries(found: Parts) -> Mapping[Objective, Mapping[str, Auxiliary]]:
         "prediction": found.predictor,
         "correction": found.corrector,
     }
-    with part("training"):
+    with part("training"), ZerosOnMeta():
         return {
             name: each.auxiliaries(found.student, found.teacher)
             for name, each in objectives.items()

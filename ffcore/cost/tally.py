@@ -2,7 +2,7 @@
 
 The recipe's own objectives and balancer make real steps on stand-ins: networks of one number each,
 on samples of one pixel, which count what they are asked for and how. Nothing here knows what an
-objective does.
+objective does. Of a large batch the first samples of each objective stand for all of its share.
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ from ffcore.draws import Draws
 from ffcore.guidance import Guided, unguided
 from ffcore.interfaces import (
     Auxiliary,
+    Balancer,
     Batch,
     Condition,
     ConditionSource,
     CorrectorObjective,
+    DataSource,
+    Gap,
     Gaps,
     Networks,
+    Norms,
     Objective,
     PredictorObjective,
     Student,
@@ -35,6 +39,9 @@ from ffcore.interfaces import (
 )
 from ffcore.path import expand_like
 from ffcore.recipe import Recipe
+
+SAMPLES = 1024
+"""On how many of each objective's share a step is made, at most."""
 
 
 @attrs.frozen(kw_only=True)
@@ -161,6 +168,20 @@ class TeacherStandIn(Teacher):
         del takes_guidance
 
 
+class DataStandIn(DataSource):
+    """Zeros of one pixel, with conditions as the teacher draws them."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self.sample_shape, self.conditions = teacher.sample_shape, teacher.conditions
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def read(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Condition]:
+        """Return as many as are asked for."""
+        return torch.zeros(len(indices), *self.sample_shape), self.conditions.draw(draws)
+
+
 class ObjectiveOnStandIns(PredictorObjective, CorrectorObjective):
     """An objective, in either role, whose auxiliaries have been replaced already."""
 
@@ -172,6 +193,7 @@ class ObjectiveOnStandIns(PredictorObjective, CorrectorObjective):
         auxiliaries: Mapping[str, Auxiliary],
     ) -> None:
         self.tally, self.name, self.objective, self.given = tally, name, objective, auxiliaries
+        self.needs = objective.needs
 
     def auxiliaries(self, student: Student, teacher: Teacher) -> Mapping[str, Auxiliary]:
         """Return the stand-ins, whose losses say which part of the step they are."""
@@ -193,6 +215,26 @@ class ObjectiveOnStandIns(PredictorObjective, CorrectorObjective):
         """Return the objective's own answer."""
         self.tally.part = self.name
         return self.objective.gaps(networks, batch)
+
+
+class BalancerOnStandIns(Balancer):
+    """A balancer that splits the recipe's batch, `whole`, whatever the batch of a step."""
+
+    def __init__(self, balancer: Balancer, whole: int) -> None:
+        self.balancer, self.whole = balancer, whole
+
+    def split(self, batch: int, step: int) -> tuple[int, int]:
+        """Return the shares of the recipe's batch, each cut to `batch` samples."""
+        prediction, correction = self.balancer.split(self.whole, step)
+        return min(prediction, batch), min(correction, batch)
+
+    def weights(self, objective: Objective, gap: Gap) -> Tensor:
+        """Return the balancer's own answer."""
+        return self.balancer.weights(objective, gap)
+
+    def scale(self, norms: Mapping[Objective, Norms]) -> Mapping[Objective, Tensor]:
+        """Return the balancer's own answer."""
+        return self.balancer.scale(norms)
 
 
 def training(auxiliary: str) -> str:
@@ -224,6 +266,8 @@ def tally_steps(
 ) -> list[Counter[Use]]:
     """Make steps from all over the run, `most` at most, on stand-ins; return the rows of each.
 
+    A share above SAMPLES is cut to them, and their rows are scaled to what it is.
+
     Args:
         recipe: says the batch, its guidance and the length of the run.
         parts: its networks, hollow or not.
@@ -232,7 +276,8 @@ def tally_steps(
     Raises BuildError where the parts do not fit together, and for an auxiliary network of a kind
     that no stand-in knows.
     """
-    training, guidance = recipe.training, recipe.guidance
+    whole, steps, guidance = recipe.training.batch, recipe.training.steps, recipe.guidance
+    batch = min(whole, SAMPLES)
     base = unguided(parts.teacher)
     tally = Tally(base.conditions)
     teacher: Teacher = TeacherStandIn(tally, "teacher", base)
@@ -252,18 +297,29 @@ def tally_steps(
             student=StudentStandIn(tally, "student", parts.student),
             predictor=on_stand_ins("prediction", parts.predictor),
             corrector=on_stand_ins("correction", parts.corrector),
-            balancer=parts.balancer,
-            steps=training.steps,
-            batch=training.batch,
-            seed=training.seed,
+            data=DataStandIn(teacher) if recipe.data is not None else None,
+            balancer=BalancerOnStandIns(parts.balancer, whole),
+            steps=steps,
+            batch=batch,
+            seed=recipe.training.seed,
             guidance=guidance.scale,
             guidance_range=guidance.range,
         )
-    count = min(most, training.steps)
+    owners: dict[str, Objective] = {name: name for name in auxiliaries}
+    owners |= {training(each): owner for each, owner in distillation.owners.items()}
+    count = min(most, steps)
     found = []
     for index in range(count):
-        distillation.step_index = index * training.steps // count
+        distillation.step_index = index * steps // count
+        shares: dict[Objective, int] = dict.fromkeys(auxiliaries, whole)
+        if len(shares) == 2:
+            split = parts.balancer.split(whole, distillation.step_index)
+            shares["prediction"], shares["correction"] = split
         tally.rows = Counter()
         distillation.step()
-        found.append(+tally.rows)
+        scaled: Counter[Use] = Counter()
+        for use, rows in tally.rows.items():
+            share = shares[owners[use.part]]
+            scaled[use] = round(rows * share / min(share, batch))
+        found.append(+scaled)
     return found

@@ -1,17 +1,24 @@
-"""A finished run's student in a directory that goes anywhere: weights, config, card, recipe."""
+"""A finished run's student in a directory that goes anywhere: weights, config, card, recipe.
+
+It is made to be published: of a file on this machine it says the name and the digest, not where it
+lies. The decoder's place is kept beside the weights, since samples are decoded with it.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
 import tempfile
+import tomllib
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from ffcore.export.model_card import model_card
 from ffcore.export.sources import CARD, CONFIG, SourceError, is_export, is_run, student_path
-from ffcore.export.student_file import EVALUATION, RECIPE, STUDENT, read_student
-from ffcore.recipe import Recipe, digest, load_recipe
+from ffcore.export.student_file import EVALUATION, RECIPE, STUDENT, read_student, write_student
+from ffcore.recipe import Recipe, digest, load_recipe, to_toml
 
 EXPORT_FILES = (STUDENT, CONFIG, CARD, RECIPE)
 
@@ -19,8 +26,8 @@ EXPORT_FILES = (STUDENT, CONFIG, CARD, RECIPE)
 def export(run: Path, out: Path, *, overwrite: bool = False) -> None:
     """Write the student of a finished run into a directory, whole or not at all.
 
-    It holds the student's file as the run has it, what that says as config.json, a model card as
-    README.md, and the recipe.
+    It holds the student's file, what that says as config.json, a model card as README.md, and the
+    recipe, without the paths of this machine but the decoder's: of each, the file's name is left.
 
     Args:
         run: a run directory.
@@ -38,7 +45,8 @@ def export(run: Path, out: Path, *, overwrite: bool = False) -> None:
     source = student_path(run)
     recipe = load_recipe(run / RECIPE)
     evaluation = _evaluation(run, recipe)
-    config = read_student(source).config
+    found = read_student(source)
+    config = found.config
     if config["student"] is None:
         raise SourceError(
             f"{run}: its student is rebuilt beside its teacher only, and cannot go without it. "
@@ -50,8 +58,12 @@ def export(run: Path, out: Path, *, overwrite: bool = False) -> None:
     aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
     try:
         aside.chmod(0o755)
-        shutil.copyfile(source, aside / STUDENT)
-        shutil.copyfile(run / RECIPE, aside / RECIPE)
+        tree = without_places(tomllib.loads(to_toml(recipe)))
+        (aside / RECIPE).write_text(tomli_w.dumps(tree), encoding="utf-8")
+        recipe = load_recipe(aside / RECIPE)
+        kept = {name: config[name] for name in ("decoder", "decoder_sha256")}
+        config = {**without_places(config), **kept, "recipe": digest(recipe)}
+        write_student(aside / STUDENT, found.student, config)
         said = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         (aside / CONFIG).write_text(said, encoding="utf-8")
         card = model_card(out.absolute().name, config, recipe, evaluation)
@@ -59,6 +71,20 @@ def export(run: Path, out: Path, *, overwrite: bool = False) -> None:
         _put_in_place(aside, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def without_places(value: Any) -> Any:
+    """Return a tree as JSON or TOML hold it, with each path of this machine cut to a file's name.
+
+    That is an absolute path, or one that begins at a home or above; keys are cut like values.
+    """
+    if isinstance(value, dict):
+        return {without_places(key): without_places(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [without_places(each) for each in value]
+    if isinstance(value, str) and value.startswith(("/", "~", "../")):
+        return Path(value).name or value
+    return value
 
 
 def _put_in_place(whole: Path, out: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ffcore.files import File
 from ffcore.plugins import installed
-from ffcore.recipe import Recipe
+from ffcore.recipe import Recipe, needed_files
 from ffcore.recipe.tables import components
-from ffcore.sample.sampler import IMAGE_CHANNELS
+from ffcore.sample import is_image
 
 FREEFLOW = "Tong, Ma, Xie, Jaakkola: Flow Map Distillation Without Data, arXiv 2511.19428"
 
@@ -39,23 +40,24 @@ def model_card(
 
     Args:
         name: of the export.
-        config: what the student's file says; see `describe`.
-        recipe: of the run.
+        config: what the export's student says; see `describe`.
+        recipe: the export's.
         evaluation: the run's evaluation.json; None where it was switched off.
     """
     return "\n".join(
         [
-            *_header(config),
+            *_header(config, recipe),
             "",
             f"# {name}",
             "",
-            f"A student that makes a sample in one step. ffcore {config['ffcore']}, which "
-            "implements [FreeFlow](https://arxiv.org/abs/2511.19428), distilled it from its "
-            "teacher alone: no data were used.",
+            f"A student that makes {'an image' if _makes_images(config) else 'a sample'} in one "
+            f"step. ffcore {config['ffcore']}, which implements "
+            "[FreeFlow](https://arxiv.org/abs/2511.19428), distilled it "
+            f"{_from_what(recipe)}.",
             "",
             *_use(name, config, recipe),
             "",
-            *_origin(config),
+            *_origin(config, recipe),
             "",
             *_results(evaluation),
             "",
@@ -67,7 +69,13 @@ def model_card(
     )
 
 
-def _header(config: Mapping[str, Any]) -> Iterator[str]:
+def _from_what(recipe: Recipe) -> str:
+    if recipe.data is None:
+        return "from its teacher alone: no data were used"
+    return f"from its teacher and data, `{installed().type_name('data', recipe.data)}`"
+
+
+def _header(config: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
     yield "---"
     licence = config["teacher"].get("licence")
     if licence is not None:
@@ -78,14 +86,17 @@ def _header(config: Mapping[str, Any]) -> Iterator[str]:
     yield "library_name: ffcore"
     yield "tags:"
     yield from (f"- {tag}" for tag in ("ffcore", "freeflow", "distillation", "flow-map"))
-    yield from ("- one-step", "- data-free")
+    yield from ("- one-step", *(["- data-free"] if recipe.data is None else []))
     yield "---"
 
 
 def _use(name: str, config: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
-    shape = " × ".join(map(str, config["sample_shape"]))
     classes = (config["conditions"] or {}).get("classes")
     scale, low_high = config["guidance"]["scale"], config["guidance"]["range"]
+    files: tuple[File, ...] = getattr(recipe.decoder, "files", ())
+    yours = [f"{key}=PATH" for key in _keys_to_set(files)]
+    overrides = f", overrides={json.dumps(yours)}" if yours else ""
+    out = f"samples.{'png' if _makes_images(config) else 'npz'}"
     yield "## Use"
     yield ""
     yield (
@@ -95,15 +106,17 @@ def _use(name: str, config: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
     yield ""
     yield "```python"
     yield "from ffcore import load_sampler"
-    yield f"sampler = load_sampler({json.dumps(name, ensure_ascii=False)})"
+    yield f"sampler = load_sampler({json.dumps(name, ensure_ascii=False)}{overrides})"
     yield _sampled(config)
     yield "```"
     yield ""
     yield "```sh"
-    yield f"ffd sample {shlex.quote(name)} -n 16 --out samples.png"
+    command = ["ffd", "sample", name, *(word for each in yours for word in ("--set", each))]
+    yield f"{shlex.join(command)} -n 16 --out {out}"
     yield "```"
     yield ""
-    yield f"- samples: {shape} numbers; the decoder is `{config['decoder']['type']}`"
+    yield f"- {_samples(config)}"
+    yield f"- steps: {_steps(config)}"
     yield f"- classes: {'none' if classes is None else f'0 to {classes - 1}; `labels=` chooses'}"
     if low_high is None:
         yield "- guidance: none" if scale == 1 else f"- guidance: built in, at scale {scale:g}"
@@ -113,15 +126,69 @@ def _use(name: str, config: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
             f"- guidance: `guidance=` chooses a scale from {low:g} to {high:g}; {scale:g} unless "
             "told otherwise"
         )
+    yield from _decoder_files(config, files)
 
-    files = getattr(recipe.decoder, "files", ())
-    for file in {(each.key, each.origin, each.licence): each for each in files}.values():
-        licence = f", licence {file.licence}" if file.licence else ""
-        yield (
-            f"- the decoder's files are not part of this: {file.origin or file.reference}{licence}."
-            f" Where they lie elsewhere, `--set {file.key}=PATH` says so, in Python "
-            f'`load_sampler(…, overrides=["{file.key}=PATH"])`'
+
+def _steps(config: Mapping[str, Any]) -> str:
+    """Return how many steps the student was trained for."""
+    if config.get("starts_at") == "anywhere":
+        return "1 unless told otherwise; trained for 1, 2, 4, or any other number (`steps=`)"
+    return "1, all that the student was trained for"
+
+
+def _samples(config: Mapping[str, Any]) -> str:
+    """Return what the student makes, and what its decoder makes of that."""
+    size = _times(config["sample_shape"])
+    kind, decoded = config["decoder"]["type"], config.get("decoded_shape")
+    if kind != "identity":
+        what = "images" if _makes_images(config) else "arrays"
+        shape = f" of shape {_times(decoded)}" if decoded else ""
+        return (
+            f"samples: the student makes latents of shape {size}, which the decoder `{kind}` turns "
+            f"into {what}{shape}"
         )
+    if len(config["sample_shape"]) == 1:
+        return f"samples: vectors of {size} numbers"
+    if _makes_images(config):
+        return f"samples: images of shape {size}, which the student makes without a decoder"
+    return f"samples: arrays of shape {size}, which nothing decodes"
+
+
+def _decoder_files(config: Mapping[str, Any], files: tuple[File, ...]) -> Iterator[str]:
+    """Say which files the decoder is read from, and how its user names them."""
+    if not files:
+        return
+    origins = "; ".join(dict.fromkeys(map(_origin_of, files)))
+    yours = [f"{key}=PATH" for key in dict.fromkeys(file.key for file in files)]
+    where = "Say where yours lie" if _keys_to_set(files) else "If yours lie elsewhere"
+    yield (
+        f"- the decoder's files are not part of this; they come from {origins}. {where}: `--set "
+        f"{' --set '.join(yours)}`, in Python `overrides={json.dumps(yours)}`"
+    )
+    for name, digest in config.get("decoder_sha256", {}).items():
+        yield f"  - SHA-256 of {name}: {digest}"
+
+
+def _origin_of(file: File) -> str:
+    stated = file.reference if ":" in file.reference else "a place that nobody stated"
+    return (file.origin or stated) + (f", licence {file.licence}" if file.licence else "")
+
+
+def _keys_to_set(files: Iterable[File]) -> list[str]:
+    """Return the keys of files that only their user can find: those that are named by a path."""
+    return list(dict.fromkeys(file.key for file in files if ":" not in file.reference))
+
+
+def _makes_images(config: Mapping[str, Any]) -> bool:
+    """Whether decoded samples are images; those of a decoder are, where nothing else is told."""
+    if config["decoder"]["type"] == "identity":
+        return is_image(config["sample_shape"])
+    decoded = config.get("decoded_shape")
+    return decoded is None or is_image(decoded)
+
+
+def _times(shape: Iterable[int]) -> str:
+    return " × ".join(map(str, shape))
 
 
 def _installed(config: Mapping[str, Any], recipe: Recipe) -> str:
@@ -141,20 +208,23 @@ def _installed(config: Mapping[str, Any], recipe: Recipe) -> str:
 def _sampled(config: Mapping[str, Any]) -> str:
     """Return the line of Python that samples, with the shape of what comes out."""
     shape = config["sample_shape"]
-    decoded = config["decoder"]["type"] != "identity"
-    if decoded or (len(shape) == 3 and shape[0] in IMAGE_CHANNELS):
-        size = "C, H, W" if decoded else ", ".join(map(str, shape))
-        return f"images = sampler(16, seed=0)  # Float[16, {size}] in [−1, 1]"
-    return f"samples = sampler(16, seed=0)  # Float[16, {', '.join(map(str, shape))}]"
+    if config["decoder"]["type"] != "identity":
+        shape = config.get("decoded_shape") or ("C", "H", "W")
+    size = ", ".join(map(str, (16, *shape)))
+    if _makes_images(config):
+        return f"images = sampler(16, seed=0)  # Float[{size}] in [−1, 1]"
+    return f"samples = sampler(16, seed=0)  # Float[{size}]"
 
 
-def _origin(config: Mapping[str, Any]) -> Iterator[str]:
+def _origin(config: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
     teacher = config["teacher"]
+    keys = _keys_to_set(needed_files(recipe))
+    by_path = any(":" not in name for name in teacher["sha256"])
     rows = {
         "teacher": teacher["type"],
         "model": teacher.get("model"),
         "weights": teacher.get("weights"),
-        "origin": teacher.get("origin"),
+        "origin": teacher.get("origin") or ("not stated" if by_path else None),
         "licence": teacher.get("licence") or ("not stated" if teacher["sha256"] else None),
         **{f"SHA-256 of {name}": digest for name, digest in teacher["sha256"].items()},
         "fingerprint": teacher["fingerprint"],
@@ -164,6 +234,12 @@ def _origin(config: Mapping[str, Any]) -> Iterator[str]:
     yield "## Where it comes from"
     yield ""
     yield from (f"- {label}: {value}" for label, value in rows.items() if value is not None)
+    if keys:
+        yield ""
+        yield (
+            "The files that `recipe.toml` names are not part of this. To run it, say where yours "
+            f"lie: {' and '.join(f'`--set {key}=PATH`' for key in keys)}."
+        )
     if teacher["sha256"]:
         yield ""
         yield (
@@ -196,6 +272,8 @@ def _results(evaluation: Mapping[str, Any] | None) -> Iterator[str]:
 def _table(distances: Mapping[str, Any]) -> Iterator[str]:
     found = list(distances.values())
     rows = {"this student, 1 step": [each["student"] for each in found]}
+    for steps in found[0].get("student_steps", {}):
+        rows[f"this student, {steps} steps"] = [each["student_steps"][steps] for each in found]
     for steps in found[0]["euler"]:
         label = f"teacher, {steps} Euler step{'' if steps == '1' else 's'}"
         rows[label] = [each["euler"][steps] for each in found]

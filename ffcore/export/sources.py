@@ -11,7 +11,7 @@ from typing import Any, cast
 import attrs
 import torch
 
-from ffcore.build import BuildError, made, part, usable_device
+from ffcore.build import made, part, usable_device
 from ffcore.export.student_file import RECIPE, STUDENT, StudentFile, read_student
 from ffcore.files import require
 from ffcore.interfaces import ConditionSource, Context, Decoder, Teacher
@@ -19,7 +19,7 @@ from ffcore.plugins import installed
 from ffcore.recipe import component, digest, load_recipe
 from ffcore.recipe.merge import merge, parse_override
 from ffcore.recipe.plain import plain
-from ffcore.sample import OneStep, SampleError, Sampler, Solved, own_device
+from ffcore.sample import Mapped, SampleError, Sampler, Solved, own_device, whole_number
 from ffcore.solver import Method, Solver
 
 CONFIG, CARD = "config.json", "README.md"
@@ -51,7 +51,7 @@ def load_sampler(
     decoder = component("decoder", _overridden(found.config["decoder"], overrides))
     require(getattr(decoder, "files", ()))
     return Sampler(
-        OneStep(
+        Mapped(
             found.student,
             found.sample_shape,
             _conditions(path, found),
@@ -158,7 +158,7 @@ def _conditions(path: Path, found: StudentFile) -> ConditionSource:
     if found.conditions is None:
         raise SourceError(
             f"{path}: this student's conditions are neither none nor classes, and a student's file "
-            "does not describe others. In Python, ffcore.sample.OneStep takes them."
+            "does not describe others. In Python, ffcore.sample.Mapped takes them."
         )
     return found.conditions
 
@@ -181,11 +181,12 @@ def _overridden(tree: Any, overrides: Iterable[str]) -> dict[str, Any]:
 
 
 def _solver(solver: Solver, method: Method | None, steps: int | None) -> Solver:
-    method = method or solver.method
+    method = solver.method if method is None else method
     if method == "dopri5" and steps is not None:
         raise SampleError("steps: dopri5 chooses its own; leave them out, or take another solver")
+    steps = solver.steps if steps is None else whole_number("steps", steps, 1)
     try:
-        return attrs.evolve(solver, method=method, steps=steps or solver.steps)
+        return attrs.evolve(solver, method=method, steps=steps)
     except ValueError as error:
         raise SampleError(f"solver: {error}") from None
 
@@ -199,8 +200,8 @@ def _built_decoder(table: Any, context: Context) -> Decoder:
 def _device(name: str) -> str:
     try:
         return usable_device(own_device(usable_device(name)))
-    except BuildError as error:
-        raise SampleError(str(error).removeprefix("[training] ")) from None
+    except ValueError as error:
+        raise SampleError(str(error)) from None
 
 
 def _origin(source: str | PathLike[str], recipe: str | None, decoder: Any) -> dict[str, Any]:

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from ffcore.build import BuildError, made, parts
 from ffcore.features import fingerprint
-from ffcore.files import file_digest, locate
+from ffcore.files import File, file_digest, locate
 from ffcore.interfaces import (
     Condition,
     ConditionSource,
     Context,
+    Decoder,
     FunctionTeacher,
     Labels,
     Student,
@@ -61,7 +62,13 @@ class StudentFile:
         return _context(self.sample_shape, self.conditions, self.range)
 
 
-def describe(recipe: Recipe, teacher: Teacher, student: Student, step: int) -> dict[str, Any]:
+def describe(
+    recipe: Recipe,
+    teacher: Teacher,
+    student: Student,
+    step: int,
+    decoder: Decoder | None = None,
+) -> dict[str, Any]:
     """Return what a student's file says beside the weights, as JSON can hold it.
 
     Args:
@@ -69,19 +76,24 @@ def describe(recipe: Recipe, teacher: Teacher, student: Student, step: int) -> d
         teacher: unguided.
         student: as it was built; its weights do not count.
         step: after which the weights stand.
+        decoder: the recipe's, beside the student; without it `decoded_shape` is null.
 
     `student` and `decoder` are component tables as a recipe has them. `student` is null where its
     table needs something of the teacher and has no `alone`, which gives the table that does not.
-    `conditions` is {} without any, null where no file describes them. `sha256` is of each file
-    that the teacher was read from.
+    `starts_at` is the student's. `conditions` is {} without any, null where no file describes them.
+    `decoded_shape` is that of one decoded sample. `sha256` and `decoder_sha256` are of each file
+    that the teacher and the decoder were read from.
     """
     return {
         "schema": SCHEMA,
         "student": _alone(recipe.student, student),
+        "starts_at": student.starts_at,
         "sample_shape": list(teacher.sample_shape),
         "conditions": _conditions_tree(teacher.conditions),
         "guidance": attrs.asdict(recipe.guidance),
         "decoder": _tree("decoder", recipe.decoder),
+        "decoder_sha256": _digests(recipe.decoder),
+        "decoded_shape": None if decoder is None else _decoded_shape(decoder, teacher, student),
         "recipe": digest(recipe),
         "teacher": _teacher_tree(recipe.teacher, teacher),
         "ffcore": version("ffcore"),
@@ -193,12 +205,19 @@ def _tree(role: str, table: Any) -> dict[str, Any]:
 
 def _teacher_tree(table: Any, teacher: Teacher) -> dict[str, Any]:
     told = {name: value for name, value in _tree("teacher", table).items() if value != NONE}
-    files = [file.reference for file in getattr(table, "files", ())]
-    return {
-        **told,
-        "sha256": {reference: file_digest(locate(reference)) for reference in files},
-        "fingerprint": fingerprint(teacher),
-    }
+    return {**told, "sha256": _digests(table), "fingerprint": fingerprint(teacher)}
+
+
+def _digests(table: Any) -> dict[str, str]:
+    """Return the SHA-256 of each file that a component is read from, by its reference."""
+    files: tuple[File, ...] = getattr(table, "files", ())
+    return {file.reference: file_digest(locate(file.reference)) for file in files}
+
+
+@torch.no_grad()
+def _decoded_shape(decoder: Decoder, teacher: Teacher, student: Student) -> list[int]:
+    device = next(student.parameters()).device
+    return list(decoder(torch.zeros(1, *teacher.sample_shape, device=device)).shape[1:])
 
 
 def _conditions_tree(conditions: ConditionSource) -> dict[str, Any] | None:

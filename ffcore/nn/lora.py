@@ -10,11 +10,12 @@ B starts from zero, so that the network is at first what it was.
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -82,7 +83,7 @@ def with_lora(network: Network, rank: int, alpha: float | None = None) -> Networ
 
     - a layer of any type whose weight is all zero (an embedding or a head that starts without
       effect): it has learnt nothing that could be adapted. A weight on the meta device has no
-      values yet, and counts as learnt;
+      values, and counts as learnt, unless `ZerosOnMeta` saw it set to zero;
     - a linear layer whose smaller side is at most `rank`: factors of that rank reach every
       update, and hold more numbers than the layer.
 
@@ -120,6 +121,25 @@ def with_lora(network: Network, rank: int, alpha: float | None = None) -> Networ
     return network
 
 
+class ZerosOnMeta(TorchFunctionMode):
+    """Within it, a tensor on the meta device that `zero_` or `nn.init.zeros_` sets to zero counts
+    as zero in `with_lora`, until it is written to again.
+
+    So that a network of shapes alone has as many numbers to train as the real one.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call `func`, and leave a mark on what it has set to zero."""
+        found = func(*args, **(kwargs or {}))
+        if func is Tensor.zero_:
+            found.zero_at_version = found._version
+        return found
+
+
 def _is_zero(module: nn.Module) -> bool:
     weight = dict(module.named_parameters(recurse=False)).get("weight")
-    return weight is not None and not weight.is_meta and not bool(weight.any())
+    if weight is None:
+        return False
+    if weight.is_meta:
+        return getattr(weight, "zero_at_version", None) == weight._version
+    return not bool(weight.any())

@@ -19,7 +19,7 @@ from torch import Tensor
 from ffcore.nn.embedding import grid_sinusoids
 from ffcore.nn.size import MODELS, TransformerSize
 from ffcore.nn.transformer import Transformer
-from ffcore.weights import Weights, WeightsError
+from ffcore.weights import WRAPPERS, Weights, WeightsError
 
 _PATCHES = "x_embedder.proj.weight"
 _LABELS = "y_embedder.embedding_table.weight"
@@ -28,6 +28,7 @@ _QUERY_NORM = "blocks.0.attn.q_norm.weight"
 _LAST = "final_layer.linear"
 _BLOCKS = "blocks"
 _POSITION = "pos_embed"
+_PROJECTORS = "projectors."
 _RANKS = {_PATCHES: 4, _HIDDEN: 2, f"{_LAST}.weight": 2}
 """The tensors that every file of the family has, and their dimensions."""
 
@@ -38,27 +39,45 @@ _LATENT_CHANNELS, _PIXELS = 4, 8
 """Of the latents that the family is published for, and image pixels along the side of one."""
 
 
-def load_published(weights: Weights, transformer: Transformer, *, drop: Sequence[str] = ()) -> None:
+def load_published(
+    weights: Weights, transformer: Transformer, *, drop: Sequence[str] = (), sigma: bool = True
+) -> None:
     """Load a published checkpoint into `transformer`, strictly.
 
     Args:
         weights: with the official names.
         transformer: of the very sizes; its output has the C channels of its input.
         drop: patterns of names that belong to training alone, as in "projectors.*".
+        sigma: whether files of the family may predict σ.
 
     Raises WeightsError, and changes nothing, where the file holds a network of other sizes, which
-    are all told with their likely cause; where its position embedding was trained; and where
-    tensors are missing or left over.
+    are all told with their likely cause, or of another family; where its position embedding was
+    trained; where tensors are missing or left over, or hold what is no finite number.
     """
     weights = weights.without(*drop)
+    _check_prefixes(weights)
+    expected = _with_position(transformer)
     found = _Shapes.of(weights.label, weights.tensors)
-    wanted = _Shapes.of("the network", _with_position(transformer))
-    if differences := list(_differences(found, wanted)):
+    wanted = _Shapes.of("the network", expected)
+    weights.check_kinds(expected)
+    if differences := list(_differences(found, wanted, transformer.size)):
         listed = "\n".join(f"  {cause}\n    {evidence}" for cause, evidence in differences)
         raise WeightsError(
             f"{weights.label} holds another network than the recipe describes:\n{listed}"
         )
+    if any(name.startswith(_PROJECTORS) for name in weights.tensors):
+        raise WeightsError(
+            f"{weights.label} holds {_PROJECTORS}*, the heads that REPA trains with: name the "
+            'teacher and the student type = "repa", which leaves them out. REPA counts time and '
+            "signs its output as neither SiT nor DiT does."
+        )
     if found.outputs != wanted.outputs:
+        if not sigma:
+            raise WeightsError(
+                f"{weights.label} predicts σ beside the velocity or noise, as SiT and DiT do and "
+                'REPA does not: name the teacher and the student type = "sit" or "dit", whichever '
+                "trained it. Time and sign of their outputs differ."
+            )
         weights = _without_sigma(weights, found)
     if _POSITION in weights.tensors:
         weights = _without_position(weights, found)
@@ -145,6 +164,19 @@ class _Shapes:
         return f"{self.side} × {self.side} samples"
 
 
+def _check_prefixes(weights: Weights) -> None:
+    """Raise WeightsError where a wrapper's prefix, which all names bear or none, is on some."""
+    for prefix in WRAPPERS:
+        some = [name for name in weights.tensors if name.startswith(prefix)]
+        if some:
+            raise WeightsError(
+                f"{weights.label}: {len(some)} of {len(weights.tensors)} names start with "
+                f"{prefix!r}, as in {some[0]}, and the others do not. A wrapper puts it before "
+                "every name, so two networks may be mixed up here: take it off where it stands, "
+                "and save the file again."
+            )
+
+
 def _check_family(label: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
     ranks = {name: len(shape) for name, shape in shapes.items()}
     expected = _RANKS | {
@@ -164,12 +196,14 @@ def _check_family(label: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
     )
 
 
-def _differences(found: _Shapes, wanted: _Shapes) -> Iterator[tuple[str, str]]:
+def _differences(
+    found: _Shapes, wanted: _Shapes, size: TransformerSize
+) -> Iterator[tuple[str, str]]:
     """Yield (likely cause, shapes) of whatever differs."""
     for cause, name in (
         *_other_samples(found, wanted),
         *_other_model(found, wanted),
-        *_other_training(found, wanted),
+        *_other_training(found, wanted, size),
     ):
         here, there = (
             each.depth if name == _BLOCKS else each.shapes.get(name, "none")
@@ -204,9 +238,11 @@ def _other_model(found: _Shapes, wanted: _Shapes) -> Iterator[tuple[str, str]]:
         yield f"another mlp_ratio: {ratios}", _HIDDEN
 
 
-def _other_training(found: _Shapes, wanted: _Shapes) -> Iterator[tuple[str, str]]:
+def _other_training(
+    found: _Shapes, wanted: _Shapes, size: TransformerSize
+) -> Iterator[tuple[str, str]]:
     if found.labels != wanted.labels:
-        yield _other_labels(found.labels, wanted.labels), _LABELS
+        yield _other_labels(found.labels, size), _LABELS
     if found.qk_norm != wanted.qk_norm:
         trained = "with" if found.qk_norm else "without"
         yield (
@@ -218,18 +254,28 @@ def _other_training(found: _Shapes, wanted: _Shapes) -> Iterator[tuple[str, str]
         yield cause, f"{_LAST}.weight"
 
 
-def _other_labels(found: int | None, wanted: int | None) -> str:
-    if found is None:
+def _other_labels(rows: int | None, size: TransformerSize) -> str:
+    if rows is None:
         return "an unconditional model in a recipe with classes"
-    if wanted is None:
-        return f"a model of {found - 1} classes in a recipe without classes"
-    if found == wanted - 1:
+    if size.classes is None:
+        return f"a model of {rows} labels in a recipe without classes"
+    null = "and a null label" if size.null_label else "and no null label"
+    recipe = f"the recipe has {size.classes} classes {null}"
+    if size.null_label and rows == size.classes:
         return (
-            f"{found} classes and no null label: it was trained without dropping labels, so this "
-            "teacher cannot be guided: say null_label = false in [teacher.sizes] (or the recipe's "
-            "classes are one too many)"
+            f"{rows} labels, and {recipe}: the file was trained without dropping labels, so this "
+            "teacher cannot be guided: say null_label = false in [teacher.sizes] "
+            f"(or it has {rows - 1} classes)"
         )
-    return f"another number of classes: {found - 1} in a recipe for {wanted - 1}"
+    if not size.null_label and rows == size.classes + 1:
+        return (
+            f"{rows} labels, and {recipe}: the last is the file's null label: say "
+            f"null_label = true in [teacher.sizes] (or it has {rows} classes)"
+        )
+    return (
+        f"another number of classes: {rows} labels, which are {rows - 1} classes and a null label, "
+        f"or {rows} without one, and {recipe}"
+    )
 
 
 def _with_position(transformer: Transformer) -> dict[str, Tensor]:
@@ -243,6 +289,8 @@ def _without_position(weights: Weights, found: _Shapes) -> Weights:
     position = tensors.pop(_POSITION)
     fixed = grid_sinusoids(found.side // found.patch, found.width)
     off = float((position.double() - fixed.double()).abs().max())
+    if not math.isfinite(off):
+        weights.check_finite(weights.tensors)
     if not off <= max(_POSITION_TOLERANCE, torch.finfo(position.dtype).eps):
         raise WeightsError(
             f"{weights.label}: {_POSITION} differs from the fixed sines and cosines by up to "

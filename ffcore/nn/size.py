@@ -51,6 +51,15 @@ class TransformerSize:
         """*S of the samples."""
         return self.channels, self.input_size, self.input_size
 
+    def check_teacher(self, sample_shape: tuple[int, ...], classes: int | None) -> None:
+        """Raise ValueError unless these sizes suit a teacher of such samples and classes."""
+        if self.sample_shape != sample_shape:
+            raise ValueError(
+                f"sizes are for samples {self.sample_shape}, the teacher's are {sample_shape}"
+            )
+        if self.classes != classes:
+            raise ValueError(f"sizes.classes is {self.classes}, the teacher has {classes}")
+
     @staticmethod
     def published(model: Model, image_size: int, *, qk_norm: bool = False) -> TransformerSize:
         """Return the sizes of a published ImageNet model, on latents of 4 channels.

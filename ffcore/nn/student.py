@@ -15,19 +15,28 @@ Start = Literal["euler", "teacher-time"]
 
 
 class TransformerStudent(Student):
-    """F(z, δ | label, γ), from a velocity u and an embedding of δ whose last layer starts at zero.
+    """F(x_t, t, δ | label, γ): a velocity u, and an embedding of δ whose last layer starts at zero.
 
-    Before training F equals u(z, 1) with start "euler", and the network's output for the time 1 − δ
-    at the scale of the prior with "teacher-time": u(z, 1 − δ) where c_in is 1. At δ = 0 both are
-    u(z, 1). γ has no effect yet: F is the same for every scale.
+    Before training F equals u(x_t, t) for every δ with start "euler", t being 1 where it starts at
+    the prior alone. With "teacher-time" F equals the network's output for the time 1 − δ at the
+    scale of the prior: u(z, 1 − δ) where c_in is 1. At δ = 0 both are u(z, 1). γ has no effect yet:
+    F is the same for every scale.
+
+    Raises ValueError for "teacher-time" from anywhere, where the time that it reads is t.
     """
 
-    starts_at = "prior"
-
-    def __init__(self, velocity: TransformerVelocity, start: Start = "euler") -> None:
+    def __init__(
+        self,
+        velocity: TransformerVelocity,
+        start: Start = "euler",
+        starts_at: Literal["prior", "anywhere"] = "prior",
+    ) -> None:
         super().__init__()
+        if start == "teacher-time" and starts_at == "anywhere":
+            raise ValueError('a student that starts anywhere reads t: its start is "euler"')
         self.velocity = velocity
         self.start = start
+        self.starts_at = starts_at
         with torch.device(next(velocity.parameters()).device):
             self.delta_embedder = silent_embedder(velocity.size.width)
 
@@ -38,8 +47,7 @@ class TransformerStudent(Student):
 
     def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
         """Return F; see Student."""
-        del t  # always 1
-        prior = torch.ones_like(delta)
-        time = prior if self.start == "euler" else 1 - delta
+        at = t if self.starts_at == "anywhere" else torch.ones_like(delta)
+        time = at if self.start == "euler" else 1 - delta
         c = self.velocity.embedding(time, condition) + self.delta_embedder(delta)
-        return self.velocity.output(x_t, prior, c)
+        return self.velocity.output(x_t, at, c)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, Self
 
 import attrs
 
 from ffcore.files import File
-from ffcore.keys import key
+from ffcore.keys import ImpossibleValue, key
 from ffcore.nn.size import Model, TransformerSize
 
 if TYPE_CHECKING:
     from ffcore.interfaces import Context, Student, Teacher
     from ffcore.nn.velocity import Preconditioning
+    from ffcore.recipe import Recipe
+
+SMALL = TransformerSize(
+    input_size=8, patch_size=2, channels=4, width=16, depth=1, heads=2, classes=3
+)
+"""The sizes of examples."""
 
 
 @attrs.frozen(kw_only=True)
@@ -23,8 +30,10 @@ class TransformerTeacherTable(ABC):
     model: Model | None = key(
         None, help="published model, letter and patch size; it takes latents of ImageNet's classes"
     )
-    image_size: int = key(
-        256, help="side in pixels of the images that `model` was trained on", one_of=(256, 512)
+    image_size: int | None = key(
+        None,
+        help="side in pixels of the images that `model` was trained on; none: 256",
+        one_of=(256, 512),
     )
     qk_norm: bool = key(False, help="whether `model` normalises queries and keys")
     sizes: TransformerSize | None = key(None, help="the sizes of another model, instead of `model`")
@@ -41,12 +50,26 @@ class TransformerTeacherTable(ABC):
     def __attrs_post_init__(self) -> None:
         if self.model is not None and self.sizes is not None:
             raise ValueError("model and sizes contradict each other: name one of them")
-        if self.sizes is not None and self.qk_norm:
+        if self.model is None and self.qk_norm:
             raise ValueError("qk_norm is model's: beside sizes, say sizes.qk_norm")
+        if self.model is None and self.image_size is not None:
+            raise ValueError(
+                "image_size is model's: beside sizes, say sizes.input_size "
+                f'({self.image_size // 8} for latents of such images), and image_size = "none"'
+            )
+        if self.weights == "":
+            raise ImpossibleValue(
+                "weights", "", "a path, package:file or hf://organisation/repository/file"
+            )
         if self.weights is None and self.stated_size() is None:
             raise ValueError(
                 "name a weights file (weights), or a new network's size (model or sizes)"
             )
+
+    @classmethod
+    def examples(cls) -> Iterator[Self]:
+        """Yield an untrained teacher of few weights."""
+        yield cls(sizes=SMALL)
 
     @property
     @abstractmethod
@@ -77,8 +100,21 @@ class TransformerTeacherTable(ABC):
     def stated_size(self) -> TransformerSize | None:
         """Return the sizes that the table states; None leaves them to the weights file."""
         if self.model is not None:
-            return TransformerSize.published(self.model, self.image_size, qk_norm=self.qk_norm)
+            side = self.image_size or 256
+            return TransformerSize.published(self.model, side, qk_norm=self.qk_norm)
         return self.sizes
+
+    @property
+    def sample_shape(self) -> tuple[int, ...] | None:
+        """*S of the samples, if the table states it."""
+        size = self.stated_size()
+        return None if size is None else size.sample_shape
+
+    @property
+    def guidable(self) -> bool:
+        """Whether there is a null label, as far as the table states it."""
+        size = self.stated_size()
+        return size is None or (size.classes is not None and size.null_label)
 
     @abstractmethod
     def build(self, context: Context) -> Teacher:
@@ -96,6 +132,9 @@ class TransformerStudentTable(ABC):
             "or the teacher at its own time, F = u(z, 1 − δ)"
         ),
     )
+    starts_at: Literal["prior", "anywhere"] = key(
+        "prior", help="where its flow map starts: at t = 1 alone, or at every time, which it reads"
+    )
     model: Model | None = key(
         None, help="a new network of this published size instead, which starts from F = 0"
     )
@@ -106,11 +145,25 @@ class TransformerStudentTable(ABC):
     def __attrs_post_init__(self) -> None:
         if self.model is not None and self.sizes is not None:
             raise ValueError("model and sizes contradict each other: name one of them")
+        if self.start == "teacher-time" and self.starts_at == "anywhere":
+            why = 'since starts_at is "anywhere": the time that it reads is that of its start'
+            raise ImpossibleValue("start", self.start, f"'euler', {why}")
+
+    @classmethod
+    def examples(cls) -> Iterator[Self]:
+        """Yield one that starts at the prior, and one that starts anywhere."""
+        yield cls()
+        yield cls(starts_at="anywhere")
 
     @property
     @abstractmethod
     def family(self) -> str:
         """The name of the family that it starts from."""
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """Flow maps from anywhere, if it has them."""
+        return frozenset({"student starts anywhere"} if self.starts_at == "anywhere" else ())
 
     @property
     def needs(self) -> frozenset[str]:
@@ -131,23 +184,34 @@ class TransformerStudentTable(ABC):
 
         assert context.teacher is not None
         ranged = context.guidance_range is not None
-        if size := self._own_size(context.teacher):
+        if size := self._own_size(context.teacher.sample_shape):
             velocity = new_velocity(size, self.preconditioning(), context)
-            return TransformerStudent(velocity, self.start)
+            return TransformerStudent(velocity, self.start, self.starts_at)
         copied = context.teacher.trainable_copy(takes_guidance=ranged)
         if not isinstance(copied, TransformerVelocity):
             raise ValueError(
                 f"student {self.family} starts from a {self.family} teacher, or has a model or "
                 "sizes of its own"
             )
-        return TransformerStudent(copied, self.start)
+        return TransformerStudent(copied, self.start, self.starts_at)
 
     @abstractmethod
     def preconditioning(self) -> Preconditioning:
         """Return how the family's network stands to our velocity."""
 
-    def _own_size(self, teacher: Teacher) -> TransformerSize | None:
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Raise ValueError where sizes of its own do not suit the teacher, as far as it says."""
+        stated = stated_teacher(recipe)
+        if stated is not None and (size := self._own_size(stated.sample_shape)):
+            size.check_teacher(stated.sample_shape, stated.classes)
+
+    def _own_size(self, shape: tuple[int, ...]) -> TransformerSize | None:
         if self.model is None:
             return self.sizes
-        side = teacher.sample_shape[-1]
-        return TransformerSize.published(self.model, 8 * side)
+        return TransformerSize.published(self.model, 8 * shape[-1])
+
+
+def stated_teacher(recipe: Recipe) -> TransformerSize | None:
+    """Return the sizes of the recipe's teacher, if it is a transformer whose table states them."""
+    teacher = recipe.teacher
+    return teacher.stated_size() if isinstance(teacher, TransformerTeacherTable) else None

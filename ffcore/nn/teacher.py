@@ -40,7 +40,12 @@ def label_conditions(size: TransformerSize) -> ConditionSource:
 
 
 def stated_network(
-    table: TransformerTeacherTable, context: Context, *, family: str, drop: Sequence[str] = ()
+    table: TransformerTeacherTable,
+    context: Context,
+    *,
+    family: str,
+    drop: Sequence[str] = (),
+    sigma: bool = True,
 ) -> Transformer:
     """Return the network that a teacher's table describes, with its weights if it names any.
 
@@ -49,6 +54,7 @@ def stated_network(
         context: of the table's build.
         family: under which name a file of ours keeps the sizes.
         drop: patterns of names in published files that belong to training alone.
+        sigma: whether the family's published files may predict σ.
 
     Raises WeightsError where the sizes are given neither in the table nor in the file, where both
     are given and differ, and where the weights do not fit.
@@ -62,7 +68,7 @@ def stated_network(
     weights = read_weights(table.weights)
     network = new_transformer(_size(weights, family, stated), context)
     if not context.hollow:
-        load_published(weights, network, drop=drop)
+        load_published(weights, network, drop=drop, sigma=sigma)
     return network
 
 

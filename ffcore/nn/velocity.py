@@ -118,10 +118,6 @@ def new_velocity(
     Raises ValueError where the sizes do not suit the teacher.
     """
     assert context.teacher is not None
-    shape = context.teacher.sample_shape
-    if size.sample_shape != shape:
-        raise ValueError(f"sizes are for samples {size.sample_shape}, the teacher's are {shape}")
-    if size.classes != context.classes:
-        raise ValueError(f"sizes.classes is {size.classes}, the teacher has {context.classes}")
+    size.check_teacher(context.teacher.sample_shape, context.classes)
     ranged = context.guidance_range is not None
     return TransformerVelocity(new_transformer(size, context), preconditioning, ranged)

@@ -9,7 +9,7 @@ from ffcore.plugins.errors import (
     PluginError,
     UnknownComponent,
 )
-from ffcore.plugins.registry import Registry, installed
+from ffcore.plugins.registry import Registry, installed, without_third_parties
 
 __all__ = [
     "GROUP",
@@ -25,4 +25,5 @@ __all__ = [
     "discover",
     "hookimpl",
     "installed",
+    "without_third_parties",
 ]

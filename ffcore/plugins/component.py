@@ -12,6 +12,7 @@ ROLES = {
     "student": "the flow map to train",
     "predictor": "the objective that aligns the generating velocity with the teacher's",
     "corrector": "the objective that aligns the noising velocity with the teacher's",
+    "data": "where samples come from, for an objective that needs data",
     "balancer": "how the gaps of both objectives become one loss",
     "network": "a velocity network that an objective may train beside the student",
     "features": "the space in which an evaluation measures Fréchet distances",
@@ -21,6 +22,7 @@ ROLES = {
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
 _TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+_TEXT = re.compile(r".*", re.DOTALL)
 
 
 def _matches(pattern: re.Pattern[str], possible: str) -> Any:
@@ -44,5 +46,5 @@ class Component:
         validator=_matches(_NAME, "lower-case letters, digits and hyphens, starting with a letter")
     )
     target: str = attrs.field(validator=_matches(_TARGET, "of the form 'module:Class'"))
-    summary: str = attrs.field(validator=attrs.validators.instance_of(str))
-    citation: str = attrs.field(default="", validator=attrs.validators.instance_of(str))
+    summary: str = attrs.field(validator=_matches(_TEXT, "a string"))
+    citation: str = attrs.field(default="", validator=_matches(_TEXT, "a string"))

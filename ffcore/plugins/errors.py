@@ -18,7 +18,16 @@ class BrokenPlugin(PluginError):
 
 
 def root_cause(error: BaseException) -> str:
-    """One line that names `error`, and the error that it was raised from, if any."""
-    words = f"{type(error).__name__}: {error}".removesuffix(": ")
-    line = " ".join(words.split())
-    return line if error.__cause__ is None else f"{line} (from {root_cause(error.__cause__)})"
+    """One line that names `error`, and the errors that it was raised from, if any."""
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None and all(cause is not each for each in chain):
+        chain.append(cause)
+    return " (from ".join(map(_line, chain)) + ")" * (len(chain) - 1)
+
+
+def _line(error: BaseException) -> str:
+    try:
+        words = str(error)
+    except Exception:  # noqa: BLE001 - a stranger's error may not even have words
+        words = ""
+    return " ".join(f"{type(error).__name__}: {words}".split()).removesuffix(":")

@@ -2,20 +2,24 @@
 
 import functools
 import importlib
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from ffcore.plugins.component import Component
-from ffcore.plugins.discovery import DISABLE, Plugin, canonical, discover
+from ffcore.plugins.discovery import DISABLE, THIRD_PARTIES, Plugin, discover, fenced
 from ffcore.plugins.errors import (
     AmbiguousComponent,
     BrokenPlugin,
     UnknownComponent,
     root_cause,
 )
+from ffcore.plugins.metadata import canonical
 from ffcore.spelling import did_you_mean
 
 Claim = tuple[Plugin, Component]
@@ -74,8 +78,16 @@ class Registry:
         if claim is None:
             return f"{type(table).__module__}:{type(table).__qualname__}"
         plugin, component = claim
-        shared = sum(other.name == component.name for _, other in self._claims(role)) > 1
+        shared = self.rivals(plugin, component)
         return f"{plugin.distribution}:{component.name}" if shared else component.name
+
+    def rivals(self, plugin: Plugin, component: Component) -> list[Plugin]:
+        """The other plugins that claim the role and the name of this component of `plugin`."""
+        return [
+            other
+            for other, each in self._claims(component.role)
+            if each.name == component.name and other is not plugin
+        ]
 
     def _claims(self, role: str | None = None) -> list[Claim]:
         return [
@@ -124,6 +136,25 @@ def installed() -> Registry:
     return Registry.load()
 
 
+@contextmanager
+def without_third_parties() -> Iterator[None]:
+    """Meanwhile `installed()`, in processes started from here too, is of ffcore's plugins alone.
+
+    Nothing of any other distribution is imported.
+    """
+    before = os.environ.get(DISABLE)
+    os.environ[DISABLE] = ",".join(filter(None, (before, THIRD_PARTIES)))
+    installed.cache_clear()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[DISABLE]
+        else:
+            os.environ[DISABLE] = before
+        installed.cache_clear()
+
+
 def _is_from(plugin: Plugin, distribution: str) -> bool:
     """Whether the plugin's distribution is this one; the empty name stands for any."""
     return not distribution or canonical(plugin.distribution) == canonical(distribution)
@@ -135,9 +166,10 @@ def _excuse(plugin: Plugin) -> str:
 
 def _ambiguous(role: str, name: str, claims: list[Claim]) -> AmbiguousComponent:
     owners = " and ".join(f"plugin {p.name} ({p.origin})" for p, _ in claims)
-    names = " or ".join(sorted({f"'{p.distribution}:{name}'" for p, _ in claims}))
+    names = sorted({f"'{p.distribution}:{name}'" for p, _ in claims})
+    choice = f"write {' or '.join(names)}, or " if len(names) == len(claims) else ""
     return AmbiguousComponent(
-        f"{role} {name!r} is claimed by {owners}; write {names}, or disable a plugin with {DISABLE}"
+        f"{role} {name!r} is claimed by {owners}; {choice}disable a plugin with {DISABLE}"
     )
 
 
@@ -150,7 +182,8 @@ def _make_current_folder_importable() -> None:
 def _import_table(target: str, where: str) -> type[Any]:
     module, _, name = target.rpartition(":")
     try:
-        table = getattr(importlib.import_module(module), name)
+        with fenced():
+            table = getattr(importlib.import_module(module), name)
         if not (isinstance(table, type) and attrs.has(table)):
             raise TypeError(f"{target} is not an attrs class")
         return attrs.resolve_types(table)

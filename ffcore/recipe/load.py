@@ -8,10 +8,10 @@ from pathlib import Path as File
 from typing import Annotated, Any
 
 from ffcore.keys import ComponentOf
-from ffcore.plugins import Registry, installed
+from ffcore.plugins import AmbiguousComponent, PluginError, Registry, installed
 from ffcore.recipe.diagnostics import Diagnostic, Problem, Problems, RecipeError, written
 from ffcore.recipe.merge import merge, parse_override
-from ffcore.recipe.needs import unmet_needs
+from ffcore.recipe.needs import contradictions, unmet_needs
 from ffcore.recipe.source import Source, find_recipe, read_source
 from ffcore.recipe.structure import make_converter
 from ffcore.recipe.tables import DEFAULTS, Recipe
@@ -32,7 +32,7 @@ def load_recipe(
     registry = installed() if registry is None else registry
     file = find_recipe(fspath(recipe))
     sources = [
-        Source("(default)", DEFAULTS),
+        Source("(default)", _defaults(registry)),
         *_lineage(file, ()),
         *[_override(text) for text in overrides],
     ]
@@ -41,8 +41,8 @@ def load_recipe(
         resolved: Recipe = make_converter(registry).structure(tree, Recipe)
     except Problems as found:
         raise _located(found.problems, sources) from None
-    if unmet := tuple(unmet_needs(resolved, registry)):
-        raise _located(unmet, sources)
+    if problems := (*unmet_needs(resolved, registry), *contradictions(resolved)):
+        raise _located(problems, sources)
     return resolved
 
 
@@ -57,6 +57,26 @@ def component(role: str, tree: Mapping[str, object], *, registry: Registry | Non
         return converter.structure(tree, kind)
     except Problems as found:
         raise _located(found.problems, [Source(f"({role})", dict(tree), is_file=True)]) from None
+
+
+def _defaults(registry: Registry) -> dict[str, Any]:
+    """DEFAULTS, which mean ffcore's own components, whoever else claims their names."""
+
+    def own(role: str, table: dict[str, str]) -> dict[str, str]:
+        try:
+            registry.find(role, table["type"])
+        except AmbiguousComponent:
+            return {"type": f"ffcore:{table['type']}"}
+        except PluginError:
+            pass  # told with the recipe's other problems
+        return table
+
+    features = [own("features", each) for each in DEFAULTS["evaluation"]["features"]]
+    return {
+        "balancer": own("balancer", DEFAULTS["balancer"]),
+        "decoder": own("decoder", DEFAULTS["decoder"]),
+        "evaluation": {"features": features},
+    }
 
 
 def _lineage(file: File, heirs: Sequence[File]) -> list[Source]:

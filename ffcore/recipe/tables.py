@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import attrs
 
-from ffcore.keys import component, key, kind_of, ordered, role_of
+from ffcore.keys import ImpossibleValue, component, key, kind_of, ordered, role_of
 from ffcore.optimizer import Optimizer
 from ffcore.solver import Solver
 
@@ -51,6 +51,18 @@ class Guidance:
     def guides(self) -> bool:
         """Whether any scale is other than 1."""
         return self.scale != 1 or self.range is not None
+
+    def check_recipe(self, recipe: "Recipe") -> None:
+        """Raise ValueError where the teacher, as far as its table says, cannot be guided so."""
+        teacher = recipe.teacher
+        if self.guides and not getattr(teacher, "guidable", True):
+            name, possible = ("scale", "1") if self.range is None else ("range", "'none'")
+            lack = "this teacher has no null condition and cannot be guided"
+            raise ImpossibleValue(name, getattr(self, name), f"{possible}, since {lack}")
+        shape = getattr(teacher, "sample_shape", None)
+        if self.guides and shape and self.channels != "all" and self.channels > shape[0]:
+            possible = f"at most {shape[0]}, the channels of the teacher's samples"
+            raise ImpossibleValue("channels", self.channels, possible)
 
 
 @attrs.frozen(kw_only=True)
@@ -104,6 +116,14 @@ class Evaluation:
     euler: tuple[int, ...] = key(
         (1, 2, 4, 8, 16), help="step counts of the teacher's Euler baselines", at_least=1
     )
+    student_steps: tuple[int, ...] = key(
+        (1,),
+        help=(
+            "step counts in which the student is measured, 1 in any case; more is for one that "
+            "starts anywhere"
+        ),
+        at_least=1,
+    )
     batch: int = key(500, help="samples generated at a time", at_least=1)
     seed: int = key(
         1_000_000,
@@ -115,6 +135,15 @@ class Evaluation:
         None, help="file of stored teacher statistics and baselines, instead of sampling anew"
     )
     rows: int = key(10, help="samples shown in each row of the picture", at_least=1)
+
+    def check_recipe(self, recipe: "Recipe") -> None:
+        """Raise ValueError where the same features are named twice, and for too many steps."""
+        if any(self.features.count(each) > 1 for each in self.features):
+            raise ImpossibleValue("features", self.features, "named once each")
+        anywhere = "student starts anywhere" in getattr(recipe.student, "offers", ())
+        if not anywhere and any(steps > 1 for steps in self.student_steps):
+            possible = "1 alone, since the student starts at the prior alone"
+            raise ImpossibleValue("student_steps", self.student_steps, possible)
 
 
 @attrs.frozen(kw_only=True)
@@ -129,6 +158,9 @@ class Recipe:
     student: Any = component("student", help="the flow map to train, a component table")
     predictor: Any = component("predictor", None, help="the objective on the generating velocity")
     corrector: Any = component("corrector", None, help="the objective on the noising velocity")
+    data: Any = component(
+        "data", None, help="where samples come from, for an objective that needs data"
+    )
     balancer: Any = component(
         "balancer", help="how gaps become one loss; a recipe that names none gets 'adaptive'"
     )
@@ -145,7 +177,7 @@ class Recipe:
             raise ValueError("at least one of [predictor] and [corrector] is needed, found neither")
 
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "balancer": {"type": "adaptive"},
     "decoder": {"type": "identity"},
     "evaluation": {"features": [{"type": "raw"}]},

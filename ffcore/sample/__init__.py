@@ -6,13 +6,15 @@ from ffcore.sample.processes import Processes, joined, own_device
 from ffcore.sample.sampler import (
     Generator,
     Labelling,
+    Mapped,
     NotFinite,
-    OneStep,
     Request,
     SampleError,
     Sampler,
     Solved,
+    is_image,
     to_uint8,
+    whole_number,
 )
 from ffcore.sample.writing import StoppedSampling, write_samples
 
@@ -20,17 +22,19 @@ __all__ = [
     "CHUNK",
     "Generator",
     "Labelling",
+    "Mapped",
     "NotFinite",
-    "OneStep",
     "Processes",
     "Request",
     "SampleError",
     "Sampler",
     "Solved",
     "StoppedSampling",
+    "is_image",
     "joined",
     "output",
     "own_device",
     "to_uint8",
+    "whole_number",
     "write_samples",
 ]

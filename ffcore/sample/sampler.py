@@ -1,4 +1,4 @@
-"""Images from noise, in one step of a student or by a solver on a teacher.
+"""Images from noise, in one or a few steps of a student or by a solver on a teacher.
 
 The noise and the label of a sample depend on (seed, index) alone, and so do its pixels but for the
 rounding of the machine's arithmetic: neither the batch size nor the number of processes counts.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from operator import index
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from torch import Tensor
 from ffcore.draws import Draws
 from ffcore.features import fingerprint
 from ffcore.flow import integrate
-from ffcore.flow_map import generate
+from ffcore.flow_map import check_steps, generate
 from ffcore.guidance import Guided
 from ffcore.interfaces import Condition, ConditionSource, Decoder, Labels, Student, Teacher
 from ffcore.solver import Solver
@@ -53,27 +53,30 @@ class Generator(ABC):
     """The guidance scale γ that is meant where nobody names one."""
 
     @abstractmethod
-    def generate(self, z: Tensor, condition: Condition) -> Tensor:
-        """Return a sample for each row of prior noise, both Float[B, *S]."""
+    def generate(self, z: Tensor, condition: Condition, steps: int | None) -> Tensor:
+        """Return a sample for each row of prior noise, both Float[B, *S]; see check on `steps`."""
 
     @abstractmethod
-    def check(self, guidance: float) -> None:
-        """Raise SampleError unless samples can be made at this scale γ."""
+    def check(self, guidance: float, steps: int | None) -> None:
+        """Raise SampleError unless samples can be made at this scale γ in so many steps.
+
+        None are as many as are meant where nobody names a number.
+        """
 
     @abstractmethod
     def to(self, device: str) -> Generator:
         """Move the network to `device`; return this generator."""
 
     @abstractmethod
-    def record(self, guidance: float) -> dict[str, Any]:
-        """Return what its samples at this γ depend on, and their NFE, as JSON can hold it.
+    def record(self, guidance: float, steps: int | None) -> dict[str, Any]:
+        """Return what its samples so depend on, and their NFE, as JSON can hold it.
 
         The NFE is null where a solver decides as it goes.
         """
 
 
-class OneStep(Generator):
-    """A student's one step, f(z, 1).
+class Mapped(Generator):
+    """A student's flow map from noise to sample, in one step unless told otherwise.
 
     Args:
         student: in eval mode.
@@ -100,12 +103,16 @@ class OneStep(Generator):
         self.scale = scale
         self.range = range
 
-    def generate(self, z: Tensor, condition: Condition) -> Tensor:
-        """Return one-step samples; see Generator."""
-        return generate(self.student, z, condition)
+    def generate(self, z: Tensor, condition: Condition, steps: int | None) -> Tensor:
+        """Return samples of so many equal steps; see Generator."""
+        return generate(self.student, z, condition, steps=steps or 1)
 
-    def check(self, guidance: float) -> None:
-        """Raise SampleError for a scale that the student was not trained for."""
+    def check(self, guidance: float, steps: int | None) -> None:
+        """Raise SampleError for a scale or for steps that the student was not trained for."""
+        try:
+            check_steps(self.student, 1 if steps is None else steps)
+        except ValueError as error:
+            raise SampleError(f"steps: {error}") from None
         low, high = self.range or (self.scale, self.scale)
         if low <= guidance <= high:
             return
@@ -116,19 +123,20 @@ class OneStep(Generator):
             "guidance.range in its recipe), or the teacher."
         )
 
-    def to(self, device: str) -> OneStep:
+    def to(self, device: str) -> Mapped:
         """Move the student; see Generator."""
         self.student.to(device)
         return self
 
-    def record(self, guidance: float) -> dict[str, Any]:
-        """Return the student's fingerprint; see Generator."""
+    def record(self, guidance: float, steps: int | None) -> dict[str, Any]:
+        """Return the student's fingerprint and its steps; see Generator."""
         return {
             "kind": self.kind,
             "fingerprint": fingerprint(self.student),
             "guidance": {"scale": guidance},
             "solver": None,
-            "nfe": 1,
+            "steps": steps or 1,
+            "nfe": steps or 1,
         }
 
 
@@ -162,14 +170,19 @@ class Solved(Generator):
         self.conditions = teacher.conditions
         self.scale = scale
 
-    def generate(self, z: Tensor, condition: Condition) -> Tensor:
+    def generate(self, z: Tensor, condition: Condition, steps: int | None) -> Tensor:
         """Return the ends of the flow's paths; see Generator."""
+        del steps
         return integrate(self.guided, z, condition, self.solver)
 
-    def check(self, guidance: float) -> None:
-        """Raise SampleError for a scale below 0 or not finite, or a teacher without guidance."""
-        if not 0 <= guidance < math.inf:
-            raise SampleError(f"guidance: a scale is finite and at least 0, found {guidance:g}")
+    def check(self, guidance: float, steps: int | None) -> None:
+        """Raise SampleError for a scale other than 1 of a teacher that cannot be guided, and for
+        steps, which are its solver's."""
+        if steps is not None:
+            raise SampleError(
+                f"steps: {steps} of a student are asked for, and this is a teacher, whose steps "
+                "are its solver's: load_teacher_sampler(…, steps=…)"
+            )
         if guidance != 1:
             try:
                 self.conditions.null(self.conditions.draw(Draws(0, 0, 0, 1)))
@@ -181,8 +194,9 @@ class Solved(Generator):
         self.guided.to(device)
         return self
 
-    def record(self, guidance: float) -> dict[str, Any]:
+    def record(self, guidance: float, steps: int | None) -> dict[str, Any]:
         """Return the teacher's fingerprint, its guidance and the solver; see Generator."""
+        del steps
         interval, channels = self.guided.interval, self.guided.channels
         guides = guidance != 1
         where = {"interval": list(interval), "channels": channels} if guides else {}
@@ -204,6 +218,8 @@ class Request:
     labels: Literal["balanced", "random"] | tuple[int, ...] | None
     """As Labelling has it; None where the conditions are no classes: they are drawn."""
     guidance: float
+    steps: int | None = None
+    """Of a student; None: one. A teacher's are its solver's."""
 
 
 class Sampler:
@@ -233,7 +249,8 @@ class Sampler:
         self.device = device
         self.origin = dict(origin or {})
         try:
-            probe = self._decode(torch.zeros(1, *generator.sample_shape, device=device))
+            with torch.no_grad():
+                probe = self.decoder(torch.zeros(1, *generator.sample_shape, device=device))
         except ValueError as error:
             raise SampleError(f"decoder: {error}") from error
         self.shape = tuple(probe.shape[1:])
@@ -242,7 +259,7 @@ class Sampler:
     @property
     def makes_images(self) -> bool:
         """Whether the decoded samples are images of one channel or three."""
-        return len(self.shape) == 3 and self.shape[0] in IMAGE_CHANNELS
+        return is_image(self.shape)
 
     def __call__(
         self,
@@ -251,6 +268,7 @@ class Sampler:
         seed: int = 0,
         labels: Labelling | None = None,
         guidance: float | None = None,
+        steps: int | None = None,
         batch: int = 64,
     ) -> Tensor:
         """Return the first `number` samples of a seed, decoded.
@@ -261,18 +279,21 @@ class Sampler:
             labels: "balanced" (0, 1, 2, … and again; the default), "random", or classes to be
                 cycled through; None where the conditions are no classes.
             guidance: the scale γ; by default the one of the student's or teacher's recipe.
+            steps: of equal length, of a student that starts anywhere; by default one.
             batch: how many are made at a time.
 
         Returns:
             float32 on the CPU: images Float[number, C, H, W] in [−1, 1]. Vectors, and latents
             that no decoder decodes, are handed on as they are.
 
-        Raises SampleError for labels or a guidance scale that there are not.
+        Raises SampleError for a number, a seed, labels, a guidance scale, steps or a batch that
+        there are not; NotFinite where a sample is not finite; FlowError.
         """
-        asked = self.request(number, seed=seed, labels=labels, guidance=guidance)
+        asked = self.request(number, seed=seed, labels=labels, guidance=guidance, steps=steps)
+        batch = whole_number("batch", batch, 1)
         parts = [
-            self.images(asked, start, min(number, start + batch))
-            for start in range(0, number, batch)
+            self.images(asked, start, min(asked.number, start + batch))
+            for start in range(0, asked.number, batch)
         ]
         return torch.cat(parts)
 
@@ -283,33 +304,44 @@ class Sampler:
         seed: int = 0,
         labels: Labelling | None = None,
         guidance: float | None = None,
+        steps: int | None = None,
     ) -> Request:
         """Return what is asked for in full. Raises SampleError where it cannot be had."""
-        if number < 1:
-            raise SampleError(f"number: at least one sample, found {number}")
-        scale = self.generator.scale if guidance is None else float(guidance)
-        self.generator.check(scale)
+        scale = self.generator.scale if guidance is None else _checked_scale(guidance)
+        steps = None if steps is None else whole_number("steps", steps, 1)
+        self.generator.check(scale, steps)
         return Request(
-            number=number,
-            seed=seed,
+            number=whole_number("number", number, 1),
+            seed=whole_number("seed", seed, 0, 2**63 - 1),
             labels=_checked_labels(labels, self.generator.conditions),
             guidance=scale,
+            steps=steps,
         )
 
     @torch.no_grad()
     def images(self, asked: Request, start: int, stop: int) -> Tensor:
-        """Return the samples [start, stop) of a request at once, decoded, as `__call__` does."""
+        """Return the samples [start, stop) of a request at once, decoded, as `__call__` does.
+
+        Raises NotFinite for one that is not finite.
+        """
         draws = Draws(asked.seed, 0, start, stop, self.device).named("sample")
         z = draws.normal("z", self.generator.sample_shape)
-        samples = self.generator.generate(z, self._condition(asked, draws))
-        return self._decode(samples).cpu()
+        condition = self._condition(asked, draws)
+        samples: Tensor = self.decoder(self.generator.generate(z, condition, asked.steps))
+        bad = (~samples.isfinite()).flatten(1).any(1).nonzero()
+        if len(bad):
+            raise NotFinite(
+                f"sample {start + int(bad[0])} is not finite: the weights may be damaged, or the "
+                "guidance scale be too large"
+            )
+        return (samples.clamp(-1, 1) if self.makes_images else samples).cpu()
 
     def record(self, asked: Request) -> dict[str, Any]:
         """Return all that the samples depend on, as JSON can hold it."""
         return {
             "schema": 1,
             **self.origin,
-            **self.generator.record(asked.guidance),
+            **self.generator.record(asked.guidance, asked.steps),
             "number": asked.number,
             "seed": asked.seed,
             "labels": list(asked.labels) if isinstance(asked.labels, tuple) else asked.labels,
@@ -333,11 +365,10 @@ class Sampler:
         assert isinstance(self.generator.conditions, Labels)
         return (index % self.generator.conditions.classes).to(self.device)
 
-    @torch.no_grad()
-    def _decode(self, samples: Tensor) -> Tensor:
-        decoded: Tensor = self.decoder(samples)
-        is_image = decoded.ndim == 4 and decoded.shape[1] in IMAGE_CHANNELS
-        return decoded.clamp(-1, 1) if is_image else decoded
+
+def is_image(shape: Sequence[int]) -> bool:
+    """Whether a decoded sample of this shape, (C, H, W), is an image of one channel or three."""
+    return len(shape) == 3 and shape[0] in IMAGE_CHANNELS
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -349,6 +380,34 @@ def to_uint8(images: Tensor) -> Tensor:
     return pixels.permute(0, 2, 3, 1)
 
 
+def whole_number(name: str, found: Any, low: int, high: int | None = None) -> int:
+    """Return a whole number from `low` to `high`, or raise SampleError that calls it `name`."""
+    number = _index(found)
+    if number < low or (high is not None and number > high):
+        most = "" if high is None else f" and at most {high}"
+        raise SampleError(f"{name}: must be a whole number, at least {low}{most}, found {found!r}")
+    return number
+
+
+def _index(found: Any) -> int:
+    """Return a whole number of any type as an int; −1 for anything else, True and False too."""
+    try:
+        return -1 if isinstance(found, bool) else index(found)
+    except TypeError:
+        return -1
+
+
+def _checked_scale(found: Any) -> float:
+    """Return a guidance scale, or raise SampleError where float32 has no such number."""
+    try:
+        scale = math.nan if isinstance(found, bool | str) else float(found)
+    except (TypeError, ValueError):
+        scale = math.nan
+    if not 0 <= scale <= torch.finfo(torch.float32).max:
+        raise SampleError(f"guidance: a scale is at least 0 and finite in float32, found {found!r}")
+    return scale
+
+
 def _checked_labels(
     labels: Labelling | None, conditions: ConditionSource
 ) -> Literal["balanced", "random"] | tuple[int, ...] | None:
@@ -357,18 +416,25 @@ def _checked_labels(
         if labels is not None:
             raise SampleError("labels: these samples have no classes to choose from")
         return None
-    if labels is None or labels == "balanced":
+    if labels is None:
         return "balanced"
-    if labels == "random":
-        return "random"
     if isinstance(labels, str):
+        if labels == "balanced":
+            return "balanced"
+        if labels == "random":
+            return "random"
         hint = did_you_mean(labels, ("balanced", "random"))
         raise SampleError(
             f"labels: must be 'balanced', 'random' or classes as in 0,3,7, found {labels!r}{hint}"
         )
-    chosen = (labels,) if isinstance(labels, int) else tuple(map(index, labels))
-    unknown = [each for each in chosen if not 0 <= each < conditions.classes]
+    listed = list(labels) if isinstance(labels, Iterable) else [labels]
+    chosen = tuple(map(_index, listed))
+    unknown = [
+        repr(each)
+        for each, label in zip(listed, chosen, strict=True)
+        if not 0 <= label < conditions.classes
+    ]
     if unknown or not chosen:
-        found = f"found {', '.join(map(str, unknown))}" if unknown else "found none"
+        found = f"found {', '.join(unknown)}" if unknown else "found none"
         raise SampleError(f"labels: must be classes from 0 to {conditions.classes - 1}, {found}")
     return chosen

@@ -15,7 +15,7 @@ from torch import Tensor
 from ffcore.sample.chunks import CHUNK, Chunks, differences
 from ffcore.sample.output import Output, output
 from ffcore.sample.processes import Processes
-from ffcore.sample.sampler import NotFinite, Request, SampleError, Sampler, to_uint8
+from ffcore.sample.sampler import Request, SampleError, Sampler, to_uint8, whole_number
 
 
 class StoppedSampling(Exception):
@@ -56,10 +56,9 @@ def write_samples(
         stop: asked after each batch whether to stop there.
 
     Raises SampleError, and changes nothing, where they cannot be kept at `path`; StoppedSampling;
-    NotFinite where a sample is not a finite number.
+    what the sampler raises.
     """
-    if not 1 <= batch <= CHUNK:
-        raise SampleError(f"batch: must be at least 1 and at most {CHUNK}, found {batch}")
+    batch = whole_number("batch", batch, 1, CHUNK)
     processes = processes or Processes()
     place = output(path, sampler.shape, asked.number, images=sampler.makes_images)
     conditions = _conditions(sampler, asked, batch)
@@ -134,17 +133,14 @@ def _make(
                 chunks.put(index, np.concatenate(parts))
             raise StoppedSampling(others + done - start, asked.number)
         images = sampler.images(asked, done, min(end, done + batch))
-        parts.append(_kept(images, done, sampler.makes_images))
+        parts.append(_kept(images, sampler.makes_images))
         done += len(images)
         progress(others + done - start, asked.number)
     chunks.put(index, np.concatenate(parts))
 
 
-def _kept(images: Tensor, first: int, are_images: bool) -> NDArray[Any]:
-    """Return decoded samples as they are kept; raise NotFinite where one is not finite."""
-    bad = (~images.isfinite()).flatten(1).any(1).nonzero()
-    if len(bad):
-        raise NotFinite(f"sample {first + int(bad[0])} is not finite: the weights may be damaged")
+def _kept(images: Tensor, are_images: bool) -> NDArray[Any]:
+    """Return decoded samples as they are kept."""
     kept = to_uint8(images) if are_images else images.to(torch.float32)
     return kept.contiguous().numpy()
 

@@ -1,6 +1,7 @@
 """scikit-learn's 1,797 handwritten digits (Alpaydin & Kaynak, UCI, 1998): 8 × 8, 17 grey levels.
 
-Only the commands that retrain the shipped networks read them; distilling never does.
+The commands that retrain the shipped networks read them; distilling does where a recipe names them
+as its data, and never otherwise.
 """
 
 from __future__ import annotations
@@ -10,19 +11,25 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ffcore.draws import Draws
+from ffcore.files import MissingFile
+from ffcore.interfaces import Condition, DataSource, Teacher, labelled
+from ffcore_digits.warp import warped
+
+Part = Literal["train", "held out", "all"]
 HELD_OUT = 360
 """Digits that neither the teacher nor the classifier trains on."""
 
 
-def digits(part: Literal["train", "held out", "all"]) -> tuple[Tensor, Tensor]:
+def digits(part: Part) -> tuple[Tensor, Tensor]:
     """Return images Float[N, 1, 8, 8] in [−1, 1] and labels Int[N].
 
-    The split is a fixed permutation. Raises ImportError where scikit-learn is absent.
+    The split is a fixed permutation. Raises MissingFile where scikit-learn is absent.
     """
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise ImportError(
+        raise MissingFile(
             "reading the digits needs scikit-learn: pip install 'ffcore[digits]'"
         ) from None
     bunch = load_digits()
@@ -31,3 +38,27 @@ def digits(part: Literal["train", "held out", "all"]) -> tuple[Tensor, Tensor]:
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     chosen = {"train": order[HELD_OUT:], "held out": order[:HELD_OUT], "all": order}[part]
     return images[chosen], labels[chosen]
+
+
+class DigitImages(DataSource):
+    """The digits as data, warped by `augment`.
+
+    Raises ValueError for a teacher of other samples, or of fewer classes.
+    """
+
+    def __init__(self, teacher: Teacher, part: Part = "train", augment: float = 0.0) -> None:
+        self.images, labels = digits(part)
+        self.sample_shape = tuple(self.images.shape[1:])
+        if teacher.sample_shape != self.sample_shape:
+            raise ValueError(
+                f"digits are {self.sample_shape}, and the teacher's samples {teacher.sample_shape}"
+            )
+        self.condition = labelled(teacher.conditions, labels)
+        self.augment = augment
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Condition]:
+        """Return digits and their labels; see DataSource."""
+        return warped(self.images[indices], self.augment, draws), self.condition[indices]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Self
 
 import attrs
 
@@ -19,10 +20,21 @@ class GaussianTeacher:
 
     mean: tuple[float, ...] = key(help="the mean; its length is the dimension")
     scale: float = key(1.0, help="the standard deviation", above=0)
+    guidable = False
+
+    @classmethod
+    def examples(cls) -> Iterator[Self]:
+        """Yield one in two dimensions."""
+        yield cls(mean=(0.5, -0.3), scale=0.7)
 
     def __attrs_post_init__(self) -> None:
         if not self.mean:
             raise ValueError("mean must have one number or more")
+
+    @property
+    def sample_shape(self) -> tuple[int]:
+        """*S of the samples."""
+        return (len(self.mean),)
 
     def build(self, context: Context) -> Gaussian:
         """Return the teacher."""
@@ -42,6 +54,13 @@ class MixtureTeacher:
         None, help="the class of each component, from 0; without it the teacher is unconditional"
     )
 
+    @classmethod
+    def examples(cls) -> Iterator[Self]:
+        """Yield one with classes and one without, in two dimensions."""
+        means = ((1.0, 0.0), (-1.0, 0.5), (0.0, -1.0))
+        yield cls(means=means, labels=(0, 1, 1))
+        yield cls(means=means)
+
     def __attrs_post_init__(self) -> None:
         lengths = {len(mean) for mean in self.means}
         if len(lengths) != 1 or 0 in lengths:
@@ -50,6 +69,16 @@ class MixtureTeacher:
             raise ValueError(f"{len(self.labels)} labels for {len(self.means)} means")
         if self.labels is not None and set(self.labels) != set(range(max(self.labels) + 1)):
             raise ValueError(f"labels must be 0, 1, … with no gap, found {list(self.labels)}")
+
+    @property
+    def sample_shape(self) -> tuple[int]:
+        """*S of the samples."""
+        return (len(self.means[0]),)
+
+    @property
+    def guidable(self) -> bool:
+        """Whether there are classes, and all of them together to guide towards."""
+        return self.labels is not None
 
     def build(self, context: Context) -> GaussianMixture:
         """Return the teacher."""

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from ffcore.keys import key
+from ffcore.keys import ImpossibleValue, key
 from ffcore.time_law import TimeLaw
 
 if TYPE_CHECKING:
     from ffcore.interfaces import Balancer, Context, PredictorObjective
+    from ffcore.recipe import Recipe
 
 
 @attrs.frozen(kw_only=True)
@@ -63,6 +64,14 @@ class Adaptive:
     lambda_on: Literal["weighted", "raw"] = key(
         "weighted", help="whether λ compares weighted or raw gaps (unpublished)"
     )
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Raise ValueError for a batch of 1 that both objectives should share."""
+        both = recipe.predictor is not None and recipe.corrector is not None
+        shared = 0 < self.correction < 1 and self.correction_from < recipe.training.steps
+        if both and shared and recipe.training.batch == 1:
+            possible = "0 or 1, since a training.batch of 1 cannot be split"
+            raise ImpossibleValue("correction", self.correction, possible)
 
     def build(self, context: Context) -> Balancer:
         """Return the balancer."""

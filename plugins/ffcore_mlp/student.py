@@ -1,6 +1,8 @@
-"""Perceptrons on (point, time or duration, class)."""
+"""Perceptrons on (point, time or duration or both, class)."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,22 +14,26 @@ FREQUENCIES = 16
 
 
 class _Perceptron(nn.Module):
-    """Maps a vector, a scalar in [0, 1] and a class to a vector.
+    """Maps a vector, scalars in [0, 1] and a class to a vector.
 
-    The scalar enters as sinusoids of slow to moderate frequency and as itself.
+    Each scalar enters as sinusoids of slow to moderate frequency and as itself.
     """
 
-    def __init__(self, dimension: int, classes: int, width: int, depth: int) -> None:
+    def __init__(
+        self, dimension: int, classes: int, width: int, depth: int, scalars: int = 1
+    ) -> None:
         super().__init__()
         self.label = nn.Embedding(classes + 1, width) if classes else None
-        sizes = [dimension + FREQUENCIES + 1] + [width] * depth
-        self.enter = nn.Linear(sizes[0], width)
+        self.enter = nn.Linear(dimension + scalars * (FREQUENCIES + 1), width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.leave = nn.Linear(width, dimension)
 
-    def forward(self, x: Tensor, scalar: Tensor, condition: Condition) -> Tensor:
-        waves = sinusoids(4 * scalar, FREQUENCIES, max_period=16.0).to(x.dtype)
-        h = self.enter(torch.cat([x, scalar[:, None].to(x.dtype), waves], dim=1))
+    def forward(self, x: Tensor, condition: Condition, *scalars: Tensor) -> Tensor:
+        entering = [x]
+        for scalar in scalars:
+            waves = sinusoids(4 * scalar, FREQUENCIES, max_period=16.0)
+            entering += [scalar[:, None].to(x.dtype), waves.to(x.dtype)]
+        h = self.enter(torch.cat(entering, dim=1))
         if self.label is not None:
             h = h + self.label(condition.label)
         for layer in self.hidden:
@@ -39,16 +45,23 @@ class _Perceptron(nn.Module):
 class MlpAverageVelocity(Student):
     """A student for vectors, started from scratch."""
 
-    starts_at = "prior"
-
-    def __init__(self, dimension: int, classes: int, width: int, depth: int) -> None:
+    def __init__(
+        self,
+        dimension: int,
+        classes: int,
+        width: int,
+        depth: int,
+        starts_at: Literal["prior", "anywhere"] = "prior",
+    ) -> None:
         super().__init__()
-        self.body = _Perceptron(dimension, classes, width, depth)
+        self.starts_at = starts_at
+        scalars = 1 if starts_at == "prior" else 2
+        self.body = _Perceptron(dimension, classes, width, depth, scalars)
 
     def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
         """Return F; see Student."""
-        del t
-        out: Tensor = self.body(x_t, delta, condition)
+        scalars = (delta,) if self.starts_at == "prior" else (t, delta)
+        out: Tensor = self.body(x_t, condition, *scalars)
         return out
 
 
@@ -61,5 +74,5 @@ class MlpVelocity(VelocityField):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Return the velocity; see VelocityField."""
-        out: Tensor = self.body(x_t, t, condition)
+        out: Tensor = self.body(x_t, condition, t)
         return out

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
@@ -10,21 +11,53 @@ from ffcore.keys import key
 
 if TYPE_CHECKING:
     from ffcore.interfaces import Context, Student, VelocityField
+    from ffcore.recipe import Recipe
+
+
+def _check_vectors(who: str, recipe: Recipe) -> None:
+    """Raise ValueError for samples that are no vectors, as far as known, and for a range of γ."""
+    shape = getattr(recipe.teacher, "sample_shape", None)
+    if shape is not None and len(shape) != 1:
+        raise ValueError(f"{who} is for vectors, and the teacher's samples are {shape}")
+    if recipe.guidance.range is not None:
+        raise ValueError(f"{who} has no input for γ: leave out guidance.range")
 
 
 @attrs.frozen(kw_only=True)
 class MlpStudent:
-    """F(z, δ, c) as a perceptron."""
+    """F(x_t, t, δ, c) as a perceptron."""
 
+    starts_at: Literal["prior", "anywhere"] = key(
+        "prior", help="where its flow map starts: at t = 1 alone, or at every time, which it reads"
+    )
     width: int = key(128, help="units of each hidden layer", at_least=1)
     depth: int = key(3, help="hidden layers", at_least=1)
+
+    @classmethod
+    def examples(cls) -> Iterator[MlpStudent]:
+        """Yield one of each start."""
+        yield cls()
+        yield cls(starts_at="anywhere")
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """Flow maps from anywhere, if it has them."""
+        return frozenset({"student starts anywhere"} if self.starts_at == "anywhere" else ())
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Raise ValueError where the teacher's samples are no vectors, or γ would have to enter."""
+        _check_vectors("student mlp", recipe)
 
     def build(self, context: Context) -> Student:
         """Return a student for the teacher of `context`, which must have vector samples."""
         from ffcore_mlp.student import MlpAverageVelocity
 
         return MlpAverageVelocity(
-            context.vector_dimension("student mlp"), context.classes or 0, self.width, self.depth
+            context.vector_dimension("student mlp"),
+            context.classes or 0,
+            self.width,
+            self.depth,
+            self.starts_at,
         )
 
 
@@ -34,6 +67,10 @@ class MlpNetwork:
 
     width: int = key(128, help="units of each hidden layer", at_least=1)
     depth: int = key(3, help="hidden layers", at_least=1)
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Raise ValueError where the teacher's samples are no vectors, or γ would have to enter."""
+        _check_vectors("network mlp", recipe)
 
     def build(self, context: Context) -> VelocityField:
         """Return a network for the teacher of `context`, which must have vector samples."""

@@ -27,7 +27,7 @@ class RepaTeacher(TransformerTeacherTable):
         from ffcore.nn.teacher import stated_network, transformer_teacher
         from ffcore_repa.velocity import RepaPreconditioning
 
-        network = stated_network(self, context, family=self.family, drop=(PROJECTORS,))
+        network = stated_network(self, context, family=self.family, drop=(PROJECTORS,), sigma=False)
         return transformer_teacher(network, RepaPreconditioning())
 
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Self
 
 import attrs
 
 from ffcore.keys import key
 from ffcore.nn.size import TransformerSize
-from ffcore.nn.tables import TransformerStudentTable, TransformerTeacherTable
+from ffcore.nn.tables import (
+    SMALL,
+    TransformerStudentTable,
+    TransformerTeacherTable,
+    stated_teacher,
+)
 
 if TYPE_CHECKING:
     from ffcore.interfaces import Context, Teacher, VelocityField
     from ffcore.nn.velocity import Preconditioning
+    from ffcore.recipe import Recipe
 
 
 @attrs.frozen(kw_only=True)
@@ -48,6 +55,16 @@ class SiTNetwork:
     """A SiT velocity to be trained from scratch: g_ψ where the teacher is a black box."""
 
     sizes: TransformerSize = key(help="the sizes of the network")
+
+    @classmethod
+    def examples(cls) -> Iterator[Self]:
+        """Yield a network of few weights."""
+        yield cls(sizes=SMALL)
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Raise ValueError where the sizes do not suit the teacher, as far as it says."""
+        if (stated := stated_teacher(recipe)) is not None:
+            self.sizes.check_teacher(stated.sample_shape, stated.classes)
 
     def build(self, context: Context) -> VelocityField:
         """Return a network for the teacher of `context`."""

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 
 from ffcore.files import File
-from ffcore.keys import key
+from ffcore.keys import ImpossibleValue, key
 
 if TYPE_CHECKING:
     from ffcore.interfaces import Context, Decoder
+    from ffcore.recipe import Recipe
 
 _HUB, _PUBLISHED = "hf://", "stabilityai/sd-vae-ft-"
 
@@ -45,6 +46,8 @@ class SdVae:
     )
 
     def __attrs_post_init__(self) -> None:
+        if self.weights == "":
+            raise ImpossibleValue("weights", "", "a folder, or 'none' for that of variant")
         if self.weights is not None and self.weights.endswith((".safetensors", ".json")):
             raise ValueError(f"weights must name the folder, not a file in it: {self.weights}")
 
@@ -67,6 +70,12 @@ class SdVae:
         if folder.startswith(_HUB):
             folder, at, revision = folder.partition("@")
         return f"{folder.rstrip('/')}/{name}{at}{revision}"
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Raise ValueError where the teacher's samples, as far as it says, are no latents."""
+        shape = getattr(recipe.teacher, "sample_shape", None)
+        if shape is not None and len(shape) != 3:
+            raise ValueError(f"sd-vae decodes latents, and the teacher's samples are {shape}")
 
     def build(self, context: Context) -> Decoder:
         """Return the decoder.

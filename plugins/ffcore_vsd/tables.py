@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ffcore.keys import component, key, ordered
+from ffcore.keys import ImpossibleValue, component, key, ordered
 from ffcore.optimizer import Optimizer
 from ffcore.time_law import TimeLaw
 
 if TYPE_CHECKING:
     from ffcore.interfaces import Context, CorrectorObjective
+    from ffcore.recipe import Recipe
 
 
 def _high_noise() -> TimeLaw:
@@ -57,6 +58,12 @@ class Vsd:
     def needs(self) -> frozenset[str]:
         """A teacher that can be copied, unless `online` names a network."""
         return frozenset() if self.online else frozenset({"trainable copy"})
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Raise ValueError for a guidance interval in an unguided run."""
+        interval = self.guidance_interval
+        if interval is not None and not recipe.guidance.guides:
+            raise ImpossibleValue("guidance_interval", interval, "'none', the run being unguided")
 
     def build(self, context: Context) -> CorrectorObjective:
         """Return the objective."""

@@ -136,31 +136,41 @@ def test_a_defect_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None
     assert isinstance(CliRunner().invoke(main, ["run"]).exception, ZeroDivisionError)
 
 
-def test_the_listing_has_one_row_per_component_and_cuts_nothing(ffd: Ffd) -> None:
-    result = ffd("list-plugins")
-    rows = result.stdout.splitlines()
-    assert rows[0].split() == ["role", "name", "plugin", "distribution", "state", "summary"]
-    cells = [re.split("  +", row) for row in rows]
-    assert ["teacher", "point", "fake", "fake-dist 1.2", "active", "A teacher for tests"] in cells
-    assert any("named in FFCORE_DISABLE_PLUGINS" in row for row in rows)
-    assert "\t" not in result.stdout
-    assert "…" not in result.stdout
+def _tables(listing: str) -> list[list[list[str]]]:
+    """The cells of the three tables of a listing: components, plugins, notes."""
+    tables = [table.splitlines() for table in listing.split("\n\n")]
+    return [[re.split("  +", row) for row in table] for table in tables]
+
+
+def test_the_listing_has_one_row_per_component_and_plugin_and_cuts_nothing(ffd: Ffd) -> None:
+    listing = ffd("list-plugins").stdout
+    components, plugins, notes = _tables(listing)
+    assert components[0] == ["role", "name", "plugin", "summary"]
+    assert ["teacher", "point", "fake", "A teacher for tests"] in components
+    assert plugins[0] == ["plugin", "distribution", "state", "import"]
+    (fake,) = [row for row in plugins if row[0] == "fake"]
+    assert fake[1:3] == ["fake-dist 1.2", "active"]
+    assert re.fullmatch(r"\d+\.\d ms", fake[3])
+    (vsd,) = [row for row in plugins if row[0] == "vsd"]
+    assert vsd[2:] == ["disabled", "-"]
+    assert ["vsd", "named in FFCORE_DISABLE_PLUGINS"] in notes
+    assert "\t" not in listing
+    assert "…" not in listing
 
 
 def test_the_listing_can_be_of_one_role(ffd: Ffd) -> None:
-    rows = [
-        row.split()[:2] for row in ffd("list-plugins", "--role", "features").stdout.splitlines()
-    ]
-    assert [row for row in rows[1:] if row[0] != "-"] == [["features", "deep"], ["features", "raw"]]
+    components, plugins, _ = _tables(ffd("list-plugins", "--role", "features").stdout)
+    assert [row[:2] for row in components[1:]] == [["features", "deep"], ["features", "raw"]]
+    assert "fake" in [row[0] for row in plugins]
 
 
 def test_the_listing_says_why_a_plugin_is_broken(ffd: Ffd, distribute: Distribute) -> None:
     long = "because " * 30
     distribute("bad-dist", {"bad": "bad_listed"}, bad_listed=f"raise OSError({long!r})")
-    rows = ffd("list-plugins").stdout.splitlines()
-    (row,) = [row for row in rows if "bad-dist" in row]
-    assert " broken " in row
-    assert row.endswith(f"OSError: {long.strip()}")
+    _, plugins, notes = _tables(ffd("list-plugins").stdout)
+    (row,) = [row for row in plugins if row[0] == "bad"]
+    assert row[1:3] == ["bad-dist 1.2", "broken"]
+    assert ["bad", f"OSError: {long.strip()}"] in notes
 
 
 def test_the_listing_as_json_parses_and_holds_all(ffd: Ffd) -> None:
@@ -178,11 +188,13 @@ def test_on_a_terminal_the_listing_fits_80_columns(
 
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("NO_COLOR", "1")
-    row = ("teacher", "point", "fake", "fake-dist 1.2", "active", "a long summary " * 6)
-    list_plugins._show([row])
+    plugin = ("a-stranger", "a-stranger-of-a-long-name 12.34.56", "incompatible", "12345.6 ms")
+    list_plugins._show([list_plugins.PLUGINS, plugin])
+    list_plugins._show([list_plugins.NOTES, ("a-stranger", "why " * 40)])
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert sum(line.count("summary") for line in lines) == 7
+    assert len(lines) <= 7
+    assert sum(line.count("why") for line in lines) == 40
 
 
 def test_a_sound_recipe_is_one_line_with_its_components(ffd: Ffd) -> None:

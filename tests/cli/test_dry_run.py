@@ -83,7 +83,10 @@ def test_no_weights_are_needed_where_sizes_are_stated():
     [
         (["gaussian.toml", "--gpus", "2"], "--gpus is for --dry-run"),
         (["gaussian.toml", "--dry-run", "--gpus", "0"], "0 is not in the range"),
-        (["gaussian.toml", "--dry-run", "--set", "guidance.scale=2.0"], "cannot be guided"),
+        (
+            ["gaussian.toml", "--dry-run", "--set", "guidance.scale=2.0"],
+            "teacher has no null condition",
+        ),
     ],
 )
 def test_bad_input_gets_one_message(arguments, said):

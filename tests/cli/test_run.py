@@ -34,6 +34,14 @@ def test_a_run_prints_its_results_and_leaves_its_pictures(tmp_path):
     assert all(len(line) <= 80 for line in found.stdout.splitlines())
 
 
+def test_a_student_that_starts_anywhere_has_a_row_for_each_number_of_steps(tmp_path):
+    steps = ["--set", "student.starts_at='anywhere'", "--set", "evaluation.student_steps=[2, 4]"]
+    found = ffd(tmp_path, "run", "gaussian.toml", *TINY, *steps)
+    assert found.returncode == ExitCode.OK, found.stderr
+    rows = [line.strip().split("  ")[0] for line in found.stdout.splitlines() if "student" in line]
+    assert rows == ["student, 1 step", "student, 2 steps", "student, 4 steps"]
+
+
 def test_json_is_one_document_on_stdout(tmp_path):
     found = ffd(tmp_path, "run", "gaussian.toml", "--json", "-d", "here", *TINY)
     document = json.loads(found.stdout)
@@ -52,6 +60,11 @@ def test_json_is_one_document_on_stdout(tmp_path):
             ["gaussian.toml", "--set", "predictor.delta.high=1.5"],
             ExitCode.USAGE,
             "[predictor.delta] high: must be at least 0 and at most 1, found 1.5",
+        ),
+        (
+            ["gaussian.toml", "--set", "evaluation.student_steps=[1, 2]"],
+            ExitCode.USAGE,
+            "[evaluation] student_steps: must be 1 alone, since the student starts at the prior",
         ),
         (
             ["mixture.toml", "--set", "balancer.correction=1.2"],

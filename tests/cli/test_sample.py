@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from ffcore.cli import ExitCode, main
+from ffcore.export import load_sampler
 from ffcore.recipe import load_recipe
 from ffcore.run import run
 from ffcore.solver import Solver
@@ -149,6 +150,15 @@ def test_an_adaptive_solvers_nfe_are_as_many_as_it_takes():
     assert json.loads(Path("a.npz.json").read_text())["nfe"] is None
 
 
+def test_an_adaptive_solver_that_does_not_arrive_fails_with_a_message():
+    overrides = ("--solver", "dopri5", "--set", "evaluation.solver.tolerance=1e-30")
+    found = ffd("gaussian.toml", "--teacher", "-n", "2", "-o", "a.npz", *overrides)
+    assert found.exit_code == ExitCode.FAILED
+    assert isinstance(found.exception, SystemExit), found.exception
+    assert "choose a larger tolerance" in found.stderr
+    assert not Path("a.npz").exists()
+
+
 def test_vectors_are_kept_as_numbers():
     found = ffd("gaussian.toml", "--teacher", "--steps", "2", "-n", "5", "-o", "a.npz")
     assert found.stdout == "a.npz: 5 samples of 2, teacher, 4 NFE\n", found.output
@@ -169,12 +179,23 @@ def test_a_student_of_a_range_is_sampled_at_its_scales_and_no_others(guided):
     assert "trained for scales from 1 to 4, and 4.5 is asked for" in found.stderr
 
 
+def test_a_student_that_starts_anywhere_is_sampled_in_steps(tmp_path):
+    run(load_recipe("gaussian.toml", [*TINY, "student.starts_at=anywhere"]), tmp_path / "run")
+    for steps in ("1", "2"):
+        found = ffd("run", "-n", "3", "--steps", steps, "-o", f"{steps}.npz")
+        assert found.stdout == f"{steps}.npz: 3 samples of 2, student, {steps} NFE\n"
+        assert json.loads(Path(f"{steps}.npz.json").read_text())["steps"] == int(steps)
+    expected = load_sampler(tmp_path / "run")(3, steps=2).numpy()
+    assert np.array_equal(arrays("2.npz"), expected)
+    assert not np.array_equal(arrays("1.npz"), expected)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (["digits.toml"], ExitCode.USAGE, "is a recipe, and has no student"),
-        (["RUN", "--steps", "4"], ExitCode.USAGE, "--solver and --steps are the teacher's"),
-        (["RUN", "--solver", "heun"], ExitCode.USAGE, "a student makes one step"),
+        (["RUN", "--steps", "4"], ExitCode.USAGE, "this student starts at the prior alone"),
+        (["RUN", "--solver", "heun"], ExitCode.USAGE, "--solver is the teacher's"),
         (["nowhere"], ExitCode.USAGE, "nowhere"),
         (["nowhere.toml", "--teacher"], ExitCode.USAGE, "nowhere.toml"),
         (["empty"], ExitCode.USAGE, "neither a run directory nor an export"),
@@ -194,6 +215,8 @@ def test_a_student_of_a_range_is_sampled_at_its_scales_and_no_others(guided):
         (["RUN", "--labels", "0,10"], ExitCode.USAGE, "from 0 to 9, found 10"),
         (["RUN", "--labels", "randm"], ExitCode.USAGE, "did you mean 'random'"),
         (["RUN", "--guidance", "2"], ExitCode.USAGE, "trained for scale 1 alone"),
+        (["RUN", "--guidance", "nan"], ExitCode.USAGE, "finite in float32, found nan"),
+        (["digits.toml", "--teacher", "--guidance", "1e39"], ExitCode.USAGE, "found 1e+39"),
         (["RUN", "--device", "cuda:7"], ExitCode.USAGE, "device 'cuda:7' cannot be used"),
         (["RUN", "--set", "training.steps=3"], ExitCode.USAGE, "only keys of its decoder"),
         (["gaussian.toml", "--teacher"], ExitCode.USAGE, "vectors of 2 numbers and no images"),

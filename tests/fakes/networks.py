@@ -1,6 +1,7 @@
 """Small teachers and students whose answers are known."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +21,20 @@ from ffcore.path import expand_like
 class ExactStudent(Student):
     """The exact average velocity of a Gaussian, moved by `offset` at every duration."""
 
-    starts_at = "prior"
-
-    def __init__(self, teacher: Gaussian, offset: float = 0.0) -> None:
+    def __init__(
+        self,
+        teacher: Gaussian,
+        offset: float = 0.0,
+        starts_at: Literal["prior", "anywhere"] = "prior",
+    ) -> None:
         super().__init__()
         self.teacher = teacher
         self.offset = offset
+        self.starts_at = starts_at
 
     def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
-        del t
-        return self.teacher.average_velocity(x_t, delta, condition) + self.offset
+        start = t if self.starts_at == "anywhere" else None
+        return self.teacher.average_velocity(x_t, delta, condition, start) + self.offset
 
 
 class FunctionStudent(Student):

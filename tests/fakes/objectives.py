@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from ffcore.interfaces import (
     Balancer,
     Batch,
     Condition,
+    Context,
     CorrectorObjective,
     Gap,
     Gaps,
@@ -23,22 +25,35 @@ from ffcore.interfaces import (
 
 
 def towards(factor: float, student: Student, batch: Batch) -> Gap:
-    """The gap of F(z, δ) to `factor` · z at drawn durations."""
+    """The gap of F(z, δ) to `factor` · data, or where there is none · z, at drawn durations."""
     delta = batch.draws.uniform("delta")
     output = student(batch.z, torch.ones_like(delta), delta, batch.condition)
-    return Gap(output=output, gap=(output - factor * batch.z).detach())
+    goal = batch.z if batch.data is None else batch.data
+    return Gap(output=output, gap=(output - factor * goal).detach())
 
 
 class Towards(PredictorObjective):
-    """Moves F(z, δ) towards factor · z; keeps its batches."""
+    """Moves F(z, δ) towards factor · data or z; keeps its batches."""
 
-    def __init__(self, factor: float = 0.5) -> None:
+    def __init__(self, factor: float = 0.5, needs: frozenset[str] = frozenset()) -> None:
         self.factor = factor
+        self.needs = needs
         self.batches: list[Batch] = []
 
     def gaps(self, networks: Networks, batch: Batch) -> Gaps:
         self.batches.append(batch)
         return Gaps(gaps=(towards(self.factor, networks.student, batch),))
+
+
+@attrs.frozen(kw_only=True)
+class TowardsData:
+    """A recipe's table of an objective that needs data: `type = "objectives:TowardsData"`."""
+
+    needs = frozenset({"data"})
+
+    def build(self, context: Context) -> Towards:
+        del context
+        return Towards(needs=self.needs)
 
 
 class Correct(CorrectorObjective):

@@ -11,7 +11,7 @@ from inputs import Stream, seeds
 from torch import Tensor, nn
 
 from ffcore.nn.embedding import ScalarEmbedder
-from ffcore.nn.lora import LowRankLinear, with_lora
+from ffcore.nn.lora import LowRankLinear, ZerosOnMeta, with_lora
 
 RANK = 2
 
@@ -281,8 +281,27 @@ def test_on_the_meta_device_there_are_factors_without_values() -> None:
     with torch.device("meta"):
         network = with_lora(Network(), RANK)
     assert {each.device.type for each in network.parameters()} == {"meta"}
-    # Without values none is known to be zero.
+    # Without values none is known to be zero, where nobody watches.
     assert isinstance(network.silent, LowRankLinear)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_as_many_numbers_learn_on_the_meta_device_as_elsewhere(rank: int) -> None:
+    def learning(network: Network) -> dict[str, int]:
+        return {
+            name: each.numel() for name, each in network.named_parameters() if each.requires_grad
+        }
+
+    with torch.device("meta"), ZerosOnMeta():
+        network = with_lora(Network(), rank)
+    assert learning(network) == learning(adapt(Network(), rank))
+
+
+def test_on_the_meta_device_what_is_written_to_is_zero_no_more() -> None:
+    with torch.device("meta"), ZerosOnMeta():
+        network = Network()
+        nn.init.normal_(network.silent.weight)
+    assert isinstance(with_lora(network, RANK).silent, LowRankLinear)
 
 
 def test_factors_from_the_meta_device_are_drawn_when_there_is_memory() -> None:

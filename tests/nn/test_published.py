@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 import pytest
@@ -67,14 +68,12 @@ def holds(network: Transformer, size: TransformerSize = SIZE) -> bool:
     return torch.equal(output(network), output(trained(size)))
 
 
-def refused(
-    weights: Weights, size: TransformerSize = SIZE, drop: tuple[str, ...] = ()
-) -> list[str]:
+def refused(weights: Weights, size: TransformerSize = SIZE, **options: Any) -> list[str]:
     """The lines of the error; the network stays as it was."""
     network = trained(size, seed=1)
     before = {name: each.clone() for name, each in network.state_dict().items()}
     with pytest.raises(WeightsError) as caught:
-        load_published(weights, network, drop=drop)
+        load_published(weights, network, **options)
     assert all(torch.equal(each, before[name]) for name, each in network.state_dict().items())
     return str(caught.value).splitlines()
 
@@ -134,7 +133,27 @@ def test_training_only_parts_are_dropped_as_asked() -> None:
     network = trained(seed=1)
     load_published(official(**projectors), network, drop=("projectors.*",))
     assert holds(network)
-    assert "left over: projectors.0.0.weight" in "\n".join(refused(official(**projectors)))
+    assert "left over: heads.0" in "\n".join(refused(official(heads__0=torch.zeros(2))))
+
+
+def test_a_file_of_another_family_is_told_by_what_only_that_has() -> None:
+    (line,) = refused(official(projectors__0__0__bias=torch.zeros(2)))
+    assert 'type = "repa", which leaves them out' in line
+    (line,) = refused(official(sigma=True), sigma=False)
+    assert "predicts σ" in line
+    assert 'type = "sit" or "dit"' in line
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
+def test_a_wrapper_s_prefix_on_some_names_alone_is_told(prefix: str) -> None:
+    weights = official()
+    for start in ("blocks.2.", "x_embedder.", "y_embedder."):
+        mixed = {
+            f"{prefix}{name}" if name.startswith(start) else name: each
+            for name, each in weights.tensors.items()
+        }
+        (line,) = refused(attrs.evolve(weights, tensors=mixed))
+        assert f" of {len(mixed)} names start with '{prefix}', as in {prefix}{start}" in line
 
 
 def test_the_line_on_what_was_loaded_tells_of_all_that_was_not(
@@ -206,14 +225,46 @@ def test_the_embedding_of_a_file_in_half_precision_is_rounded(dtype: torch.dtype
         position().flip(1),
         position().unflatten(1, (4, 4)).transpose(1, 2).flatten(1, 2),
         position().roll(8, 2),
-        torch.full_like(position(), float("nan")),
     ],
-    ids=["trained", "reversed", "columns first", "rows first", "not a number"],
+    ids=["trained", "reversed", "columns first", "rows first"],
 )
 def test_another_embedding_is_refused(changed: Tensor) -> None:
     (line,) = refused(official(pos_embed=changed))
     assert line.startswith("last.pt (ema): pos_embed differs from the fixed sines and cosines")
     assert "a trained position embedding is not supported" in line
+
+
+# What is no finite number.
+
+
+@pytest.mark.parametrize("name", ["pos_embed", "final_layer.linear.weight", "x_embedder.proj.bias"])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda tensor: tensor.int(),
+        lambda tensor: tensor.bool(),
+        lambda tensor: tensor.cfloat(),
+        lambda tensor: tensor.to(torch.float8_e4m3fn),
+        lambda tensor: tensor.to_sparse(),
+    ],
+    ids=["integer", "bool", "complex", "8 bits", "sparse"],
+)
+def test_a_tensor_of_another_kind_is_told(name: str, changed: Callable[[Tensor], Tensor]) -> None:
+    weights = official(sigma=True)
+    tensors = weights.tensors | {name: changed(weights.tensors[name])}
+    lines = refused(attrs.evolve(weights, tensors=tensors))
+    assert lines[0] == "last.pt (ema) does not fit the network:"
+    assert lines[1].startswith(f"  {name}: the file has torch.")
+    assert lines[1].endswith("possible: dense float16, bfloat16, float32 or float64")
+
+
+@pytest.mark.parametrize("names", [["pos_embed"], ["pos_embed", "x_embedder.proj.bias"]])
+def test_numbers_that_are_not_finite_are_told_and_counted(names: list[str]) -> None:
+    weights = official()
+    wrong = {name: weights.tensors[name] * torch.nan for name in names}
+    (line,) = refused(attrs.evolve(weights, tensors=weights.tensors | wrong))
+    assert line.startswith(f"last.pt (ema): {len(names)} tensor")
+    assert " NaN or infinity, the first is " in line
 
 
 # A network of other sizes.
@@ -254,7 +305,8 @@ def test_another_embedding_is_refused(changed: Tensor) -> None:
         ),
         (
             attrs.evolve(SIZE, classes=7),
-            "another number of classes: 7 in a recipe for 5",
+            "another number of classes: 8 labels, which are 7 classes and a null label, or 8 "
+            "without one, and the recipe has 5 classes and a null label",
             "y_embedder.embedding_table.weight: the file has (8, 16), the network (6, 16)",
         ),
         (
@@ -280,7 +332,7 @@ def test_other_sizes_are_told_with_their_likely_cause(
 
 def test_the_other_way_round_is_told_too() -> None:
     assert causes(refused(official(), attrs.evolve(SIZE, classes=None))) == [
-        "a model of 5 classes in a recipe without classes"
+        "a model of 6 labels in a recipe without classes"
     ]
     assert causes(refused(official(), QK_NORM)) == [
         "qk_norm: the file was trained without it, which the recipe contradicts"
@@ -322,11 +374,19 @@ def test_another_number_of_heads_is_seen_where_queries_are_normalised() -> None:
     assert cause == "another number of heads"
 
 
-def test_a_file_without_null_label_is_told_to_be_unguidable() -> None:
-    rows = trained().state_dict()["y_embedder.embedding_table.weight"][:5]
-    (cause,) = causes(refused(official(y_embedder__embedding_table__weight=rows)))
-    assert cause.startswith("5 classes and no null label: it was trained without dropping labels")
-    assert "cannot be guided" in cause
+@pytest.mark.parametrize("null", [True, False])
+def test_one_label_more_or_less_is_told_as_the_null_label(null: bool) -> None:
+    file, recipe = attrs.evolve(SIZE, null_label=not null), attrs.evolve(SIZE, null_label=null)
+    (cause,) = causes(refused(official(file), recipe))
+    if null:
+        assert cause.startswith("5 labels, and the recipe has 5 classes and a null label: ")
+        assert "without dropping labels, so this teacher cannot be guided" in cause
+    else:
+        assert cause.startswith("6 labels, and the recipe has 5 classes and no null label: ")
+    assert f"say null_label = {str(not null).lower()} in [teacher.sizes]" in cause
+    other = attrs.evolve(SIZE, classes=9, null_label=True)
+    (cause,) = causes(refused(official(other), recipe))
+    assert cause.startswith("another number of classes: 10 labels, which are 9 classes and a null")
 
 
 def test_an_output_that_is_neither_velocity_nor_with_sigma_is_told() -> None:

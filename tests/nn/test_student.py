@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ffcore.derivative import Derivative, self_check
 from ffcore.draws import Draws
 from ffcore.interfaces import Condition, Context, FrozenTeacher, Unconditional
+from ffcore.keys import ImpossibleValue
 from ffcore.nn.size import TransformerSize
 from ffcore.nn.student import TransformerStudent
 from ffcore_dit.tables import DiTStudent, DiTTeacher
@@ -277,6 +278,98 @@ def test_only_a_teacher_of_its_family_starts_a_student() -> None:
     assert RepaTeacher(sizes=SIZE).offers == {"trainable copy", "repa"}
 
 
+# A student that starts anywhere.
+
+
+def anywhere(
+    family: str, teacher: FrozenTeacher | None = None, **context: Any
+) -> TransformerStudent:
+    context = {"teacher": teacher or teacher_of(family), **context}
+    built = FAMILIES[family][1](starts_at="anywhere").build(Context(**context))
+    assert isinstance(built, TransformerStudent)
+    return built.double()
+
+
+def from_anywhere(size: int = 5) -> tuple[Tensor, Tensor, Tensor, Condition]:
+    z, share, condition = inputs(size)
+    t = Stream(2).uniform(0.1, 0.95, size)
+    return z, t, share * t, condition
+
+
+def equals_the_velocity(family: str, at: Callable[[Tensor, Tensor], Tensor]) -> None:
+    teacher = teacher_of(family)
+    student = anywhere(family, teacher, guidance_range=(1.0, 3.0))
+    x_t, t, delta, condition = from_anywhere()
+    guided = attrs.evolve(condition, guidance=1 + t)
+    for duration in (0 * delta, delta, t):
+        F = student(x_t, t, duration, guided)
+        expected = teacher(x_t, at(t, delta), condition)
+        torch.testing.assert_close(F, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("family", VELOCITIES)
+def test_from_anywhere_a_new_student_is_the_velocity_for_every_duration(family: str) -> None:
+    equals_the_velocity(family, lambda t, delta: t)
+
+
+@pytest.mark.parametrize("family", VELOCITIES)
+@pytest.mark.parametrize("wrong", [lambda t, delta: torch.ones_like(t), lambda t, delta: t - delta])
+def test_a_new_student_of_another_time_would_be_seen(family: str, wrong: Any) -> None:
+    with pytest.raises(AssertionError):
+        equals_the_velocity(family, wrong)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_from_anywhere_every_convention_is_that_of_the_start(family: str) -> None:
+    """Its head filled, DiT's too: c_in and c_noise are those of t."""
+    student = anywhere(family)
+    filled(student.velocity)
+    x_t, t, delta, condition = from_anywhere()
+    expected = student.velocity(x_t, t, condition)
+    assert torch.equal(student(x_t, t, delta, condition), expected)
+    assert not torch.equal(student.velocity(x_t, torch.ones_like(t), condition), expected)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_from_anywhere_it_is_differentiable_in_point_time_and_duration(
+    family: str, which: int
+) -> None:
+    student = anywhere(family)
+    filled(student)
+    *primals, condition = from_anywhere()
+    _, t, delta = primals
+    tangents = [torch.zeros_like(each) for each in primals]
+    tangents[which] = torch.ones_like(primals[which])
+
+    def function(*moved: Tensor) -> Tensor:
+        output: Tensor = student(*moved, condition)
+        return output
+
+    room = (torch.minimum(delta, t - delta), 1 - t)
+    given = {"value": function(*primals), "room": room}
+    exact = Derivative()(function, primals, tangents, **given)
+    # DiT's time has a thousand steps, and reaches its embedding in float32.
+    step, tolerance = (1e-4, 1e-2) if (family, which) == ("dit", 1) else (1e-4, 1e-5)
+    central = Derivative(backend="finite-difference", step=step, scheme="central")
+    found = central(function, primals, tangents, **given)
+    assert exact.norm() > 0.01
+    assert (found - exact).norm() < tolerance * exact.norm()
+
+
+def test_from_anywhere_there_is_no_teachers_time() -> None:
+    with pytest.raises(ImpossibleValue, match="'euler', since starts_at"):
+        SiTStudent(start="teacher-time", starts_at="anywhere")
+    velocity = student_of(teacher_of("sit"), "sit").velocity
+    with pytest.raises(ValueError, match="reads t"):
+        TransformerStudent(velocity, "teacher-time", "anywhere")
+
+
+def test_where_it_starts_is_what_a_table_offers() -> None:
+    assert SiTStudent().offers == frozenset()
+    assert SiTStudent(starts_at="anywhere").offers == {"student starts anywhere"}
+
+
 # A student of sizes of its own.
 
 
@@ -314,15 +407,18 @@ def test_the_ablations_student_is_the_published_size_b() -> None:
     assert {parameter.device.type for parameter in student.parameters()} == {"meta"}
 
 
+@pytest.mark.parametrize("keys", [{"start": "teacher-time"}, {"starts_at": "anywhere"}])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_student_is_rebuilt_without_its_teacher(family: str) -> None:
+def test_a_student_is_rebuilt_without_its_teacher(family: str, keys: dict[str, Any]) -> None:
     teacher = teacher_of(family).float()
-    table = FAMILIES[family][1](start="teacher-time")
+    table = FAMILIES[family][1](**keys)
     student = table.build(Context(teacher=teacher, guidance_range=(1.0, 2.0)))
     alone = table.alone(student)
     stranger = teacher_of("repa" if family == "sit" else "sit").float()
     again = alone.build(Context(teacher=stranger, guidance_range=(1.0, 2.0)))
+    assert again.starts_at == student.starts_at
+    filled(student)
     again.load_state_dict(student.state_dict())
-    z, delta, condition = inputs()
-    ones, z, delta = torch.ones(5), z.float(), delta.float()
-    assert torch.equal(again(z, ones, delta, condition), student(z, ones, delta, condition))
+    x_t, t, delta, condition = from_anywhere()
+    x_t, t, delta = x_t.float(), t.float(), delta.float()
+    assert torch.equal(again(x_t, t, delta, condition), student(x_t, t, delta, condition))

@@ -91,6 +91,22 @@ def test_a_teacher_has_weights_or_a_size_and_not_two_sizes() -> None:
         SiTTeacher(model="B/2", sizes=SIZE)
     with pytest.raises(ValueError, match=r"sizes\.qk_norm"):
         SiTTeacher(sizes=SIZE, qk_norm=True)
+    for other in ({"sizes": SIZE}, {"weights": "some.pt"}):
+        with pytest.raises(ValueError, match=r"image_size is model's: .* sizes\.input_size \(64 "):
+            SiTTeacher(image_size=512, **other)
+    with pytest.raises(ValueError, match=r"weights: must be a path, package:file or hf://"):
+        SiTTeacher(model="B/2", weights="")
+
+
+def test_a_file_that_predicts_sigma_is_no_repa_s(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    tensors = Transformer(SIZE).state_dict()
+    for name in ("final_layer.linear.weight", "final_layer.linear.bias"):
+        tensors[name] = torch.cat([tensors[name]] * 2)
+    write_weights(path, tensors)
+    SiTTeacher(weights=str(path), sizes=SIZE).build(Context())
+    with pytest.raises(WeightsError, match="predicts σ"):
+        RepaTeacher(weights=str(path), sizes=SIZE).build(Context())
 
 
 @pytest.mark.parametrize(("field", "value"), [("patch_size", 3), ("heads", 3), ("width", 18)])

@@ -1,21 +1,40 @@
 """The embedded teacher and classifier, as shipped."""
 
 import json
+import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import attrs
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from ffcore.analytic import Gaussian
+from ffcore.draws import Draws
 from ffcore.evaluate import Measurement, Reference, identity, prior
 from ffcore.features import Statistics, fingerprint, frechet_distance
+from ffcore.files import MissingFile
 from ffcore.flow import integrate
-from ffcore.interfaces import Context, FrozenTeacher, Labels
-from ffcore.recipe import component
+from ffcore.interfaces import (
+    Condition,
+    Context,
+    DataSource,
+    FrozenTeacher,
+    FunctionTeacher,
+    Labels,
+    Teacher,
+)
+from ffcore.recipe import RecipeError, component, load_recipe
 from ffcore.solver import Solver
+from ffcore.testing.check import check_tables
 from ffcore.weights import read_weights
 from ffcore_digits.classifier import DigitFeatures, accuracy
 from ffcore_digits.data import digits
+from ffcore_digits.tables import DigitsAsData
+from ffcore_digits.warp import HALF_ANGLE, warped
 
 FOLDER = Path(next(iter(find_spec("ffcore_digits").submodule_search_locations)))
 CARD = json.loads((FOLDER / "card.json").read_text())
@@ -125,3 +144,102 @@ def test_the_teachers_converged_samples_are_close_to_the_data(teacher, features)
         return frechet_distance(Statistics.of(torch.cat(found)), data)
 
     assert distance(64, "heun") <= 0.03 * distance(1, "euler")
+
+
+# Digits as data
+
+
+def source(of: Teacher, **keys: Any) -> DataSource:
+    return component("data", {"type": "digits", **keys}).build(Context(teacher=of))
+
+
+@pytest.mark.parametrize("part", ["train", "all"])
+def test_as_data_they_are_the_digits_with_their_labels(teacher, part):
+    images, labels = digits(part)
+    data = source(teacher, part=part)
+    order = torch.tensor([3, 0, 3, len(images) - 1])
+    found, condition = data.read(order, Draws(0, 0, 0, 4))
+    assert (len(data), data.sample_shape) == (len(images), (1, 8, 8))
+    assert torch.equal(found, images[order])
+    assert torch.equal(condition.label, labels[order])
+    alone = source(FunctionTeacher(lambda x_t, t, c: x_t, (1, 8, 8)), part=part)
+    assert alone.read(order, Draws(0, 0, 0, 4))[1] == Condition(size=4)
+
+
+def test_augmentation_grows_with_its_strength_and_stays_in_range(teacher):
+    draws, indices = Draws(0, 0, 0, 200), torch.arange(200)
+    plain, _ = source(teacher).read(indices, draws)
+    changes = []
+    for strength in (0.0, 0.25, 0.5, 1.0, 2.0):
+        found, _ = source(teacher, augment=strength).read(indices, draws)
+        assert found.min() >= -1
+        assert found.max() <= 1
+        changes.append(float((found - plain).norm()))
+    assert changes == sorted(changes)
+    assert changes[0] == 0
+    again, _ = source(teacher, augment=1.0).read(indices, attrs.evolve(draws, step=1))
+    assert (again - source(teacher, augment=1.0).read(indices, draws)[0]).norm() > 10
+
+
+@given(st.integers(0, 10_000), st.integers(0, 96), st.integers(1, 97))
+def test_an_augmented_digit_is_the_same_in_a_slice_of_its_batch(teacher, step, start, size):
+    data, indices = source(teacher, augment=1.0), torch.arange(97)
+    draws, part = Draws(0, step, 0, 97), slice(start, min(97, start + size))
+    whole, _ = data.read(indices, draws)
+    assert torch.equal(data.read(indices[part], draws[part])[0], whole[part])
+
+
+class Fixed(Draws):
+    """Draws in which all amounts are in the middle, save one that is the greatest."""
+
+    def uniform(self, purpose: str) -> torch.Tensor:
+        return torch.full((len(self),), 1.0 if purpose in self.scope else 0.5)
+
+
+IMAGE = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+RIGHT, DOWN = IMAGE.roll(-1, -1), IMAGE.roll(-1, -2)
+RIGHT[..., -1], DOWN[..., -1, :] = -1, -1
+
+
+@pytest.mark.parametrize(
+    ("amount", "strength", "wanted"),
+    [
+        ("columns", 1.0, RIGHT),
+        ("rows", 1.0, DOWN),
+        ("rotation", 1 / HALF_ANGLE, IMAGE.rot90(1, (-2, -1))),
+        ("none of them", 1.0, IMAGE),
+    ],
+)
+def test_a_warp_of_whole_pixels_or_a_right_angle_moves_them_as_they_are(amount, strength, wanted):
+    found = warped(IMAGE, strength, Fixed(0, 0, 0, 1).named(amount))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("strength", "scale"), [(0.5, 1.075), (1.0, 1.15), (-1.0, 1 / 1.15)])
+def test_a_warp_zooms_in_as_strongly_as_out(strength, scale):
+    ramp = (torch.arange(8.0) - 3.5).expand(1, 1, 8, 8) / 10
+    found = warped(ramp, strength, Fixed(0, 0, 0, 1).named("zoom"))
+    assert float(found[0, 0, 4, 4] - found[0, 0, 4, 3]) == pytest.approx(0.1 * scale, rel=1e-5)
+
+
+def test_digits_are_data_for_teachers_of_digits():
+    with pytest.raises(RecipeError, match=r"\[data\] digits are \(1, 8, 8\), and the teacher's"):
+        load_recipe("gaussian.toml", ["data.type=digits", "predictor.type=objectives:TowardsData"])
+    with pytest.raises(ValueError, match=r"digits are \(1, 8, 8\), and the teacher's samples \(2,"):
+        source(Gaussian([0.0, 0.0]))
+    few = FunctionTeacher(lambda x_t, t, c: x_t, (1, 8, 8), Labels(9))
+    with pytest.raises(ValueError, match="label 9, the teacher classes 0 to 8"):
+        source(few)
+
+
+def test_without_scikit_learn_the_machine_lacks_something(monkeypatch, teacher):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(MissingFile, match=r"pip install 'ffcore\[digits\]'"):
+        source(teacher)
+
+
+def test_the_digits_are_lawful_data():
+    tables = list(DigitsAsData.examples())
+    results = check_tables("data/digits", "data", tables)
+    assert {each.status for each in results} <= {"holds", "not asked"}, results
+    assert sum(each.status == "holds" for each in results) > 8

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from inputs import Stream
+from torch import Tensor
 
 from ffcore.analytic import Gaussian, GaussianMixture
 from ffcore.derivative import Derivative, self_check
@@ -53,6 +54,30 @@ def test_the_student_lives_at_the_prior_and_does_not_read_t() -> None:
     assert torch.equal(
         network(z, torch.ones_like(delta), delta, condition),
         network(z, torch.zeros_like(delta), delta, condition),
+    )
+
+
+@pytest.mark.parametrize("what", [0, 1, 2])
+def test_from_anywhere_the_student_reads_point_time_and_duration(what: int) -> None:
+    table = MlpStudent(width=16, depth=3, starts_at="anywhere")
+    assert table.offers == {"student starts anywhere"}
+    assert MlpStudent().offers == frozenset()
+    network = table.build(Context(teacher=Gaussian([0.0, 1.0]))).double()
+    x_t, t, _ = inputs()
+    primals = [x_t, t, t / 3]
+    tangents = [torch.zeros_like(each) for each in primals]
+    tangents[what] = torch.ones_like(primals[what])
+
+    def function(*moved: Tensor) -> Tensor:
+        output: Tensor = network(*moved, Condition(size=6))
+        return output
+
+    given = {"value": function(*primals), "room": (t / 3, 1 - t)}
+    exact = Derivative()(function, primals, tangents, **given)
+    central = Derivative(backend="finite-difference", step=1e-4, scheme="central")
+    assert (exact.abs().amax(1) > 1e-4).all()
+    torch.testing.assert_close(
+        central(function, primals, tangents, **given), exact, rtol=1e-5, atol=1e-6
     )
 
 

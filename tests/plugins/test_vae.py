@@ -382,6 +382,11 @@ def test_a_missing_folder_is_told_with_where_to_get_it(tmp_path: Path) -> None:
         assert part in str(caught.value)
 
 
+def test_an_empty_name_is_not_taken_for_the_published_folder() -> None:
+    with pytest.raises(ValueError, match="weights: must be a folder, or 'none'"):
+        SdVae(weights="")
+
+
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
 def test_naming_a_file_instead_of_its_folder_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="must name the folder"):

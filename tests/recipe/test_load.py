@@ -50,7 +50,7 @@ clip = "yes"
 """
     assert errors(text, "balancer.alpha=-1") == [
         "x.toml:12: unknown key 'optimzer'; did you mean 'optimizer'? (keys: teacher, student, "
-        "predictor, corrector, balancer, decoder, guidance, optimizer, training, evaluation)",
+        "predictor, corrector, data, balancer, decoder, guidance, optimizer, training, evaluation)",
         "x.toml:3: [teacher] dim: must be at least 1, found 0",
         "x.toml:4: [teacher] means[1][0]: must be a finite number, found true",
         "x.toml:7: [student] unknown key 'dpeth'; did you mean 'depth'? "
@@ -168,6 +168,59 @@ def test_needs_may_depend_on_the_keys_of_the_table(load: Load, text: str) -> Non
     recipe = load(text + corrector, "teacher.dim=1")
     assert recipe.corrector == tables.Online(network=tables.Small())
     assert load(text + '[corrector]\ntype = "online"\n').corrector == tables.Online()
+
+
+FIT = ("predictor={type='fit'}", "student={type='curve'}")
+STORED, ANYWHERE = "data={type='stored', folder='x'}", "student.starts_at=anywhere"
+FITS = {
+    "data": "a [data] table of type 'made' or 'stored'",
+    "student": "student.starts_at = 'anywhere'",
+}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            FIT,
+            "predictor 'fit' needs 'data', 'student starts anywhere', but teacher 'point' offers "
+            "'trainable copy'; student 'curve' offers nothing. What would fit: "
+            f"{FITS['data']} and {FITS['student']}",
+        ),
+        (
+            (*FIT, STORED),
+            "predictor 'fit' needs 'student starts anywhere', but teacher 'point' offers "
+            "'trainable copy'; student 'curve' offers nothing; data 'stored' offers 'data'. "
+            f"What would fit: {FITS['student']}",
+        ),
+        (
+            (*FIT, ANYWHERE),
+            "predictor 'fit' needs 'data', but teacher 'point' offers 'trainable copy'; student "
+            f"'curve' offers 'student starts anywhere'. What would fit: {FITS['data']}",
+        ),
+        (
+            (FIT[0], STORED),  # a student that has no such key
+            "predictor 'fit' needs 'student starts anywhere', but teacher 'point' offers "
+            "'trainable copy'; student 'line' offers nothing; data 'stored' offers 'data'",
+        ),
+        (
+            (STORED, "corrector={type='online'}"),
+            "[data] no 'data' is needed by predictor 'identity' and corrector 'online': leave "
+            "data 'stored' out",
+        ),
+        (("data={type='stored'}",), "[data] missing key 'folder': where"),
+        ((*FIT, STORED, ANYWHERE), ""),
+        ((STORED, "data=none"), ""),
+    ],
+)
+def test_data_and_starts_are_there_where_they_are_needed_and_what_would_fit_is_told(
+    errors: Errors, load: Load, overrides: tuple[str, ...], message: str, text: str
+) -> None:
+    if not message:
+        assert (load(text, *overrides).data is None) == ("data=none" in overrides)
+        return
+    (line,) = errors(text, *overrides)
+    assert line.endswith(message)
 
 
 def test_a_recipe_extends_another_relative_to_its_own_file(load: Load, text: str) -> None:
@@ -302,3 +355,96 @@ def test_a_guidance_interval_is_within_the_times_and_in_order() -> None:
         for table in ("guidance.interval", "corrector.guidance_interval"):
             with pytest.raises(RecipeError, match=possible):
                 load_recipe("digits.toml", [f"{table}={interval}"])
+
+
+UNIT = "{input_size=32, width=16, depth=1, heads=2, classes=5}"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "override", "message"),
+    [
+        (
+            "sit_xl_256.toml",
+            "guidance.channels=9",
+            "[guidance] channels: must be at most 4, the channels of the teacher's samples",
+        ),
+        (
+            "gaussian.toml",
+            "guidance.scale=2",
+            "[guidance] scale: must be 1, since this teacher has",
+        ),
+        ("mixture.toml", "guidance.scale=2", ""),
+        (
+            "sit_xl_256.toml",
+            "teacher={type='repa', sizes=" + UNIT[:-1] + ", null_label=false}}",
+            "[guidance] range: must be 'none', since this teacher has no null",
+        ),
+        (
+            "digits.toml",
+            "corrector.guidance_interval=[0.3, 0.6]",
+            "[corrector] guidance_interval: must be 'none', the run being unguided",
+        ),
+        (
+            "mixture.toml",
+            "training.batch=1",
+            "[balancer] correction: must be 0 or 1, since a training.batch of 1 cannot be split",
+        ),
+        ("gaussian.toml", "training.batch=1", ""),
+        (
+            "mixture.toml",
+            "evaluation.features=[{type='raw'}, {type='raw'}]",
+            "[evaluation] features: must be named once each",
+        ),
+        ("digits_guided.toml", "student={type='mlp'}", "[student] student mlp has no input for γ"),
+        ("sit_xl_256.toml", "student={type='mlp'}", "[student] student mlp is for vectors"),
+        (
+            "sit_xl_256.toml",
+            "corrector.online={type='mlp'}",
+            "[corrector.online] network mlp is for vectors",
+        ),
+        (
+            "sit_xl_256.toml",
+            f"corrector.online={{type='sit', sizes={UNIT}}}",
+            "[corrector.online] sizes.classes is 5, the teacher has 1000",
+        ),
+        (
+            "sit_xl_256.toml",
+            f"student.sizes={UNIT}",
+            "[student] sizes.classes is 5, the teacher has 1000",
+        ),
+        ("sit_xl_256.toml", "student.model=B/2", ""),
+        (
+            "sit_xl_256.toml",
+            "student.sizes={input_size=8, width=16, depth=1, heads=2}",
+            "[student] sizes are for samples (4, 8, 8), the teacher's are (4, 32, 32)",
+        ),
+        ("gaussian.toml", "decoder={type='sd-vae'}", "[decoder] sd-vae decodes latents, and the"),
+        ("digits.toml", "guidance={scale=2, channels=9}", ""),  # the weights say how many there are
+    ],
+)
+def test_what_contradicts_another_table_is_told_where_it_stands(
+    recipe: str, override: str, message: str
+) -> None:
+    if not message:
+        load_recipe(recipe, [override])
+        return
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(recipe, [override])
+    assert message in str(caught.value)
+    assert caught.value.diagnostics[0].key
+    assert caught.value.about == "recipe"
+
+
+def test_a_stranger_who_claims_a_default_breaks_no_recipe_that_names_none(
+    distribute: Callable[..., None],
+) -> None:
+    hook = "from ffcore.plugins import Component, hookimpl\n@hookimpl\ndef ffcore_components():\n"
+    yields = "    yield Component({!r}, {!r}, 'greedy:Table', 'mine')\n"
+    claims = [("balancer", "adaptive"), ("decoder", "identity"), ("features", "raw")]
+    code = hook + "".join(yields.format(*each) for each in claims)
+    distribute("greedy-dist", {"greedy": "greedy"}, greedy=code)
+    registry = Registry.load()
+    recipe = load_recipe("gaussian.toml", registry=registry)
+    assert registry.type_name("balancer", recipe.balancer) == "ffcore:adaptive"
+    with pytest.raises(RecipeError, match="is claimed by"):
+        load_recipe("gaussian.toml", ["balancer.type=adaptive"], registry=registry)

@@ -7,8 +7,12 @@ from ffcore.plugins import Component, hookimpl
 CLASSES = {
     ("teacher", "point"): "Point",
     ("student", "line"): "Line",
+    ("student", "curve"): "Curve",
     ("predictor", "identity"): "Identity",
+    ("predictor", "fit"): "Fit",
     ("corrector", "online"): "Online",
+    ("data", "stored"): "Stored",
+    ("data", "made"): "Raw",
     ("balancer", "adaptive"): "Adaptive",
     ("balancer", "even"): "Even",
     ("network", "small"): "Small",

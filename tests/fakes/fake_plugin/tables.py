@@ -45,6 +45,25 @@ class Identity:
 
 
 @attrs.frozen(kw_only=True)
+class Curve:
+    starts_at: Literal["prior", "anywhere"] = key("prior", help="where")
+
+    @property
+    def offers(self) -> frozenset[str]:
+        return frozenset({"student starts anywhere"} if self.starts_at == "anywhere" else ())
+
+
+@attrs.frozen(kw_only=True)
+class Fit:
+    needs = frozenset({"data", "student starts anywhere"})
+
+
+@attrs.frozen(kw_only=True)
+class Stored:
+    folder: str = key(help="where")
+
+
+@attrs.frozen(kw_only=True)
 class Online:
     network: Any = component("network", None, help="an optional component")
     updates: int = key(1, help="per step", at_least=1)

@@ -1,0 +1,170 @@
+"""Writes docs/roles/ from what the code knows: `python docs/generate_roles.py`.
+
+A role's page has its class as it stands in ffcore/interfaces.py, its laws (ffcore/testing/laws/)
+and ffcore's own components.
+"""
+
+import ast
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+from ffcore import interfaces
+from ffcore.plugins import ROLES, Component, Registry
+from ffcore.testing import SETTINGS, Law, laws_of
+from ffcore.testing.case import KINDS
+from ffcore.testing.law import ANY
+from ffcore.testing.plugin_laws import PLUGIN_LAWS
+
+FOLDER = Path(__file__).with_name("roles")
+
+NOTICE = "Written by `docs/generate_roles.py` from the code; a test compares them. Do not edit."
+
+INTRODUCTION = f"""\
+# Roles and their laws
+
+{NOTICE}
+
+A component plays a role. A role is a class in `ffcore/interfaces.py`, whose docstrings are its
+contract, and a list of laws, which check the contract clause by clause:
+
+```sh
+ffd check-plugin ffcore-coin                      # all that a distribution registers
+ffd check-plugin ffcore_coin.tables:CoinTeacher   # one class, no plugin needed
+```
+
+In pytest one line does the same, a test for each component and law (extra `testing`):
+
+```python
+from ffcore.testing import plugin_tests
+
+TestPlugin = plugin_tests("ffcore-coin")
+```
+"""
+
+CASES = """\
+## What is tried
+
+A component is built by its recipe table, as a run builds it, with all keys at their defaults. A
+table that cannot be made so, or that would be large, yields small instances of itself from a class
+method `examples`. It is built for each of these small teachers, and for its own plugin's:
+
+{settings}
+
+A setting that does not offer what the table `needs` is left out, and so is one that the component
+refuses with a ValueError; it must accept one. What lacks a file on this machine is not asked.
+All of it happens on the CPU, with few samples: laws see what is wrong in principle, not at scale.
+
+## Known failures
+
+A law that a component is known to break is expected to fail by its name, with a reason:
+`plugin_tests("ffcore-coin", expected={{"corrector/kernel/is-deterministic": "why"}})`, or the same
+as lines of a TOML file for `ffd check-plugin --expect`. A shorter name, `corrector/kernel` or
+`corrector`, stands for all of its laws. What holds after all is a failure too, so that no excuse
+outlives its cause; a name of nothing, or an empty reason, is refused.
+"""
+
+
+def documents() -> dict[str, str]:
+    """Return the whole folder: texts by file name."""
+    registry = Registry.load()
+    own = [
+        (plugin.name, component)
+        for plugin in registry.plugins
+        if plugin.distribution == "ffcore"
+        for component in plugin.components
+    ]
+    pages = {f"{role}.md": _page(role, own) for role in ROLES}
+    return {"README.md": _index()} | pages
+
+
+def _index() -> str:
+    rows = [
+        f"| [{role}]({role}.md) | `{KINDS[role].__name__}` | {meaning} | {len(_own_laws(role))} |"
+        for role, meaning in ROLES.items()
+    ]
+    table = ["| role | class | what it is | laws |", "|---|---|---|---|", *rows]
+    settings = "\n".join(f"- {each.name}" for each in SETTINGS)
+    plugin = [
+        f"| plugin {number} | `{name}` | {text} |"
+        for number, (name, text) in enumerate(PLUGIN_LAWS.items(), 1)
+    ]
+    parts = [
+        INTRODUCTION,
+        "\n".join(table),
+        CASES.format(settings=settings),
+        "## Laws of a plugin\n\n" + "\n".join([*_HEADING, *plugin]),
+        "## Laws of every component\n\n" + _laws(_own_laws(ANY)),
+    ]
+    return _joined(parts)
+
+
+def _page(role: str, own: list[tuple[str, Component]]) -> str:
+    meaning = ROLES[role]
+    kind = KINDS[role]
+    rows = [
+        f"| `{each.name}` | {plugin} | {each.summary} | {each.citation} |"
+        for plugin, each in sorted(own, key=lambda pair: pair[1].name)
+        if each.role == role
+    ]
+    components = ["| name | plugin | what it is | source |", "|---|---|---|---|", *rows]
+    parts = [
+        f"# {role}\n\n{meaning[0].upper()}{meaning[1:]}. {NOTICE}",
+        f"## `ffcore.interfaces.{kind.__name__}`\n\n```python\n{_contract(kind)}\n```",
+        "## Laws\n\nBeside [those of every component](README.md#laws-of-every-component):\n\n"
+        + _laws(_own_laws(role)),
+        "## Components of ffcore\n\n"
+        f"Their keys are in [the list of recipe keys](../recipes.md#{role}).\n\n"
+        + "\n".join(components),
+    ]
+    return _joined(parts)
+
+
+_HEADING = ["| number | law | what it asks |", "|---|---|---|"]
+
+
+def _laws(laws: list[Law]) -> str:
+    rows = [f"| {each.label} | `{each.name}` | {each.text} |" for each in laws]
+    return "\n".join([*_HEADING, *rows])
+
+
+def _own_laws(role: str) -> list[Law]:
+    found = [each for each in laws_of(role) if each.role == role]
+    return list(dict.fromkeys(found))
+
+
+def _contract(kind: type) -> str:
+    """Return the class, and those of ours that it is made of, with docstrings for bodies."""
+    tree = ast.parse(inspect.getsource(interfaces))
+    ours = [each for each in reversed(kind.__mro__) if each.__module__ == interfaces.__name__]
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    return "\n\n\n".join("\n".join(_skeleton(classes[each.__name__])) for each in ours)
+
+
+def _skeleton(node: ast.ClassDef) -> Iterator[str]:
+    """Yield the lines of a class without the code of its methods."""
+    lines = inspect.getsource(interfaces).splitlines()
+    yield from lines[node.lineno - 1 : node.body[0].lineno - 1]
+    for index, member in enumerate(node.body):
+        first, last = member.lineno, member.end_lineno
+        if isinstance(member, ast.FunctionDef):
+            if any(ast.unparse(each) == "staticmethod" for each in member.decorator_list):
+                continue
+            yield ""
+            first = min([first, *(each.lineno for each in member.decorator_list)])
+            last = member.body[0].end_lineno
+        elif index and not isinstance(member, ast.Expr):
+            yield ""
+        yield from lines[first - 1 : last]
+
+
+def _joined(parts: list[str]) -> str:
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for old in FOLDER.glob("*.md"):
+        old.unlink()
+    for name, text in documents().items():
+        (FOLDER / name).write_text(text)

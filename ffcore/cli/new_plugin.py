@@ -1,0 +1,54 @@
+"""`ffd new-plugin`: a distribution to begin with, that installs, passes its tests and runs."""
+
+import shlex
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+import click
+
+from ffcore.plugins import ROLES
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--role", required=True, type=click.Choice(list(ROLES)), help="What its component is to be."
+)
+@click.option(
+    "--directory",
+    "-d",
+    type=click.Path(path_type=Path),
+    help="Where to write it; must be empty or not there. [default: NAME]",
+)
+def new_plugin(name: str, role: str, directory: Path | None) -> None:
+    """Write a plugin to begin with: a distribution NAME with one small, working component.
+
+    The last part of NAME is what recipes call the component: "ffcore-kernel" brings "kernel".
+    """
+    from ffcore.scaffold import NewPlugin
+
+    directory = directory or Path(name)
+    try:
+        plugin = NewPlugin(name, role)
+        plugin.require_free()
+        plugin.write(directory)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    click.echo(f"{directory}/")
+    for line in _tree(plugin.files()):
+        click.echo(f"  {line}")
+    click.echo("\nIt works as it stands. Next:")
+    click.echo(f"  cd {shlex.quote(str(directory))} && pip install -e '.[testing]'")
+    click.echo("  pytest")
+    click.echo(f"  ffd run {name}.toml")
+
+
+def _tree(paths: Iterable[str]) -> Iterator[str]:
+    """The paths, each folder told once and its files indented beneath it; folders come last."""
+    by_folder = sorted(map(PurePosixPath, paths), key=lambda path: (len(path.parts), path))
+    told = PurePosixPath()
+    for path in by_folder:
+        if path.parent != told:
+            told = path.parent
+            yield f"{told}/"
+        yield f"  {path.name}" if len(path.parts) > 1 else path.name

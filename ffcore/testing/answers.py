@@ -1,0 +1,114 @@
+"""What a component answers in a case: all its outputs, by name, from inputs that never change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ffcore.interfaces import Condition, DataSource, Gap, Norms, Objective
+from ffcore.testing.case import OBJECTIVES, SIZE, Case
+
+Answers = dict[str, Tensor]
+NAMES: tuple[Objective, ...] = ("prediction", "correction")
+
+
+def answers(case: Case, live: Any) -> Answers:
+    """Return the outputs of `live` for a batch, as its role asks for them."""
+    if case.role in OBJECTIVES:
+        return _of_objective(case, live)
+    if case.role == "balancer":
+        return _of_balancer(live)
+    if case.role == "data":
+        data, condition = live.read(indices_of(live), case.draws().named("data"))
+        return {"data": data, **fields(condition)}
+    return {"output": live(*arguments(case, live))}
+
+
+def arguments(case: Case, live: Any, at: float | None = None) -> tuple[Any, ...]:
+    """Return what the `forward` of a network of this role is called with.
+
+    `at` fixes the time of a velocity, or the duration of a student from the prior on.
+    """
+    teacher = case.teacher(live)
+    draws = case.draws()
+    x = draws.normal("x", teacher.sample_shape)
+    if case.role in ("features", "decoder"):
+        return (0.3 * x.clamp(-3, 3),)
+    condition = case.condition(teacher, draws)
+    t = draws.uniform("t") if at is None else torch.full((SIZE,), at)
+    if case.role != "student":
+        return x, t, condition
+    if at is not None or live.starts_at == "prior":
+        return x, torch.ones_like(t), t, condition
+    return x, t, t * draws.uniform("delta"), condition
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two answers are equal to the last bit; what is no number is equal to its like."""
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def sliced(inputs: tuple[Any, ...], part: slice) -> tuple[Any, ...]:
+    """Return the arguments for some of the samples."""
+    return tuple(each[part] for each in inputs)
+
+
+def tensors(inputs: tuple[Any, ...]) -> list[Tensor]:
+    """Return the tensors among the arguments, those of conditions included."""
+    found: list[Tensor] = []
+    for each in inputs:
+        found += fields(each).values() if isinstance(each, Condition) else [each]
+    return found
+
+
+def fields(condition: Condition) -> Answers:
+    """Return the tensors of a condition by name."""
+    parts = {
+        "label": condition.label,
+        "embedding": condition.embedding,
+        "mask": condition.mask,
+        "guidance": condition.guidance,
+    }
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def indices_of(source: DataSource) -> Tensor:
+    """Return indices for a data source: from end to end, some of them equal."""
+    return torch.tensor([0, len(source) - 1, 0, len(source) // 2, 1, 0]) % len(source)
+
+
+def gap_of(name: str = "gap") -> Gap:
+    """Return a gap whose samples differ in size by orders of magnitude."""
+    generator = torch.Generator().manual_seed(len(name))
+    output, gap = torch.randn(2, SIZE, 5, generator=generator)
+    return Gap(output=output, gap=torch.logspace(-3, 1, SIZE)[:, None] * gap)
+
+
+def norms_of() -> dict[Objective, Norms]:
+    """Return norms of both objectives, as means over a global batch."""
+    means = {name: gap_of(name).norm().mean() for name in NAMES}
+    return {name: Norms(raw=mean, weighted=0.5 * mean) for name, mean in means.items()}
+
+
+def _of_objective(case: Case, live: Any) -> Answers:
+    asked = case.asked(live)
+    found = live.gaps(asked.networks, asked.batch)
+    named: Answers = {}
+    for index, gap in enumerate(found.gaps):
+        named |= {f"output {index}": gap.output, f"gap {index}": gap.gap}
+    if found.samples is None:
+        return named
+    named["samples"] = found.samples
+    for name, each in asked.auxiliaries.items():
+        if each.loss is not None:
+            draws = asked.batch.draws.named(name)
+            losses = each.loss(each.network, found.samples, found.condition, draws)
+            named[f"loss of {name}"] = losses
+    return named
+
+
+def _of_balancer(live: Any) -> Answers:
+    named = {f"weights of {name}": live.weights(name, gap_of(name)) for name in NAMES}
+    return named | {f"factor of {name}": each for name, each in live.scale(norms_of()).items()}

@@ -1,0 +1,194 @@
+"""Cases: a component in one of the settings in which a recipe could put it.
+
+A setting is a small teacher of known kind. Components are built in every setting that offers what
+their table needs; one that a component refuses, with a ValueError as a recipe's author would get
+it, is none of its cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from ffcore.analytic import Gaussian, GaussianMixture
+from ffcore.draws import Draws
+from ffcore.guidance import Guided
+from ffcore.interfaces import (
+    Auxiliary,
+    Balancer,
+    Batch,
+    Condition,
+    Context,
+    CorrectorObjective,
+    DataSource,
+    Decoder,
+    Features,
+    Networks,
+    PredictorObjective,
+    Student,
+    Teacher,
+    VelocityField,
+)
+from ffcore.testing import process
+from ffcore.testing.small import SmallStudent, gaussian_teacher, small_teacher
+
+KINDS: dict[str, type] = {
+    "teacher": Teacher,
+    "student": Student,
+    "predictor": PredictorObjective,
+    "corrector": CorrectorObjective,
+    "data": DataSource,
+    "balancer": Balancer,
+    "network": VelocityField,
+    "features": Features,
+    "decoder": Decoder,
+}
+"""The class that a component of each role is an instance of."""
+
+OBJECTIVES = ("predictor", "corrector")
+COPY, ANYWHERE, DATA = "trainable copy", "student starts anywhere", "data"
+"""The words of `needs` and `offers` whose meaning core knows."""
+
+SIZE = 6
+"""Samples in a batch."""
+
+
+@attrs.frozen
+class Setting:
+    """What a component is built for."""
+
+    name: str
+    teacher: Callable[[], Teacher]
+    offers: frozenset[str] = frozenset()
+    """What the teacher's table would offer."""
+    guidance_range: tuple[float, float] | None = None
+
+    def meets(self, role: str, table: Any) -> bool:
+        """Whether a table's needs are met here; objectives get data and a student at will."""
+        beside = {ANYWHERE, DATA} if role in OBJECTIVES else set()
+        return words(table, "needs") <= self.offers | beside
+
+
+EXACT = Setting("exact vectors with a copy", gaussian_teacher, frozenset({COPY}))
+RANGE = (1.0, 3.0)
+SETTINGS = (
+    Setting("exact vectors", lambda: Gaussian([0.5, -0.3], 0.7)),
+    EXACT,
+    Setting(
+        "exact vectors of classes",
+        lambda: GaussianMixture([[1.0, 0.0], [-1.0, 0.5], [0.0, -1.0]], 0.4, labels=[0, 1, 1]),
+    ),
+    Setting("images of classes", lambda: small_teacher((1, 8, 8), 10), frozenset({COPY})),
+    Setting(
+        "latents of classes, a range of γ",
+        lambda: small_teacher((4, 8, 8), 3),
+        frozenset({COPY}),
+        RANGE,
+    ),
+)
+"""The settings that every component is tried in."""
+
+
+@attrs.frozen
+class Asked:
+    """What an objective is asked with: a small student, the teacher, and what it wants beside."""
+
+    networks: Networks
+    auxiliaries: Mapping[str, Auxiliary]
+    batch: Batch
+
+
+@attrs.frozen(kw_only=True)
+class Case:
+    """A component's table in a setting."""
+
+    role: str
+    table: Any
+    setting: Setting
+
+    def context(self, *, hollow: bool = False) -> Context:
+        """Return what `build` is handed."""
+        if self.role == "teacher":
+            return Context(hollow=hollow)
+        teacher = self._of_setting()
+        return Context(teacher=teacher, guidance_range=self.setting.guidance_range, hollow=hollow)
+
+    def build(self, seed: int = 0, *, hollow: bool = False) -> Any:
+        """Build the component anew, its weights from a seed. Raises ValueError for a refusal."""
+        context = self.context(hollow=hollow)
+        with process.seeded(seed):
+            return self.table.build(context)
+
+    def teacher(self, live: Any) -> Teacher:
+        """Return the teacher that `live` works with: itself, or the setting's."""
+        return live if isinstance(live, Teacher) else self._of_setting()
+
+    def draws(self, size: int = SIZE, step: int = 0) -> Draws:
+        """Return random streams for so many samples."""
+        return Draws(seed=1, step=step, start=0, stop=size)
+
+    def condition(self, teacher: Teacher, draws: Draws) -> Condition:
+        """Return conditions that the teacher understands, with γ where the setting has a range."""
+        return self.guided(teacher.conditions.draw(draws.named("condition")), draws)
+
+    def guided(self, condition: Condition, draws: Draws) -> Condition:
+        """Return a condition with γ, where the setting has a range."""
+        if self.role == "teacher" or self.setting.guidance_range is None:
+            return condition
+        low, high = self.setting.guidance_range
+        return attrs.evolve(condition, guidance=low + (high - low) * draws.uniform("guidance"))
+
+    def asked(self, objective: Any) -> Asked:
+        """Return what an objective is asked with, everything made anew."""
+        teacher = self._of_setting()
+        if self.setting.guidance_range is not None:
+            teacher = Guided(teacher)
+        with process.seeded(1):
+            student = SmallStudent.of(teacher)
+            auxiliaries = objective.auxiliaries(student, teacher)
+        networks = Networks(
+            student=student,
+            teacher=teacher,
+            auxiliaries={name: each.network for name, each in auxiliaries.items()},
+        )
+        draws = self.draws()
+        needy = DATA in objective.needs
+        batch = Batch(
+            z=draws.normal("z", teacher.sample_shape),
+            condition=self.condition(teacher, draws),
+            draws=draws,
+            data=draws.normal("data", teacher.sample_shape) if needy else None,
+        )
+        return Asked(networks, auxiliaries, batch)
+
+    def _of_setting(self) -> Teacher:
+        with process.seeded(0):
+            return self.setting.teacher()
+
+
+def words(table: Any, side: str) -> frozenset[str]:
+    """Return what a table declares as its `needs` or `offers`."""
+    declared = getattr(table, side, ())
+    return frozenset([declared] if isinstance(declared, str) else declared)
+
+
+def examples(table: type) -> list[Any]:
+    """Return small instances of a table: its own `examples()`, else the one of all defaults.
+
+    Raises ValueError where a key is required and there are no examples.
+    """
+    own = getattr(table, "examples", None)
+    if callable(own):
+        found = list(own())
+        if not found:
+            raise ValueError(f"{table.__qualname__}.examples yields nothing")
+        return found
+    try:
+        return [table()]
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{table.__qualname__} cannot be made of its defaults alone ({error}): give it a class "
+            "method `examples` that yields small instances of it"
+        ) from None

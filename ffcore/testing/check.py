@@ -1,0 +1,291 @@
+"""Check components: every law of their role, in every setting that they accept.
+
+    for result in check_distribution("ffcore-coin"):
+        print(result.component, result.law, result.status)
+
+Nothing is downloaded for it, and what a process has one of is put back after every law.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from ffcore.files import MissingFile, locate
+from ffcore.interfaces import Teacher
+from ffcore.plugins import Component, Plugin, PluginError, Registry
+from ffcore.plugins.discovery import canonical
+from ffcore.plugins.errors import root_cause
+from ffcore.testing import process
+from ffcore.testing.answers import arguments
+from ffcore.testing.case import KINDS, OBJECTIVES, RANGE, SETTINGS, Case, Setting, examples, words
+from ffcore.testing.expected import as_expected
+from ffcore.testing.law import Broken, Law, NotAsked, laws_of
+from ffcore.testing.plugin_laws import of_plugin, plugin_result, weights
+from ffcore.testing.result import Result, Status
+
+GATES = ("is-of-its-role", "answers-as-its-role-does")
+"""Laws without which there is no point in asking the others."""
+Progress = Callable[[str], None]
+
+
+def check_distribution(
+    name: str,
+    *,
+    expected: Mapping[str, str] | None = None,
+    registry: Registry | None = None,
+    progress: Progress = lambda what: None,
+) -> list[Result]:
+    """Check all that a distribution registers.
+
+    Args:
+        name: the distribution, or one of its plugins.
+        expected: reasons of known failures by name; see `as_expected`.
+        registry: the plugins at hand; default: the installed ones, found anew.
+        progress: told the component that is about to be checked.
+
+    Raises PluginError where no plugin is of that name, ExpectationError.
+    """
+    registry = registry or Registry.load()
+    asked = canonical(name)
+    plugins = [
+        each
+        for each in registry.plugins
+        if asked in (canonical(each.distribution), canonical(each.name))
+    ]
+    if not plugins:
+        known = ", ".join(sorted({each.distribution for each in registry.plugins})) or "none"
+        raise PluginError(f"no plugin of {name!r} is installed (distributions: {known})")
+    heavy = weights(plugins)
+    found: list[Result] = []
+    for plugin in plugins:
+        progress(f"plugin {plugin.name}")
+        found += of_plugin(plugin, heavy.get(plugin.name, ""))
+        for component in plugin.components:
+            progress(f"{component.role} {component.name}")
+            found += _of_component(plugin, component, registry)
+    return as_expected(found, expected or {})
+
+
+def check_class(
+    target: str, role: str | None = None, *, expected: Mapping[str, str] | None = None
+) -> list[Result]:
+    """Check one table class, "module:Class", that need not be part of a plugin.
+
+    Without `role`, that is the one whose class `build` returns.
+
+    Raises PluginError where there is no such class, ValueError where its role cannot be told,
+    ExpectationError.
+    """
+    table = Registry.load().table(role or "teacher", target)
+    try:
+        tables = examples(table)
+    except Exception as error:  # noqa: BLE001 - a stranger's class may raise anything
+        label = f"{role or 'component'}/{table.__qualname__}"
+        found = [plugin_result(label, "is-buildable", root_cause(error))]
+        return as_expected(found, expected or {})
+    role = role or _role(target, tables)
+    return as_expected(check_tables(f"{role}/{table.__qualname__}", role, tables), expected or {})
+
+
+def check_tables(
+    label: str, role: str, tables: Iterable[Any], settings: Iterable[Setting] = SETTINGS
+) -> list[Result]:
+    """Check a component by instances of its table, under all the laws of its role.
+
+    Args:
+        label: what results call it, as in "student/mlp".
+        role: its role.
+        tables: at least one.
+        settings: those to try it in.
+    """
+    present: list[Any] = []
+    missing = ""
+    for table in tables:
+        if why := _missing(table):
+            missing = why
+        else:
+            present.append(table)
+    if not present:
+        return _unasked(label, role, plugin_result(label, "is-buildable", "", missing))
+    cases, refusals, fault = _cases(role, present, list(settings))
+    if fault or not cases:
+        fault = fault or f"refused everywhere: {'; '.join(refusals) or 'there is no setting'}"
+        return _unasked(label, role, plugin_result(label, "is-buildable", fault))
+    results = [plugin_result(label, "is-buildable", "")]
+    for law in laws_of(role):
+        if any(each.law in GATES and each.fails for each in results):
+            results.append(_result(label, law, "not asked", "it breaks a law that comes before"))
+        else:
+            results.append(_judged(label, law, cases, len(present) > 1))
+    return results
+
+
+def _of_component(plugin: Plugin, component: Component, registry: Registry) -> list[Result]:
+    role, label = component.role, f"{component.role}/{component.name}"
+    try:
+        tables = examples(registry.table(role, f"{plugin.distribution}:{component.name}"))
+        needed = frozenset[str]().union(*(words(table, "needs") for table in tables))
+    except Exception as error:  # noqa: BLE001 - a stranger's class may raise anything
+        return _unasked(label, role, plugin_result(label, "is-buildable", root_cause(error)))
+    teachers = [] if role == "teacher" else list(_teachers(plugin, needed, registry))
+    return check_tables(label, role, tables, (*SETTINGS, *teachers))
+
+
+def _teachers(plugin: Plugin, needed: frozenset[str], registry: Registry) -> Iterator[Setting]:
+    """Settings with the plugin's own teachers, and with those that offer what is needed."""
+    common = frozenset[str]().union(*(each.offers for each in SETTINGS))
+    for other in registry.plugins:
+        for component in other.components:
+            if component.role != "teacher":
+                continue
+            for table in _examples(other, component, registry):
+                if other == plugin or (needed - common) & words(table, "offers"):
+                    yield from _settings(component.name, table)
+
+
+def _examples(plugin: Plugin, component: Component, registry: Registry) -> list[Any]:
+    """Return those examples of a component that can be had; its own check tells of the others."""
+    try:
+        found = examples(registry.table(component.role, f"{plugin.distribution}:{component.name}"))
+    except Exception:  # noqa: BLE001 - a stranger's class may raise anything
+        return []
+    return [each for each in found if not _missing(each)]
+
+
+def _settings(name: str, table: Any) -> Iterator[Setting]:
+    """Yield settings with a teacher that can be built, over a range of γ if it can be guided."""
+    case = Case(role="teacher", table=table, setting=SETTINGS[0])
+    try:
+        teacher = case.build()
+        assert isinstance(teacher, Teacher)
+    except Exception:  # noqa: BLE001 - a stranger's class may raise anything
+        return
+    offers = words(table, "offers")
+    yield Setting(f"teacher {name}", case.build, offers)
+    try:
+        teacher.conditions.null(teacher.conditions.draw(case.draws()))
+    except Exception:  # noqa: BLE001 - a stranger's class may raise anything
+        return
+    yield Setting(f"teacher {name}, a range of γ", case.build, offers, RANGE)
+
+
+def _role(target: str, tables: list[Any]) -> str:
+    """Return the role whose class these tables build, in the first setting that they accept."""
+    found = ""
+    for table, setting in itertools.product(tables, SETTINGS):
+        try:
+            live = Case(role="", table=table, setting=setting).build()
+        except Exception as error:  # noqa: BLE001 - a stranger's class may raise anything
+            found = root_cause(error)
+            continue
+        roles = [role for role, kind in KINDS.items() if isinstance(live, kind)]
+        if isinstance(live, Teacher) or len(roles) == 1:
+            return roles[0]
+        found = f"it builds {type(live).__name__}"
+        break
+    raise ValueError(
+        f"{target}: its role cannot be told from what it builds ({found}): give --role (possible: "
+        f"{', '.join(KINDS)})"
+    )
+
+
+def _missing(table: Any) -> str:
+    """Say which file of a table is not on this machine; nothing is downloaded."""
+    try:
+        for each in getattr(table, "files", ()):
+            locate(each.reference, download=False)
+    except MissingFile as error:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a stranger's class may raise anything; building it tells
+        return ""
+    return ""
+
+
+def _cases(
+    role: str, tables: list[Any], settings: list[Setting]
+) -> tuple[list[Case], list[str], str]:
+    """Return the cases that can be built, why the others cannot, and what is wrong with that."""
+    cases: list[Case] = []
+    refusals: dict[str, None] = {}
+    for table in tables:
+        for setting in settings[:1] if role == "teacher" else settings:
+            case = Case(role=role, table=table, setting=setting)
+            try:
+                with process.restored():
+                    refused = _refusal(case)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 - a stranger's class may raise anything
+                return [], [], f"raised {root_cause(error)}{_where(case, len(tables) > 1)}"
+            if refused:
+                refusals[f"{setting.name}: {refused}"] = None
+            else:
+                cases.append(case)
+    return cases, list(refusals), ""
+
+
+def _refusal(case: Case) -> str:
+    """Say why a component refuses the case, if it does; what else it raises is a fault."""
+    if not case.setting.meets(case.role, case.table):
+        return "it does not offer what is needed"
+    try:
+        live = case.build()
+        of_role = isinstance(live, KINDS[case.role])
+        if of_role and case.role in OBJECTIVES:
+            case.asked(live)
+    except ValueError as error:
+        return str(error)
+    if of_role and case.role in ("features", "decoder"):
+        try:
+            live(*arguments(case, live))
+        except Exception as error:  # noqa: BLE001 - whatever samples of another shape lead to
+            return root_cause(error)
+    return ""
+
+
+def _judged(label: str, law: Law, cases: list[Case], several: bool) -> Result:
+    asked, reasons = False, dict[str, None]()
+    for case in cases:
+        try:
+            with process.restored():
+                law.check(case, case.build())
+        except NotAsked as reason:
+            reasons[str(reason)] = None
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a stranger's component may raise anything
+            told = str(error) if isinstance(error, Broken) else f"raised {root_cause(error)}"
+            return _result(label, law, "broken", told + _where(case, several))
+        else:
+            asked = True
+    return (
+        _result(label, law, "holds")
+        if asked
+        else _result(label, law, "not asked", "; ".join(reasons))
+    )
+
+
+def _where(case: Case, several: bool) -> str:
+    places = [] if case.role == "teacher" else [f"setting: {case.setting.name}"]
+    if several:
+        places.append(f"example: {case.table}")
+    return f" ({', '.join(places)})" if places else ""
+
+
+def _unasked(label: str, role: str, built: Result) -> list[Result]:
+    """Return the result of `is-buildable`, and that no other law could be asked."""
+    why = "it cannot be built" if built.fails else built.found
+    return [built, *(_result(label, law, "not asked", why) for law in laws_of(role))]
+
+
+def _result(label: str, law: Law, status: Status, found: str = "") -> Result:
+    return Result(
+        component=label,
+        law=law.name,
+        number=law.label,
+        text=law.text,
+        status=status,
+        found=found,
+    )

@@ -1,0 +1,80 @@
+"""Laws: what the contract of a role asks, each as a check that a component passes or breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from ffcore.testing.case import Case
+
+ANY = "component"
+"""The role of laws that hold for the components of every role."""
+
+Check = Callable[[Case, Any], None]
+"""(case, live object) -> None; raises Broken or NotAsked."""
+
+
+class Broken(AssertionError):
+    """A component breaks a law: what was found."""
+
+
+class NotAsked(Exception):
+    """A law has nothing to ask in this case: why."""
+
+
+@attrs.frozen
+class Law:
+    """One clause of a role's contract."""
+
+    role: str
+    number: int
+    """Within its role. A law keeps its number, and that of a law that is gone is not used again."""
+    name: str
+    """As in "finite-at-both-ends"."""
+    text: str
+    """What it asks, for a person."""
+    check: Check
+
+    @property
+    def label(self) -> str:
+        """Role and number, as the page of the role has them: "teacher 3"."""
+        return f"{self.role} {self.number}"
+
+
+LAWS: list[Law] = []
+"""All laws, once `ffcore.testing.laws` is imported."""
+
+
+def law(role: str, number: int) -> Callable[[Check], Check]:
+    """Make a law of a check; the docstring is its text, the function's name its name."""
+
+    def register(check: Check) -> Check:
+        text = " ".join((check.__doc__ or "").split())
+        LAWS.append(Law(role, number, check.__name__.replace("_", "-"), text, check))
+        return check
+
+    return register
+
+
+def laws_of(role: str) -> list[Law]:
+    """Return the laws that a component of this role is under: those of all, then its own."""
+    import ffcore.testing.laws  # noqa: F401 - registers them
+
+    def numbered(role: str) -> list[Law]:
+        return sorted((each for each in LAWS if each.role == role), key=lambda each: each.number)
+
+    return numbered(ANY) + numbered(role)
+
+
+def require(holds: object, found: str) -> None:
+    """Raise Broken, saying what was found, unless `holds`."""
+    if not holds:
+        raise Broken(found)
+
+
+def ask_only_where(applies: object, why_not: str) -> None:
+    """Raise NotAsked unless the law `applies` in this case."""
+    if not applies:
+        raise NotAsked(why_not)

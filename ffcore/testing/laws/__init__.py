@@ -1,0 +1,25 @@
+"""The laws, one module for each role; importing this registers them all."""
+
+from ffcore.testing.laws import (
+    balancer,
+    component,
+    data,
+    decoder,
+    features,
+    objective,
+    student,
+    teacher,
+    velocity,
+)
+
+__all__ = [
+    "balancer",
+    "component",
+    "data",
+    "decoder",
+    "features",
+    "objective",
+    "student",
+    "teacher",
+    "velocity",
+]

@@ -1,0 +1,212 @@
+"""Laws that the components of every role are under."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import attrs
+import tomli_w
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from ffcore.interfaces import Student
+from ffcore.keys import kind_of, role_of
+from ffcore.plugins import Registry, installed
+from ffcore.recipe.plain import plain
+from ffcore.recipe.structure import make_converter
+from ffcore.testing import process
+from ffcore.testing.answers import answers, same
+from ffcore.testing.case import ANYWHERE, COPY, DATA, KINDS, OBJECTIVES, Case, words
+from ffcore.testing.law import ANY, Broken, ask_only_where, law, require
+from ffcore.testing.small import BlackBox
+
+
+@law(ANY, 1)
+def is_of_its_role(case: Case, live: Any) -> None:
+    """`build` returns an object of its role's class in `ffcore.interfaces`."""
+    kind = KINDS[case.role]
+    require(isinstance(live, kind), f"build returns {type(live).__name__}, not a {kind.__name__}")
+
+
+@law(ANY, 2)
+def answers_as_its_role_does(case: Case, live: Any) -> None:
+    """Called as core calls its role, it answers. Where it does not, no other law is asked."""
+    found = answers(case, live)
+    strange = [name for name, value in found.items() if not isinstance(value, Tensor)]
+    require(not strange, f"no tensor: {', '.join(strange)}")
+
+
+@law(ANY, 3)
+def is_a_frozen_table(case: Case, live: Any) -> None:
+    """The table is a frozen attrs class: what a recipe says is a value that nothing changes."""
+    del live
+    table = type(case.table)
+    name = next((field.name for field in attrs.fields(table)), "name")
+    try:
+        setattr(attrs.evolve(case.table), name, None)
+    except attrs.exceptions.FrozenInstanceError:
+        return
+    except AttributeError:
+        pass
+    raise Broken(f"{table.__qualname__} is not frozen: make it of attrs.frozen")
+
+
+@law(ANY, 4)
+def survives_a_recipe(case: Case, live: Any) -> None:
+    """A table written as TOML and read back is equal to itself."""
+    del live
+    registry = Registry(installed().plugins)
+    tree = tomllib.loads(tomli_w.dumps(plain(case.table, registry=registry)))
+    back = make_converter(registry).structure(tree, type(case.table))
+    require(back == case.table, f"{case.table} came back as {back}")
+
+
+@law(ANY, 5)
+def explains_its_keys(case: Case, live: Any) -> None:
+    """The table has a docstring, and every key of it, and of the tables within, a sentence of
+    help."""
+    del live
+    table = type(case.table)
+    require((table.__doc__ or "").strip(), f"{table.__qualname__} has no docstring")
+    silent = list(_silent(table))
+    require(not silent, f"keys without help: {', '.join(silent)}; declare them by ffcore.keys.key")
+
+
+@law(ANY, 6)
+def is_honest_about_its_needs(case: Case, live: Any) -> None:
+    """`needs` and `offers` of a table are frozensets of words, and true: "trainable copy" is
+    offered where the teacher gives one, "student starts anywhere" where the student does, "data" is
+    needed where the objective says so, and an objective that needs nothing works with a black
+    box."""
+    for side in ("needs", "offers"):
+        declared: Any = getattr(case.table, side, frozenset())
+        require(
+            isinstance(declared, frozenset) and all(isinstance(each, str) for each in declared),
+            f"{side} is {declared!r}: it must be a frozenset of words",
+        )
+    if case.role == "teacher":
+        _offers(case, COPY, live.trainable_copy() is not None, "trainable_copy gives")
+    elif isinstance(live, Student):
+        _offers(case, ANYWHERE, live.starts_at == "anywhere", "starts_at says")
+    elif case.role in OBJECTIVES:
+        table, own = DATA in words(case.table, "needs"), DATA in live.needs
+        require(
+            table == own,
+            f"the table {_does(table)} need data, and the objective {_does(own)}",
+        )
+        if not words(case.table, "needs"):
+            _works_with_a_black_box(case)
+
+
+@law(ANY, 7)
+def builds_the_same_twice(case: Case, live: Any) -> None:
+    """Built twice under one seed it answers the same: new weights come from torch's global random
+    state, which `build` itself does not seed."""
+    found = answers(case, case.build())
+    for name, value in answers(case, live).items():
+        require(same(value, found[name]), f"{name} differs between two builds of one seed")
+    context, states = case.context(), []
+    for seed in (0, 1):
+        with process.seeded(seed):
+            case.table.build(context)
+            states.append(torch.get_rng_state())
+    require(not torch.equal(*states), "build seeds torch's global random state")
+
+
+@law(ANY, 8)
+def is_deterministic(case: Case, live: Any) -> None:
+    """The same inputs are answered the same twice, to the last bit; randomness comes from the draws
+    that a component is handed."""
+    first, second = answers(case, live), answers(case, live)
+    for name, value in first.items():
+        off = (value.detach().double() - second[name].detach().double()).abs().max()
+        require(same(value, second[name]), f"{name} differs between two calls by {off:.1e}")
+
+
+@law(ANY, 9)
+def leaves_the_process_alone(case: Case, live: Any) -> None:
+    """Neither `build` nor a call changes what a process has one of: random states, but for torch's
+    in `build`, default dtype, grad mode, threads and torch's other switches."""
+    del live
+    before = process.state()
+    built = case.build()
+    changed = process.changed(before)
+    require(not changed, f"changed by build: {', '.join(changed)}")
+    answers(case, built)
+    changed = process.changed(before)
+    require(not changed, f"changed by a call: {', '.join(changed)}")
+
+
+@law(ANY, 10)
+def saves_and_loads(case: Case, live: Any) -> None:
+    """A network's `state_dict`, through a safetensors file and into a build of other weights,
+    answers the same in eval mode: nothing that matters is kept elsewhere."""
+    ask_only_where(isinstance(live, nn.Module), "it is no network")
+    state = live.eval().state_dict()
+    with torch.no_grad():
+        for tensor in state.values():
+            if tensor.is_floating_point():
+                tensor.add_(0.01)
+    stored = save({name: each.contiguous().clone() for name, each in state.items()})
+    other = case.build(seed=1)
+    other.load_state_dict(load(stored))
+    found = answers(case, other.eval())
+    for name, value in answers(case, live).items():
+        require(same(value, found[name]), f"{name} differs after it was saved and loaded")
+
+
+@law(ANY, 11)
+def has_the_same_shapes_hollow(case: Case, live: Any) -> None:
+    """Built hollow, a network to train or to learn from has the parameters that it has otherwise,
+    by name and shape: a dry run counts them."""
+    counted = ("teacher", "student", "network")
+    ask_only_where(case.role in counted, "nothing of it is counted by a dry run")
+    hollow, full = (
+        {name: tuple(each.shape) for name, each in network.named_parameters()}
+        for network in (case.build(hollow=True), live)
+    )
+    other = sorted({name for name, _ in hollow.items() ^ full.items()})
+    require(not other, f"other parameters where context.hollow: {', '.join(other)}")
+
+
+def _silent(table: type) -> Iterator[str]:
+    """Yield the keys without help, of a table and of those within."""
+    for field in attrs.fields(attrs.resolve_types(table)):
+        if not field.metadata.get("help", "").strip():
+            yield f"{table.__qualname__}.{field.name}"
+        if not role_of(kind_of(field)):
+            for inner in _tables_in(kind_of(field)):
+                yield from _silent(inner)
+
+
+def _tables_in(kind: Any) -> list[type]:
+    if isinstance(kind, type) and attrs.has(kind):
+        return [kind]
+    return [inner for part in get_args(kind) for inner in _tables_in(part)]
+
+
+def _offers(case: Case, word: str, given: bool, who: str) -> None:
+    offered = word in words(case.table, "offers")
+    require(
+        offered == given,
+        f"the table {_does(offered)} offer {word!r}, and {who} {'so' if given else 'otherwise'}",
+    )
+
+
+def _does(affirmed: bool) -> str:
+    return "does" if affirmed else "does not"
+
+
+def _works_with_a_black_box(case: Case) -> None:
+    setting = case.setting
+    box = attrs.evolve(setting, teacher=lambda: BlackBox(setting.teacher()))
+    boxed = attrs.evolve(case, setting=box)
+    try:
+        answers(boxed, boxed.build())
+    except (ValueError, AttributeError, TypeError) as error:
+        raise Broken(
+            f"its table needs nothing, and with a teacher that cannot be copied it raised {error!r}"
+        ) from error

@@ -1,0 +1,64 @@
+"""Laws of decoders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ffcore.testing import network
+from ffcore.testing.answers import arguments
+from ffcore.testing.case import SIZE, Case
+from ffcore.testing.law import Broken, law, require
+
+SHAPES = ((3,), (2, 5), (7, 3, 5), (1, 2, 4, 4))
+"""Of samples, few of which a decoder can decode."""
+
+
+@law("decoder", 1)
+def gives_images(case: Case, live: Any) -> None:
+    """Images are finite float32 [B, C, H, W], one for each sample; what cannot be an image may be
+    handed on in its own shape."""
+    inputs = arguments(case, live)
+    with torch.no_grad():
+        found = live(*inputs)
+    require(len(found) == SIZE, f"{len(found)} images of {SIZE} samples")
+    require(found.ndim == 4 or found.shape == inputs[0].shape, f"images are {tuple(found.shape)}")
+    require(found.dtype == torch.float32, f"images are {found.dtype}")
+    require(found.isfinite().all(), "images are not finite")
+
+
+@law("decoder", 2)
+def is_independent_of_the_batch(case: Case, live: Any) -> None:
+    """The image of a sample does not depend on the rest of the batch."""
+    network.independent(case, live)
+
+
+@law("decoder", 3)
+def leaves_its_inputs_alone(case: Case, live: Any) -> None:
+    """The samples are not written to."""
+    network.inputs_unchanged(case, live)
+
+
+@law("decoder", 4)
+def tells_samples_apart(case: Case, live: Any) -> None:
+    """Different samples become different images."""
+    with torch.no_grad():
+        found = live(*arguments(case, live))
+    require(bool((found != found[:1]).any()), "every sample becomes the same image")
+
+
+@law("decoder", 5)
+def refuses_what_it_cannot_decode(case: Case, live: Any) -> None:
+    """Samples of a shape that it does not decode are refused with a ValueError, not with whatever
+    goes wrong within."""
+    del case
+    for shape in SHAPES:
+        try:
+            with torch.no_grad():
+                live(torch.zeros(2, *shape))
+        except ValueError:
+            continue
+        except Exception as error:
+            found = f"{type(error).__name__} for samples of shape {shape}: {error}"
+            raise Broken(f"it raised {found}") from error

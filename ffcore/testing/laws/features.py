@@ -1,0 +1,50 @@
+"""Laws of features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ffcore.testing import network
+from ffcore.testing.answers import arguments
+from ffcore.testing.case import SIZE, Case
+from ffcore.testing.law import law, require
+
+
+@law("features", 1)
+def has_a_name(case: Case, live: Any) -> None:
+    """`name` is a word, by which distances are told apart."""
+    del case
+    name = getattr(live, "name", None)
+    require(isinstance(name, str) and name.strip(), f"name is {name!r}")
+
+
+@law("features", 2)
+def gives_vectors(case: Case, live: Any) -> None:
+    """Features are finite floats, one vector for each sample."""
+    with torch.no_grad():
+        found = live(*arguments(case, live))
+    require(found.ndim == 2 and len(found) == SIZE, f"{tuple(found.shape)} for {SIZE} samples")
+    require(found.is_floating_point(), f"features are {found.dtype}")
+    require(found.isfinite().all(), "features are not finite")
+
+
+@law("features", 3)
+def is_independent_of_the_batch(case: Case, live: Any) -> None:
+    """The features of a sample do not depend on the rest of the batch."""
+    network.independent(case, live)
+
+
+@law("features", 4)
+def leaves_its_inputs_alone(case: Case, live: Any) -> None:
+    """The samples are not written to."""
+    network.inputs_unchanged(case, live)
+
+
+@law("features", 5)
+def tells_samples_apart(case: Case, live: Any) -> None:
+    """Different samples have different features: where all are the same, so is every distance."""
+    with torch.no_grad():
+        found = live(*arguments(case, live))
+    require(bool((found != found[:1]).any()), "every sample has the same features")

@@ -1,0 +1,394 @@
+"""Laws of objectives, the same for predictors and correctors, and one of predictors alone."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import itertools
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+from unittest import mock
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from ffcore.distill import Distillation
+from ffcore.draws import Draws
+from ffcore.interfaces import (
+    Auxiliary,
+    Balancer,
+    Batch,
+    Condition,
+    DataSource,
+    Gap,
+    Gaps,
+    Networks,
+    Norms,
+    Objective,
+    VelocityField,
+)
+from ffcore.optimizer import Optimizer
+from ffcore.testing.answers import same
+from ffcore.testing.case import ANYWHERE, DATA, EXACT, Asked, Case, words
+from ffcore.testing.law import Broken, Check, ask_only_where, law, require
+from ffcore.testing.small import MEAN, SCALE, GaussianStudent
+
+STEPS, BATCH, RATE = 12, 64, 0.05
+"""Of the short training runs."""
+
+
+def both(number: int) -> Callable[[Check], Check]:
+    """Make it a law of predictors and of correctors."""
+
+    def register(check: Check) -> Check:
+        return law("corrector", number)(law("predictor", number)(check))
+
+    return register
+
+
+@both(1)
+def answers_with_gaps(case: Case, live: Any) -> None:
+    """`gaps` returns at least one gap, with one finite row in the shape of a sample for each of the
+    batch, under autocast too."""
+    asked = case.asked(live)
+    for precision in ("float32", "autocast to bfloat16"):
+        with torch.autocast("cpu", torch.bfloat16, precision != "float32"):
+            found = live.gaps(asked.networks, asked.batch)
+        require(isinstance(found, Gaps), f"gaps returns {type(found).__name__}")
+        require(len(found.gaps) > 0, "there is no gap")
+        for gap in found.gaps:
+            wanted = tuple(asked.batch.z.shape)
+            require(gap.gap.shape == wanted, f"a gap is {tuple(gap.gap.shape)}, not {wanted}")
+            require(gap.gap.isfinite().all(), f"in {precision} a gap is not finite")
+            require(gap.output.isfinite().all(), f"in {precision} an output is not finite")
+
+
+@both(2)
+def sends_its_gradient_to_the_student_alone(case: Case, live: Any) -> None:
+    """The outputs carry a gradient to the student's parameters; none flows through the teacher or
+    the auxiliary networks."""
+    asked = case.asked(live)
+    others = {"the teacher": asked.networks.teacher, **_named(asked.networks.auxiliaries)}
+    with _gradients_through(others) as passed:
+        found = live.gaps(asked.networks, asked.batch)
+        silent = not all(gap.output.requires_grad for gap in found.gaps)
+        require(found.gaps and not silent, "an output carries no gradient")
+        torch.stack([gap.output.square().sum() for gap in found.gaps]).sum().backward()
+    require(_has_gradient(asked.networks.student), "no gradient reaches the student")
+    require(not passed, f"a gradient flows through {' and '.join(passed)}")
+
+
+@both(3)
+def asks_within_the_domain(case: Case, live: Any) -> None:
+    """The student is asked at t in (0, 1] and δ in [0, t], at t = 1 alone unless the table needs
+    "student starts anywhere"; teacher and auxiliary networks that are velocities at t in [0, 1]."""
+    asked = case.asked(live)
+    anywhere = ANYWHERE in words(case.table, "needs")
+    wrong: dict[str, None] = {}
+
+    def of_student(x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> None:
+        del x_t, condition
+        wrong.update(dict.fromkeys(_outside(t, delta, anywhere)))
+
+    def of_velocity(x_t: Tensor, t: Tensor, condition: Condition) -> None:
+        del x_t, condition
+        if not bool(((t >= 0) & (t <= 1)).all()):
+            wrong["a velocity is asked at t outside [0, 1]"] = None
+
+    asked.networks.student.register_forward_pre_hook(_told(of_student), with_kwargs=True)
+    for network in (asked.networks.teacher, *asked.networks.auxiliaries.values()):
+        if isinstance(network, VelocityField):
+            network.register_forward_pre_hook(_told(of_velocity), with_kwargs=True)
+    for step in range(4):
+        live.gaps(asked.networks, attrs.evolve(asked.batch, draws=case.draws(step=step)))
+    require(not wrong, "; ".join(wrong))
+
+
+@both(4)
+def changes_no_network(case: Case, live: Any) -> None:
+    """Neither `gaps` nor `self_check` changes a parameter, a buffer, the mode or what asks for a
+    gradient in any network: the trainer does that."""
+    asked = case.asked(live)
+    networks = asked.networks
+    every = {"the student": networks.student, "the teacher": networks.teacher}
+    every |= _named(networks.auxiliaries)
+    before = {name: _kept(network) for name, network in every.items()}
+    for what in (live.self_check, live.gaps):
+        with suppress(ValueError):  # another law tells
+            what(networks, asked.batch)
+        for name, network in every.items():
+            same = all(_equal(a, b) for a, b in zip(before[name], _kept(network), strict=True))
+            require(same, f"{what.__name__} changes {name}")
+
+
+@both(5)
+def is_data_free_unless_it_says(case: Case, live: Any) -> None:
+    """An objective whose table does not need "data" works without: it reads none that it is handed,
+    and opens no file and no connection to get some."""
+    ask_only_where(DATA not in words(case.table, "needs"), "its table needs data")
+    found = []
+    for value in (None, 1.0):
+        asked = case.asked(live)
+        data = None if value is None else torch.full_like(asked.batch.z, value)
+        found.append(live.gaps(asked.networks, attrs.evolve(asked.batch, data=data)).gaps)
+    unmoved = all(same(a.gap, b.gap) for a, b in zip(*found, strict=True))
+    require(unmoved, "it reads data, and its table's `needs` does not say so")
+    other = case.build()  # what is imported at the first call is imported now
+    asked = case.asked(other)
+    with _opened() as opened:
+        other.gaps(asked.networks, asked.batch)
+    require(not opened, f"gaps opens {', '.join(opened)}")
+
+
+@both(6)
+def owns_its_auxiliaries(case: Case, live: Any) -> None:
+    """`auxiliaries` names networks, each an Auxiliary, that share no parameter with the student,
+    the teacher or each other."""
+    asked = case.asked(live)
+    for name, each in asked.auxiliaries.items():
+        require(isinstance(each, Auxiliary), f"{name!r} is a {type(each).__name__}")
+    networks: dict[str, nn.Module] = {
+        "the student": asked.networks.student,
+        "the teacher": asked.networks.teacher,
+    }
+    networks |= _named(asked.networks.auxiliaries)
+    for (one, a), (other, b) in itertools.combinations(networks.items(), 2):
+        shared = {p.data_ptr() for p in a.parameters()} & {p.data_ptr() for p in b.parameters()}
+        require(not shared, f"{one} and {other} share a parameter")
+
+
+@both(7)
+def trains_its_auxiliaries_alone(case: Case, live: Any) -> None:
+    """Where an auxiliary network learns, `samples` are given, detached, with their conditions; its
+    loss is one finite number per sample, and its gradient reaches that network alone."""
+    asked = case.asked(live)
+    learning = {name: each for name, each in asked.auxiliaries.items() if each.loss is not None}
+    ask_only_where(learning, "none of its auxiliary networks learns")
+    found = live.gaps(asked.networks, asked.batch)
+    require(
+        found.samples is not None and found.condition is not None,
+        "an auxiliary network learns, and gaps gives no samples with conditions",
+    )
+    require(not found.samples.requires_grad, "the samples carry a gradient: detach them")
+    for name, each in learning.items():
+        _check_loss(name, each, asked, found)
+
+
+@both(8)
+def passes_its_own_check(case: Case, live: Any) -> None:
+    """`self_check` finds nothing wrong with a smooth student and a teacher."""
+    asked = case.asked(live)
+    try:
+        said = live.self_check(asked.networks, asked.batch)
+    except ValueError as error:
+        raise Broken(f"self_check refuses: {error}") from error
+    require(
+        said is None or isinstance(said, str),
+        f"self_check returns {type(said).__name__}, neither a sentence nor None",
+    )
+
+
+@both(9)
+def draws_the_student_to_the_teacher(case: Case, live: Any) -> None:
+    """Trained for a few steps on an exact teacher, a student that is off by a constant comes
+    nearer: with the wrong sign it would go away."""
+    ask_only_where(case.setting == EXACT, "it is not built for an exact teacher with a copy")
+    for side in (1.0, -1.0):
+        offset = side * torch.tensor([1.0, 0.5])
+        student, objective = GaussianStudent(offset), case.build()
+        distillation = Distillation(
+            teacher=EXACT.teacher(),
+            student=student,
+            **{case.role: objective},
+            data=_GaussianData() if DATA in objective.needs else None,
+            balancer=_Even(),
+            optimizer=Optimizer(learning_rate=RATE),
+            steps=STEPS,
+            batch=BATCH,
+        )
+        for _ in range(STEPS):
+            distillation.step()
+        before, after = float(offset.norm()), float(student.offset.detach().norm())
+        require(
+            after < 0.95 * before,
+            f"{STEPS} steps took a student that was off by {before:.2f} to {after:.2f}",
+        )
+
+
+@law("predictor", 10)
+def rests_at_the_flow_map(case: Case, live: Any) -> None:
+    """Where the student is the exact flow map, the gaps vanish; in the mean, if they are made of
+    data."""
+    ask_only_where(case.setting == EXACT, "it is not built for an exact teacher with a copy")
+    teacher, draws = EXACT.teacher(), case.draws(1024)
+    data, condition = _GaussianData().read(torch.zeros(1024), draws)
+    batch = Batch(
+        z=draws.normal("z", (2,)),
+        condition=condition,
+        draws=draws,
+        data=data if DATA in live.needs else None,
+    )
+
+    def size(offset: Tensor) -> float:
+        student = GaussianStudent(offset)
+        auxiliaries = live.auxiliaries(student, teacher)
+        networks = Networks(
+            student=student,
+            teacher=teacher,
+            auxiliaries={name: each.network for name, each in auxiliaries.items()},
+        )
+        gaps = torch.stack([gap.gap for gap in live.gaps(networks, batch).gaps])
+        return float(gaps.mean(1).norm() if DATA in live.needs else gaps.square().mean().sqrt())
+
+    still, moved = size(torch.zeros(2)), size(torch.ones(2))
+    require(
+        still <= 0.05 * moved,
+        f"gaps of the exact flow map are {still:.2g}, and {moved:.2g} where it is off by 1",
+    )
+
+
+class _Even(Balancer):
+    """Every weight and factor 1."""
+
+    def split(self, batch: int, step: int) -> tuple[int, int]:
+        """Return all for prediction."""
+        del step
+        return batch, 0
+
+    def weights(self, objective: Objective, gap: Gap) -> Tensor:
+        """Return ones."""
+        del objective
+        return torch.ones_like(gap.norm())
+
+    def scale(self, norms: Mapping[Objective, Norms]) -> Mapping[Objective, Tensor]:
+        """Return ones."""
+        return {name: torch.ones_like(each.raw) for name, each in norms.items()}
+
+
+class _GaussianData(DataSource):
+    """Samples of N(MEAN, SCALE² I), fresh ones from the draws."""
+
+    sample_shape = (len(MEAN),)
+
+    def __len__(self) -> int:
+        return 1024
+
+    def read(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Condition]:
+        """Return as many samples as there are indices."""
+        noise = draws.normal("x", self.sample_shape)
+        return torch.tensor(MEAN) + SCALE * noise, Condition(size=len(indices))
+
+
+def _outside(t: Tensor, delta: Tensor, anywhere: bool) -> Iterator[str]:
+    """Say what is wrong with asking a student at these times, over these durations."""
+    if not bool(((t > 0) & (t <= 1)).all()):
+        yield "the student is asked at t outside (0, 1]"
+    if not bool(((delta >= 0) & (delta <= t)).all()):
+        yield "the student is asked over δ outside [0, t]"
+    if not anywhere and not bool((t == 1).all()):
+        yield f"the student is asked at t < 1, and the table does not need {ANYWHERE!r}"
+
+
+def _check_loss(name: str, auxiliary: Auxiliary, asked: Asked, found: Gaps) -> None:
+    assert auxiliary.loss is not None
+    assert found.samples is not None
+    assert found.condition is not None
+    draws = asked.batch.draws.named(name)
+    losses = auxiliary.loss(auxiliary.network, found.samples, found.condition, draws)
+    require(
+        losses.shape == (len(found.samples),),
+        f"the loss of {name!r} is {tuple(losses.shape)} for {len(found.samples)} samples",
+    )
+    require(losses.isfinite().all(), f"the loss of {name!r} is not finite")
+    losses.sum().backward()
+    require(_has_gradient(auxiliary.network), f"{name!r} gets no gradient of its loss")
+    others = {"the student": asked.networks.student, **_named(asked.networks.auxiliaries)}
+    for who, other in others.items():
+        if other is not auxiliary.network:
+            require(not _has_gradient(other), f"the loss of {name!r} sends a gradient to {who}")
+
+
+def _named(auxiliaries: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    return {f"the auxiliary network {name!r}": each for name, each in auxiliaries.items()}
+
+
+def _has_gradient(network: nn.Module) -> bool:
+    return any(each.grad is not None and bool(each.grad.any()) for each in network.parameters())
+
+
+def _kept(network: nn.Module) -> list[Any]:
+    """Return all that the trainer alone may change in a network."""
+    values: list[Any] = [each.detach().clone() for each in network.parameters()]
+    values += [each.clone() for each in network.buffers()]
+    values += [each.requires_grad for each in network.parameters()]
+    return values + [each.training for each in network.modules()]
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return torch.equal(a, b) if isinstance(a, Tensor) else bool(a == b)
+
+
+def _told(tell: Callable[..., None]) -> Callable[..., None]:
+    """Return a hook that tells the arguments, by name or by place, of a network's call."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        del module
+        tell(*args, **kwargs)
+
+    return hook
+
+
+@contextmanager
+def _gradients_through(networks: Mapping[str, nn.Module]) -> Iterator[list[str]]:
+    """Note the names of the networks whose outputs a gradient comes back to."""
+    passed: list[str] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def note(gradient: Tensor) -> None:
+            del gradient
+            if name not in passed:
+                passed.append(name)
+
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            del module, inputs
+            if output.requires_grad:
+                output.register_hook(note)
+
+        return hook
+
+    hooks = [each.register_forward_hook(watch(name)) for name, each in networks.items()]
+    try:
+        yield passed
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _opened() -> Iterator[list[str]]:
+    """Note the files and connections that Python code opens meanwhile."""
+    opened: list[str] = []
+
+    def noting(what: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            opened.append(str(args[0] if args else kwargs.get("file", "a file")))
+            return what(*args, **kwargs)
+
+        return call
+
+    def connect(self: socket.socket, address: Any) -> Any:
+        opened.append(f"a connection to {address}")
+        return connects(self, address)
+
+    connects = socket.socket.connect
+    with (
+        mock.patch.object(builtins, "open", noting(builtins.open)),
+        mock.patch.object(io, "open", noting(io.open)),
+        mock.patch.object(os, "open", noting(os.open)),
+        mock.patch.object(socket.socket, "connect", connect),
+    ):
+        yield opened

@@ -1,0 +1,140 @@
+"""Laws of students."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import attrs
+import torch
+
+from ffcore.derivative import Derivative, DerivativeMismatch, self_check
+from ffcore.flow_map import push
+from ffcore.testing import network
+from ffcore.testing.answers import arguments
+from ffcore.testing.case import Case
+from ffcore.testing.law import Broken, ask_only_where, law, require
+from ffcore.testing.small import BlackBox
+
+
+@law("student", 1)
+def says_where_it_starts(case: Case, live: Any) -> None:
+    """`starts_at` is "prior" or "anywhere". From the prior it does not read t; from anywhere it
+    does, once it is trained."""
+    require(live.starts_at in ("prior", "anywhere"), f"starts_at is {live.starts_at!r}")
+    probe = network.perturbed(live)
+    x, t, delta, condition = arguments(case, probe)
+    with torch.no_grad():
+        late, early = (probe(x, time, 0 * delta, condition) for time in (t, t / 2))
+    reads = not torch.equal(late, early)
+    require(
+        reads == (live.starts_at == "anywhere"),
+        f"starts_at is {live.starts_at!r}, and it {'reads' if reads else 'does not read'} t",
+    )
+
+
+@law("student", 2)
+def keeps_shape_and_dtype(case: Case, live: Any) -> None:
+    """An average velocity has the shape and dtype of its points, under autocast too."""
+    network.shape_and_dtype(case, live)
+
+
+@law("student", 3)
+def is_the_identity_at_no_duration(case: Case, live: Any) -> None:
+    """At δ = 0 an average velocity is finite, so that the flow map x + δ F is the identity."""
+    x, t, delta, condition = arguments(case, live, at=0.0)
+    with torch.no_grad():
+        moved = push(x, live(x, t, delta, condition), delta)
+    require(torch.equal(moved, x), "at δ = 0 the flow map is not the identity: F is not finite")
+
+
+@law("student", 4)
+def is_finite_at_every_duration(case: Case, live: Any) -> None:
+    """An average velocity is finite for every δ in (0, 1] from the prior, and from anywhere for
+    every t in (0, 1] if it starts there."""
+    network.finite(case, live, network.ENDS[1:])
+    if live.starts_at == "prior":
+        return
+    for at in network.ENDS[1:]:
+        x, _, delta, condition = arguments(case, live, at=at)
+        with torch.no_grad():
+            found = live(x, delta, delta, condition)
+        require(found.isfinite().all(), f"from t = {at:g} over δ = {at:g} it is not finite")
+
+
+@law("student", 5)
+def is_independent_of_the_batch(case: Case, live: Any) -> None:
+    """What a sample is answered does not depend on the rest of the batch."""
+    network.independent(case, live)
+
+
+@law("student", 6)
+def leaves_its_inputs_alone(case: Case, live: Any) -> None:
+    """No input is written to."""
+    network.inputs_unchanged(case, live)
+
+
+@law("student", 7)
+def answers_the_same_in_training(case: Case, live: Any) -> None:
+    """Training mode drops nothing: no dropout, no labels dropped at random."""
+    inputs = arguments(case, live)
+    probe = copy.deepcopy(live)
+    with torch.no_grad():
+        training, evaluating = probe.train()(*inputs), probe.eval()(*inputs)
+    difference = (training - evaluating).abs().max()
+    require(difference == 0, f"in training mode it differs from eval mode by {difference:.1e}")
+
+
+@law("student", 8)
+def is_differentiable_in_the_duration(case: Case, live: Any) -> None:
+    """∂F/∂δ exists: finite differences agree with the forward-mode derivative."""
+    x, _, _, condition = arguments(case, live)
+    exact = Derivative(backend="finite-difference", step=1e-3, scheme="central")
+    try:
+        error = self_check(live, exact, x, condition, case.draws())
+    except DerivativeMismatch as mismatch:
+        raise Broken(str(mismatch)) from mismatch
+    ask_only_where(error is not None, "it has no forward-mode derivative to compare with")
+
+
+@law("student", 9)
+def trains_every_parameter(case: Case, live: Any) -> None:
+    """A gradient reaches every parameter that asks for one: distributed training waits for all."""
+    network.every_parameter_trained(case, live)
+
+
+@law("student", 10)
+def reads_what_it_is_given(case: Case, live: Any) -> None:
+    """Once it is trained, F is another one at another point, over another duration, for another
+    class and, where the recipe gives a range, at another γ."""
+    network.all_inputs_read(case, live)
+
+
+@law("student", 11)
+def takes_no_guidance_for_one(case: Case, live: Any) -> None:
+    """Where the recipe gives a range of γ, a condition without γ means γ = 1."""
+    ask_only_where(case.setting.guidance_range, "no recipe gives it a range of γ")
+    network.unguided_at_one(case, live)
+
+
+@law("student", 12)
+def can_be_rebuilt_without_its_teacher(case: Case, live: Any) -> None:
+    """The table, or what its method `alone` makes of it and the student, builds a network of the
+    same shapes for a teacher that cannot be copied: what `ffd export` relies on."""
+    alone = getattr(case.table, "alone", None)
+    table = case.table if alone is None else alone(live)
+    setting = case.setting
+    box = attrs.evolve(setting, teacher=lambda: BlackBox(setting.teacher()))
+    try:
+        rebuilt = attrs.evolve(case, table=table, setting=box).build()
+    except (AttributeError, TypeError, ValueError) as error:
+        raise Broken(
+            f"with a teacher that cannot be copied it raised {error!r}: give the table a method "
+            "`alone(student)` that returns one which needs no teacher"
+        ) from error
+    found, wanted = (
+        {name: tuple(each.shape) for name, each in student.state_dict().items()}
+        for student in (rebuilt, live)
+    )
+    other = sorted({name for name, _ in found.items() ^ wanted.items()})
+    require(not other, f"rebuilt it has other weights: {', '.join(other)}")

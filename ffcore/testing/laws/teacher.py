@@ -1,0 +1,141 @@
+"""Laws of teachers."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import attrs
+import torch
+
+from ffcore.interfaces import VelocityField
+from ffcore.testing import network
+from ffcore.testing.answers import arguments, fields
+from ffcore.testing.case import SIZE, Case
+from ffcore.testing.law import ask_only_where, law, require
+
+
+@law("teacher", 1)
+def is_frozen(case: Case, live: Any) -> None:
+    """No parameter of a teacher asks for a gradient, and it answers as in eval mode."""
+    asking = [name for name, each in live.named_parameters() if each.requires_grad]
+    require(not asking, f"parameters ask for a gradient: {', '.join(asking)}")
+    inputs = arguments(case, live)
+    with torch.no_grad():
+        built, evaluating = live(*inputs), copy.deepcopy(live).eval()(*inputs)
+    difference = (built - evaluating).abs().max()
+    require(difference == 0, f"it is in training mode: eval mode differs by {difference:.1e}")
+
+
+@law("teacher", 2)
+def states_its_sample_shape(case: Case, live: Any) -> None:
+    """`sample_shape` is a tuple of positive integers."""
+    del case
+    shape = live.sample_shape
+    require(
+        isinstance(shape, tuple) and shape and all(type(n) is int and n > 0 for n in shape),
+        f"sample_shape is {shape!r}",
+    )
+
+
+@law("teacher", 3)
+def keeps_shape_and_dtype(case: Case, live: Any) -> None:
+    """A velocity has the shape and dtype of its points, under autocast too."""
+    network.shape_and_dtype(case, live)
+
+
+@law("teacher", 4)
+def is_finite_at_both_ends(case: Case, live: Any) -> None:
+    """A velocity is finite at every time, t = 0 and t = 1 among them."""
+    network.finite(case, live)
+
+
+@law("teacher", 5)
+def is_independent_of_the_batch(case: Case, live: Any) -> None:
+    """What a sample is answered does not depend on the rest of the batch."""
+    network.independent(case, live)
+
+
+@law("teacher", 6)
+def leaves_its_inputs_alone(case: Case, live: Any) -> None:
+    """No input is written to."""
+    network.inputs_unchanged(case, live)
+
+
+@law("teacher", 7)
+def reads_what_it_is_given(case: Case, live: Any) -> None:
+    """A velocity is another one at another point, at another time and, where the conditions are
+    classes, for another class; new weights may hide it, others may not."""
+    network.all_inputs_read(case, live)
+
+
+@law("teacher", 8)
+def draws_conditions_from_the_draws(case: Case, live: Any) -> None:
+    """`conditions.draw` gives one condition for each sample, unguided, and the same one to a sample
+    whichever part of the batch is asked for."""
+    draws = case.draws(2 * SIZE)
+    part = slice(SIZE - 1, SIZE + 2)
+    whole, drawn = live.conditions.draw(draws), live.conditions.draw(draws[part])
+    require(whole.size == 2 * SIZE, f"{whole.size} conditions for {2 * SIZE} samples")
+    require(whole.guidance is None, "a drawn condition has a guidance scale")
+    one, other = fields(whole[part]), fields(drawn)
+    require(one.keys() == other.keys(), "some parts of a batch have fields that others lack")
+    for name, value in one.items():
+        same = torch.equal(value, other[name])
+        require(same, f"the {name} of a sample depends on which others are drawn")
+
+
+@law("teacher", 9)
+def has_a_null_condition_or_says_not(case: Case, live: Any) -> None:
+    """`conditions.null` answers for as many samples, unguided, with a condition that the teacher
+    understands; or it raises ValueError: the teacher cannot be guided."""
+    x, t, condition = arguments(case, live)
+    try:
+        null = live.conditions.null(attrs.evolve(condition, guidance=torch.full((SIZE,), 2.0)))
+    except ValueError:
+        return
+    require(null.size == SIZE, f"{null.size} null conditions for {SIZE} samples")
+    require(null.guidance is None, "the null condition has a guidance scale")
+    with torch.no_grad():
+        require(live(x, t, null).isfinite().all(), "the unconditional velocity is not finite")
+
+
+@law("teacher", 10)
+def copies_itself_to_train(case: Case, live: Any) -> None:
+    """`trainable_copy` is None, or an independent float32 network with gradients on that starts
+    from what the teacher answers, or from zero where the teacher predicts something else."""
+    copied = live.trainable_copy()
+    ask_only_where(copied is not None, "it cannot be copied")
+    require(isinstance(copied, VelocityField), f"the copy is a {type(copied).__name__}")
+    inputs = arguments(case, live)
+    parameters = dict(copied.named_parameters())
+    idle = [name for name, each in parameters.items() if not each.requires_grad]
+    require(parameters and not idle, f"the copy's gradients are off: {', '.join(idle) or 'all'}")
+    other = {each.dtype for each in parameters.values()} - {torch.float32}
+    require(not other, f"the copy has parameters in {', '.join(map(str, other))}")
+    with torch.no_grad():
+        before, answer = live(*inputs), copied(*inputs)
+        off = network.relative(answer, before)
+        require(off <= network.ROUNDING or not answer.any(), f"the copy is off by {off:.1e}")
+        for parameter in parameters.values():
+            parameter.add_(1.0)
+        require(torch.equal(live(*inputs), before), "training the copy changes the teacher")
+
+
+@law("teacher", 11)
+def gives_its_copy_an_input_for_guidance(case: Case, live: Any) -> None:
+    """With `takes_guidance` the copy reads γ, through an input without effect at first; or
+    ValueError is raised: the network has no place for it."""
+    ask_only_where(live.trainable_copy() is not None, "it cannot be copied")
+    try:
+        copied = live.trainable_copy(takes_guidance=True)
+    except ValueError:
+        return
+    x, t, condition = arguments(case, live)
+    guided = attrs.evolve(condition, guidance=torch.full((SIZE,), 2.0))
+    with torch.no_grad():
+        off = network.relative(copied(x, t, guided), live.trainable_copy()(x, t, condition))
+        require(off <= network.ROUNDING, f"before training γ has an effect on it, of {off:.1e}")
+        trained = network.perturbed(copied)
+        moves = not torch.equal(trained(x, t, guided), trained(x, t, condition))
+    require(moves, "it does not read γ, whatever its weights")

@@ -1,0 +1,87 @@
+"""The laws that a plugin is under before any component of it is built."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+
+from ffcore.plugins import Plugin
+from ffcore.testing.result import Result, Status
+
+PLUGIN_LAWS = {
+    "is-active": "A plugin is found, imported and answers its hook.",
+    "is-light": "Neither its module nor any of its tables imports torch or numpy.",
+    "is-summarised": "Every component has a summary of one line.",
+    "is-buildable": "Every component has an example that can be built in some setting; a setting "
+    "is refused with a ValueError, if at all.",
+}
+"""By name, in the order of their numbers. A new one comes last."""
+
+HEAVY = ("torch", "numpy")
+
+
+def weights(plugins: Iterable[Plugin]) -> dict[str, str]:
+    """Say of plugins, by name, what a fresh interpreter finds wrong with importing their modules.
+
+    One interpreter does for all of them where there is nothing to say.
+    """
+    modules = {each.name: _modules(each) for each in plugins if each.state == "active"}
+    if len(modules) > 1 and not _weight([each for own in modules.values() for each in own]):
+        return dict.fromkeys(modules, "")
+    return {name: _weight(each) for name, each in modules.items()}
+
+
+def of_plugin(plugin: Plugin, weight: str) -> Iterator[Result]:
+    """Yield what became of the laws of a plugin itself; of the first alone if it is not active.
+
+    `weight` is what `weights` says of it.
+    """
+    label = f"plugin/{plugin.name}"
+    active = plugin.state == "active"
+    yield plugin_result(label, "is-active", "" if active else f"{plugin.state}: {plugin.cause}")
+    if not active:
+        return
+    yield plugin_result(label, "is-light", weight)
+    dull = [
+        f"{each.role} {each.name}"
+        for each in plugin.components
+        if not each.summary.strip() or "\n" in each.summary
+    ]
+    found = f"the summary is empty or of several lines: {', '.join(dull)}" if dull else ""
+    yield plugin_result(label, "is-summarised", found)
+
+
+def plugin_result(component: str, law: str, fault: str, unasked: str = "") -> Result:
+    """Return what became of a plugin's law; it holds where there is no fault."""
+    status: Status = "broken" if fault else "not asked" if unasked else "holds"
+    return Result(
+        component=component,
+        law=law,
+        number=f"plugin {1 + list(PLUGIN_LAWS).index(law)}",
+        text=PLUGIN_LAWS[law],
+        status=status,
+        found=fault or unasked,
+    )
+
+
+def _modules(plugin: Plugin) -> list[str]:
+    tables = {each.target.partition(":")[0] for each in plugin.components}
+    return [plugin.value.partition(":")[0], *sorted(tables)]
+
+
+def _weight(modules: list[str]) -> str:
+    """Say what a fresh interpreter finds wrong with importing these."""
+    code = (
+        "import importlib, sys\n"
+        f"sys.path[:] = {sys.path!r}\n"
+        f"for name in {modules!r}:\n"
+        "    importlib.import_module(name)\n"
+        f"    heavy = [each for each in {HEAVY!r} if each in sys.modules]\n"
+        "    if heavy:\n"
+        "        sys.exit(f'{name} imports ' + ' and '.join(heavy))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return ""
+    return next(reversed(done.stderr.strip().splitlines()), f"exit code {done.returncode}")

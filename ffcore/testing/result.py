@@ -1,0 +1,36 @@
+"""What became of a law, for one component."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import attrs
+
+Status = Literal["holds", "broken", "broken as expected", "holds unexpectedly", "not asked"]
+
+
+@attrs.frozen(kw_only=True)
+class Result:
+    """What became of a law."""
+
+    component: str
+    """Role and name, as in "corrector/vsd"; "plugin/vsd" for the laws of a plugin itself."""
+    law: str
+    """Its name; with `component` before it, the name by which a failure is expected."""
+    number: str
+    """As the page of the role has it, as in "teacher 3"."""
+    text: str
+    """What the law asks."""
+    status: Status
+    found: str = ""
+    """Where and how it is broken, why that was expected, or why it was not asked."""
+
+    @property
+    def name(self) -> str:
+        """The name by which a failure is expected: "corrector/vsd/is-deterministic"."""
+        return f"{self.component}/{self.law}"
+
+    @property
+    def fails(self) -> bool:
+        """Whether this must be mended."""
+        return self.status in ("broken", "holds unexpectedly")

@@ -1,0 +1,150 @@
+"""Small networks that do all that their contract asks, for a component to work with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ffcore.interfaces import (
+    Condition,
+    FrozenTeacher,
+    Labels,
+    Student,
+    Teacher,
+    Unconditional,
+    VelocityField,
+)
+from ffcore.path import expand_like
+
+WIDTH = 16
+MEAN, SCALE = (0.5, -0.3), 0.7
+"""Of the exact teacher that objectives are trained with for a few steps."""
+
+
+class SmallVelocity(VelocityField):
+    """A velocity that depends on all that it is given: of any sample shape, smooth, trainable."""
+
+    def __init__(self, shape: tuple[int, ...], labels: int, takes_guidance: bool = False) -> None:
+        super().__init__()
+        self.shape, self.labels = shape, labels
+        dimensions = torch.Size(shape).numel()
+        self.enter = nn.Linear(dimensions + 1, WIDTH)
+        self.label = nn.Embedding(labels, WIDTH) if labels else None
+        self.guidance = nn.Linear(1, WIDTH, bias=False) if takes_guidance else None
+        self.leave = nn.Linear(WIDTH, dimensions)
+        if self.guidance is not None:
+            nn.init.zeros_(self.guidance.weight)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Return the velocity; see VelocityField."""
+        h = self.enter(torch.cat([x_t.flatten(1), t[:, None].to(x_t.dtype)], dim=1))
+        if self.label is not None:
+            h = h + self.label(condition.label)
+        if self.guidance is not None:
+            gamma = torch.ones_like(t) if condition.guidance is None else condition.guidance
+            h = h + self.guidance(gamma[:, None].to(x_t.dtype))
+        out: Tensor = self.leave(torch.tanh(h)).unflatten(1, self.shape).to(x_t.dtype)
+        return out
+
+    def trainable_copy(self, takes_guidance: bool) -> SmallVelocity:
+        """Return a trainable copy, with an input for γ if asked for."""
+        copied = SmallVelocity(self.shape, self.labels, takes_guidance)
+        copied.load_state_dict(self.state_dict(), strict=False)
+        return copied
+
+
+class SmallStudent(Student):
+    """An average velocity from anywhere, which depends on all that it is given."""
+
+    starts_at = "anywhere"
+
+    def __init__(self, shape: tuple[int, ...], labels: int) -> None:
+        super().__init__()
+        self.start = SmallVelocity(shape, labels, takes_guidance=True)
+        self.slope = SmallVelocity(shape, labels, takes_guidance=True)
+        for each in (self.start, self.slope):
+            assert each.guidance is not None
+            nn.init.normal_(each.guidance.weight, std=0.1)
+
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        """Return F; see Student."""
+        start: Tensor = self.start(x_t, t, condition)
+        slope: Tensor = self.slope(x_t, delta, condition)
+        return start + expand_like(delta, x_t).to(x_t.dtype) * slope
+
+    @staticmethod
+    def of(teacher: Teacher) -> SmallStudent:
+        """Return a student for a teacher, its weights from global random state."""
+        source = teacher.conditions
+        labels = source.classes + 1 if isinstance(source, Labels) else 0
+        return SmallStudent(teacher.sample_shape, labels)
+
+
+class GaussianVelocity(VelocityField):
+    """The exact velocity for data N(μ, s² I), which can learn μ; s is SCALE."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.tensor(MEAN))
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Return u = μ − ((t − (1 − t) s²) / a_t²)(x − (1 − t) μ); see VelocityField."""
+        del condition
+        slope = (t - (1 - t) * SCALE**2) / ((1 - t) ** 2 * SCALE**2 + t**2)
+        away = x_t - expand_like(1 - t, x_t) * self.mean
+        return (self.mean - expand_like(slope, x_t) * away).to(x_t.dtype)
+
+
+class GaussianStudent(Student):
+    """The exact average velocity for data N(MEAN, SCALE² I), off by a constant that can learn.
+
+    With r = t − δ and a_t² = (1 − t)² s² + t², the slope of F − μ in x − (1 − t) μ is
+    (s² (2 − r − t) − (r + t)) / (a_t (a_r + a_t)): the flow map's, without cancellation at δ = 0.
+    """
+
+    starts_at = "anywhere"
+
+    def __init__(self, offset: Tensor) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(offset.clone())
+
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        """Return F + offset; see Student."""
+        del condition
+        mean, r, square = torch.tensor(MEAN), t - delta, SCALE**2
+        a_t, a_r = (((1 - each) ** 2 * square + each**2).sqrt() for each in (t, r))
+        slope = (square * (2 - r - t) - (r + t)) / (a_t * (a_r + a_t))
+        away = x_t - expand_like(1 - t, x_t) * mean
+        return (mean + expand_like(slope, x_t) * away + self.offset).to(x_t.dtype)
+
+
+def small_teacher(shape: tuple[int, ...], classes: int) -> Teacher:
+    """Return a network as a teacher: labels and a null label, a trainable copy, random weights."""
+    velocity = SmallVelocity(shape, classes + 1)
+    conditions = Labels(classes, null_label=classes)
+    return FrozenTeacher(velocity, shape, conditions, velocity.trainable_copy)
+
+
+def gaussian_teacher() -> Teacher:
+    """Return the exact teacher of N(MEAN, SCALE² I), which can be copied to train."""
+    return FrozenTeacher(GaussianVelocity(), (len(MEAN),), Unconditional())
+
+
+class BlackBox(Teacher):
+    """A teacher's velocity and conditions, and nothing to copy."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.sample_shape = teacher.sample_shape
+        self.conditions = teacher.conditions
+        self.eval()
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Return the teacher's velocity."""
+        velocity: Tensor = self.teacher(x_t, t, condition)
+        return velocity
+
+    def trainable_copy(self, *, takes_guidance: bool = False) -> None:
+        """Return None."""
+        del takes_guidance

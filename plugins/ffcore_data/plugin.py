@@ -1,0 +1,22 @@
+"""What this plugin offers."""
+
+from collections.abc import Iterable
+
+from ffcore.plugins import Component, hookimpl
+
+
+@hookimpl
+def ffcore_components() -> Iterable[Component]:
+    """Offer the data sources."""
+    yield Component(
+        role="data",
+        name="latents",
+        target="ffcore_data.tables:Latents",
+        summary="A folder of safetensors files, each with latents and their labels",
+    )
+    yield Component(
+        role="data",
+        name="teacher-samples",
+        target="ffcore_data.tables:TeacherSamples",
+        summary="Samples of the teacher, guided as the recipe guides it, made once in memory",
+    )

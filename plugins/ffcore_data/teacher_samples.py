@@ -1,0 +1,91 @@
+"""Synthetic data: a teacher's samples, which depend on a seed, their number in line and no step."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+
+import attrs
+import torch
+from torch import Tensor
+
+from ffcore.draws import Draws
+from ffcore.flow import integrate
+from ffcore.interfaces import Condition, DataError, DataSource, Teacher
+from ffcore.solver import Solver
+
+_LOG = logging.getLogger("ffcore")
+TOLD = 10
+"""Lines of news on the way, about."""
+
+
+class SampledTeacher(DataSource):
+    """Samples of a teacher, made when they are first read, and kept in memory on the CPU.
+
+    The same seed gives the same samples, as far as the teacher does: a resumed run makes them
+    again. They are made where the teacher is then, in float32 whatever a run's precision.
+
+    Args:
+        teacher: guided already where it is to be.
+        number: how many.
+        solver: how.
+        seed: of their noise and conditions.
+        batch: how many are made at a time.
+        guidance: the scale γ.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        number: int,
+        *,
+        solver: Solver,
+        seed: int,
+        batch: int,
+        guidance: float = 1.0,
+    ) -> None:
+        self.teacher, self.number, self.solver = teacher, number, solver
+        self.seed, self.batch, self.guidance = seed, batch, guidance
+        self.sample_shape = teacher.sample_shape
+
+    def __len__(self) -> int:
+        return self.number
+
+    def read(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Condition]:
+        """Return samples, and the conditions that they were made under; see DataSource.
+
+        Raises DataError where a sample is not finite.
+        """
+        del draws
+        samples, condition = self._made
+        return samples[indices], condition[indices]
+
+    @functools.cached_property
+    def _made(self) -> tuple[Tensor, Condition]:
+        starts = range(0, self.number, self.batch)
+        samples, conditions = torch.empty(self.number, *self.sample_shape), []
+        for done, start in enumerate(starts):
+            if done % max(1, len(starts) // TOLD) == 0:
+                _LOG.info("data: %s of %s samples of the teacher", f"{start:,}", f"{self.number:,}")
+            stop = min(self.number, start + self.batch)
+            found, condition = self._sampled(start, stop)
+            if not found.isfinite().all():
+                raise DataError("the teacher's samples are not finite: data cannot be made of them")
+            samples[start:stop] = found
+            conditions.append(condition)
+        return samples, Condition.cat(conditions)
+
+    def _sampled(self, start: int, stop: int) -> tuple[Tensor, Condition]:
+        tensors = itertools.chain(self.teacher.parameters(), self.teacher.buffers())
+        device = next((each.device for each in tensors), torch.device("cpu"))
+        draws = Draws(self.seed, 0, start, stop, str(device)).named("teacher's samples")
+        condition = self.teacher.conditions.draw(draws)
+        guided = condition
+        if self.guidance != 1:
+            scale = torch.full((len(draws),), self.guidance, device=device)
+            guided = attrs.evolve(condition, guidance=scale)
+        with torch.autocast(device.type, enabled=False):
+            z = draws.normal("z", self.sample_shape)
+            samples = integrate(self.teacher, z, guided, self.solver)
+        return samples.cpu(), condition.to("cpu")

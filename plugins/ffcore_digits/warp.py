@@ -1,0 +1,55 @@
+"""Warps of images: data as it is seen by who augments it, apart from what the teacher learnt."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from ffcore.draws import Draws
+from ffcore.path import expand_like
+
+HALF_ANGLE = 0.1317
+"""Tangent of half the greatest rotation at strength 1, which is 15 degrees."""
+ZOOM = 0.15
+"""Greatest enlargement at strength 1; reductions are as strong."""
+SHIFT = 1.0
+"""Greatest shift along either axis at strength 1, in pixels."""
+
+
+def warped(images: Tensor, strength: float, draws: Draws) -> Tensor:
+    """Rotate, zoom and shift each image about its middle; what enters is background.
+
+    Args:
+        images: Float[B, C, H, W], background −1.
+        strength: on which the greatest amounts depend; at 0 images are left as they are.
+        draws: of the B images. Each amount is uniform between its greatest one and its negative.
+
+    Returns:
+        Float[B, C, H, W]; where pixels fall between others, their bilinear mean.
+    """
+    if strength == 0:
+        return images
+
+    def amount(purpose: str) -> Tensor:
+        return expand_like(strength * (2 * draws.uniform(purpose) - 1), images[:, 0])
+
+    # Arithmetic alone: it rounds the same in a batch and in its slices, vectorised cosines do not.
+    h, zoom = HALF_ANGLE * amount("rotation"), ZOOM * amount("zoom")
+    scale = torch.where(zoom > 0, 1 + zoom, 1 / (1 - zoom.clamp(max=0)))
+    cos, sin = (1 - h * h) / (1 + h * h), 2 * h / (1 + h * h)
+    y, x = (_pixels(size) for size in images.shape[-2:])
+    x, y = x[None, None, :], y[None, :, None]
+    to = torch.stack(
+        torch.broadcast_tensors(
+            scale * (cos * x - sin * y) + 2 * SHIFT / images.shape[-1] * amount("columns"),
+            scale * (sin * x + cos * y) + 2 * SHIFT / images.shape[-2] * amount("rows"),
+        ),
+        dim=-1,
+    )
+    return functional.grid_sample(images + 1, to, align_corners=False) - 1
+
+
+def _pixels(size: int) -> Tensor:
+    """Return where pixels have their middle, along an axis from −1 to 1."""
+    return (2 * torch.arange(size) + 1) / size - 1

@@ -1,0 +1,174 @@
+"""MeanFlow's predictor: the average velocity from any point, learnt at noised data.
+
+Let a start (x_t, t) move up the flow while its end, at r = t − δ, stands: (x_t, t, δ) moves along
+(−u, 1, 1). With D the derivative along it, F is the average velocity of u if and only if
+F + δ D F = u(x_t, t). The gap is F + δ D F − v, all of it stop-gradient, where v is the velocity
+x − n of the sample that was noised, whose mean given x_t is u, or the teacher's u itself.
+
+In the paper's signs this is u_θ − (v − (t − r) du_θ/dt): its velocities are ours negated.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import attrs
+import torch
+from torch import Tensor
+
+from ffcore.derivative import Derivative, self_check
+from ffcore.draws import Draws
+from ffcore.guidance import Guided
+from ffcore.interfaces import (
+    Batch,
+    Condition,
+    Gap,
+    Gaps,
+    Networks,
+    PredictorObjective,
+    Student,
+    Teacher,
+)
+from ffcore.path import expand_like, interpolate
+from ffcore.time_law import TimeLaw
+from ffcore_meanflow.tables import TIMES
+
+
+class MeanFlowPredictor(PredictorObjective):
+    """The MeanFlow identity at noised data.
+
+    Args:
+        velocity: "data": x − n of each sample; "teacher": u(x_t, t), guided where the run guides.
+        times: the law of two times for each sample, the later of which is t, the other r.
+        unequal: share of the samples that keep both; the others get r = t, thus δ = 0.
+        derivative: how D F is computed.
+        guided: whether data's velocity is guided where the run guides.
+        kappa: κ of data's velocity where the run guides; see `_guidance`.
+        drop: share of the samples that lose their condition where data's velocity is guided.
+    """
+
+    needs = frozenset({"data", "student starts anywhere"})
+
+    def __init__(
+        self,
+        velocity: Literal["data", "teacher"] = "data",
+        times: TimeLaw | None = None,
+        unequal: float = 0.25,
+        derivative: Derivative | None = None,
+        guided: bool = True,
+        kappa: float = 0.0,
+        drop: float = 0.1,
+    ) -> None:
+        self.velocity = velocity
+        self.times = times or TIMES
+        self.unequal = unequal
+        self.derivative = derivative or Derivative()
+        self.guided = guided
+        self.kappa = kappa
+        self.drop = drop
+
+    def self_check(self, networks: Networks, batch: Batch) -> str:
+        """Compare both derivative backends on this student; see derivative.self_check.
+
+        Raises ValueError for a student that starts at the prior alone.
+        """
+        if networks.student.starts_at != "anywhere":
+            raise ValueError(
+                "MeanFlow asks its student at every time, and this one starts at the prior alone: "
+                'make it with starts_at = "anywhere"'
+            )
+        assert batch.data is not None
+        v = batch.data - batch.z
+        error = self_check(
+            networks.student, self.derivative, batch.z, batch.condition, batch.draws, velocity=v
+        )
+        if error is None:
+            return "the student has no forward-mode derivative to check finite differences by"
+        return f"derivative backends agree on this student to {error:.1e}"
+
+    def gaps(self, networks: Networks, batch: Batch) -> Gaps:
+        """Return one gap, F + δ D F − v."""
+        assert batch.data is not None
+        t, delta = self._times(batch.draws, batch.z)
+        x_t = interpolate(batch.data, batch.z, t)
+        with torch.no_grad():
+            v, condition = self._velocity(networks, batch, x_t, t)
+        output: Tensor = networks.student(x_t, t, delta, condition)  # F, with gradient
+        gap = output.detach() - v
+        moving = delta.nonzero().squeeze(1)  # the samples on which D F counts: [M]
+        if len(moving):
+            primals = (x_t[moving], t[moving], delta[moving])
+            ones = torch.ones_like(primals[1])
+            d_output = self.derivative(
+                lambda *inputs: networks.student(*inputs, condition[moving]),
+                primals,
+                (-v[moving], ones, ones),
+                value=output[moving],
+                room=(delta[moving], 1 - t[moving]),
+            )
+            gap = gap.index_add(0, moving, expand_like(delta[moving], x_t) * d_output)
+        return Gaps(gaps=(Gap(output=output, gap=gap),))
+
+    def _times(self, draws: Draws, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return t and δ of each sample."""
+        one, other = (self.times.draw(draws, name).to(like) for name in ("t", "r"))
+        keeps = draws.uniform("unequal") < self.unequal
+        return torch.maximum(one, other), (one - other).abs() * keeps
+
+    def _velocity(
+        self, networks: Networks, batch: Batch, x_t: Tensor, t: Tensor
+    ) -> tuple[Tensor, Condition]:
+        """Return v of each sample, and the conditions, of which some are dropped."""
+        condition = batch.condition
+        if self.velocity == "teacher":
+            return networks.teacher(x_t, t, condition), condition
+        assert batch.data is not None
+        v = batch.data - batch.z
+        if condition.guidance is None or not self.guided:
+            return v, condition
+        null = networks.teacher.conditions.null(condition)
+        kept = batch.draws.uniform("drop") >= self.drop
+        (low, high), channels = _guided_where(networks.teacher)
+        chosen = (kept & (t >= low) & (t <= high)).nonzero().squeeze(1)
+        if len(chosen):
+            extra = self._guidance(networks.student, x_t, t, v, condition, null, chosen)
+            if channels != "all":
+                extra[:, channels:] = 0
+            v = v.index_add(0, chosen, extra)
+        null = attrs.evolve(null, guidance=torch.ones_like(condition.guidance))
+        index = torch.arange(len(t), device=t.device)
+        either = Condition.cat([condition, null])
+        return v, either[torch.where(kept, index, index + len(t))]
+
+    def _guidance(
+        self,
+        student: Student,
+        x_t: Tensor,
+        t: Tensor,
+        v: Tensor,
+        condition: Condition,
+        null: Condition,
+        chosen: Tensor,
+    ) -> Tensor:
+        """Return ṽ − v of the chosen samples, Float[C, *S].
+
+        ṽ = ω v + κ F(x_t, t, 0 | c) + (1 − ω − κ) F(x_t, t, 0 | ∅), where ω = γ (1 − κ), so that
+        F(x_t, t, 0 | c) = γ v + (1 − γ) F(x_t, t, 0 | ∅) in mean where it has been learnt.
+        """
+
+        def velocity(of: Condition) -> Tensor:
+            zero = torch.zeros_like(t[chosen])
+            output: Tensor = student(x_t[chosen], t[chosen], zero, of[chosen])
+            return output
+
+        assert condition.guidance is not None
+        omega = expand_like(condition.guidance[chosen], v).to(v.dtype) * (1 - self.kappa)
+        extra = (omega - 1) * v[chosen] + (1 - omega - self.kappa) * velocity(null)
+        return extra + self.kappa * velocity(condition) if self.kappa else extra
+
+
+def _guided_where(teacher: Teacher) -> tuple[tuple[float, float], int | Literal["all"]]:
+    """Return the times and the channels in which a run guides."""
+    if isinstance(teacher, Guided):
+        return teacher.interval, teacher.channels
+    return (0.0, 1.0), "all"

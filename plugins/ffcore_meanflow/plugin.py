@@ -1,0 +1,18 @@
+"""What this plugin offers."""
+
+from collections.abc import Iterable
+
+from ffcore.plugins import Component, hookimpl
+
+
+@hookimpl
+def ffcore_components() -> Iterable[Component]:
+    """Offer the predictor."""
+    yield Component(
+        role="predictor",
+        name="meanflow",
+        target="ffcore_meanflow.tables:MeanFlow",
+        summary="Learns the flow map from anywhere on data, by data's velocity or the teacher's",
+        citation="Geng, Deng, Bai, Kolter, He: Mean Flows for One-step Generative Modeling, "
+        "arXiv 2505.13447",
+    )

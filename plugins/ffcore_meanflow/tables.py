@@ -1,0 +1,132 @@
+"""The recipe table of MeanFlow's predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+import attrs
+
+from ffcore.keys import ImpossibleValue, key
+from ffcore.time_law import TimeLaw
+
+if TYPE_CHECKING:
+    from ffcore.interfaces import Context, PredictorObjective
+    from ffcore.recipe import Recipe
+
+
+TIMES = TimeLaw(law="logit-normal", location=-0.4)
+"""The law of t and r that was the best of the paper's ablation."""
+
+
+@attrs.frozen(kw_only=True)
+class MeanFlow:
+    """The data-based predictor."""
+
+    velocity: Literal["data", "teacher"] = key(
+        "data",
+        help=(
+            "what F follows at noised data: each sample's own x − n, the velocity of data in mean, "
+            "or the teacher's u"
+        ),
+    )
+    times: TimeLaw = key(
+        factory=lambda: TIMES,
+        help="the law of t and of r = t − δ, the later being t (paper: this one)",
+    )
+    unequal: float = key(
+        0.25,
+        help="share of the samples whose δ is not 0, with D F to compute (paper: 0.25)",
+        at_least=0,
+        at_most=1,
+    )
+    guided: bool = key(
+        True,
+        help=(
+            "whether data's velocity is guided as the recipe guides; false where the data are "
+            "samples of the guided teacher already"
+        ),
+    )
+    kappa: float = key(
+        0.0,
+        help=(
+            "κ of the guided data velocity ω v + κ F(·|c) + (1 − ω − κ) F(·|∅), where "
+            "ω = γ (1 − κ) and γ is guidance.scale (paper: at γ = 2 0.5 is better than 0)"
+        ),
+        at_least=0,
+        below=1,
+    )
+    drop: float = key(
+        0.1,
+        help=(
+            "where data's velocity is guided: share of the samples that lose their condition, from "
+            "which F(·|∅) learns (paper: 0.1)"
+        ),
+        at_least=0,
+        at_most=1,
+    )
+    derivative: Literal["jvp", "finite-difference"] = key(
+        "jvp", help="how D F is computed; finite differences work with every network"
+    )
+    derivative_step: float = key(
+        1e-3,
+        help="finite difference: step in t and δ; 5e-3 or more in bf16, 1e-4 for DiT's time",
+        above=0,
+        at_most=0.1,
+    )
+    derivative_scheme: Literal["one-sided", "central"] = key(
+        "one-sided", help="finite difference: one more forward, or two and second order"
+    )
+
+    needs = frozenset({"data", "student starts anywhere"})
+
+    @classmethod
+    def examples(cls) -> Iterator[MeanFlow]:
+        """Yield one of each velocity, and one that guides with κ."""
+        yield cls()
+        yield cls(velocity="teacher", derivative="finite-difference")
+        yield cls(kappa=0.5)
+
+    def __attrs_post_init__(self) -> None:
+        if self.kappa and self.velocity == "teacher":
+            raise ImpossibleValue(
+                "kappa", self.kappa, "0, since the teacher's velocity is guided by itself"
+            )
+        if not self.guided and self.velocity == "teacher":
+            possible = "true, since the teacher's velocity is guided as the recipe guides"
+            raise ImpossibleValue("guided", self.guided, possible)
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Raise ValueError for κ where nothing is guided, and for what would be guided twice or,
+        over a range of γ, never."""
+        guides = self.guided and recipe.guidance.guides
+        if self.kappa and not guides:
+            possible = "0, since nothing is guided: set guidance.scale or guidance.range"
+            raise ImpossibleValue("kappa", self.kappa, possible)
+        if guides and self.velocity == "data" and getattr(recipe.data, "guided", False):
+            possible = (
+                "false, since the data are samples of the guided teacher, whose velocity would be "
+                "guided twice; or data.guided must be"
+            )
+            raise ImpossibleValue("guided", self.guided, possible)
+        if not self.guided and recipe.guidance.range is not None:
+            possible = "true, since guidance.range asks for every scale and data have one"
+            raise ImpossibleValue("guided", self.guided, possible)
+
+    def build(self, context: Context) -> PredictorObjective:
+        """Return the objective."""
+        del context
+        from ffcore.derivative import Derivative
+        from ffcore_meanflow.objective import MeanFlowPredictor
+
+        return MeanFlowPredictor(
+            velocity=self.velocity,
+            times=self.times,
+            unequal=self.unequal,
+            derivative=Derivative(
+                backend=self.derivative, step=self.derivative_step, scheme=self.derivative_scheme
+            ),
+            guided=self.guided,
+            kappa=self.kappa,
+            drop=self.drop,
+        )

@@ -1,0 +1,1249 @@
+"""Components that break a law, each named after what is wrong with it."""
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from healthy import (
+    Even,
+    Flat,
+    Follow,
+    Numbered,
+    Pull,
+    PullCorrector,
+    PullPredictor,
+    Straight,
+    Tutor,
+    table,
+)
+from torch import Tensor, nn
+
+from ffcore.draws import Draws
+from ffcore.flow_map import push
+from ffcore.interfaces import (
+    Auxiliary,
+    Batch,
+    Condition,
+    ConditionSource,
+    Context,
+    CorrectorObjective,
+    Gap,
+    Gaps,
+    Labels,
+    Networks,
+    Norms,
+    Objective,
+    PredictorObjective,
+    Student,
+    Teacher,
+)
+from ffcore.keys import key
+from ffcore.testing.case import ANYWHERE, COPY
+from ffcore.testing.small import SmallStudent, SmallVelocity
+
+
+@attrs.frozen(eq=False)
+class Mutant:
+    """A component that breaks a law, and what the law says of it."""
+
+    role: str
+    name: str
+    table: Any
+    breaks: str
+    says: str
+    also: frozenset[str] = frozenset()
+    """Other laws that such a component cannot but break."""
+
+
+MUTANTS: list[Mutant] = []
+
+
+def breaks(
+    law: str, says: str, *, role: str, also: tuple[str, ...] = (), **declared: Any
+) -> Callable[[type], type]:
+    """Note a class, of a live object or of a table, as one that breaks a law of `role`."""
+
+    def note(kind: type) -> type:
+        found = kind() if hasattr(kind, "build") else table(role, kind, **declared)
+        MUTANTS.append(Mutant(role, kind.__name__, found, law, says, frozenset(also)))
+        return kind
+
+    return note
+
+
+def objective_breaks(
+    law: str, says: str, *, also: tuple[str, ...] = (), **declared: Any
+) -> Callable[[type], type]:
+    """Note what goes wrong in an objective, as a predictor and as a corrector."""
+
+    def note(fault: type) -> type:
+        for role, base in (("predictor", PredictorObjective), ("corrector", CorrectorObjective)):
+            kind = type(fault.__name__, (fault, base), {})
+            breaks(law, says, role=role, also=also, **declared)(kind)
+        return fault
+
+    return note
+
+
+# All components
+
+
+breaks("is-of-its-role", "PullPredictor, not a CorrectorObjective", role="corrector")(PullPredictor)
+
+
+@breaks("answers-as-its-role-does", "raised TypeError: .* missing 1 required", role="balancer")
+class AsksForMoreThanItGets(Even):
+    def scale(self, norms: Mapping[Objective, Norms], step: int) -> Mapping[Objective, Tensor]:
+        return super().scale(norms)
+
+
+@breaks("answers-as-its-role-does", "no tensor: output", role="features")
+class AnswersInAList(Flat):
+    def forward(self, samples: Tensor) -> Any:
+        return samples.flatten(1).tolist()
+
+
+def flat(context: Context) -> Flat:
+    del context
+    return Flat()
+
+
+@breaks("is-a-frozen-table", "not frozen", role="features")
+@attrs.define
+class TableThatCanBeWrittenTo:
+    """A table."""
+
+    width: int = key(1, help="a number")
+
+    def build(self, context: Context) -> Flat:
+        return flat(context)
+
+
+@breaks("is-a-frozen-table", "not frozen", role="features")
+@attrs.define
+class TableWithoutKeysThatCanBeWrittenTo:
+    """A table."""
+
+    def build(self, context: Context) -> Flat:
+        return flat(context)
+
+
+@breaks("survives-a-recipe", "came back as", role="features")
+@attrs.frozen
+class KeyThatGrowsWhenItIsRead:
+    """A table."""
+
+    width: int = key(1, help="a number")
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "width", 2 * self.width)
+
+    def build(self, context: Context) -> Flat:
+        return flat(context)
+
+
+@breaks("survives-a-recipe", "type that recipes cannot hold", role="features")
+@attrs.frozen
+class KeyThatNoRecipeHolds:
+    """A table."""
+
+    width: dict[str, int] = key(factory=lambda: {"a": 1}, help="numbers")
+
+    def build(self, context: Context) -> Flat:
+        return flat(context)
+
+
+@breaks("explains-its-keys", "KeyWithoutHelp.width", role="features")
+@attrs.frozen
+class KeyWithoutHelp:
+    """A table."""
+
+    width: int = 1
+
+    def build(self, context: Context) -> Flat:
+        return flat(context)
+
+
+@attrs.frozen
+class Inner:
+    width: int = 1
+
+
+@breaks("explains-its-keys", "Inner.width", role="features")
+@attrs.frozen
+class KeyOfATableWithinWithoutHelp:
+    """A table."""
+
+    inner: Inner | None = key(None, help="a table within")
+
+    def build(self, context: Context) -> Flat:
+        return flat(context)
+
+
+@breaks("explains-its-keys", "no docstring", role="features")
+@attrs.frozen
+class TableWithoutADocstring:
+    __doc__ = ""
+
+    def build(self, context: Context) -> Flat:
+        return flat(context)
+
+
+HONEST = "is-honest-about-its-needs"
+
+
+@breaks(HONEST, "must be a frozenset", role="corrector", needs=COPY)
+class NeedsInAString(PullCorrector):
+    pass
+
+
+@breaks(HONEST, "must be a frozenset", role="features", offers=frozenset({1}))
+class OffersThatAreNoWords(Flat):
+    pass
+
+
+@breaks(HONEST, "does offer 'trainable copy', and trainable_copy gives otherwise", role="teacher")
+class CopyOfferedAndNotGiven(Tutor):
+    def trainable_copy(self, *, takes_guidance: bool = False) -> None:
+        del takes_guidance
+
+
+@breaks(HONEST, "does not offer 'trainable copy'", role="teacher", offers=frozenset())
+class CopyGivenAndNotOffered(Tutor):
+    pass
+
+
+@breaks(HONEST, "does not offer 'student starts anywhere'", role="student", offers=frozenset())
+class StartNotOffered(SmallStudent):
+    pass
+
+
+@breaks(HONEST, "does not need data, and the objective does", role="predictor")
+class DataNeededByTheObjectiveAlone(PullPredictor):
+    needs = frozenset({"data"})
+
+
+@breaks(HONEST, "cannot be copied", role="corrector", needs=frozenset())
+class CopyNeededInSecret(PullCorrector):
+    pass
+
+
+@breaks("builds-the-same-twice", "differs between two builds", role="features")
+class WeightsFromNowhere(Flat):
+    def __init__(self) -> None:
+        super().__init__()
+        weights = np.random.default_rng().random()
+        self.register_buffer("weights", torch.tensor(weights))
+
+    def forward(self, samples: Tensor) -> Tensor:
+        return self.weights * samples.flatten(1)
+
+
+@breaks("builds-the-same-twice", "seeds torch", role="features")
+class SeedsTorchWhenItIsBuilt(Flat):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+
+
+@breaks("is-deterministic", "differs between two calls", role="features")
+class CountsItsCalls(Flat):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = itertools.count()
+
+    def forward(self, samples: Tensor) -> Tensor:
+        return samples.flatten(1) + 1e-6 * next(self.calls)
+
+
+ALONE = "leaves-the-process-alone"
+
+
+@breaks(
+    ALONE,
+    "changed by a call: the default dtype",
+    role="features",
+    also=("builds-the-same-twice", "is-deterministic", "saves-and-loads"),  # other inputs
+)
+class SetsTheDefaultDtype(Flat):
+    def forward(self, samples: Tensor) -> Tensor:
+        torch.set_default_dtype(torch.float64)
+        return super().forward(samples)
+
+
+@breaks(ALONE, "changed by a call: the grad mode", role="features")
+class TurnsGradientsOff(Flat):
+    def forward(self, samples: Tensor) -> Tensor:
+        torch.set_grad_enabled(not torch.is_grad_enabled())
+        return super().forward(samples)
+
+
+@breaks(ALONE, "changed by a call: torch's random state", role="features")
+class SeedsTorchInACall(Flat):
+    def forward(self, samples: Tensor) -> Tensor:
+        torch.manual_seed(3)
+        return super().forward(samples)
+
+
+@breaks(ALONE, "changed by build: numpy's random state", role="features")
+class DrawsFromNumpyWhenItIsBuilt(Flat):
+    def __init__(self) -> None:
+        super().__init__()
+        np.random.standard_normal(3)
+
+
+@breaks(ALONE, "changed by build: the number of threads", role="features")
+class SetsTheNumberOfThreads(Flat):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.set_num_threads(torch.get_num_threads() + 1)
+
+
+@breaks("saves-and-loads", "differs after it was saved", role="student")
+class KeepsFrequenciesOutOfItsState(SmallStudent):
+    def __init__(self, shape: tuple[int, ...], labels: int) -> None:
+        super().__init__(shape, labels)
+        self.frequency = torch.randn(1)
+
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        return super().forward(x_t, t, delta, condition) * (2 + torch.sin(self.frequency))
+
+
+@breaks("has-the-same-shapes-hollow", "other parameters", role="student")
+@attrs.frozen
+class SmallerWhereHollow:
+    """A table."""
+
+    offers = frozenset({ANYWHERE})
+
+    def build(self, context: Context) -> Student:
+        assert context.teacher is not None
+        student = SmallStudent.of(context.teacher)
+        if context.hollow:
+            del student.slope.leave
+        return student
+
+
+# Teachers
+
+
+@breaks("is-frozen", "ask for a gradient: field.enter.weight", role="teacher")
+class AsksForGradients(Tutor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.requires_grad_(True)
+
+
+@breaks("is-frozen", "training mode", role="teacher")
+class StillInTraining(Tutor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.train()
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return super().forward(x_t, t, condition) * (0.99999 if self.training else 1.0)
+
+
+@breaks("is-frozen", "training mode", role="teacher", also=("is-independent-of-the-batch",))
+class NormalisesAsInTraining(Tutor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(2, affine=False)  # after eval()
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        extra: Tensor = self.norm(x_t)
+        return super().forward(x_t, t, condition) + 1e-5 * extra
+
+
+@breaks("states-its-sample-shape", r"sample_shape is \[2\]", role="teacher")
+class ShapeInAList(Tutor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sample_shape = [2]
+
+
+@breaks("keeps-shape-and-dtype", "answers torch.bfloat16", role="teacher")
+class AnswersInThePrecisionOfAutocast(Tutor):
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        found = super().forward(x_t, t, condition)
+        return found.bfloat16() if torch.is_autocast_enabled("cpu") else found
+
+
+@breaks("keeps-shape-and-dtype", "to points", role="teacher", also=("copies-itself-to-train",))
+class AnswersWithOneNumberMore(Tutor):
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        found = super().forward(x_t, t, condition)
+        return torch.cat([found, found[:, :1]], 1)
+
+
+@breaks("is-finite-at-both-ends", "at 0, 12 of 12 numbers", role="teacher")
+class InfiniteAtTheData(Tutor):
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return super().forward(x_t, t, condition) / (t > 0)[:, None].to(x_t)
+
+
+@breaks("is-independent-of-the-batch", "alone", role="teacher", also=("copies-itself-to-train",))
+class NormalisesOverTheBatch(Tutor):
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return super().forward(x_t - x_t.mean(0), t, condition)
+
+
+@breaks("leaves-its-inputs-alone", "written to", role="teacher")
+class ClampsItsInput(Tutor):
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return super().forward(x_t.clamp_(-0.5, 0.5), t, condition)
+
+
+READS = "reads-what-it-is-given"
+
+
+@breaks(READS, "its time", role="teacher", also=("copies-itself-to-train",))
+class IgnoresItsTime(Tutor):
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return super().forward(x_t, torch.ones_like(t), condition)
+
+
+@breaks(READS, "its label", role="teacher", also=("copies-itself-to-train",))
+class IgnoresItsLabel(Tutor):
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        label = torch.zeros_like(condition.label)
+        return super().forward(x_t, t, attrs.evolve(condition, label=label))
+
+
+NULLED = Labels(2, null_label=2).null
+
+
+def labels(
+    draw: Callable[[Condition], Condition] = lambda drawn: drawn,
+    null: Callable[[Condition], Condition] = NULLED,
+) -> ConditionSource:
+    """Two classes, with what is drawn changed, or the null condition made otherwise."""
+
+    class Changed(Labels):
+        def draw(self, draws: Draws) -> Condition:
+            return draw(super().draw(draws))
+
+        def null(self, condition: Condition) -> Condition:
+            return null(condition)
+
+    return Changed(2, null_label=2)
+
+
+DRAWS = "draws-conditions-from-the-draws"
+
+
+@breaks(DRAWS, "label of a sample depends", role="teacher")
+class DrawsLabelsOfItsOwn(Tutor):
+    def __init__(self) -> None:
+        super().__init__()
+
+        def draw(drawn: Condition) -> Condition:
+            generator = torch.Generator().manual_seed(drawn.size)
+            return attrs.evolve(drawn, label=torch.randint(2, (drawn.size,), generator=generator))
+
+        self.conditions = labels(draw)
+
+
+@breaks(DRAWS, "guidance scale", role="teacher")
+class DrawsGuidedConditions(Tutor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conditions = labels(lambda drawn: attrs.evolve(drawn, guidance=torch.ones(drawn.size)))
+
+
+@breaks(DRAWS, "conditions for", role="teacher")
+class DrawsNoMoreThanTen(Tutor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conditions = labels(lambda drawn: drawn[:10])
+
+
+NULL = "has-a-null-condition-or-says-not"
+
+
+@breaks(NULL, "1 null conditions for 6", role="teacher")
+class OneNullForAll(Tutor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conditions = labels(null=lambda given: Condition(size=1, label=torch.tensor([2])))
+
+
+@breaks(NULL, "the null condition has a guidance scale", role="teacher")
+class NullThatKeepsItsGuidance(Tutor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conditions = labels(
+            null=lambda given: attrs.evolve(given, label=torch.full_like(given.label, 2))
+        )
+
+
+@breaks(NULL, "IndexError", role="teacher")
+class NullBeyondTheLabels(Tutor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conditions = Labels(2, null_label=3)
+
+
+COPIES = "copies-itself-to-train"
+
+
+@breaks(COPIES, "gradients are off", role="teacher")
+class CopyThatIsFrozen(Tutor):
+    def trainable_copy(self, *, takes_guidance: bool = False) -> Any:
+        return super().trainable_copy(takes_guidance=takes_guidance).requires_grad_(False)
+
+
+@breaks(COPIES, "training the copy changes the teacher", role="teacher")
+class CopyThatIsTheTeacherItself(Tutor):
+    def trainable_copy(self, *, takes_guidance: bool = False) -> Any:
+        copied = super().trainable_copy(takes_guidance=takes_guidance)
+        copied.enter.weight.data = self.field.enter.weight.data
+        return copied
+
+
+@breaks(COPIES, "the copy is off by", role="teacher")
+class CopyWithNewWeights(Tutor):
+    def trainable_copy(self, *, takes_guidance: bool = False) -> Any:
+        generator = torch.Generator().manual_seed(0)
+        copied = super().trainable_copy(takes_guidance=takes_guidance)
+        copied.enter.weight.data = torch.randn(copied.enter.weight.shape, generator=generator)
+        return copied
+
+
+@breaks(COPIES, "parameters in torch.float64", role="teacher")
+class CopyInAnotherPrecision(Tutor):
+    def trainable_copy(self, *, takes_guidance: bool = False) -> Any:
+        copied = super().trainable_copy(takes_guidance=takes_guidance)
+        copied.unused = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+        return copied
+
+
+INPUT = "gives-its-copy-an-input-for-guidance"
+
+
+@breaks(INPUT, "does not read γ", role="teacher")
+class CopyThatIgnoresGuidance(Tutor):
+    def trainable_copy(self, *, takes_guidance: bool = False) -> Any:
+        del takes_guidance
+        return super().trainable_copy()
+
+
+@breaks(INPUT, "before training γ has an effect", role="teacher")
+class CopyThatStartsGuided(Tutor):
+    def trainable_copy(self, *, takes_guidance: bool = False) -> Any:
+        copied = super().trainable_copy(takes_guidance=takes_guidance)
+        if copied.guidance is not None:
+            nn.init.ones_(copied.guidance.weight)
+        return copied
+
+
+# Students and networks
+
+
+@breaks("says-where-it-starts", "'prior', and it reads t", role="student", offers=frozenset())
+class SaysPriorAndReadsTheTime(SmallStudent):
+    starts_at = "prior"
+
+
+@breaks("says-where-it-starts", "'anywhere', and it does not read t", role="student")
+class SaysAnywhereAndIgnoresTheTime(SmallStudent):
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        return super().forward(x_t, torch.ones_like(t), delta, condition)
+
+
+@breaks("says-where-it-starts", "starts_at is 'noise'", role="student", offers=frozenset())
+class SaysAWordOfItsOwn(SmallStudent):
+    starts_at = "noise"
+
+
+@breaks("keeps-shape-and-dtype", "answers torch.bfloat16", role="student")
+class StudentInThePrecisionOfAutocast(SmallStudent):
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        found = super().forward(x_t, t, delta, condition)
+        return found.bfloat16() if torch.is_autocast_enabled("cpu") else found
+
+
+@breaks("is-the-identity-at-no-duration", "not the identity", role="student")
+class DividesByItsDuration(SmallStudent):
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        found = super().forward(x_t, t, delta, condition)
+        return found * (delta / delta).view(-1, *[1] * (x_t.ndim - 1))
+
+
+@breaks("is-finite-at-every-duration", "at 1, ", role="student")
+class StudentInfiniteAtTheData(SmallStudent):
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        found = super().forward(x_t, t, delta, condition)
+        return found / (delta < 1).view(-1, *[1] * (x_t.ndim - 1)).to(found)
+
+
+@breaks("is-finite-at-every-duration", "from t = 1e-06 over δ = 1e-06", role="student")
+class StudentInfiniteNearTheData(SmallStudent):
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        found = super().forward(x_t, t, delta, condition)
+        return found / (t > 1e-3).view(-1, *[1] * (x_t.ndim - 1)).to(found)
+
+
+@breaks("is-independent-of-the-batch", "alone", role="student")
+class CentresTheBatch(SmallStudent):
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        return super().forward(x_t - x_t.mean(0), t, delta, condition)
+
+
+@breaks("leaves-its-inputs-alone", "written to", role="student")
+class ClampsWhatItIsGiven(SmallStudent):
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        return super().forward(x_t.clamp_(-0.5, 0.5), t, delta, condition)
+
+
+@breaks("answers-the-same-in-training", "in training mode it differs", role="student")
+class AnswersLessInTraining(SmallStudent):
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        return super().forward(x_t, t, delta, condition) * (0.9 if self.training else 1.0)
+
+
+@breaks(
+    "answers-the-same-in-training",
+    "in training mode it differs",
+    role="student",
+    also=(  # random numbers from the process, others at every call
+        "builds-the-same-twice",
+        "is-deterministic",
+        "leaves-the-process-alone",
+        "is-independent-of-the-batch",
+        "is-differentiable-in-the-duration",
+    ),
+)
+class DropsOut(SmallStudent):
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        found = super().forward(x_t, t, delta, condition)
+        return nn.functional.dropout(found, training=self.training)
+
+
+@breaks("is-differentiable-in-the-duration", "in jumps", role="student")
+class TakesItsDurationInJumps(SmallStudent):
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        return super().forward(x_t, t, (5 * delta).round() / 5, condition)
+
+
+@breaks("is-differentiable-in-the-duration", "backends disagree", role="student")
+class DetachesItsDuration(SmallStudent):
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        return super().forward(x_t, t, delta.detach(), condition)
+
+
+@breaks("trains-every-parameter", "reaches idle", role="student")
+class StudentWithAParameterToSpare(SmallStudent):
+    def __init__(self, shape: tuple[int, ...], labels: int) -> None:
+        super().__init__(shape, labels)
+        self.idle = nn.Parameter(torch.zeros(1))
+
+
+@breaks(READS, "its duration", role="student")
+class IgnoresItsDuration(SmallStudent):
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        return super().forward(x_t, t, torch.ones_like(delta), condition)
+
+
+@breaks(READS, "its label", role="student")
+class StudentOfOneClass(SmallStudent):
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        label = None if condition.label is None else torch.zeros_like(condition.label)
+        return super().forward(x_t, t, delta, attrs.evolve(condition, label=label))
+
+
+@breaks(READS, "γ", role="student")
+class StudentOfOneScale(SmallStudent):
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        return super().forward(x_t, t, delta, attrs.evolve(condition, guidance=None))
+
+
+@breaks("takes-no-guidance-for-one", "at γ = 1 it differs", role="student")
+class StudentThatTakesNoGuidanceForZero(SmallStudent):
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        guidance = torch.zeros_like(t) if condition.guidance is None else condition.guidance
+        return super().forward(x_t, t, delta, attrs.evolve(condition, guidance=guidance))
+
+
+@breaks("can-be-rebuilt-without-its-teacher", "`alone", role="student")
+@attrs.frozen
+class NeedsItsTeacherForEver:
+    """A table."""
+
+    needs = frozenset({COPY})
+    offers = frozenset({ANYWHERE})
+
+    def build(self, context: Context) -> Student:
+        assert context.teacher is not None
+        if context.teacher.trainable_copy() is None:
+            raise ValueError("this teacher cannot be copied")
+        return SmallStudent.of(context.teacher)
+
+
+@breaks("can-be-rebuilt-without-its-teacher", "other weights", role="student")
+@attrs.frozen
+class RebuildsAnotherNetwork:
+    """A table."""
+
+    offers = frozenset({ANYWHERE})
+
+    def alone(self, student: Student) -> Any:
+        del student
+        return table("student", StudentWithAParameterToSpare)
+
+    def build(self, context: Context) -> Student:
+        assert context.teacher is not None
+        return SmallStudent.of(context.teacher)
+
+
+@breaks("keeps-shape-and-dtype", "answers torch.bfloat16", role="network")
+class NetworkInThePrecisionOfAutocast(SmallVelocity):
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        found = super().forward(x_t, t, condition)
+        return found.bfloat16() if torch.is_autocast_enabled("cpu") else found
+
+
+@breaks("is-finite-at-both-ends", "at 1, ", role="network")
+class InfiniteAtThePrior(SmallVelocity):
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        found = super().forward(x_t, t, condition)
+        return found / (t < 1).view(-1, *[1] * (x_t.ndim - 1)).to(found)
+
+
+@breaks("is-independent-of-the-batch", "alone", role="network")
+class NetworkThatCentresTheBatch(SmallVelocity):
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return super().forward(x_t - x_t.mean(0), t, condition)
+
+
+@breaks("leaves-its-inputs-alone", "written to", role="network")
+class NetworkThatClampsItsInput(SmallVelocity):
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return super().forward(x_t.clamp_(-0.5, 0.5), t, condition)
+
+
+@breaks("trains-every-parameter", "reaches idle", role="network")
+class NetworkWithAParameterToSpare(SmallVelocity):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.idle = nn.Parameter(torch.zeros(1))
+
+
+@breaks(READS, "its time", role="network")
+class NetworkThatIgnoresItsTime(SmallVelocity):
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return super().forward(x_t, torch.ones_like(t), condition)
+
+
+@breaks(READS, "γ", role="network")
+class NetworkOfOneScale(SmallVelocity):
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return super().forward(x_t, t, attrs.evolve(condition, guidance=None))
+
+
+@breaks("takes-no-guidance-for-one", "at γ = 1 it differs", role="network")
+class NetworkThatTakesNoGuidanceForZero(SmallVelocity):
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        guidance = torch.zeros_like(t) if condition.guidance is None else condition.guidance
+        return super().forward(x_t, t, attrs.evolve(condition, guidance=guidance))
+
+
+# Objectives
+
+TRAINS = "draws-the-student-to-the-teacher"
+RESTS = "rests-at-the-flow-map"
+GRADIENT = "sends-its-gradient-to-the-student-alone"
+
+
+@objective_breaks("answers-with-gaps", "there is no gap", also=(GRADIENT, TRAINS, RESTS))
+class NoGap(Pull):
+    def gaps(self, networks: Networks, batch: Batch) -> Gaps:
+        return attrs.evolve(super().gaps(networks, batch), gaps=())
+
+
+@objective_breaks("answers-as-its-role-does", "detach it")
+class KeepsTheGraphOfItsGap(Pull):
+    def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
+        return super().gap(networks, batch, samples) + self.output(networks, batch)
+
+
+@objective_breaks("answers-with-gaps", "a gap is .3, 2., not .6, 2.")
+class AnswersForHalfTheBatch(Pull):
+    def gaps(self, networks: Networks, batch: Batch) -> Gaps:
+        half = len(batch.z) // 2
+        found = super().gaps(networks, batch)
+        gaps = (Gap(output=each.output[:half], gap=each.gap[:half]) for each in found.gaps)
+        return attrs.evolve(found, gaps=tuple(gaps))
+
+
+@objective_breaks("answers-with-gaps", "a gap is not finite", also=(TRAINS, RESTS))
+class GapThatIsNoNumber(Pull):
+    def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
+        return super().gap(networks, batch, samples) / 0
+
+
+@objective_breaks(GRADIENT, "carries no gradient", also=(TRAINS,))
+class DetachesItsOutput(Pull):
+    def output(self, networks: Networks, batch: Batch) -> Tensor:
+        return super().output(networks, batch).detach()
+
+
+@objective_breaks(GRADIENT, "flows through the teacher")
+class GradientThroughTheTeacher(Pull):
+    def output(self, networks: Networks, batch: Batch) -> Tensor:
+        found, ones = super().output(networks, batch), torch.ones(len(batch.z))
+        velocity: Tensor = networks.teacher(found, ones, batch.condition)
+        return found + 1e-6 * velocity
+
+
+@objective_breaks(GRADIENT, "flows through the auxiliary network 'online'")
+class GradientThroughTheAuxiliary(Pull):
+    def output(self, networks: Networks, batch: Batch) -> Tensor:
+        found, ones = super().output(networks, batch), torch.ones(len(batch.z))
+        velocity: Tensor = networks.auxiliaries["online"](found.detach(), ones, batch.condition)
+        return found + 1e-6 * velocity
+
+
+DOMAIN = "asks-within-the-domain"
+
+
+@objective_breaks(DOMAIN, "at t < 1, and the table does not need")
+class StartsAnywhereUnasked(Pull):
+    def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
+        t = batch.draws.uniform("t").clamp(min=0.5)
+        networks.student(batch.z, t, t, batch.condition)
+        return super().gap(networks, batch, samples)
+
+
+@objective_breaks(DOMAIN, "outside \\(0, 1\\]")
+class TimesFromDataToNoise(Pull):
+    def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
+        zeros = torch.zeros(len(batch.z))
+        networks.student(batch.z, zeros, zeros, batch.condition)
+        return super().gap(networks, batch, samples)
+
+
+@objective_breaks(DOMAIN, "over δ outside")
+class DurationsBeyondTheData(Pull):
+    def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
+        ones = torch.ones(len(batch.z))
+        networks.student(batch.z, ones, ones + 1e-3, batch.condition)
+        return super().gap(networks, batch, samples)
+
+
+@objective_breaks(DOMAIN, "a velocity is asked at t outside")
+class TimesInThousandths(Pull):
+    def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
+        r = 1000 * batch.draws.uniform("r")
+        networks.teacher(samples, r, batch.condition)
+        return super().gap(networks, batch, samples)
+
+
+CHANGES = "changes-no-network"
+
+
+@objective_breaks(CHANGES, "gaps changes the student")
+class PutsTheStudentInEvalMode(Pull):
+    def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
+        networks.student.eval()
+        return super().gap(networks, batch, samples)
+
+
+@objective_breaks(CHANGES, "gaps changes the auxiliary network 'online'")
+class MovesItsAuxiliary(Pull):
+    def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
+        found = super().gap(networks, batch, samples)
+        next(networks.auxiliaries["online"].parameters()).mul_(1 + 1e-6)
+        return found
+
+    gap = torch.no_grad()(gap)
+
+
+@objective_breaks(CHANGES, "self_check changes the student")
+class MovesTheStudentInItsSelfCheck(Pull):
+    def self_check(self, networks: Networks, batch: Batch) -> None:
+        with torch.no_grad():
+            next(networks.student.parameters()).add_(0.05)
+
+
+FREE = "is-data-free-unless-it-says"
+
+
+@objective_breaks(FREE, "reads data")
+class ReadsDataInSecret(Pull):
+    def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
+        found = super().gap(networks, batch, samples)
+        return found if batch.data is None else found + samples - batch.data
+
+
+@objective_breaks(FREE, "opens /dev/null")
+class OpensAFileForIt(Pull):
+    def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
+        with open("/dev/null", "rb") as file:  # noqa: PTH123 - as a stranger does
+            file.read()
+        return super().gap(networks, batch, samples)
+
+
+@objective_breaks("owns-its-auxiliaries", "'online' and .* 'other' share a parameter")
+class NamesOneAuxiliaryTwice(Pull):
+    def auxiliaries(self, student: Student, teacher: Teacher) -> Mapping[str, Auxiliary]:
+        found = super().auxiliaries(student, teacher)
+        return {"online": found["online"], "other": found["online"]}
+
+
+LEARNS = "trains-its-auxiliaries-alone"
+
+
+@objective_breaks(LEARNS, "gives no samples", also=(TRAINS,))
+class NoSamplesToLearnFrom(Pull):
+    def gaps(self, networks: Networks, batch: Batch) -> Gaps:
+        return attrs.evolve(super().gaps(networks, batch), samples=None)
+
+
+@objective_breaks(LEARNS, "detach them")
+class KeepsTheGraphOfItsSamples(Pull):
+    def gaps(self, networks: Networks, batch: Batch) -> Gaps:
+        found = super().gaps(networks, batch)
+        samples = push(batch.z, found.gaps[0].output, torch.ones(len(batch.z)))
+        return attrs.evolve(found, samples=samples)
+
+
+@objective_breaks(LEARNS, "the loss of 'online' is \\(\\)")
+class OneLossForAllSamples(Pull):
+    def loss(
+        self, network: nn.Module, samples: Tensor, condition: Condition, draws: Draws
+    ) -> Tensor:
+        return super().loss(network, samples, condition, draws).mean()
+
+
+@objective_breaks(LEARNS, "gets no gradient", also=(TRAINS,))
+class LossOfSomethingElse(Pull):
+    def loss(
+        self, network: nn.Module, samples: Tensor, condition: Condition, draws: Draws
+    ) -> Tensor:
+        found = super().loss(network, samples, condition, draws).detach()
+        return found + 0 * sum(each.sum() for each in network.parameters())
+
+
+@objective_breaks(LEARNS, "sends a gradient to the student")
+class LossThatTrainsTheStudentToo(Pull):
+    def auxiliaries(self, student: Student, teacher: Teacher) -> Mapping[str, Auxiliary]:
+        self.student = student
+        return super().auxiliaries(student, teacher)
+
+    def loss(
+        self, network: nn.Module, samples: Tensor, condition: Condition, draws: Draws
+    ) -> Tensor:
+        ones = torch.ones(len(samples))
+        extra = self.student(samples, ones, ones, condition).flatten(1).mean(1)
+        return super().loss(network, samples, condition, draws) + 1e-6 * extra
+
+
+CHECK = "passes-its-own-check"
+
+
+@objective_breaks(CHECK, "self_check refuses: no")
+class RefusesEveryStudent(Pull):
+    def self_check(self, networks: Networks, batch: Batch) -> None:
+        raise ValueError("no")
+
+
+@objective_breaks(CHECK, "returns bool")
+class SaysTrue(Pull):
+    def self_check(self, networks: Networks, batch: Batch) -> bool:
+        return True
+
+
+@objective_breaks(TRAINS, "took a student")
+class WrongSign(Pull):
+    def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
+        return -super().gap(networks, batch, samples)
+
+
+@breaks(TRAINS, "took a student", role="predictor", needs=frozenset())
+class FollowsTheOtherWay(Follow):
+    def gaps(self, networks: Networks, batch: Batch) -> Gaps:
+        found = super().gaps(networks, batch)
+        gaps = (Gap(output=each.output, gap=-each.gap) for each in found.gaps)
+        return Gaps(gaps=tuple(gaps))
+
+
+@breaks(RESTS, "gaps of the exact flow map are", role="predictor")
+class AsksTheTeacherAtTheDuration(Follow):
+    def time(self, delta: Tensor) -> Tensor:
+        return delta
+
+
+# Data
+
+
+@breaks("states-its-size", r"sample_shape is \[", role="data")
+class DataWithItsShapeInAList(Numbered):
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__(teacher)
+        self.sample_shape = list(self.sample_shape)
+
+
+@breaks("gives-samples", "samples are torch.float64", role="data")
+class DataInAnotherPrecision(Numbered):
+    def read(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Condition]:
+        found, condition = super().read(indices, draws)
+        return found.double(), condition
+
+
+@breaks("gives-samples", "samples are .*, not", role="data")
+class DataWithoutItsFirstDimension(Numbered):
+    def read(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Condition]:
+        found, condition = super().read(indices, draws)
+        return found[:, 0], condition
+
+
+UNDERSTANDS = "gives-conditions-that-the-teacher-understands"
+
+
+@breaks(UNDERSTANDS, "there are no labels", role="data")
+class DataWithoutLabels(Numbered):
+    def labels(self, indices: Tensor) -> None:
+        del indices
+
+
+@breaks(UNDERSTANDS, "is no class", role="data")
+class DataOfOtherClasses(Numbered):
+    def labels(self, indices: Tensor) -> Tensor:
+        return indices
+
+
+@breaks(UNDERSTANDS, "guidance scale", role="data")
+class DataWithGuidance(Numbered):
+    def read(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Condition]:
+        found, condition = super().read(indices, draws)
+        return found, attrs.evolve(condition, guidance=torch.ones(len(indices)))
+
+
+ITSELF = "reads-a-sample-by-its-index-alone"
+
+
+@breaks(ITSELF, "a sample depends", role="data")
+class DataNormalisedOverTheBatch(Numbered):
+    def read(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Condition]:
+        found, condition = super().read(indices, draws)
+        return found - found.mean(0), condition
+
+
+@breaks(ITSELF, "a condition depends", role="data")
+class LabelsByPlace(Numbered):
+    def labels(self, indices: Tensor) -> Tensor | None:
+        return super().labels(torch.arange(len(indices)))
+
+
+@breaks("leaves-its-inputs-alone", "indices were written to", role="data")
+class WritesToTheIndices(Numbered):
+    def read(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Condition]:
+        return super().read(indices.remainder_(10), draws)
+
+
+@breaks("leaves-its-inputs-alone", "read before were written to", role="data")
+class ReadsIntoOneBuffer(Numbered):
+    def read(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Condition]:
+        found, condition = super().read(indices, draws)
+        self.buffer = getattr(self, "buffer", torch.empty(32, *found.shape[1:]))
+        into = self.buffer[: len(found)]
+        return into.copy_(found), condition
+
+
+@breaks("has-more-than-one-sample", "are the same", role="data")
+class OneSampleForAllIndices(Numbered):
+    def read(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Condition]:
+        found, condition = super().read(0 * indices, draws)
+        return found, attrs.evolve(condition, label=self.labels(indices))
+
+
+# Balancers
+
+SPLITS = "splits-the-whole-batch"
+
+
+@breaks(SPLITS, "at step 0 a batch of 1 is split into", role="balancer")
+class LosesTheRest(Even):
+    def split(self, batch: int, step: int) -> tuple[int, int]:
+        return batch // 2, batch // 2
+
+
+@breaks(SPLITS, "is split into", role="balancer")
+class SplitsBelowZero(Even):
+    def split(self, batch: int, step: int) -> tuple[int, int]:
+        return batch + 1, -1
+
+
+@breaks(SPLITS, "a batch of 256 is refused", role="balancer")
+class RefusesWhatIsNotAThousand(Even):
+    def split(self, batch: int, step: int) -> tuple[int, int]:
+        if 8 < batch < 1000:
+            raise ValueError("no")
+        return batch, 0
+
+
+WEIGHS = "weighs-every-sample"
+
+
+@breaks(WEIGHS, "weights are \\(\\)", role="balancer", also=("weighs-a-sample-by-itself",))
+class OneWeightForAll(Even):
+    def weights(self, objective: Objective, gap: Gap) -> Tensor:
+        return torch.tensor(1.0)
+
+
+@breaks(WEIGHS, "weights are", role="balancer")
+class WeighsBelowZero(Even):
+    def weights(self, objective: Objective, gap: Gap) -> Tensor:
+        return -gap.norm()
+
+
+@breaks(WEIGHS, "carry a gradient", role="balancer")
+class WeighsWithAGradient(Even):
+    def weights(self, objective: Objective, gap: Gap) -> Tensor:
+        return gap.output.square().mean(1)
+
+
+@breaks("weighs-a-sample-by-itself", "rest of the batch", role="balancer")
+class DividesByTheMeanOfTheBatch(Even):
+    def weights(self, objective: Objective, gap: Gap) -> Tensor:
+        return 1 / (gap.norm().mean() + 1).expand(len(gap.gap))
+
+
+@breaks("weighs-a-sample-by-itself", "order of the batch", role="balancer")
+class WeighsByPlace(Even):
+    def weights(self, objective: Objective, gap: Gap) -> Tensor:
+        return torch.arange(len(gap.gap)) / len(gap.gap)
+
+
+SCALES = "scales-every-objective"
+
+
+@breaks(SCALES, "KeyError", role="balancer")
+class ScalesBothOrNone(Even):
+    def scale(self, norms: Mapping[Objective, Norms]) -> Mapping[Objective, Tensor]:
+        ratio = norms["prediction"].raw / (norms["correction"].raw + 1)
+        return {"prediction": torch.tensor(1.0), "correction": ratio + 1}
+
+
+@breaks(SCALES, "no scalar", role="balancer")
+class ScalesByAVector(Even):
+    def scale(self, norms: Mapping[Objective, Norms]) -> Mapping[Objective, Tensor]:
+        return {name: torch.ones(1) for name in norms}
+
+
+@breaks(SCALES, "the factor of prediction is -1", role="balancer")
+class ScalesBelowZero(Even):
+    def scale(self, norms: Mapping[Objective, Norms]) -> Mapping[Objective, Tensor]:
+        return {name: torch.tensor(-1.0) for name in norms}
+
+
+@breaks("scales-alike-on-every-rank", "a rank that saw the first half", role="balancer")
+class ScalesByWhatItSaw(Even):
+    def weights(self, objective: Objective, gap: Gap) -> Tensor:
+        self.seen = gap.norm().mean()
+        return super().weights(objective, gap)
+
+    def scale(self, norms: Mapping[Objective, Norms]) -> Mapping[Objective, Tensor]:
+        return {name: 1 + getattr(self, "seen", each.raw) for name, each in norms.items()}
+
+
+VANISH = "bears-gaps-that-vanish"
+
+
+@breaks(VANISH, "weights of prediction are not finite", role="balancer")
+class WeighsByTheInverse(Even):
+    def weights(self, objective: Objective, gap: Gap) -> Tensor:
+        return 1 / gap.norm()
+
+
+@breaks(VANISH, "factor of correction is not finite", role="balancer")
+class ScalesByTheRatio(Even):
+    def scale(self, norms: Mapping[Objective, Norms]) -> Mapping[Objective, Tensor]:
+        found = dict(super().scale(norms))
+        if len(norms) == 2:
+            found["correction"] = norms["prediction"].raw / norms["correction"].raw
+        return found
+
+
+# Features and decoders
+
+
+@breaks("has-a-name", "name is ''", role="features")
+class FeaturesWithoutAName(Flat):
+    name = ""
+
+
+@breaks("gives-vectors", "for 6 samples", role="features")
+class FeaturesInTheShapeOfSamples(Flat):
+    def forward(self, samples: Tensor) -> Tensor:
+        return samples[:, None]
+
+
+@breaks("gives-vectors", "features are torch.int64", role="features")
+class FeaturesThatAreWholeNumbers(Flat):
+    def forward(self, samples: Tensor) -> Tensor:
+        return (10 * samples.flatten(1)).round().long()
+
+
+@breaks("gives-vectors", "not finite", role="features")
+class FeaturesThatAreNoNumbers(Flat):
+    def forward(self, samples: Tensor) -> Tensor:
+        return samples.flatten(1).log()
+
+
+@breaks("is-independent-of-the-batch", "alone", role="features")
+class FeaturesNormalisedOverTheBatch(Flat):
+    def forward(self, samples: Tensor) -> Tensor:
+        return super().forward(samples - samples.mean(0))
+
+
+@breaks("leaves-its-inputs-alone", "written to", role="features")
+class FeaturesThatClampTheSamples(Flat):
+    def forward(self, samples: Tensor) -> Tensor:
+        return super().forward(samples.clamp_(-0.5, 0.5))
+
+
+@breaks("tells-samples-apart", "the same features", role="features")
+class FeaturesOfNothing(Flat):
+    def forward(self, samples: Tensor) -> Tensor:
+        return torch.ones(len(samples), 3)
+
+
+@breaks("gives-images", "images are torch.float64", role="decoder")
+class ImagesInAnotherPrecision(Straight):
+    def forward(self, samples: Tensor) -> Tensor:
+        return samples.double()
+
+
+@breaks("gives-images", "images are .6, 1", role="decoder")
+class ImagesInOneDimension(Straight):
+    def forward(self, samples: Tensor) -> Tensor:
+        return samples.flatten(1)[:, None]
+
+
+@breaks("is-independent-of-the-batch", "alone", role="decoder")
+class ImagesScaledOverTheBatch(Straight):
+    def forward(self, samples: Tensor) -> Tensor:
+        return samples.float() / samples.abs().max()
+
+
+@breaks("leaves-its-inputs-alone", "written to", role="decoder")
+class DecoderThatClampsTheSamples(Straight):
+    def forward(self, samples: Tensor) -> Tensor:
+        return super().forward(samples.clamp_(-0.5, 0.5))
+
+
+@breaks("tells-samples-apart", "the same image", role="decoder")
+class GreyImages(Straight):
+    def forward(self, samples: Tensor) -> Tensor:
+        return torch.zeros_like(samples)
+
+
+@breaks("refuses-what-it-cannot-decode", "RuntimeError for samples of shape", role="decoder")
+class FailsWithinOnOtherShapes(Straight):
+    def forward(self, samples: Tensor) -> Tensor:
+        return super().forward(samples.permute(0, 1, 2, 3))

@@ -1,0 +1,166 @@
+"""Every law catches what breaks it, and nothing else does."""
+
+import re
+
+import pytest
+from broken import MUTANTS, Mutant
+from healthy import HEALTHY, PullPredictor, table
+
+from ffcore.plugins import ROLES
+from ffcore.testing import SETTINGS, Result, check_tables, laws_of
+from ffcore.testing.case import EXACT, KINDS, OBJECTIVES
+from ffcore.testing.law import ANY, LAWS
+
+BRIEF = (EXACT, SETTINGS[-1])
+"""Vectors without conditions, and latents of classes over a range of γ."""
+
+NAMES = {
+    "component": [
+        "is-of-its-role",
+        "answers-as-its-role-does",
+        "is-a-frozen-table",
+        "survives-a-recipe",
+        "explains-its-keys",
+        "is-honest-about-its-needs",
+        "builds-the-same-twice",
+        "is-deterministic",
+        "leaves-the-process-alone",
+        "saves-and-loads",
+        "has-the-same-shapes-hollow",
+    ],
+    "teacher": [
+        "is-frozen",
+        "states-its-sample-shape",
+        "keeps-shape-and-dtype",
+        "is-finite-at-both-ends",
+        "is-independent-of-the-batch",
+        "leaves-its-inputs-alone",
+        "reads-what-it-is-given",
+        "draws-conditions-from-the-draws",
+        "has-a-null-condition-or-says-not",
+        "copies-itself-to-train",
+        "gives-its-copy-an-input-for-guidance",
+    ],
+    "student": [
+        "says-where-it-starts",
+        "keeps-shape-and-dtype",
+        "is-the-identity-at-no-duration",
+        "is-finite-at-every-duration",
+        "is-independent-of-the-batch",
+        "leaves-its-inputs-alone",
+        "answers-the-same-in-training",
+        "is-differentiable-in-the-duration",
+        "trains-every-parameter",
+        "reads-what-it-is-given",
+        "takes-no-guidance-for-one",
+        "can-be-rebuilt-without-its-teacher",
+    ],
+    "corrector": [
+        "answers-with-gaps",
+        "sends-its-gradient-to-the-student-alone",
+        "asks-within-the-domain",
+        "changes-no-network",
+        "is-data-free-unless-it-says",
+        "owns-its-auxiliaries",
+        "trains-its-auxiliaries-alone",
+        "passes-its-own-check",
+        "draws-the-student-to-the-teacher",
+    ],
+    "data": [
+        "states-its-size",
+        "gives-samples",
+        "gives-conditions-that-the-teacher-understands",
+        "reads-a-sample-by-its-index-alone",
+        "leaves-its-inputs-alone",
+        "has-more-than-one-sample",
+    ],
+    "balancer": [
+        "splits-the-whole-batch",
+        "weighs-every-sample",
+        "weighs-a-sample-by-itself",
+        "scales-every-objective",
+        "scales-alike-on-every-rank",
+        "bears-gaps-that-vanish",
+    ],
+    "network": [
+        "keeps-shape-and-dtype",
+        "is-finite-at-both-ends",
+        "is-independent-of-the-batch",
+        "leaves-its-inputs-alone",
+        "trains-every-parameter",
+        "reads-what-it-is-given",
+        "takes-no-guidance-for-one",
+    ],
+    "features": [
+        "has-a-name",
+        "gives-vectors",
+        "is-independent-of-the-batch",
+        "leaves-its-inputs-alone",
+        "tells-samples-apart",
+    ],
+    "decoder": [
+        "gives-images",
+        "is-independent-of-the-batch",
+        "leaves-its-inputs-alone",
+        "tells-samples-apart",
+        "refuses-what-it-cannot-decode",
+    ],
+}
+NAMES["predictor"] = [*NAMES["corrector"], "rests-at-the-flow-map"]
+
+
+def broken(results: list[Result]) -> dict[str, str]:
+    return {each.law: each.found for each in results if each.status == "broken"}
+
+
+@pytest.mark.parametrize("role", [ANY, *ROLES])
+def test_a_law_keeps_its_number(role: str) -> None:
+    """A new one comes last; where one goes, its place is left empty: None, and nothing moves."""
+    laws = laws_of(role) if role == ANY else [each for each in laws_of(role) if each.role == role]
+    found = {each.number: each.name for each in dict.fromkeys(laws)}
+    assert found == {n: name for n, name in enumerate(NAMES[role], 1) if name is not None}
+
+
+def test_every_role_has_a_class_and_laws_and_something_healthy() -> None:
+    assert list(KINDS) == list(ROLES)
+    assert {each.role for each in LAWS} == {ANY, *ROLES}
+    assert HEALTHY.keys() == ROLES.keys()
+
+
+def test_every_law_says_what_it_asks() -> None:
+    assert [each.name for each in LAWS if not each.text.endswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("role", "tables"),
+    [(role, [each]) for role, each in HEALTHY.items()]
+    + [("predictor", [table("predictor", PullPredictor)])],
+)
+def test_what_is_healthy_keeps_every_law(role: str, tables: list[object]) -> None:
+    results = check_tables(f"{role}/healthy", role, tables)
+    assert broken(results) == {}
+    assert {each.law for each in results if each.status == "not asked"} <= {
+        "saves-and-loads",
+        "has-the-same-shapes-hollow",
+        "trains-its-auxiliaries-alone",
+    }
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda each: f"{each.role}-{each.name}")
+def test_a_broken_component_breaks_its_law_and_no_other(mutant: Mutant) -> None:
+    settings = (EXACT,) if mutant.role in OBJECTIVES else BRIEF
+    found = broken(check_tables("x/y", mutant.role, [mutant.table], settings))
+    assert mutant.breaks in found
+    assert re.search(mutant.says, found[mutant.breaks]), found[mutant.breaks]
+    of_role = {each.name for each in laws_of(mutant.role)}
+    assert found.keys() - {mutant.breaks} == mutant.also & of_role, found
+
+
+def test_no_law_goes_without_a_component_that_breaks_it() -> None:
+    seen = {(mutant.role, mutant.breaks) for mutant in MUTANTS}
+    of_any = {law for _, law in seen}
+    assert [
+        each.label
+        for each in LAWS
+        if (each.name not in of_any if each.role == ANY else (each.role, each.name) not in seen)
+    ] == []

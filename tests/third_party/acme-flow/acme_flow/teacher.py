@@ -1,0 +1,44 @@
+"""Data on a blurred circle, x = R e + s ξ with e uniform on the unit circle.
+
+At time t, e given x_t has von Mises' law around x_t's direction: E[e | x_t] = A(κ) x_t / |x_t| with
+κ = (1 − t) R |x_t| / a², a² = (1 − t)² s² + t² and A = I₁ / I₀.
+"""
+
+import torch
+from torch import Tensor
+
+from ffcore import Condition, Teacher, Unconditional
+
+
+class Ring(Teacher):
+    """The exact velocity of the ring; samples are Float[B, 2]."""
+
+    radius: Tensor
+    blur: Tensor
+
+    def __init__(self, radius: float = 2.0, blur: float = 0.2) -> None:
+        super().__init__()
+        self.register_buffer("radius", torch.tensor(radius))
+        self.register_buffer("blur", torch.tensor(blur))
+        self.sample_shape = (2,)
+        self.conditions = Unconditional()
+        self.eval()
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Return u = m − ((t − (1 − t) s²) / a²)(x_t − (1 − t) m) with m = R E[e | x_t]."""
+        del condition
+        radius, blur = self.radius.to(x_t.dtype), self.blur.to(x_t.dtype)
+        t = t[:, None].to(x_t.dtype)
+        variance = (1 - t) ** 2 * blur**2 + t**2  # a²
+        length = x_t.norm(dim=1, keepdim=True)
+        kappa = (1 - t) * radius * length / variance
+        concentration = torch.special.i1e(kappa) / torch.special.i0e(kappa)  # A(κ)
+        m = radius * concentration * x_t / length.clamp(min=torch.finfo(x_t.dtype).tiny)
+        slope = (t - (1 - t) * blur**2) / variance
+        velocity: Tensor = m - slope * (x_t - (1 - t) * m)
+        return velocity
+
+    def trainable_copy(self, *, takes_guidance: bool = False) -> None:
+        """Return None: a formula has nothing to train."""
+        del takes_guidance
+        return None
