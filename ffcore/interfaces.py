@@ -153,7 +153,8 @@ class VelocityField(nn.Module, ABC):
 
 
 class Teacher(VelocityField):
-    """A velocity field to distil: frozen, in eval mode; no gradient reaches its parameters."""
+    """A velocity field to distil: frozen, answering as in eval mode; no gradient reaches its
+    parameters."""
 
     sample_shape: tuple[int, ...]
     """*S, the shape of one sample."""
