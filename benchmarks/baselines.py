@@ -1,6 +1,7 @@
 """From data or from the teacher alone: MeanFlow beside FreeFlow on the digits.
 
     python benchmarks/baselines.py [--out runs/baselines.jsonl] [--picture docs/images/mismatch.png]
+                                   [--unequal 0.5]
 
 First, three seeds each: FreeFlow by recipes/digits.toml, and recipes/digits_meanflow.toml by data's
 velocity and by the teacher's, for as many steps and for as much time (processor seconds of
@@ -44,10 +45,6 @@ METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
     "FreeFlow": ("digits.toml", ()),
     "MeanFlow, data": ("digits_meanflow.toml", ()),
     "MeanFlow, teacher": ("digits_meanflow.toml", ("predictor.velocity=teacher",)),
-    "MeanFlow, teacher, all unequal": (
-        "digits_meanflow.toml",
-        ("predictor.velocity=teacher", "predictor.unequal=1.0"),
-    ),
 }
 """What is trained: the recipe, and what is changed in it."""
 
@@ -60,6 +57,8 @@ class Case:
     seed: int
     steps: int
     strength: float = 0.0
+    unequal: float | None = None
+    """Another share than the recipe's of samples whose two times differ."""
 
     def overrides(self) -> Iterator[str]:
         """Yield what this run changes in its method's recipe."""
@@ -68,6 +67,8 @@ class Case:
         yield from (f"training.seed={self.seed}", f"training.steps={self.steps}")
         if recipe != "digits.toml":
             yield f"data.augment={self.strength}"
+            if self.unequal is not None:
+                yield f"predictor.unequal={self.unequal}"
             if self.strength:
                 yield "evaluation.student_steps=[1]"
 
@@ -101,9 +102,12 @@ class Kept:
     """Finished runs, in a file."""
 
     path: Path
+    unequal: float | None = None
 
     def of(self, case: Case) -> dict[str, Any]:
         """Return what a run found, and make it if that has not been done."""
+        if case.method != "FreeFlow":
+            case = attrs.evolve(case, unequal=self.unequal)
         wanted = json.loads(json.dumps(attrs.asdict(case)))
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         for line in map(json.loads, lines):
@@ -221,10 +225,11 @@ def draw(
 @click.option("--picture", default=PICTURE, type=click.Path(path_type=Path))
 @click.option("--steps", default=600)
 @click.option("--seeds", default="0,1,2")
-def main(out: Path, picture: Path, steps: int, seeds: str) -> None:
+@click.option("--unequal", type=float, help="MeanFlow's predictor.unequal. [default: the recipe's]")
+def main(out: Path, picture: Path, steps: int, seeds: str, unequal: float | None) -> None:
     """Make the runs that are not there yet, and tell."""
     torch.set_num_threads(1)
-    kept, numbers = Kept(out), [int(each) for each in seeds.split(",")]
+    kept, numbers = Kept(out, unequal), [int(each) for each in seeds.split(",")]
     compared(kept, steps, numbers)
     mismatched(kept, steps, numbers, picture)
 
