@@ -173,11 +173,8 @@ class Distillation:
         if self.guidance_range is not None:
             low, high = self.guidance_range
             scale = low + (high - low) * draws.uniform("guidance")
-        elif self.guidance != 1:
-            scale = torch.full((len(draws),), self.guidance, device=self.device)
-        else:
-            return condition
-        return attrs.evolve(condition, guidance=scale)
+            return attrs.evolve(condition, guidance=scale)
+        return condition if self.guidance == 1 else condition.at(self.guidance, self.device)
 
     def _shares(self) -> Iterator[tuple[Objective, int]]:
         if len(self.objectives) == 1:

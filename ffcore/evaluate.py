@@ -160,8 +160,7 @@ def prior(
         draws = Draws(measurement.seed, 0, start, stop, str(device)).named("evaluation", purpose)
         condition = teacher.conditions.draw(draws)
         if measurement.guidance != 1:
-            scale = torch.full((len(draws),), measurement.guidance, device=device)
-            condition = attrs.evolve(condition, guidance=scale)
+            condition = condition.at(measurement.guidance, device)
         yield draws.normal("z", teacher.sample_shape), condition
 
 

@@ -75,6 +75,10 @@ class Condition:
         }
         return Condition(size=sum(condition.size for condition in conditions), **parts)
 
+    def at(self, scale: float, device: torch.device | str = "cpu") -> Condition:
+        """Return the same condition with the guidance scale γ for every sample."""
+        return attrs.evolve(self, guidance=torch.full((self.size,), scale, device=device))
+
     def to(self, device: torch.device | str) -> Condition:
         """Return the same condition on `device`."""
         parts = {name: value.to(device) for name, value in self._tensors().items()}

@@ -187,8 +187,7 @@ def _rows(recipe: Recipe, found: Parts, auxiliaries: Mapping[str, Auxiliary]) ->
     teacher = unguided(found.teacher)
     condition = teacher.conditions.draw(Draws(recipe.training.seed, 0, 0, 1))
     if recipe.guidance.guides:
-        scale = torch.full((1,), recipe.guidance.scale)
-        condition = attrs.evolve(condition, guidance=scale)
+        condition = condition.at(recipe.guidance.scale)
     networks = {"teacher": teacher, "student": found.student}
     networks |= {name: each.network for name, each in auxiliaries.items()}
     return {name: _row(each, teacher, condition) for name, each in networks.items()}

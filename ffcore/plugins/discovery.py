@@ -25,8 +25,7 @@ import pluggy
 from ffcore import hookspecs
 from ffcore.plugins.component import Component
 from ffcore.plugins.errors import root_cause
-from ffcore.plugins.metadata import Entry, entries
-from ffcore.plugins.metadata import canonical as canonical
+from ffcore.plugins.metadata import Entry, canonical, entries
 
 GROUP = "ffcore.v1"
 DISABLE = "FFCORE_DISABLE_PLUGINS"

@@ -353,10 +353,7 @@ class Sampler:
         condition = self.generator.conditions.draw(draws)
         if isinstance(asked.labels, tuple) or asked.labels == "balanced":
             condition = attrs.evolve(condition, label=self._labels(asked, draws))
-        if asked.guidance == 1:
-            return condition
-        scale = torch.full((len(draws),), asked.guidance, device=self.device)
-        return attrs.evolve(condition, guidance=scale)
+        return condition if asked.guidance == 1 else condition.at(asked.guidance, self.device)
 
     def _labels(self, asked: Request, draws: Draws) -> Tensor:
         index = torch.arange(draws.start, draws.stop)

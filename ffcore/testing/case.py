@@ -25,12 +25,14 @@ from ffcore.interfaces import (
     DataSource,
     Decoder,
     Features,
+    FunctionTeacher,
     Networks,
     PredictorObjective,
     Student,
     Teacher,
     VelocityField,
 )
+from ffcore.recipe.needs import ANYWHERE, DATA
 from ffcore.testing import process
 from ffcore.testing.small import SmallStudent, gaussian_teacher, small_teacher
 
@@ -48,8 +50,8 @@ KINDS: dict[str, type] = {
 """The class that a component of each role is an instance of."""
 
 OBJECTIVES = ("predictor", "corrector")
-COPY, ANYWHERE, DATA = "trainable copy", "student starts anywhere", "data"
-"""The words of `needs` and `offers` whose meaning core knows."""
+COPY = "trainable copy"
+"""Beside DATA and ANYWHERE, the word of `needs` and `offers` whose meaning core knows."""
 
 SIZE = 6
 """Samples in a batch."""
@@ -64,6 +66,15 @@ class Setting:
     offers: frozenset[str] = frozenset()
     """What the teacher's table would offer."""
     guidance_range: tuple[float, float] | None = None
+
+    def boxed(self) -> Setting:
+        """Return this setting with a teacher that cannot be copied."""
+
+        def box() -> Teacher:
+            teacher = self.teacher()
+            return FunctionTeacher(teacher, teacher.sample_shape, teacher.conditions)
+
+        return attrs.evolve(self, teacher=box)
 
     def meets(self, role: str, table: Any) -> bool:
         """Whether a table's needs are met here; objectives get data and a student at will."""
@@ -131,10 +142,7 @@ class Case:
 
     def condition(self, teacher: Teacher, draws: Draws) -> Condition:
         """Return conditions that the teacher understands, with γ where the setting has a range."""
-        return self.guided(teacher.conditions.draw(draws.named("condition")), draws)
-
-    def guided(self, condition: Condition, draws: Draws) -> Condition:
-        """Return a condition with γ, where the setting has a range."""
+        condition = teacher.conditions.draw(draws.named("condition"))
         if self.role == "teacher" or self.setting.guidance_range is None:
             return condition
         low, high = self.setting.guidance_range
@@ -148,11 +156,7 @@ class Case:
         with process.seeded(1):
             student = SmallStudent.of(teacher)
             auxiliaries = objective.auxiliaries(student, teacher)
-        networks = Networks(
-            student=student,
-            teacher=teacher,
-            auxiliaries={name: each.network for name, each in auxiliaries.items()},
-        )
+        networks = networks_of(student, teacher, auxiliaries)
         draws = self.draws()
         needy = DATA in objective.needs
         batch = Batch(
@@ -166,6 +170,17 @@ class Case:
     def _of_setting(self) -> Teacher:
         with process.seeded(0):
             return self.setting.teacher()
+
+
+def networks_of(
+    student: Student, teacher: Teacher, auxiliaries: Mapping[str, Auxiliary]
+) -> Networks:
+    """Return what an objective computes with."""
+    return Networks(
+        student=student,
+        teacher=teacher,
+        auxiliaries={name: each.network for name, each in auxiliaries.items()},
+    )
 
 
 def words(table: Any, side: str) -> frozenset[str]:

@@ -15,8 +15,8 @@ from typing import Any
 from ffcore.files import MissingFile, locate
 from ffcore.interfaces import Teacher
 from ffcore.plugins import Component, Plugin, PluginError, Registry
-from ffcore.plugins.discovery import canonical
 from ffcore.plugins.errors import root_cause
+from ffcore.plugins.metadata import canonical
 from ffcore.testing import process
 from ffcore.testing.answers import arguments
 from ffcore.testing.case import KINDS, OBJECTIVES, RANGE, SETTINGS, Case, Setting, examples, words

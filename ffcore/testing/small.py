@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ffcore.analytic import Gaussian
 from ffcore.interfaces import (
     Condition,
     FrozenTeacher,
@@ -81,41 +82,34 @@ class SmallStudent(Student):
 
 
 class GaussianVelocity(VelocityField):
-    """The exact velocity for data N(μ, s² I), which can learn μ; s is SCALE."""
+    """The exact velocity for data N(μ, SCALE² I), which can learn μ."""
 
     def __init__(self) -> None:
         super().__init__()
         self.mean = nn.Parameter(torch.tensor(MEAN))
+        self.centred = Gaussian([0.0] * len(MEAN), SCALE)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Return u = μ − ((t − (1 − t) s²) / a_t²)(x − (1 − t) μ); see VelocityField."""
-        del condition
-        slope = (t - (1 - t) * SCALE**2) / ((1 - t) ** 2 * SCALE**2 + t**2)
+        """Return that of the centred one, moved by μ; see VelocityField."""
         away = x_t - expand_like(1 - t, x_t) * self.mean
-        return (self.mean - expand_like(slope, x_t) * away).to(x_t.dtype)
+        centred: Tensor = self.centred(away, t, condition)
+        return (self.mean + centred).to(x_t.dtype)
 
 
 class GaussianStudent(Student):
-    """The exact average velocity for data N(MEAN, SCALE² I), off by a constant that can learn.
-
-    With r = t − δ and a_t² = (1 − t)² s² + t², the slope of F − μ in x − (1 − t) μ is
-    (s² (2 − r − t) − (r + t)) / (a_t (a_r + a_t)): the flow map's, without cancellation at δ = 0.
-    """
+    """The exact average velocity for data N(MEAN, SCALE² I), off by a constant that can learn."""
 
     starts_at = "anywhere"
 
     def __init__(self, offset: Tensor) -> None:
         super().__init__()
         self.offset = nn.Parameter(offset.clone())
+        self.exact = Gaussian(MEAN, SCALE)
 
     def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
         """Return F + offset; see Student."""
-        del condition
-        mean, r, square = torch.tensor(MEAN), t - delta, SCALE**2
-        a_t, a_r = (((1 - each) ** 2 * square + each**2).sqrt() for each in (t, r))
-        slope = (square * (2 - r - t) - (r + t)) / (a_t * (a_r + a_t))
-        away = x_t - expand_like(1 - t, x_t) * mean
-        return (mean + expand_like(slope, x_t) * away + self.offset).to(x_t.dtype)
+        found = self.exact.average_velocity(x_t, delta, condition, t)
+        return (found + self.offset).to(x_t.dtype)
 
 
 def small_teacher(shape: tuple[int, ...], classes: int) -> Teacher:
@@ -128,23 +122,3 @@ def small_teacher(shape: tuple[int, ...], classes: int) -> Teacher:
 def gaussian_teacher() -> Teacher:
     """Return the exact teacher of N(MEAN, SCALE² I), which can be copied to train."""
     return FrozenTeacher(GaussianVelocity(), (len(MEAN),), Unconditional())
-
-
-class BlackBox(Teacher):
-    """A teacher's velocity and conditions, and nothing to copy."""
-
-    def __init__(self, teacher: Teacher) -> None:
-        super().__init__()
-        self.teacher = teacher
-        self.sample_shape = teacher.sample_shape
-        self.conditions = teacher.conditions
-        self.eval()
-
-    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Return the teacher's velocity."""
-        velocity: Tensor = self.teacher(x_t, t, condition)
-        return velocity
-
-    def trainable_copy(self, *, takes_guidance: bool = False) -> None:
-        """Return None."""
-        del takes_guidance

@@ -6,7 +6,6 @@ import functools
 import itertools
 import logging
 
-import attrs
 import torch
 from torch import Tensor
 
@@ -81,10 +80,7 @@ class SampledTeacher(DataSource):
         device = next((each.device for each in tensors), torch.device("cpu"))
         draws = Draws(self.seed, 0, start, stop, str(device)).named("teacher's samples")
         condition = self.teacher.conditions.draw(draws)
-        guided = condition
-        if self.guidance != 1:
-            scale = torch.full((len(draws),), self.guidance, device=device)
-            guided = attrs.evolve(condition, guidance=scale)
+        guided = condition if self.guidance == 1 else condition.at(self.guidance, device)
         with torch.autocast(device.type, enabled=False):
             z = draws.normal("z", self.sample_shape)
             samples = integrate(self.teacher, z, guided, self.solver)

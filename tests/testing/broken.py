@@ -8,7 +8,6 @@ import attrs
 import numpy as np
 import torch
 from healthy import (
-    Even,
     Flat,
     Follow,
     Numbered,
@@ -19,6 +18,7 @@ from healthy import (
     Tutor,
     table,
 )
+from objectives import Even
 from torch import Tensor, nn
 
 from ffcore.draws import Draws

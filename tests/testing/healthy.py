@@ -5,6 +5,7 @@ from typing import Any
 
 import attrs
 import torch
+from objectives import Even
 from torch import Tensor, nn
 
 from ffcore.derivative import jvp
@@ -12,7 +13,6 @@ from ffcore.draws import Draws
 from ffcore.flow_map import generating_velocity, push
 from ffcore.interfaces import (
     Auxiliary,
-    Balancer,
     Batch,
     Condition,
     Context,
@@ -24,8 +24,6 @@ from ffcore.interfaces import (
     Gaps,
     Labels,
     Networks,
-    Norms,
-    Objective,
     PredictorObjective,
     Student,
     Teacher,
@@ -127,19 +125,6 @@ class PullCorrector(Pull, CorrectorObjective):
 
 class PullPredictor(Pull, PredictorObjective):
     pass
-
-
-class Even(Balancer):
-    def split(self, batch: int, step: int) -> tuple[int, int]:
-        del step
-        return batch - batch // 2, batch // 2
-
-    def weights(self, objective: Objective, gap: Gap) -> Tensor:
-        del objective
-        return torch.ones_like(gap.norm())
-
-    def scale(self, norms: Mapping[Objective, Norms]) -> Mapping[Objective, Tensor]:
-        return {name: torch.ones_like(each.raw) for name, each in norms.items()}
 
 
 class Flat(Features):

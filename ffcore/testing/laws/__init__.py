@@ -6,10 +6,10 @@ from ffcore.testing.laws import (
     data,
     decoder,
     features,
+    network,
     objective,
     student,
     teacher,
-    velocity,
 )
 
 __all__ = [
@@ -18,8 +18,8 @@ __all__ = [
     "data",
     "decoder",
     "features",
+    "network",
     "objective",
     "student",
     "teacher",
-    "velocity",
 ]

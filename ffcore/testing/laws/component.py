@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from ffcore.interfaces import Student
 from ffcore.keys import kind_of, role_of
 from ffcore.plugins import Registry, installed
+from ffcore.recipe.needs import ANYWHERE, DATA
 from ffcore.recipe.plain import plain
 from ffcore.recipe.structure import make_converter
 from ffcore.testing import process
 from ffcore.testing.answers import answers, same
-from ffcore.testing.case import ANYWHERE, COPY, DATA, KINDS, OBJECTIVES, Case, words
+from ffcore.testing.case import COPY, KINDS, OBJECTIVES, Case, words
 from ffcore.testing.law import ANY, Broken, ask_only_where, law, require
-from ffcore.testing.small import BlackBox
 
 
 @law(ANY, 1)
@@ -201,9 +201,7 @@ def _does(affirmed: bool) -> str:
 
 
 def _works_with_a_black_box(case: Case) -> None:
-    setting = case.setting
-    box = attrs.evolve(setting, teacher=lambda: BlackBox(setting.teacher()))
-    boxed = attrs.evolve(case, setting=box)
+    boxed = attrs.evolve(case, setting=case.setting.boxed())
     try:
         answers(boxed, boxed.build())
     except (ValueError, AttributeError, TypeError) as error:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ffcore.interfaces import Condition, Labels
+from ffcore.testing import network
 from ffcore.testing.answers import fields, indices_of
 from ffcore.testing.case import SIZE, Case
 from ffcore.testing.law import ask_only_where, law, require
@@ -16,12 +17,8 @@ from ffcore.testing.law import ask_only_where, law, require
 def states_its_size(case: Case, live: Any) -> None:
     """`len` is 1 or more, and `sample_shape` a tuple of positive integers."""
     del case
-    shape = live.sample_shape
     require(len(live) >= 1, f"it has {len(live)} samples")
-    require(
-        isinstance(shape, tuple) and shape and all(type(n) is int and n > 0 for n in shape),
-        f"sample_shape is {shape!r}",
-    )
+    network.states_shape(live)
 
 
 @law("data", 2)

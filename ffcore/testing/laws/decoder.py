@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from ffcore.testing import network
 from ffcore.testing.answers import arguments
 from ffcore.testing.case import SIZE, Case
 from ffcore.testing.law import Broken, law, require
@@ -26,18 +25,6 @@ def gives_images(case: Case, live: Any) -> None:
     require(found.ndim == 4 or found.shape == inputs[0].shape, f"images are {tuple(found.shape)}")
     require(found.dtype == torch.float32, f"images are {found.dtype}")
     require(found.isfinite().all(), "images are not finite")
-
-
-@law("decoder", 2)
-def is_independent_of_the_batch(case: Case, live: Any) -> None:
-    """The image of a sample does not depend on the rest of the batch."""
-    network.independent(case, live)
-
-
-@law("decoder", 3)
-def leaves_its_inputs_alone(case: Case, live: Any) -> None:
-    """The samples are not written to."""
-    network.inputs_unchanged(case, live)
 
 
 @law("decoder", 4)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from ffcore.testing import network
 from ffcore.testing.answers import arguments
 from ffcore.testing.case import SIZE, Case
 from ffcore.testing.law import law, require
@@ -28,18 +27,6 @@ def gives_vectors(case: Case, live: Any) -> None:
     require(found.ndim == 2 and len(found) == SIZE, f"{tuple(found.shape)} for {SIZE} samples")
     require(found.is_floating_point(), f"features are {found.dtype}")
     require(found.isfinite().all(), "features are not finite")
-
-
-@law("features", 3)
-def is_independent_of_the_batch(case: Case, live: Any) -> None:
-    """The features of a sample do not depend on the rest of the batch."""
-    network.independent(case, live)
-
-
-@law("features", 4)
-def leaves_its_inputs_alone(case: Case, live: Any) -> None:
-    """The samples are not written to."""
-    network.inputs_unchanged(case, live)
 
 
 @law("features", 5)

@@ -26,14 +26,15 @@ from ffcore.interfaces import (
     DataSource,
     Gap,
     Gaps,
-    Networks,
     Norms,
     Objective,
     VelocityField,
 )
 from ffcore.optimizer import Optimizer
+from ffcore.recipe.needs import ANYWHERE, DATA
+from ffcore.testing import process
 from ffcore.testing.answers import same
-from ffcore.testing.case import ANYWHERE, DATA, EXACT, Asked, Case, words
+from ffcore.testing.case import EXACT, Asked, Case, networks_of, words
 from ffcore.testing.law import Broken, Check, ask_only_where, law, require
 from ffcore.testing.small import MEAN, SCALE, GaussianStudent
 
@@ -200,16 +201,17 @@ def draws_the_student_to_the_teacher(case: Case, live: Any) -> None:
     for side in (1.0, -1.0):
         offset = side * torch.tensor([1.0, 0.5])
         student, objective = GaussianStudent(offset), case.build()
-        distillation = Distillation(
-            teacher=EXACT.teacher(),
-            student=student,
-            **{case.role: objective},
-            data=_GaussianData() if DATA in objective.needs else None,
-            balancer=_Even(),
-            optimizer=Optimizer(learning_rate=RATE),
-            steps=STEPS,
-            batch=BATCH,
-        )
+        with process.seeded(1):  # of auxiliary networks that start from scratch
+            distillation = Distillation(
+                teacher=EXACT.teacher(),
+                student=student,
+                **{case.role: objective},
+                data=_GaussianData() if DATA in objective.needs else None,
+                balancer=_Even(),
+                optimizer=Optimizer(learning_rate=RATE),
+                steps=STEPS,
+                batch=BATCH,
+            )
         for _ in range(STEPS):
             distillation.step()
         before, after = float(offset.norm()), float(student.offset.detach().norm())
@@ -235,12 +237,9 @@ def rests_at_the_flow_map(case: Case, live: Any) -> None:
 
     def size(offset: Tensor) -> float:
         student = GaussianStudent(offset)
-        auxiliaries = live.auxiliaries(student, teacher)
-        networks = Networks(
-            student=student,
-            teacher=teacher,
-            auxiliaries={name: each.network for name, each in auxiliaries.items()},
-        )
+        with process.seeded(1):
+            auxiliaries = live.auxiliaries(student, teacher)
+        networks = networks_of(student, teacher, auxiliaries)
         gaps = torch.stack([gap.gap for gap in live.gaps(networks, batch).gaps])
         return float(gaps.mean(1).norm() if DATA in live.needs else gaps.square().mean().sqrt())
 

@@ -14,7 +14,6 @@ from ffcore.testing import network
 from ffcore.testing.answers import arguments
 from ffcore.testing.case import Case
 from ffcore.testing.law import Broken, ask_only_where, law, require
-from ffcore.testing.small import BlackBox
 
 
 @law("student", 1)
@@ -31,12 +30,6 @@ def says_where_it_starts(case: Case, live: Any) -> None:
         reads == (live.starts_at == "anywhere"),
         f"starts_at is {live.starts_at!r}, and it {'reads' if reads else 'does not read'} t",
     )
-
-
-@law("student", 2)
-def keeps_shape_and_dtype(case: Case, live: Any) -> None:
-    """An average velocity has the shape and dtype of its points, under autocast too."""
-    network.shape_and_dtype(case, live)
 
 
 @law("student", 3)
@@ -62,18 +55,6 @@ def is_finite_at_every_duration(case: Case, live: Any) -> None:
         require(found.isfinite().all(), f"from t = {at:g} over δ = {at:g} it is not finite")
 
 
-@law("student", 5)
-def is_independent_of_the_batch(case: Case, live: Any) -> None:
-    """What a sample is answered does not depend on the rest of the batch."""
-    network.independent(case, live)
-
-
-@law("student", 6)
-def leaves_its_inputs_alone(case: Case, live: Any) -> None:
-    """No input is written to."""
-    network.inputs_unchanged(case, live)
-
-
 @law("student", 7)
 def answers_the_same_in_training(case: Case, live: Any) -> None:
     """Training mode drops nothing: no dropout, no labels dropped at random."""
@@ -97,36 +78,14 @@ def is_differentiable_in_the_duration(case: Case, live: Any) -> None:
     ask_only_where(error is not None, "it has no forward-mode derivative to compare with")
 
 
-@law("student", 9)
-def trains_every_parameter(case: Case, live: Any) -> None:
-    """A gradient reaches every parameter that asks for one: distributed training waits for all."""
-    network.every_parameter_trained(case, live)
-
-
-@law("student", 10)
-def reads_what_it_is_given(case: Case, live: Any) -> None:
-    """Once it is trained, F is another one at another point, over another duration, for another
-    class and, where the recipe gives a range, at another γ."""
-    network.all_inputs_read(case, live)
-
-
-@law("student", 11)
-def takes_no_guidance_for_one(case: Case, live: Any) -> None:
-    """Where the recipe gives a range of γ, a condition without γ means γ = 1."""
-    ask_only_where(case.setting.guidance_range, "no recipe gives it a range of γ")
-    network.unguided_at_one(case, live)
-
-
 @law("student", 12)
 def can_be_rebuilt_without_its_teacher(case: Case, live: Any) -> None:
     """The table, or what its method `alone` makes of it and the student, builds a network of the
     same shapes for a teacher that cannot be copied: what `ffd export` relies on."""
     alone = getattr(case.table, "alone", None)
     table = case.table if alone is None else alone(live)
-    setting = case.setting
-    box = attrs.evolve(setting, teacher=lambda: BlackBox(setting.teacher()))
     try:
-        rebuilt = attrs.evolve(case, table=table, setting=box).build()
+        rebuilt = attrs.evolve(case, table=table, setting=case.setting.boxed()).build()
     except (AttributeError, TypeError, ValueError) as error:
         raise Broken(
             f"with a teacher that cannot be copied it raised {error!r}: give the table a method "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import attrs
 import torch
 
 from ffcore.interfaces import VelocityField
@@ -31,35 +30,7 @@ def is_frozen(case: Case, live: Any) -> None:
 def states_its_sample_shape(case: Case, live: Any) -> None:
     """`sample_shape` is a tuple of positive integers."""
     del case
-    shape = live.sample_shape
-    require(
-        isinstance(shape, tuple) and shape and all(type(n) is int and n > 0 for n in shape),
-        f"sample_shape is {shape!r}",
-    )
-
-
-@law("teacher", 3)
-def keeps_shape_and_dtype(case: Case, live: Any) -> None:
-    """A velocity has the shape and dtype of its points, under autocast too."""
-    network.shape_and_dtype(case, live)
-
-
-@law("teacher", 4)
-def is_finite_at_both_ends(case: Case, live: Any) -> None:
-    """A velocity is finite at every time, t = 0 and t = 1 among them."""
-    network.finite(case, live)
-
-
-@law("teacher", 5)
-def is_independent_of_the_batch(case: Case, live: Any) -> None:
-    """What a sample is answered does not depend on the rest of the batch."""
-    network.independent(case, live)
-
-
-@law("teacher", 6)
-def leaves_its_inputs_alone(case: Case, live: Any) -> None:
-    """No input is written to."""
-    network.inputs_unchanged(case, live)
+    network.states_shape(live)
 
 
 @law("teacher", 7)
@@ -91,7 +62,7 @@ def has_a_null_condition_or_says_not(case: Case, live: Any) -> None:
     understands; or it raises ValueError: the teacher cannot be guided."""
     x, t, condition = arguments(case, live)
     try:
-        null = live.conditions.null(attrs.evolve(condition, guidance=torch.full((SIZE,), 2.0)))
+        null = live.conditions.null(condition.at(2.0))
     except ValueError:
         return
     require(null.size == SIZE, f"{null.size} null conditions for {SIZE} samples")
@@ -132,7 +103,7 @@ def gives_its_copy_an_input_for_guidance(case: Case, live: Any) -> None:
     except ValueError:
         return
     x, t, condition = arguments(case, live)
-    guided = attrs.evolve(condition, guidance=torch.full((SIZE,), 2.0))
+    guided = condition.at(2.0)
     with torch.no_grad():
         off = network.relative(copied(x, t, guided), live.trainable_copy()(x, t, condition))
         require(off <= network.ROUNDING, f"before training γ has an effect on it, of {off:.1e}")

@@ -1,0 +1,112 @@
+"""Laws of networks, each of all the roles whose components are called by `forward` alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from ffcore.testing import network
+from ffcore.testing.answers import arguments, sliced, tensors
+from ffcore.testing.case import SIZE, Case
+from ffcore.testing.law import ask_only_where, law, require
+
+
+@law("teacher", 3)
+@law("student", 2)
+@law("network", 1)
+def keeps_shape_and_dtype(case: Case, live: Any) -> None:
+    """The output has the shape and dtype of the points, under autocast too."""
+    inputs = arguments(case, live)
+    for precision in ("float32", "autocast to bfloat16"):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, precision != "float32"):
+            found = live(*inputs)
+        shaped = isinstance(found, Tensor)
+        what = str(tuple(found.shape)) if shaped else type(found).__name__
+        require(
+            shaped and found.shape == inputs[0].shape,
+            f"it answers {what} to points {tuple(inputs[0].shape)}",
+        )
+        require(
+            found.dtype == inputs[0].dtype,
+            f"in {precision} it answers {found.dtype} to points of {inputs[0].dtype}",
+        )
+
+
+@law("teacher", 4)
+@law("network", 2)
+def is_finite_at_both_ends(case: Case, live: Any) -> None:
+    """A velocity is finite at every time, t = 0 and t = 1 among them."""
+    network.finite(case, live)
+
+
+@law("teacher", 5)
+@law("student", 5)
+@law("network", 3)
+@law("features", 3)
+@law("decoder", 2)
+def is_independent_of_the_batch(case: Case, live: Any) -> None:
+    """What a sample is answered does not depend on the rest of the batch."""
+    inputs = arguments(case, live)
+    with torch.no_grad():
+        together = live(*inputs)
+        for part in (slice(0, 1), slice(1, SIZE), slice(SIZE - 2, SIZE)):
+            difference = network.relative(live(*sliced(inputs, part)), together[part])
+            require(
+                difference <= network.ROUNDING,
+                f"samples {part.start} to {part.stop - 1} of a batch of {SIZE} are answered "
+                f"otherwise alone, by {difference:.1e} of the answer",
+            )
+
+
+@law("teacher", 6)
+@law("student", 6)
+@law("network", 4)
+@law("features", 4)
+@law("decoder", 3)
+def leaves_its_inputs_alone(case: Case, live: Any) -> None:
+    """No input is written to."""
+    inputs = arguments(case, live)
+    before = [each.clone() for each in tensors(inputs)]
+    with torch.no_grad():
+        live(*inputs)
+    for given, kept in zip(tensors(inputs), before, strict=True):
+        require(torch.equal(given, kept), f"an input of shape {tuple(given.shape)} was written to")
+
+
+@law("student", 9)
+@law("network", 5)
+def trains_every_parameter(case: Case, live: Any) -> None:
+    """A gradient reaches every parameter that asks for one, away from the initial weights:
+    distributed training waits for all."""
+    trained = network.perturbed(live)
+    output = trained(*arguments(case, trained))
+    require(output.requires_grad, "the output carries no gradient")
+    asking = {name: each for name, each in trained.named_parameters() if each.requires_grad}
+    gradients = torch.autograd.grad(output.square().sum(), list(asking.values()), allow_unused=True)
+    idle = [name for name, each in zip(asking, gradients, strict=True) if each is None]
+    require(not idle, f"no gradient reaches {', '.join(idle)}")
+
+
+@law("student", 10)
+@law("network", 6)
+def reads_what_it_is_given(case: Case, live: Any) -> None:
+    """Once it is trained, the output is another one at another point, at another time or over
+    another duration, for another class and, where the recipe gives a range, at another γ."""
+    network.all_inputs_read(case, live)
+
+
+@law("student", 11)
+@law("network", 7)
+def takes_no_guidance_for_one(case: Case, live: Any) -> None:
+    """Where the recipe gives a range of γ, a condition without γ means γ = 1."""
+    ask_only_where(case.setting.guidance_range, "no recipe gives it a range of γ")
+    trained = network.perturbed(live)
+    *inputs, condition = arguments(case, trained)
+    none = trained(*inputs, attrs.evolve(condition, guidance=None))
+    difference = network.relative(none, trained(*inputs, condition.at(1.0)))
+    require(
+        difference <= network.ROUNDING, f"without γ and at γ = 1 it differs by {difference:.1e}"
+    )
