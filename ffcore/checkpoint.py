@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ffcore.distill import Distillation, Learner
+from ffcore.distill import Distillation
+from ffcore.learner import Learner
 from ffcore.weights import WeightsError, read_weights, write_weights
 
 
@@ -88,7 +89,8 @@ def _require_shape(path: Path, name: str, found: Tensor | None, expected: torch.
 
 def _networks(distillation: Distillation) -> Iterator[tuple[str, nn.Module]]:
     yield "student", distillation.student
-    yield "average", distillation.average
+    for decay, average in distillation.averages.items():
+        yield f"average/{decay}", average
     for name, auxiliary in distillation.auxiliaries.items():
         yield f"auxiliary/{name}", auxiliary.network
 

@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import attrs
+import torch
 from torch import Tensor
 
 from ffcore import checkpoint
 from ffcore.distill import Distillation
+from ffcore.parallel import Processes
 
 
 class Stopped(Exception):
@@ -60,8 +62,11 @@ class _Means:
             self.sums[name] = self.sums.get(name, 0) + value.detach()
             self.counts[name] += 1
 
-    def read(self) -> dict[str, float]:
-        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+    def read(self, processes: Processes) -> dict[str, float]:
+        """Return the means over all processes; all of them must ask."""
+        means = [total / self.counts[name] for name, total in self.sums.items()]
+        total = processes.total(torch.stack(means).double()) / processes.size
+        return dict(zip(self.sums, total.tolist(), strict=True))
 
 
 def train(
@@ -90,7 +95,7 @@ def train(
         saves = last or stops or step % checkpoint_every == 0
         if not (reports or saves):
             continue
-        metrics = means.read()
+        metrics = means.read(distillation.processes)
         _require_finite(step, metrics)
         if saves and checkpoint_path is not None:
             checkpoint.save(checkpoint_path, distillation, digest)

@@ -37,7 +37,7 @@ def joint() -> Distillation:
         optimizer=schedule,
         steps=STEPS,
         batch=16,
-        decay=0.9,
+        decays=[0.9],
     )
 
 
