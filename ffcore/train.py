@@ -14,9 +14,11 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import attrs
+import torch
 from torch import Tensor
 
 from ffcore.distill import Distillation
+from ffcore.parallel import Processes
 
 if TYPE_CHECKING:
     from ffcore.checkpoint import Checkpoints
@@ -63,8 +65,11 @@ class _Means:
             self.sums[name] = self.sums.get(name, 0) + value.detach()
             self.counts[name] += 1
 
-    def read(self) -> dict[str, float]:
-        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+    def read(self, processes: Processes) -> dict[str, float]:
+        """Return the means over all processes; all of them must ask."""
+        means = [total / self.counts[name] for name, total in self.sums.items()]
+        total = processes.total(torch.stack(means).double()) / processes.size
+        return dict(zip(self.sums, total.tolist(), strict=True))
 
 
 def train(
@@ -104,7 +109,7 @@ def _train(
         saves = last or stops or step % checkpoint_every == 0
         if not (reports or saves):
             continue
-        metrics = means.read()
+        metrics = means.read(distillation.processes)
         _require_finite(step, metrics)
         if saves and checkpoints is not None:
             checkpoints.save(distillation)

@@ -147,12 +147,17 @@ def test_a_checkpoint_alone_is_reason_enough_to_look_at_the_metrics(tmp_path: Pa
 def test_between_reports_nothing_is_read_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[int] = []
     run = distillation()
-    plain = torch.Tensor.__float__
 
-    def watched(tensor: torch.Tensor) -> float:
-        reads.append(run.step_index)
-        return plain(tensor)
+    def watch(name: str) -> None:
+        plain = getattr(torch.Tensor, name)
 
-    monkeypatch.setattr(torch.Tensor, "__float__", watched)
+        def watched(tensor: torch.Tensor, *arguments: Any) -> Any:
+            reads.append(run.step_index)
+            return plain(tensor, *arguments)
+
+        monkeypatch.setattr(torch.Tensor, name, watched)
+
+    for name in ("__float__", "__int__", "__bool__", "__index__", "item", "tolist", "cpu", "numpy"):
+        watch(name)
     steps_of(run, log_every=4)
     assert set(reads) == {4, 8, 10}

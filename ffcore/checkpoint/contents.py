@@ -10,10 +10,11 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ffcore.distill import Distillation, Learner
+from ffcore.distill import Distillation
+from ffcore.learner import Learner
+from ffcore.parallel import local
 
 _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module"}
 """What torch.compile and activation checkpointing put into names."""
@@ -22,7 +23,7 @@ _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module"}
 def tensors_of(distillation: Distillation) -> dict[str, Tensor]:
     """Return the distillation's own tensors, not copies: what is written to them, it has.
 
-    "student/…", "average/…" and "auxiliary/NAME/…" are networks, "optimizer/…" and
+    "student/…", "average/DECAY/…" and "auxiliary/NAME/…" are networks, "optimizer/…" and
     "auxiliary-optimizer/NAME/…" AdamW's step and moments of each parameter.
     """
     found: dict[str, Tensor] = {}
@@ -39,28 +40,28 @@ def not_finite(distillation: Distillation) -> list[str]:
     Buffers may hold infinities, as a mask does. One number is read from the device, more only if
     there is something to name.
     """
-    named = [
-        (f"{prefix}/{name}", _local(each))
+    named: list[tuple[str, Tensor]] = [
+        (f"{prefix}/{name}", each)
         for prefix, network in _networks(distillation)
         for name, each in _parameters(network)
     ]
     named += [
-        (f"{prefix}/{name}", _local(each))
+        (f"{prefix}/{name}", each)
         for prefix, learner in _learners(distillation)
         for name, each in _moments(learner)
     ]
-    named = [(name, each) for name, each in named if each.numel() and each.is_floating_point()]
+    held = local(each.detach() for _, each in named)
     # The largest magnitude of each: finite if all of them are, and nothing is copied for it.
-    norms = torch.stack(torch._foreach_norm([each for _, each in named], ord=float("inf")))
-    finite = norms.isfinite()
-    if finite.all():
+    norms = torch._foreach_norm([each for each in held if each.numel()], ord=float("inf"))
+    if torch.stack(norms).isfinite().all():
         return []
-    return [name for (name, _), fine in zip(named, finite.tolist(), strict=True) if not fine]
+    return [name for (name, _), each in zip(named, held, strict=True) if not each.isfinite().all()]
 
 
 def _networks(distillation: Distillation) -> Iterator[tuple[str, nn.Module]]:
     yield "student", distillation.student
-    yield "average", distillation.average
+    for decay, average in distillation.averages.items():
+        yield f"average/{decay}", average
     for name, auxiliary in distillation.auxiliaries.items():
         yield f"auxiliary/{name}", auxiliary.network
 
@@ -106,8 +107,3 @@ def _bare(network: nn.Module) -> nn.Module:
 
 def _plain(name: str) -> str:
     return ".".join(word for word in name.split(".") if word not in _WRAPPERS)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

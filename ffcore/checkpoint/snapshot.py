@@ -115,6 +115,6 @@ def _parts(names: Iterable[str]) -> set[str]:
 
 
 def _part(name: str) -> str:
-    """Return what a tensor belongs to: "student", "auxiliary/online" and so on."""
+    """Return what a tensor belongs to: "student", "average/0.999", "auxiliary/online" and so on."""
     words = name.split("/")
-    return "/".join(words[: 2 if words[0].startswith("auxiliary") else 1])
+    return words[0] if words[0] in ("student", "optimizer") else "/".join(words[:2])

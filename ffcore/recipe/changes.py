@@ -16,6 +16,7 @@ from ffcore.recipe.tables import Recipe
 FREE = (
     "decoder",
     "evaluation",
+    "parallel",
     "training.checkpoint_every",
     "training.device",
     "training.keep_every",

@@ -146,11 +146,11 @@ def test_nothing_is_pickled(tmp_path):
         (lambda: joint(corrector=None), "left over: auxiliary-optimizer/online/"),
         (
             lambda: joint(student=MlpAverageVelocity(2, 2, width=9, depth=2)),
-            r"average/body\.enter\.bias: \(8,\) there, \(9,\) here",
+            r"average/0\.9/body\.enter\.bias: \(8,\) there, \(9,\) here",
         ),
         (
             lambda: joint(student=MlpAverageVelocity(2, 2, width=8, depth=3)),
-            "missing: average/body",
+            "missing: average/0.9/body",
         ),
     ],
 )

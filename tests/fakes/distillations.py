@@ -30,7 +30,7 @@ def joint(**arguments: Any) -> Distillation:
         "optimizer": Optimizer(learning_rate=1e-2, warmup=2, schedule="cosine"),
         "steps": STEPS,
         "batch": 16,
-        "decay": 0.9,
+        "decays": [0.9],
     }
     return Distillation(**{**given, **arguments})
 

@@ -10,15 +10,13 @@ import torch
 import torch.distributed as dist
 from distillations import joint
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from ffcore.checkpoint import CheckpointError, Checkpoints
 from ffcore.checkpoint.contents import tensors_of
 from ffcore.checkpoint.snapshot import Snapshot
-from ffcore.distill import Distillation, Learner
+from ffcore.distill import Distillation
+from ffcore.parallel import Processes
 
 
 def alone() -> Distillation:
@@ -26,21 +24,16 @@ def alone() -> Distillation:
 
 
 def ddp() -> Distillation:
-    """Wrapped as DDP wraps, all ranks with all tensors."""
+    """Every rank has every network whole."""
     run = joint()
-    run.student = DistributedDataParallel(run.student)  # type: ignore[assignment]
-    run.learner = Learner(run.student, run.learner.table, run.learner.optimizer)
+    run.lay_out(Processes(dist.get_rank(), 2), "ddp")
     return run
 
 
 def fsdp() -> Distillation:
-    """Sharded as FSDP2 shards, each rank with its part of every tensor; some parts are empty."""
-    run, mesh = joint(), init_device_mesh("cpu", (dist.get_world_size(),))
-    for network in (run.student, run.average, run.auxiliaries["online"].network):
-        fully_shard(network, mesh=mesh)
-    run.learner = Learner.of(run.student, run.learner.table)
-    online = run.auxiliary_learners["online"]
-    run.auxiliary_learners["online"] = Learner.of(online.network, online.table)
+    """Each rank has its part of every tensor; some parts are empty."""
+    run = joint()
+    run.lay_out(Processes(dist.get_rank(), 2), "fsdp")
     return run
 
 
