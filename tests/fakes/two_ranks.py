@@ -16,6 +16,7 @@ from ffcore.checkpoint import CheckpointError, Checkpoints
 from ffcore.checkpoint.contents import tensors_of
 from ffcore.checkpoint.snapshot import Snapshot
 from ffcore.distill import Distillation
+from ffcore.guard import Diverged
 from ffcore.parallel import Processes
 
 
@@ -125,7 +126,7 @@ def fails(rank: int, port: int, directory: Path) -> None:
     local = bias.detach().to_local()  # type: ignore[operator]
     if rank == 1:
         local[-1] = torch.nan
-    with pytest.raises(CheckpointError, match=r"student/body\.enter\.bias hold NaN"):
+    with pytest.raises(Diverged, match=r"student/body\.enter\.bias hold NaN"):
         checkpoints.save(run)
     assert [path.name for path in directory.iterdir()] == ["step-00000003"]
     dist.barrier()
