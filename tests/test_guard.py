@@ -6,6 +6,7 @@ import pytest
 import torch
 from distillations import contents, joint, same
 from torch import Tensor
+from two_ranks import skips, start
 
 from ffcore.distill import Distillation
 from ffcore.guard import Diverged, Guard
@@ -206,3 +207,8 @@ def test_what_was_not_finite_is_told(spoils, said):
         run.check()
     torch.testing.assert_close(contents(run), before, rtol=0, atol=0, equal_nan=True)
     assert all(each.grad is None for each in run.student.parameters())
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_what_is_not_finite_in_one_process_leaves_the_step_out_in_all(kind):
+    start(skips, kind)
