@@ -14,7 +14,7 @@ FLOORS: list[set[str]] = [
     {"cli"},
     {"testing", "scaffold"},
     {"run", "cost"},
-    {"export"},
+    {"resume", "export"},
     {"build"},
     {"recipe"},
     {"train", "evaluate", "picture", "sample", "search", "verify", "report"},

@@ -96,6 +96,12 @@ class Training:
     )
     log_every: int = key(50, help="steps between two lines of metrics", at_least=1)
     checkpoint_every: int = key(1000, help="steps between two checkpoints", at_least=1)
+    keep_last: int = key(
+        2, help="how many of the newest checkpoints are kept; at least 2 outlive damage", at_least=1
+    )
+    keep_every: int | None = key(
+        None, help="checkpoints of steps divisible by it are kept as well", at_least=1
+    )
     device: str = key("auto", help="torch device; 'auto' takes an accelerator if there is one")
     precision: Literal["float32", "bfloat16"] = key(
         "float32",
