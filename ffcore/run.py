@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ import attrs
 import torch
 
 from ffcore import picture
-from ffcore.build import BuildError, Built, build, part
+from ffcore.build import BuildError, Built, build, part, usable_device
 from ffcore.checkpoint import Checkpoints, foreign
 from ffcore.distill import Distillation
 from ffcore.evaluate import Evaluation, Reference, evaluate, identity, prior
@@ -40,10 +40,11 @@ from ffcore.features import UNKNOWN
 from ffcore.files import write_text
 from ffcore.guidance import unguided
 from ffcore.interfaces import Student
+from ffcore.parallel import Processes, joined, own_device, whole_state
 from ffcore.plugins import installed
-from ffcore.recipe import Changes, Recipe, binding_digest, changes, provenance, to_toml
+from ffcore.recipe import Changes, Recipe, Training, binding_digest, changes, provenance, to_toml
 from ffcore.resume import note, noted, resume
-from ffcore.train import Report, train
+from ffcore.train import Report, Stopped, train
 
 PROVENANCE, METRICS = "provenance.json", "metrics.jsonl"
 CHECKPOINTS, REFERENCE = "checkpoints", "reference.safetensors"
@@ -114,14 +115,17 @@ def run(
         resume: insist that there is a checkpoint to go on from.
         allow_changes: go on although the recipe has changed in what training depends on.
         observer: told of the progress.
-        stop: asked after each training step whether to stop there.
+        stop: asked after each training step, and while evaluating, whether to stop there.
 
     Raises RunDirectoryError, CheckpointError, BuildError, WeightsError, Stopped or Diverged. Before
     training starts, nothing is written.
     """
-    with _threads(recipe.training.threads):
-        started = _Start(restart=restart, resume=resume, allow_changes=allow_changes)
-        return _run(recipe, directory, started, observer or Silent(), stop)
+    started = _Start(restart=restart, resume=resume, allow_changes=allow_changes)
+    with part("training"):
+        device = own_device(usable_device(recipe.training.device))
+    with _arithmetic(recipe.training), joined(device) as processes:
+        observer = observer if observer and processes.leads else Silent()
+        return _run(recipe, directory, started, processes, observer, stop)
 
 
 @attrs.frozen(kw_only=True)
@@ -134,32 +138,40 @@ class _Start:
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Compute with so many CPU threads meanwhile; None leaves their number as it is."""
-    if count is not None and count > (os.cpu_count() or 1):
-        raise BuildError(f"[training] threads is {count}, and there are {os.cpu_count()} CPUs")
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+def _arithmetic(training: Training) -> Iterator[None]:
+    """Compute with the threads and the precision of products that a recipe asks for, meanwhile."""
+    threads, cpus = training.threads, os.cpu_count() or 1
+    if threads is not None and threads > cpus:
+        raise BuildError(f"[training] threads is {threads}, and there are {cpus} CPUs")
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    torch.set_num_threads(threads or before[0])
+    torch.set_float32_matmul_precision("high" if training.tf32 else "highest")
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(before[0])
+        torch.set_float32_matmul_precision(before[1])
 
 
 def _run(
     recipe: Recipe,
     directory: Path,
     start: _Start,
+    processes: Processes,
     observer: Observer,
     stop: Callable[[], bool],
 ) -> Evaluation | None:
-    changed = _inspect(directory, recipe, start)
+    """Do what `run` says; of several processes, the leading one alone writes."""
+    changed = processes.first(lambda: _inspect(directory, recipe, start))
     built = build(recipe)
     _check(built, observer)
-    with _alone(directory):
-        _prepare(directory, recipe, built, start.restart)
-        _train(directory, recipe, built, changed, start, observer, stop)
-        return _evaluate(directory, recipe, built, observer) if recipe.evaluation.enabled else None
+    with ExitStack() as stack:
+        processes.first(lambda: stack.enter_context(_alone(directory)))
+        processes.first(lambda: _prepare(directory, recipe, built, start.restart))
+        _train(directory, recipe, built, changed, start, processes, observer, stop)
+        if not recipe.evaluation.enabled:
+            return None
+        return _evaluate(directory, recipe, built, processes, observer, stop)
 
 
 def _check(built: Built, observer: Observer) -> None:
@@ -212,18 +224,23 @@ def _train(
     built: Built,
     changed: Changes,
     start: _Start,
+    processes: Processes,
     observer: Observer,
     stop: Callable[[], bool],
 ) -> None:
     distillation, training = built.distillation, recipe.training
+    student = built.student
     # Before training: the files that it names may be gone afterwards.
     description = describe(
-        recipe,
-        unguided(distillation.teacher),
-        distillation.average,
-        distillation.steps,
-        built.decoder,
+        recipe, unguided(distillation.teacher), student, distillation.steps, built.decoder
     )
+    with part("parallel"):
+        distillation.lay_out(
+            processes,
+            recipe.parallel.strategy,
+            recomputed=recipe.parallel.checkpointing,
+            compiled=training.compile,
+        )
     checkpoints = Checkpoints(
         directory / CHECKPOINTS,
         run={
@@ -235,7 +252,7 @@ def _train(
         keep_every=training.keep_every,
     )
     _go_on(directory, recipe, built, checkpoints, changed, start, observer)
-    _forget_after(directory / METRICS, distillation.step_index)
+    processes.first(lambda: _forget_after(directory / METRICS, distillation.step_index))
     if distillation.step_index < distillation.steps:
         observer.say(f"training, with a word every {training.log_every} steps")
     reports = train(
@@ -247,10 +264,12 @@ def _train(
     )
     with closing(reports):
         for report in reports:
-            _append(directory / METRICS, report)
+            if processes.leads:
+                _append(directory / METRICS, report)
             observer.report(report)
-    write_student(directory / STUDENT, distillation.average, description)
-    _draw_curves(directory)
+    state = whole_state(student)
+    processes.first(lambda: write_student(directory / STUDENT, state, description))
+    processes.first(lambda: _draw_curves(directory))
 
 
 def _go_on(
@@ -277,9 +296,14 @@ def _go_on(
     if changed.has("training.steps") and _scheduled(distillation):
         observer.say(f"learning rates fall as over {distillation.steps} steps from here on")
     if changed or (found and found.run != checkpoints.run):
-        # The recipe last: until then, the next start finds the change again.
-        _write_provenance(directory, recipe, built, [*history, note(found, changed.lines)])
-        write_text(directory / RECIPE, to_toml(recipe))
+        changes = [*history, note(found, changed.lines)]
+        distillation.processes.first(lambda: _change(directory, recipe, built, changes))
+
+
+def _change(directory: Path, recipe: Recipe, built: Built, changes: list[dict[str, Any]]) -> None:
+    """Keep that the recipe has changed; the recipe last: until then, it is found again."""
+    _write_provenance(directory, recipe, built, changes)
+    write_text(directory / RECIPE, to_toml(recipe))
 
 
 def _scheduled(distillation: Distillation) -> bool:
@@ -406,17 +430,28 @@ def _draw_curves(directory: Path) -> None:
         picture.draw_curves(directory / CURVES, history)
 
 
-def _evaluate(directory: Path, recipe: Recipe, built: Built, observer: Observer) -> Evaluation:
-    teacher, student = built.distillation.teacher, built.distillation.average
+def _evaluate(
+    directory: Path,
+    recipe: Recipe,
+    built: Built,
+    processes: Processes,
+    observer: Observer,
+    stop: Callable[[], bool],
+) -> Evaluation:
+    """Measure and draw: all processes alike, since none may have a whole network alone."""
+
+    def progress(what: str, done: int, total: int) -> None:
+        if stop():  # nothing is lost: all is written at the end
+            raise Stopped(built.distillation.steps)
+        observer.progress(what, done, total)
+
+    teacher, student = built.distillation.teacher, built.student
     stored = directory / REFERENCE
     known = built.reference or _stored_reference(stored, built)
     with part("evaluation"):
         evaluation, reference = evaluate(
-            student, teacher, built.features, built.measurement, known, observer.progress
+            student, teacher, built.features, built.measurement, known, progress
         )
-    if known is None:
-        reference.write(stored)
-    write_text(directory / EVALUATION, json.dumps(attrs.asdict(evaluation), indent=2) + "\n")
     count = recipe.evaluation.rows if len(teacher.sample_shape) > 1 else POINTS
     z, condition = next(prior(teacher, attrs.evolve(built.measurement, batch=count), "picture"))
     rows = picture.rows_of_samples(
@@ -427,7 +462,14 @@ def _evaluate(directory: Path, recipe: Recipe, built: Built, observer: Observer)
         solver=built.measurement.solver,
     )
     images = {name: built.decoder(row) for name, row in rows.items()}
-    picture.draw_samples(directory / SAMPLES, images)
+
+    def keep() -> None:
+        if known is None:
+            reference.write(stored)
+        write_text(directory / EVALUATION, json.dumps(attrs.asdict(evaluation), indent=2) + "\n")
+        picture.draw_samples(directory / SAMPLES, images)
+
+    processes.first(keep)
     return evaluation
 
 

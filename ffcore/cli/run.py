@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ffcore.cli.bars import Bars
+from ffcore.cli.exit_codes import ExitCode
 from ffcore.files import require
 from ffcore.recipe import load_recipe, needed_files
 
@@ -68,7 +70,8 @@ def run(
 
     RECIPE is a file, or the name of a recipe that ffcore ships. The same command again goes on
     with an interrupted run, or shows the results of a finished one. The number of steps, what is
-    logged, kept and evaluated, and where it runs may have changed meanwhile.
+    logged, kept and evaluated, and where it runs may have changed meanwhile. Under `torchrun -m
+    ffcore run …` several processes share the work.
     """
     if restart and (resume or allow_changes):
         raise click.UsageError(
@@ -84,13 +87,14 @@ def run(
         raise click.UsageError("--gpus is for --dry-run")
     require(needed_files(resolved))
     directory = directory or Path("runs") / Path(recipe).stem
-    console = Console(stderr=True)
+    leads = os.environ.get("RANK", "0") == "0"
+    console = Console(stderr=True, quiet=not leads)
     console.print(f"run directory: {directory}", highlight=False)
     from ffcore.run import run as run_recipe
     from ffcore.train import Stopped
 
     with Signals() as signals, Bars(console) as bars:
-        telling = Telling(bars, signals)
+        telling = Telling(bars)
         try:
             evaluation = run_recipe(
                 resolved,
@@ -103,7 +107,9 @@ def run(
             )
         except Stopped as stopped:
             telling.say(str(stopped))
-            ctx.exit(128 + signals.asked)
+            ctx.exit(signals.code or ExitCode.TERMINATED)  # or another process was asked
+    if not leads:
+        return
     if as_json:
         import attrs
 
@@ -114,19 +120,25 @@ def run(
 
 
 class Signals:
-    """SIGINT and SIGTERM: the first stops training after its step, the second ends at once."""
+    """The first signal asks the run to stop, and to keep what it has; a second ends it at once.
+
+    SIGINT is Ctrl-C, SIGTERM what schedulers send, and SIGUSR1 what Slurm sends ahead of time if it
+    is asked to (`--signal=USR1@120`): a request to stop like SIGTERM, and with its exit code.
+    """
+
+    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
     def __init__(self) -> None:
-        self.asked = 0
-        """The number of the signal that came; 0 for none."""
+        self.code = 0
+        """The exit code that the signal means; 0 if none came."""
         self.before: dict[int, Any] = {}
 
     def stop(self) -> bool:
         """Return whether a signal came."""
-        return self.asked != 0
+        return self.code != 0
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in self.NUMBERS:
             self.before[number] = signal.signal(number, self._take)
         return self
 
@@ -136,17 +148,19 @@ class Signals:
 
     def _take(self, number: int, frame: object) -> None:
         del frame
-        if self.asked:
-            raise SystemExit(128 + number)
-        self.asked = number
+        code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
+        if self.code:
+            # At once: not even the checkpoint on its way is waited for. Half of one is harmless.
+            Console(stderr=True).show_cursor()
+            os._exit(code)
+        self.code = code
 
 
 class Telling:
     """Tells how a run goes, as `run` asks of an observer."""
 
-    def __init__(self, bars: Bars, signals: Signals) -> None:
+    def __init__(self, bars: Bars) -> None:
         self.bars = bars
-        self.signals = signals
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -167,8 +181,6 @@ class Telling:
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Show how the evaluation stands."""
-        if self.signals.stop():  # nothing is lost: the evaluation writes at its end
-            raise SystemExit(128 + self.signals.asked)
         self.bars.advance("measure", done, total, what)
 
 

@@ -20,7 +20,7 @@ from ffcore.distill import Distillation
 from ffcore.recipe import load_recipe
 from ffcore.train import train
 
-STEPS = 3
+STEPS = 2
 
 
 def networks(run: Distillation) -> Iterator[tuple[str, nn.Module]]:
