@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from ffcore.cli.bars import Bars
-from ffcore.cli.run import Signals
+from ffcore.cli.signals import Signals
 from ffcore.solver import Method
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def sample(
             )
         except StoppedSampling as stopped:
             bars.say(str(stopped))
-            ctx.exit(128 + signals.asked)
+            ctx.exit(signals.code)
     if leads:
         _show(sampler, sampler.record(asked), out, time.perf_counter() - begun, as_json)
 
