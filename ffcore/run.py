@@ -44,7 +44,7 @@ from ffcore.parallel import Processes, joined, own_device, whole_state
 from ffcore.plugins import installed
 from ffcore.recipe import Changes, Recipe, Training, binding_digest, changes, provenance, to_toml
 from ffcore.resume import note, noted, resume
-from ffcore.train import Report, train
+from ffcore.train import Report, Stopped, train
 
 PROVENANCE, METRICS = "provenance.json", "metrics.jsonl"
 CHECKPOINTS, REFERENCE = "checkpoints", "reference.safetensors"
@@ -115,7 +115,7 @@ def run(
         resume: insist that there is a checkpoint to go on from.
         allow_changes: go on although the recipe has changed in what training depends on.
         observer: told of the progress.
-        stop: asked after each training step whether to stop there.
+        stop: asked after each training step, and while evaluating, whether to stop there.
 
     Raises RunDirectoryError, CheckpointError, BuildError, WeightsError, Stopped or Diverged. Before
     training starts, nothing is written.
@@ -171,7 +171,7 @@ def _run(
         _train(directory, recipe, built, changed, start, processes, observer, stop)
         if not recipe.evaluation.enabled:
             return None
-        return _evaluate(directory, recipe, built, processes, observer)
+        return _evaluate(directory, recipe, built, processes, observer, stop)
 
 
 def _check(built: Built, observer: Observer) -> None:
@@ -431,15 +431,26 @@ def _draw_curves(directory: Path) -> None:
 
 
 def _evaluate(
-    directory: Path, recipe: Recipe, built: Built, processes: Processes, observer: Observer
+    directory: Path,
+    recipe: Recipe,
+    built: Built,
+    processes: Processes,
+    observer: Observer,
+    stop: Callable[[], bool],
 ) -> Evaluation:
     """Measure and draw: all processes alike, since none may have a whole network alone."""
+
+    def progress(what: str, done: int, total: int) -> None:
+        if stop():  # nothing is lost: all is written at the end
+            raise Stopped(built.distillation.steps)
+        observer.progress(what, done, total)
+
     teacher, student = built.distillation.teacher, built.student
     stored = directory / REFERENCE
     known = built.reference or _stored_reference(stored, built)
     with part("evaluation"):
         evaluation, reference = evaluate(
-            student, teacher, built.features, built.measurement, known, observer.progress
+            student, teacher, built.features, built.measurement, known, progress
         )
     count = recipe.evaluation.rows if len(teacher.sample_shape) > 1 else POINTS
     z, condition = next(prior(teacher, attrs.evolve(built.measurement, batch=count), "picture"))

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import torch.distributed as dist
+
 from ffcore.checkpoint.contents import not_finite, tensors_of
 from ffcore.checkpoint.manifest import (
     MANIFEST,
@@ -26,9 +28,10 @@ from ffcore.checkpoint.manifest import (
     described,
     directory_name,
 )
-from ffcore.checkpoint.ranks import Ranks
 from ffcore.checkpoint.snapshot import Snapshot, read, shapes_in
 from ffcore.distill import Distillation
+from ffcore.guard import Diverged
+from ffcore.parallel import Processes
 
 _LOG = logging.getLogger(__name__)
 _WHOLE = re.compile(r"step-\d{8,}")
@@ -37,7 +40,7 @@ _DAMAGED = re.compile(r"step-\d{8,}\.damaged")
 
 
 class Checkpoints:
-    """The checkpoints of one run. Every rank makes one and calls the same methods.
+    """The checkpoints of one run. Every process makes one and calls the same methods.
 
     Args:
         directory: where they are kept; made with the first, within one that is there.
@@ -58,21 +61,21 @@ class Checkpoints:
     ) -> None:
         self.directory, self.run = directory, dict(run or {})
         self.keep_last, self.keep_every = keep_last, keep_every
-        self._ranks = Ranks.here()
-        self._snapshot = Snapshot(self._ranks)
+        self._processes = _processes()
+        self._snapshot = Snapshot(self._processes)
         self._writing: Future[None] | None = None
 
     def save(self, distillation: Distillation) -> None:
         """Copy a distillation to host memory, and have the copy written in the background.
 
         Waits for the checkpoint before, and raises its error if it has failed: OSError, mostly.
-        Raises CheckpointError, and writes nothing, where a weight or a moment is not finite.
+        Raises Diverged, and writes nothing, where a weight or a moment is not finite.
         """
         self.wait()
         self._require_finite(distillation)
         step = distillation.step_index
         partial = self.directory / f".{directory_name(step)}.partial"
-        self._ranks.first(lambda: self._make_room(partial))
+        self._processes.first(lambda: self._make_room(partial))
         self._snapshot.take(partial, tensors_of(distillation))
         thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing = thread.submit(self._write, partial, step)
@@ -92,7 +95,7 @@ class Checkpoints:
 
         Raises CheckpointError where there are checkpoints, and none is whole.
         """
-        return self._ranks.first(self._newest)
+        return self._processes.first(self._newest)
 
     def restore(self, manifest: Manifest, distillation: Distillation) -> None:
         """Bring a distillation that was built as the saved one was to where that one stood.
@@ -122,11 +125,11 @@ class Checkpoints:
             _LOG.warning("%s", failure)  # beside the error that is on its way
 
     def _require_finite(self, distillation: Distillation) -> None:
-        found = self._ranks.each(lambda: not_finite(distillation))
+        found = self._processes.each(lambda: not_finite(distillation))
         names = sorted({name for each in found for name in each})
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            raise CheckpointError(
+            raise Diverged(
                 f"step {distillation.step_index}: {', '.join(names[:5])}{more} hold NaN or "
                 "infinity, and no checkpoint is made of that"
             )
@@ -140,18 +143,18 @@ class Checkpoints:
     def _write(self, partial: Path, step: int) -> None:
         """Write the snapshot, in the background."""
         try:
-            found = self._ranks.each(
+            found = self._processes.each(
                 lambda: {name: described(partial / name) for name in self._snapshot.write()}
             )
             files = {name: each for files in found for name, each in sorted(files.items())}
-            self._ranks.first(lambda: self._finish(partial, step, files))
+            self._processes.first(lambda: self._finish(partial, step, files))
         except Exception:
-            if self._ranks.index == 0:
+            if self._processes.leads:
                 shutil.rmtree(partial, ignore_errors=True)  # it may be what fills the disk
             raise
 
     def _finish(self, partial: Path, step: int, files: dict[str, dict[str, object]]) -> None:
-        manifest = Manifest(step=step, run=self.run, ranks=self._ranks.size, files=files)
+        manifest = Manifest(step=step, run=self.run, ranks=self._processes.size, files=files)
         with (partial / MANIFEST).open("w") as file:
             file.write(manifest.to_json())
             file.flush()
@@ -217,6 +220,16 @@ def foreign(directory: Path) -> list[str]:
         for path in directory.iterdir()
         if not any(each.fullmatch(path.name) for each in known)
     )
+
+
+def _processes() -> Processes:
+    """Return those of this job with a group of their own: the background's messages meet no others.
+
+    All of them must ask.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return Processes()
+    return Processes(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))
 
 
 def _set_aside(path: Path, why: str, step: int) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ffcore.cli.bars import Bars
+from ffcore.cli.exit_codes import ExitCode
 from ffcore.files import require
 from ffcore.recipe import load_recipe, needed_files
 
@@ -93,7 +94,7 @@ def run(
     from ffcore.train import Stopped
 
     with Signals() as signals, Bars(console) as bars:
-        telling = Telling(bars, signals)
+        telling = Telling(bars)
         try:
             evaluation = run_recipe(
                 resolved,
@@ -106,7 +107,7 @@ def run(
             )
         except Stopped as stopped:
             telling.say(str(stopped))
-            ctx.exit(128 + (signals.asked or signal.SIGTERM))  # or another process was asked
+            ctx.exit(signals.code or ExitCode.TERMINATED)  # or another process was asked
     if not leads:
         return
     if as_json:
@@ -119,19 +120,25 @@ def run(
 
 
 class Signals:
-    """SIGINT and SIGTERM: the first stops training after its step, the second ends at once."""
+    """The first signal asks the run to stop, and to keep what it has; a second ends it at once.
+
+    SIGINT is Ctrl-C, SIGTERM what schedulers send, and SIGUSR1 what Slurm sends ahead of time if it
+    is asked to (`--signal=USR1@120`): a request to stop like SIGTERM, and with its exit code.
+    """
+
+    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
     def __init__(self) -> None:
-        self.asked = 0
-        """The number of the signal that came; 0 for none."""
+        self.code = 0
+        """The exit code that the signal means; 0 if none came."""
         self.before: dict[int, Any] = {}
 
     def stop(self) -> bool:
         """Return whether a signal came."""
-        return self.asked != 0
+        return self.code != 0
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in self.NUMBERS:
             self.before[number] = signal.signal(number, self._take)
         return self
 
@@ -141,17 +148,19 @@ class Signals:
 
     def _take(self, number: int, frame: object) -> None:
         del frame
-        if self.asked:
-            raise SystemExit(128 + number)
-        self.asked = number
+        code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
+        if self.code:
+            # At once: not even the checkpoint on its way is waited for. Half of one is harmless.
+            Console(stderr=True).show_cursor()
+            os._exit(code)
+        self.code = code
 
 
 class Telling:
     """Tells how a run goes, as `run` asks of an observer."""
 
-    def __init__(self, bars: Bars, signals: Signals) -> None:
+    def __init__(self, bars: Bars) -> None:
         self.bars = bars
-        self.signals = signals
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -161,17 +170,17 @@ class Telling:
         """Show how training stands."""
         metrics = report.metrics
         gaps = [metrics[name] for name in ("gap_prediction", "gap_correction") if name in metrics]
-        left = f" left {report.seconds_left:.0f} s"
-        news = (
-            f"loss {metrics['loss']:.3f} gaps {' '.join(f'{gap:.3f}' for gap in gaps)}"
-            f" {report.steps_per_second:.1f}/s" + ("" if self.bars.console.is_terminal else left)
-        )
-        self.bars.advance("train", report.step, report.steps, news)
+        news = [
+            f"loss {metrics['loss']:.3f}" if "loss" in metrics else "no sound step",
+            f"gaps {' '.join(f'{gap:.3f}' for gap in gaps)}" if gaps else "",
+            f"skipped {metrics['skipped']:.0f}" if metrics.get("skipped") else "",
+            f"{report.steps_per_second:.1f}/s",
+            "" if self.bars.console.is_terminal else f"left {report.seconds_left:.0f} s",
+        ]
+        self.bars.advance("train", report.step, report.steps, " ".join(filter(None, news)))
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Show how the evaluation stands."""
-        if self.signals.stop():  # nothing is lost: the evaluation writes at its end
-            raise SystemExit(128 + self.signals.asked)
         self.bars.advance("measure", done, total, what)
 
 

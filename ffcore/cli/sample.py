@@ -133,7 +133,7 @@ def sample(
             )
         except StoppedSampling as stopped:
             bars.say(str(stopped))
-            ctx.exit(128 + signals.asked)
+            ctx.exit(signals.code)
     if leads:
         _show(sampler, sampler.record(asked), out, time.perf_counter() - begun, as_json)
 
