@@ -26,7 +26,7 @@ from ffcore.checkpoint.contents import not_finite, tensors_of
 from ffcore.distill import Distillation
 from ffcore.recipe import load_recipe
 
-REPEATS = 5
+REPEATS = 3
 B2 = (
     "teacher.weights='none'",
     "decoder={type='identity'}",

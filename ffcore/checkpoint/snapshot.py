@@ -7,7 +7,7 @@ processes reads what any other number wrote. Nothing is pickled on the disk.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.planner import SavePlan, WriteItem
 
 from ffcore.parallel import Processes
+
+FILE_SIZE = 64 * 2**20
+"""Bytes of a file, at most. While the writer lays one out in memory, training stands still."""
 
 
 class _Copies(DefaultSavePlanner):
@@ -69,11 +72,8 @@ class Snapshot:
 
         Every process gives tensors of the same names, which may be DTensors.
         """
-        # A file for each part: the writer holds one in memory while it writes it.
-        parts = {part: index for index, part in enumerate(sorted(_parts(tensors)), 1)}
-        self.writer = HuggingFaceStorageWriter(
-            str(directory), {name: parts[_part(name)] for name in tensors}, save_distributed=True
-        )
+        files = _files(tensors, FILE_SIZE * self.processes.size)
+        self.writer = HuggingFaceStorageWriter(str(directory), files, save_distributed=True)
         self.planner.set_up_planner(dict(tensors), is_coordinator=self.processes.leads)
         self.writer.set_up_storage_writer(self.processes.leads)
         local = self.writer.prepare_local_plan(self.planner.create_local_plan())
@@ -110,11 +110,15 @@ def read(directory: Path, tensors: Mapping[str, Tensor]) -> None:
         reader.read_data(plan, planner).wait()
 
 
-def _parts(names: Iterable[str]) -> set[str]:
-    return {_part(name) for name in names}
+def _files(tensors: Mapping[str, Tensor], size: int) -> dict[str, int]:
+    """Return in which file each tensor is to be, from 1 on: none of more bytes than `size`.
 
-
-def _part(name: str) -> str:
-    """Return what a tensor belongs to: "student", "average/0.999", "auxiliary/online" and so on."""
-    words = name.split("/")
-    return words[0] if words[0] in ("student", "optimizer") else "/".join(words[:2])
+    A larger tensor has a file of its own.
+    """
+    files: dict[str, int] = {}
+    index, filled = 1, 0
+    for name, tensor in tensors.items():
+        if filled and filled + tensor.nbytes > size:
+            index, filled = index + 1, 0
+        files[name], filled = index, filled + tensor.nbytes
+    return files

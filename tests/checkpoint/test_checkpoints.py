@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from distillations import STEPS, alone, contents, joint, same
+from safetensors.torch import load_file
 
 from ffcore.checkpoint import CheckpointError, Checkpoints, foreign
 from ffcore.checkpoint.snapshot import Snapshot
@@ -135,9 +136,20 @@ def test_what_is_saved_is_the_moment_of_saving_though_training_goes_on(tmp_path,
 def test_nothing_is_pickled(tmp_path):
     saved(tmp_path / "c", joint(), 1)
     files = names(tmp_path / "c" / "step-00000001")
-    assert files.pop(0) == "manifest.json"
-    assert len(files) == 5  # student, average, moments, g_ψ, its moments
-    assert all(name.endswith(".safetensors") for name in files)
+    assert files == ["manifest.json", "shard-00001-model-00001-of-00001.safetensors"]
+
+
+def test_no_file_is_larger_than_it_should_be_but_for_a_single_tensor(tmp_path, monkeypatch):
+    monkeypatch.setattr("ffcore.checkpoint.snapshot.FILE_SIZE", 1000)
+    run, found = joint(), joint()
+    saved(tmp_path / "c", run, 3)
+    files = list((tmp_path / "c" / "step-00000003").glob("*.safetensors"))
+    assert len(files) > 9
+    for path in files:
+        sizes = [each.nbytes for each in load_file(path).values()]
+        assert sum(sizes) <= 1000 or len(sizes) == 1
+    assert restored(tmp_path / "c", found) == 3
+    assert same(contents(found), contents(run))
 
 
 # Networks that do not fit
@@ -186,14 +198,18 @@ def empty(path: Path) -> None:
 
 
 DAMAGES = {"truncated": truncate, "deleted": Path.unlink, "flipped": flip_a_byte, "empty": empty}
-FILES = ["manifest.json", *(f"shard-00001-model-{i:05d}-of-00005.safetensors" for i in range(1, 6))]
+FILES = ["manifest.json", *(f"shard-00001-model-{i:05d}-of-00004.safetensors" for i in range(1, 5))]
+IN_FOUR = 2300
+"""The size of files by which a checkpoint of `joint()` has four."""
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with checkpoints of steps 2 and 4."""
+    """A directory with checkpoints of steps 2 and 4, in several files."""
     directory = tmp_path_factory.mktemp("two") / "c"
-    saved(directory, joint(), 2, 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ffcore.checkpoint.snapshot.FILE_SIZE", IN_FOUR)
+        saved(directory, joint(), 2, 4)
     assert names(directory / "step-00000004") == sorted(FILES)
     return directory
 
@@ -382,6 +398,7 @@ def test_files_and_directories_reach_the_disk_before_their_names(tmp_path, monke
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", watched)
+    monkeypatch.setattr("ffcore.checkpoint.snapshot.FILE_SIZE", IN_FOUR)
     saved(tmp_path / "c", joint(), 1)
-    assert sorted(synced[:5]) == FILES[1:]
-    assert synced[5:] == ["manifest.json", ".step-00000001.partial", "c"]
+    assert sorted(synced[:4]) == FILES[1:]
+    assert synced[4:] == ["manifest.json", ".step-00000001.partial", "c"]
