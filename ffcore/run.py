@@ -350,6 +350,7 @@ def _evaluate(directory: Path, recipe: Recipe, built: Built, observer: Observer)
         z,
         picture.in_class_order(teacher, condition),
         solver=built.measurement.solver,
+        student_steps=built.measurement.student_steps,
     )
     images = {name: built.decoder(row) for name, row in rows.items()}
     picture.draw_samples(directory / SAMPLES, images)
