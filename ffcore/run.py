@@ -36,10 +36,11 @@ from ffcore.export import (
 )
 from ffcore.features import UNKNOWN
 from ffcore.files import write_text
+from ffcore.flow import noise_slope, points_wrongly
 from ffcore.guidance import unguided
 from ffcore.interfaces import Student
 from ffcore.plugins import installed
-from ffcore.recipe import Recipe, provenance, to_toml
+from ffcore.recipe import Recipe, provenance, to_toml, versions
 from ffcore.train import Report, train
 
 PROVENANCE, METRICS = "provenance.json", "metrics.jsonl"
@@ -58,6 +59,8 @@ FILES = (
 )
 
 
+SLOPED = 8
+"""Samples of noise on which the teacher is asked, before training, which way it points."""
 POINTS = 1000
 """Samples in a scatter plot, which vectors get instead of rows of images."""
 
@@ -151,11 +154,16 @@ def _check(built: Built, observer: Observer) -> None:
     with part("self-check"):
         for sentence in distillation.self_check():
             observer.say(sentence)
-    z, _ = next(prior(teacher, attrs.evolve(built.measurement, batch=2), "check"))
+    z, condition = next(prior(teacher, attrs.evolve(built.measurement, batch=SLOPED), "check"))
+    if points_wrongly(slope := noise_slope(teacher, z, condition)):
+        observer.say(
+            f"the teacher's velocity at t = 1 changes with the noise by {slope:+.2f}, and an exact "
+            "one by −1: its sign, or the direction of its time, may be the other one"
+        )
     for features in built.features:
         with part("evaluation.features"), torch.no_grad():
             try:
-                features(z)
+                features(z[:2])
             except RuntimeError as error:
                 shape = teacher.sample_shape
                 raise ValueError(f"{features.name} cannot take samples {shape}: {error}") from error
@@ -207,7 +215,9 @@ def _train(
     saved = directory / CHECKPOINT
     if saved.exists():
         checkpoint.restore(saved, distillation, run_digest)
-        observer.say(f"going on after step {distillation.step_index} of {distillation.steps}")
+        observer.say(_how_it_stands(distillation.step_index, distillation.steps))
+        if changed := _other_versions(directory / PROVENANCE, recipe):
+            observer.say(f"what stands here was made with other versions: {', '.join(changed)}")
     _forget_after(directory / METRICS, distillation.step_index)
     if distillation.step_index < distillation.steps:
         observer.say(f"training, with a word every {recipe.training.log_every} steps")
@@ -223,6 +233,27 @@ def _train(
         observer.report(report)
     write_student(directory / STUDENT, distillation.average, description)
     _draw_curves(directory)
+
+
+def _how_it_stands(step: int, steps: int) -> str:
+    if step < steps:
+        return f"going on after step {step} of {steps}"
+    return (
+        f"finished already, after step {steps}: nothing was trained, whatever code has changed "
+        "since; --restart trains anew"
+    )
+
+
+def _other_versions(stored: Path, recipe: Recipe) -> list[str]:
+    """Return which versions differ from those that a run began with, as far as it is known."""
+    if not stored.exists():
+        return []
+    there, here = versions(json.loads(stored.read_text())), versions(provenance(recipe))
+    return [
+        f"{name} {there.get(name)} (here {here.get(name)})"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
 
 
 def load_student(source: str | Path) -> Student:
