@@ -23,6 +23,7 @@ from ffcore.interfaces import (
     Student,
     Teacher,
 )
+from ffcore.plugins.place import place
 from ffcore.recipe import Recipe
 
 
@@ -161,7 +162,8 @@ def part(name: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise BuildError(f"[{name}] {error}") from error
+        found = place(error)
+        raise BuildError(f"[{name}] {error}" + (f" (at {found})" if found else "")) from error
 
 
 def usable_device(name: str) -> str:

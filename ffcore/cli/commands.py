@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -64,7 +65,7 @@ class Commands(click.Group):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a locale without our letters ends no run
         try:
-            with _news_on_stderr():
+            with _news_on_stderr(logging.DEBUG if ctx.params["debug"] else logging.INFO):
                 return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
             click.echo(" ".join(["interrupted", *map(str, interrupt.args)]), err=True)
@@ -72,6 +73,8 @@ class Commands(click.Group):
         except Exception as error:
             if (code := verdict(error)) is None:
                 raise
+            if ctx.params["debug"]:
+                traceback.print_exception(error)
             click.echo(str(error), err=True)
             ctx.exit(code)
 
@@ -84,11 +87,11 @@ class _Stderr(logging.Handler):
 
 
 @contextmanager
-def _news_on_stderr() -> Iterator[None]:
+def _news_on_stderr(level: int) -> Iterator[None]:
     """Show what the library has to say meanwhile; of several processes, the first one's."""
     logger, handler = logging.getLogger("ffcore"), _Stderr()
     before = logger.level
-    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    logger.setLevel(level if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     logger.addHandler(handler)
     try:
         yield
@@ -133,5 +136,10 @@ def _disable_third_parties(ctx: click.Context, parameter: click.Parameter, asked
         "between."
     ),
 )
-def main() -> None:
+@click.option(
+    "--debug",
+    is_flag=True,
+    help="Show the whole traceback of every error. Stands before the command: ffd --debug run.",
+)
+def main(debug: bool) -> None:
     """Distil a flow or diffusion teacher into a one-step student, without data."""
