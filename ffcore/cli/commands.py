@@ -70,13 +70,29 @@ class Commands(click.Group):
         except KeyboardInterrupt as interrupt:
             click.echo(" ".join(["interrupted", *map(str, interrupt.args)]), err=True)
             ctx.exit(ExitCode.INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise  # which click tells
         except Exception as error:
-            if (code := verdict(error)) is None:
+            message, code = _told(error)
+            if code is None:
                 raise
             if ctx.params["debug"]:
                 traceback.print_exception(error)
-            click.echo(str(error), err=True)
+            click.echo(message, err=True)
             ctx.exit(code)
+
+
+def _told(error: Exception) -> tuple[str, ExitCode | None]:
+    """Return what to say of an error, and its exit code: None for a defect of ours.
+
+    What nobody expected, and what came out of a plugin's code, is the plugin's.
+    """
+    if (code := verdict(error)) is not None:
+        return str(error), code
+    from ffcore.plugins.place import place, told
+
+    fault = ExitCode.PLUGIN if place(error) else None
+    return f"{told(error)}; ffd --debug shows the whole traceback", fault
 
 
 class _Stderr(logging.Handler):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -128,11 +129,9 @@ def test_every_expected_error_is_one_that_exists() -> None:
 
 
 def test_a_defect_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    @click.command()
-    def failing() -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(main, "get_command", lambda *_: failing)
+    ours: dict[str, Any] = {"__name__": "ffcore.failing"}
+    exec("def failing(): 1 / 0", ours)
+    monkeypatch.setattr(main, "get_command", lambda *_: click.command()(ours["failing"]))
     assert isinstance(CliRunner().invoke(main, ["run"]).exception, ZeroDivisionError)
 
 
@@ -288,6 +287,11 @@ def test_a_fault_in_a_strangers_code_is_told_by_its_line_and_in_full_with_debug(
     check = ["check-plugin", "faulty_table:Faulty", "--role", "corrector"]
     assert "(at faulty_table.py:9)" in CliRunner().invoke(main, check).stdout
     Path("worse_table.py").write_text(FAULTY.replace("int(", "len(1 or "))
+    worse = [*arguments[:-1], "corrector.type=worse_table:Faulty"]
+    told = CliRunner().invoke(main, worse)
+    assert told.exit_code == ExitCode.PLUGIN
+    assert told.stderr.endswith(", at worse_table.py:9; ffd --debug shows the whole traceback\n")
+    assert "Traceback" in CliRunner().invoke(main, ["--debug", *worse]).stderr
     check = ["check-plugin", "worse_table:Faulty", "--role", "corrector"]
     short, full = (CliRunner().invoke(main, [*more, *check]) for more in ([], ["--debug"]))
     assert "worse_table.py:9" in short.stdout
