@@ -38,11 +38,21 @@ from ffcore.export import (
 )
 from ffcore.features import UNKNOWN
 from ffcore.files import write_text
+from ffcore.flow import noise_slope, points_wrongly
 from ffcore.guidance import unguided
 from ffcore.interfaces import Student
 from ffcore.parallel import Processes, joined, own_device, whole_state
 from ffcore.plugins import installed
-from ffcore.recipe import Changes, Recipe, Training, binding_digest, changes, provenance, to_toml
+from ffcore.recipe import (
+    Changes,
+    Recipe,
+    Training,
+    binding_digest,
+    changes,
+    provenance,
+    to_toml,
+    versions,
+)
 from ffcore.resume import note, noted, resume
 from ffcore.train import Report, Stopped, train
 
@@ -62,6 +72,8 @@ FILES = (
 )
 
 
+SLOPED = 8
+"""Samples of noise on which the teacher is asked, before training, which way it points."""
 POINTS = 1000
 """Samples in a scatter plot, which vectors get instead of rows of images."""
 
@@ -180,11 +192,16 @@ def _check(built: Built, observer: Observer) -> None:
     with part("self-check"):
         for sentence in distillation.self_check():
             observer.say(sentence)
-    z, _ = next(prior(teacher, attrs.evolve(built.measurement, batch=2), "check"))
+    z, condition = next(prior(teacher, attrs.evolve(built.measurement, batch=SLOPED), "check"))
+    if points_wrongly(slope := noise_slope(teacher, z, condition)):
+        observer.say(
+            f"the teacher's velocity at t = 1 changes with the noise by {slope:+.2f}, and an exact "
+            "one by −1: its sign, or the direction of its time, may be the other one"
+        )
     for features in built.features:
         with part("evaluation.features"), torch.no_grad():
             try:
-                features(z)
+                features(z[:2])
             except RuntimeError as error:
                 shape = teacher.sample_shape
                 raise ValueError(f"{features.name} cannot take samples {shape}: {error}") from error
@@ -290,7 +307,9 @@ def _go_on(
         allow_changes=start.allow_changes,
     )
     if found:
-        observer.say(f"going on after step {found.step} of {distillation.steps}")
+        observer.say(_how_it_stands(found.step, distillation.steps))
+        if other := _other_versions(directory / PROVENANCE, recipe):
+            observer.say(f"what stands here was made with other versions: {', '.join(other)}")
     if changed:
         observer.say("\n  ".join(["the recipe has changed:", *changed.lines]))
     if changed.has("training.steps") and _scheduled(distillation):
@@ -309,6 +328,27 @@ def _change(directory: Path, recipe: Recipe, built: Built, changes: list[dict[st
 def _scheduled(distillation: Distillation) -> bool:
     learners = [distillation.learner, *distillation.auxiliary_learners.values()]
     return any(each.table.schedule != "constant" for each in learners)
+
+
+def _how_it_stands(step: int, steps: int) -> str:
+    if step < steps:
+        return f"going on after step {step} of {steps}"
+    return (
+        f"finished already, after step {steps}: nothing was trained, whatever code has changed "
+        "since; --restart trains anew"
+    )
+
+
+def _other_versions(stored: Path, recipe: Recipe) -> list[str]:
+    """Return which versions differ from those that a run began with, as far as it is known."""
+    if not stored.exists():
+        return []
+    there, here = versions(json.loads(stored.read_text())), versions(provenance(recipe))
+    return [
+        f"{name} {there.get(name)} (here {here.get(name)})"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
 
 
 def load_student(source: str | Path) -> Student:
@@ -460,6 +500,7 @@ def _evaluate(
         z,
         picture.in_class_order(teacher, condition),
         solver=built.measurement.solver,
+        student_steps=built.measurement.student_steps,
     )
     images = {name: built.decoder(row) for name, row in rows.items()}
 

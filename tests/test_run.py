@@ -10,9 +10,11 @@ import torch
 from distillations import ends_as
 from safetensors.torch import load_file
 
+from ffcore.analytic import Gaussian
 from ffcore.build import BuildError, build
 from ffcore.checkpoint import CheckpointError
 from ffcore.files import MissingFile
+from ffcore.interfaces import VelocityField
 from ffcore.recipe import Recipe, RecipeError, load_recipe, to_toml
 from ffcore.run import (
     FILES,
@@ -408,6 +410,63 @@ def test_features_that_cannot_take_the_samples_are_told_before_training(tmp_path
     with pytest.raises(BuildError, match=r"digits cannot take samples \(2,\)"):
         run(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+class Heard:
+    """An observer that keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def report(self, report: Report) -> None:
+        pass
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        pass
+
+
+def said_by(recipe: Recipe, directory: Path) -> str:
+    heard = Heard()
+    run(recipe, directory, observer=heard)
+    return "\n".join(heard.said)
+
+
+def test_a_finished_run_says_that_nothing_was_trained_and_by_which_versions_it_was(tmp_path):
+    assert "finished already" not in said_by(small(), tmp_path)
+    again = said_by(small(), tmp_path)
+    assert "finished already, after step 6: nothing was trained" in again
+    assert "other versions" not in again
+    manifest = json.loads((tmp_path / "provenance.json").read_text())
+    manifest["components"][0] |= {"distribution": "acme-flow", "version": "0.0.9"}
+    manifest["torch"] = "2.11.0"
+    (tmp_path / "provenance.json").write_text(json.dumps(manifest))
+    again = said_by(small(), tmp_path)
+    assert "made with other versions: acme-flow 0.0.9 (here None), torch 2.11.0 (here 2" in again
+
+
+@attrs.frozen
+class Backwards:
+    """A teacher with the other sign, or the other time."""
+
+    sign: int = 1
+    reverse: bool = False
+
+    def build(self, context):
+        exact = Gaussian([1.0, -2.0], 0.5)
+        return VelocityField.of(
+            lambda x, t, c: self.sign * exact(x, 1 - t if self.reverse else t, c), (2,)
+        )
+
+
+@pytest.mark.parametrize(
+    ("table", "wrong"), [(Backwards(), False), (Backwards(-1), True), (Backwards(1, True), True)]
+)
+def test_a_teacher_that_points_the_other_way_is_told_before_training(tmp_path, table, wrong):
+    said = said_by(attrs.evolve(small("evaluation.enabled=false"), teacher=table), tmp_path)
+    assert ("changes with the noise by +1.00, and an exact one by −1" in said) == wrong
 
 
 def test_features_are_named_once_each():

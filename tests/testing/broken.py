@@ -21,6 +21,7 @@ from healthy import (
 from objectives import Even
 from torch import Tensor, nn
 
+from ffcore.analytic import Gaussian
 from ffcore.draws import Draws
 from ffcore.flow_map import push
 from ffcore.interfaces import (
@@ -372,7 +373,12 @@ class AnswersInThePrecisionOfAutocast(Tutor):
         return found.bfloat16() if torch.is_autocast_enabled("cpu") else found
 
 
-@breaks("keeps-shape-and-dtype", "to points", role="teacher", also=("copies-itself-to-train",))
+@breaks(
+    "keeps-shape-and-dtype",
+    "to points",
+    role="teacher",
+    also=("copies-itself-to-train", "points-from-noise-to-data"),
+)
 class AnswersWithOneNumberMore(Tutor):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         found = super().forward(x_t, t, condition)
@@ -538,6 +544,44 @@ class CopyThatStartsGuided(Tutor):
         if copied.guidance is not None:
             nn.init.ones_(copied.guidance.weight)
         return copied
+
+
+SAYS = "keeps-what-its-table-says"
+
+
+@breaks(SAYS, r"table is \(3,\), and the teacher's \(2,\)", role="teacher", sample_shape=(3,))
+class SaysAnotherShape(Tutor):
+    pass
+
+
+@breaks(SAYS, "guidable of the table is False, and the teacher has", role="teacher", guidable=False)
+class SaysThatItCannotBeGuided(Tutor):
+    pass
+
+
+class Exact(Gaussian):
+    def __init__(self) -> None:
+        super().__init__([0.5, -0.3], 0.7)
+
+
+@breaks(SAYS, "is True, and it refuses", role="teacher", guidable=True, offers=frozenset())
+class SaysThatItCanBeGuided(Exact):
+    pass
+
+
+POINTS = "points-from-noise-to-data"
+
+
+@breaks(POINTS, r"by \+1\.00, .* the direction of its time", role="teacher", offers=frozenset())
+class PointsFromDataToNoise(Exact):
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return -super().forward(x_t, t, condition)
+
+
+@breaks(POINTS, r"by \+1\.00, .* the direction of its time", role="teacher", offers=frozenset())
+class RunsFromDataToNoise(Exact):
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return super().forward(x_t, 1 - t, condition)
 
 
 # Students and networks
