@@ -270,6 +270,21 @@ def test_a_run_that_is_asked_to_stop_does_so_after_a_checkpoint(tmp_path):
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
+def test_an_evaluation_that_is_asked_to_stop_is_made_again_by_the_next_start(tmp_path):
+    class Evaluates(Listens):
+        begun = False
+
+        def progress(self, what: str, done: int, total: int) -> None:
+            self.begun = True
+
+    watching = Evaluates()
+    with pytest.raises(Stopped, match="stopped after step 6"):
+        run(small(), tmp_path, observer=watching, stop=lambda: watching.begun)
+    assert not (tmp_path / "evaluation.json").exists()
+    assert (tmp_path / "student.safetensors").exists()
+    assert run(small(), tmp_path) is not None
+
+
 def test_a_directory_in_use_is_refused(tmp_path):
     class Intrudes(StopsAt):
         def report(self, report: Report) -> None:

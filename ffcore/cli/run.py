@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.table import Table
 
 from ffcore.cli.bars import Bars
 from ffcore.cli.exit_codes import ExitCode
+from ffcore.cli.signals import Signals
 from ffcore.files import require
 from ffcore.recipe import load_recipe, needed_files
 
@@ -117,43 +117,6 @@ def run(
         click.echo(json.dumps({"schema": 1, "directory": str(directory), "evaluation": found}))
     elif evaluation is not None:
         _show(evaluation, directory)
-
-
-class Signals:
-    """The first signal asks the run to stop, and to keep what it has; a second ends it at once.
-
-    SIGINT is Ctrl-C, SIGTERM what schedulers send, and SIGUSR1 what Slurm sends ahead of time if it
-    is asked to (`--signal=USR1@120`): a request to stop like SIGTERM, and with its exit code.
-    """
-
-    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
-    def __init__(self) -> None:
-        self.code = 0
-        """The exit code that the signal means; 0 if none came."""
-        self.before: dict[int, Any] = {}
-
-    def stop(self) -> bool:
-        """Return whether a signal came."""
-        return self.code != 0
-
-    def __enter__(self) -> Self:
-        for number in self.NUMBERS:
-            self.before[number] = signal.signal(number, self._take)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _take(self, number: int, frame: object) -> None:
-        del frame
-        code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
-        if self.code:
-            # At once: not even the checkpoint on its way is waited for. Half of one is harmless.
-            Console(stderr=True).show_cursor()
-            os._exit(code)
-        self.code = code
 
 
 class Telling:

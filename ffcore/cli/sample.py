@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from ffcore.cli.bars import Bars
-from ffcore.cli.run import Signals
+from ffcore.cli.signals import Signals
 from ffcore.solver import Method
 
 if TYPE_CHECKING:
