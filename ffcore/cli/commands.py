@@ -61,9 +61,7 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; an expected error becomes one message on stderr and an exit code."""
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")  # a locale without our letters ends no run
+        _replace_what_a_locale_lacks()
         try:
             with _news_on_stderr(logging.DEBUG if ctx.params["debug"] else logging.INFO):
                 return super().invoke(ctx)
@@ -77,11 +75,18 @@ class Commands(click.Group):
             if code is None:
                 _tell_torchrun(error)
                 raise
-            if ctx.params["debug"]:
-                traceback.print_exception(error)
             if not _of_another_process(error):
+                if ctx.params["debug"]:
+                    traceback.print_exception(error)
                 click.echo(_process() + message, err=True)
             ctx.exit(code)
+
+
+def _replace_what_a_locale_lacks() -> None:
+    """Let a locale without our letters end no run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _process() -> str:

@@ -16,7 +16,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from ffcore.distill import Distillation, Learner
+from ffcore.distill import Distillation
 from ffcore.draws import Draws
 from ffcore.interfaces import (
     Auxiliary,
@@ -30,6 +30,7 @@ from ffcore.interfaces import (
     Objective,
     VelocityField,
 )
+from ffcore.learner import Learner
 from ffcore.optimizer import Optimizer
 from ffcore.recipe.needs import ANYWHERE, DATA
 from ffcore.testing import process
