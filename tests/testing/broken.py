@@ -1015,6 +1015,16 @@ class FollowsTheOtherWay(Follow):
         return Gaps(gaps=tuple(gaps))
 
 
+@objective_breaks("calls-networks-whatever-was-drawn", "batches call .* and others ")
+class AsksTheTeacherWhereItMatters(Pull):
+    def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
+        found = super().gap(networks, batch, samples)
+        if bool((batch.draws.uniform("matters") > 0.5).any()):
+            with torch.no_grad():
+                networks.teacher(samples, torch.ones(len(samples)), batch.condition)
+        return found
+
+
 @breaks(RESTS, "gaps of the exact flow map are", role="predictor")
 class AsksTheTeacherAtTheDuration(Follow):
     def time(self, delta: Tensor) -> Tensor:

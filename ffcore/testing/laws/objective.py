@@ -47,6 +47,10 @@ LEARNING, LEARNING_RATE = 200, 1e-2
 """Of auxiliary networks that learn before the student does."""
 
 
+MICRO_BATCHES = 24
+"""Of one sample each; in so many, a coin shows but one of its sides once in 8 million times."""
+
+
 def both(number: int) -> Callable[[Check], Check]:
     """Make it a law of predictors and of correctors."""
 
@@ -280,6 +284,37 @@ def rests_at_the_flow_map(case: Case, live: Any) -> None:
         still <= 0.05 * moved,
         f"gaps of the exact flow map are {still:.2g}, and {moved:.2g} where it is off by 1",
     )
+
+
+@law("predictor", 11)
+@law("corrector", 10)
+def calls_networks_whatever_was_drawn(case: Case, live: Any) -> None:
+    """Which networks `gaps` calls, in which order and with or without a gradient, does not depend
+    on the numbers: of a batch that several processes share, each may have one sample, and they
+    wait for each other in every call."""
+    asked = case.asked(live)
+    networks = {"student": asked.networks.student, "teacher": asked.networks.teacher}
+    networks |= dict(asked.networks.auxiliaries)
+    calls: list[str] = []
+    for name, network in networks.items():
+
+        def note(*_: object, name: str = name) -> None:
+            calls.append(f"{name}{' with gradient' if torch.is_grad_enabled() else ''}")
+
+        network.register_forward_pre_hook(note)
+    ways = {}
+    whole = asked.batch
+    for step in range(MICRO_BATCHES):
+        batch = Batch(
+            z=whole.z[:1],
+            condition=whole.condition[:1],
+            draws=case.draws(1, step),
+            data=None if whole.data is None else whole.data[:1],
+        )
+        calls.clear()
+        live.gaps(asked.networks, batch)
+        ways[", ".join(calls)] = step
+    require(len(ways) == 1, f"of one sample each, batches call {' and others '.join(ways)}")
 
 
 class _Even(Balancer):
