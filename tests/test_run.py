@@ -533,3 +533,32 @@ def test_a_guidance_interval_of_an_unguided_run_is_refused():
 def test_a_reference_is_not_asked_for_where_nothing_is_evaluated():
     overrides = ["evaluation.enabled=false", "evaluation.reference=nowhere.safetensors"]
     assert build(load_recipe("digits.toml", overrides)).reference is None
+
+
+def test_of_several_averages_the_evaluation_names_the_student(tmp_path):
+    averages = "training.average=[0.5, 0.0]"
+    for chosen in ("none", "0.0"):
+        run(small(averages, f"evaluation.average={chosen}"), tmp_path / chosen)
+    alone = {chosen: tmp_path / f"alone {chosen}" for chosen in ("0.5", "0.0")}
+    for chosen, directory in alone.items():
+        run(small(f"training.average={chosen}"), directory)
+    for name, same in (("none", "0.5"), ("0.0", "0.0")):
+        found = load_file(tmp_path / name / "student.safetensors")
+        expected = load_file(alone[same] / "student.safetensors")
+        assert all(torch.equal(found[key], each) for key, each in expected.items())
+        evaluation = (tmp_path / name / "evaluation.json").read_text()
+        assert evaluation == (alone[same] / "evaluation.json").read_text()
+    assert alone["0.5"].joinpath("evaluation.json").read_text() != evaluation
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["training.average=[0.9, 0.9]"], r"average: must be at least one, each named once"),
+        (["training.average=[]"], r"average: must be at least one, each named once"),
+        (["evaluation.average=0.5"], r"average: must be 0.99, as training keeps, found 0.5"),
+    ],
+)
+def test_averages_that_there_are_not_are_refused(overrides, message):
+    with pytest.raises(RecipeError, match=message):
+        small(*overrides)
