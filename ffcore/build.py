@@ -134,7 +134,7 @@ def build(recipe: Recipe) -> Built:
         reference = Reference.read(evaluation.reference)
     return Built(
         distillation=distillation,
-        student=distillation.averages[evaluation.average or training.averages[0]],
+        student=distillation.averages[recipe.measured_average],
         decoder=decoder.to(device),
         features=[each.to(device) for each in features],
         measurement=Measurement(
