@@ -36,6 +36,7 @@ from ffcore.export import (
     student_path,
     write_student,
 )
+from ffcore.faults import enough_memory, writable
 from ffcore.features import UNKNOWN
 from ffcore.files import write_text
 from ffcore.flow import noise_slope, points_wrongly
@@ -74,6 +75,11 @@ FILES = (
 
 SLOPED = 8
 """Samples of noise on which the teacher is asked, before training, which way it points."""
+_SMALLER = (
+    "The teacher, the student, its averages and the auxiliary networks must fit together: take a "
+    "smaller student, or an accelerator with more memory."
+)
+
 POINTS = 1000
 """Samples in a scatter plot, which vectors get instead of rows of images."""
 
@@ -175,8 +181,9 @@ def _run(
 ) -> Evaluation | None:
     """Do what `run` says; of several processes, the leading one alone writes."""
     changed = processes.first(lambda: _inspect(directory, recipe, start))
-    built = build(recipe)
-    _check(built, observer)
+    with enough_memory("building the networks", _SMALLER):
+        built = build(recipe)
+        _check(built, observer)
     with ExitStack() as stack:
         processes.first(lambda: stack.enter_context(_alone(directory)))
         processes.first(lambda: _prepare(directory, recipe, built, start.restart))
@@ -223,16 +230,28 @@ def _alone(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
         held = os.open(directory, os.O_RDONLY)
     except OSError as error:
-        raise RunDirectoryError(f"{directory} cannot be used: {error}") from None
+        raise RunDirectoryError(f"{directory} cannot be used: {error.strerror}") from None
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        holder = _holder(held)
         os.close(held)
-        raise RunDirectoryError(f"{directory} is in use by another process") from None
+        raise RunDirectoryError(f"{directory} is in use by another process{holder}") from None
     try:
         yield
     finally:
         os.close(held)
+
+
+def _holder(held: int) -> str:
+    """Return which process has locked an open file, for a message; "" where it cannot be had."""
+    locks, inode = Path("/proc/locks"), os.fstat(held).st_ino
+    lines = locks.read_text().splitlines() if locks.exists() else []
+    for words in map(str.split, lines):
+        # 1: FLOCK ADVISORY WRITE <pid> <device>:<inode> 0 EOF
+        if words[1] == "FLOCK" and words[5].endswith(f":{inode}"):
+            return f" (its number is {words[4]})"
+    return ""
 
 
 def _train(
@@ -285,8 +304,13 @@ def _train(
                 _append(directory / METRICS, report)
             observer.report(report)
     state = whole_state(student)
-    processes.first(lambda: write_student(directory / STUDENT, state, description))
-    processes.first(lambda: _draw_curves(directory))
+
+    def keep() -> None:
+        with writable(directory, STUDENT):
+            write_student(directory / STUDENT, state, description)
+            _draw_curves(directory)
+
+    processes.first(keep)
 
 
 def _go_on(
@@ -321,8 +345,9 @@ def _go_on(
 
 def _change(directory: Path, recipe: Recipe, built: Built, changes: list[dict[str, Any]]) -> None:
     """Keep that the recipe has changed; the recipe last: until then, it is found again."""
-    _write_provenance(directory, recipe, built, changes)
-    write_text(directory / RECIPE, to_toml(recipe))
+    with writable(directory, "the changed recipe"):
+        _write_provenance(directory, recipe, built, changes)
+        write_text(directory / RECIPE, to_toml(recipe))
 
 
 def _scheduled(distillation: Distillation) -> bool:
@@ -407,16 +432,14 @@ def _own_files(directory: Path) -> set[str]:
 
 
 def _prepare(directory: Path, recipe: Recipe, built: Built, restart: bool) -> None:
-    try:
+    with writable(directory, "the run directory"):
         if restart:
             for name in FILES:
                 _remove(directory / name)
         if not (directory / RECIPE).exists():
             write_text(directory / RECIPE, to_toml(recipe))
-    except OSError as error:
-        raise RunDirectoryError(f"{directory} cannot be written: {error}") from None
-    if not (directory / PROVENANCE).exists():
-        _write_provenance(directory, recipe, built, [])
+        if not (directory / PROVENANCE).exists():
+            _write_provenance(directory, recipe, built, [])
 
 
 def _remove(path: Path) -> None:
@@ -442,8 +465,9 @@ def _write_provenance(
 
 
 def _append(path: Path, report: Report) -> None:
+    """Add a line to the metrics."""
     line = {"step": report.step, "steps_per_second": report.steps_per_second, **report.metrics}
-    with path.open("a") as file:
+    with writable(path.parent, path.name), path.open("a") as file:
         file.write(json.dumps(line) + "\n")
 
 
@@ -488,7 +512,7 @@ def _evaluate(
     teacher, student = built.distillation.teacher, built.student
     stored = directory / REFERENCE
     known = built.reference or _stored_reference(stored, built)
-    with part("evaluation"):
+    with part("evaluation"), enough_memory("the evaluation", "Make evaluation.batch smaller."):
         evaluation, reference = evaluate(
             student, teacher, built.features, built.measurement, known, progress
         )
@@ -505,10 +529,12 @@ def _evaluate(
     images = {name: built.decoder(row) for name, row in rows.items()}
 
     def keep() -> None:
-        if known is None:
-            reference.write(stored)
-        write_text(directory / EVALUATION, json.dumps(attrs.asdict(evaluation), indent=2) + "\n")
-        picture.draw_samples(directory / SAMPLES, images)
+        with writable(directory, EVALUATION):
+            if known is None:
+                reference.write(stored)
+            text = json.dumps(attrs.asdict(evaluation), indent=2) + "\n"
+            write_text(directory / EVALUATION, text)
+            picture.draw_samples(directory / SAMPLES, images)
 
     processes.first(keep)
     return evaluation

@@ -26,7 +26,7 @@ FLOORS: list[set[str]] = [
     {"flow"},
     {"analytic", "guidance", "derivative", "flow_map", "nn"},
     {"interfaces", "average", "guard", "weights"},
-    {"path", "draws", "parallel", "time_law", "optimizer", "solver", "files"},
+    {"path", "draws", "parallel", "time_law", "optimizer", "solver", "files", "faults"},
     {"keys"},
     {"spelling"},
 ]

@@ -1,6 +1,7 @@
 """A recipe from start to end, in a directory of its own."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from ffcore.analytic import Gaussian
 from ffcore.build import BuildError, build
 from ffcore.checkpoint import CheckpointError
+from ffcore.faults import Unwritable
 from ffcore.files import MissingFile
 from ffcore.interfaces import VelocityField
 from ffcore.recipe import Recipe, RecipeError, load_recipe, to_toml
@@ -285,10 +287,26 @@ def test_an_evaluation_that_is_asked_to_stop_is_made_again_by_the_next_start(tmp
     assert run(small(), tmp_path) is not None
 
 
+@pytest.mark.parametrize("every", [1, 100])
+def test_a_run_directory_that_vanishes_is_told_and_not_made_anew(tmp_path, every):
+    class Vanishes(Listens):
+        def report(self, report: Report) -> None:
+            while (tmp_path / "run").exists():  # a checkpoint may be on its way into it
+                shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+    recipe = small(f"training.checkpoint_every={every}", "training.log_every=1")
+    with pytest.raises(Unwritable, match=r"could not be written: .* is gone$"):
+        run(recipe, tmp_path / "run", observer=Vanishes())
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_directory_in_use_is_refused(tmp_path):
     class Intrudes(StopsAt):
         def report(self, report: Report) -> None:
-            with pytest.raises(RunDirectoryError, match="in use by another process"):
+            with pytest.raises(
+                RunDirectoryError,
+                match=rf"in use by another process \(its number is {os.getpid()}\)",
+            ):
                 run(small(), tmp_path, restart=True)
             super().report(report)
 

@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,6 +31,7 @@ from ffcore.checkpoint.manifest import (
 )
 from ffcore.checkpoint.snapshot import Snapshot, read, shapes_in
 from ffcore.distill import Distillation
+from ffcore.faults import enough_memory, writable
 from ffcore.guard import Diverged
 from ffcore.parallel import Processes
 
@@ -37,6 +39,12 @@ _LOG = logging.getLogger(__name__)
 _WHOLE = re.compile(r"step-\d{8,}")
 _REMAINS = re.compile(r"\.step-\d{8,}\.(partial|removed)")
 _DAMAGED = re.compile(r"step-\d{8,}\.damaged")
+
+
+_REMEDY = (
+    "The copy of a checkpoint in host memory is as large as the checkpoint: several processes, or "
+    "a smaller student, have less to copy each."
+)
 
 
 class Checkpoints:
@@ -68,15 +76,17 @@ class Checkpoints:
     def save(self, distillation: Distillation) -> None:
         """Copy a distillation to host memory, and have the copy written in the background.
 
-        Waits for the checkpoint before, and raises its error if it has failed: OSError, mostly.
-        Raises Diverged, and writes nothing, where a weight or a moment is not finite.
+        Waits for the checkpoint before, and raises its error if it has failed: Unwritable, mostly.
+        Raises Diverged, and writes nothing, where a weight or a moment is not finite, and
+        OutOfMemory where there is not enough for the copy.
         """
         self.wait()
         self._require_finite(distillation)
         step = distillation.step_index
         partial = self.directory / f".{directory_name(step)}.partial"
-        self._processes.first(lambda: self._make_room(partial))
-        self._snapshot.take(partial, tensors_of(distillation))
+        self._processes.first(lambda: self._make_room(partial, step))
+        with enough_memory(f"the checkpoint of step {step}", _REMEDY):
+            self._snapshot.take(partial, tensors_of(distillation))
         thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing = thread.submit(self._write, partial, step)
         thread.shutdown(wait=False)  # the thread ends with its work
@@ -86,6 +96,12 @@ class Checkpoints:
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
+
+    def notice(self) -> None:
+        """Raise the error of what could not be written, if it has failed by now in any process."""
+        failed = self._writing is not None and self._writing.done() and self._writing.exception()
+        if self._processes.any(bool(failed)):
+            self.wait()
 
     def newest(self) -> Manifest | None:
         """Return the newest checkpoint that is whole; None where there are none.
@@ -134,18 +150,20 @@ class Checkpoints:
                 "infinity, and no checkpoint is made of that"
             )
 
-    def _make_room(self, partial: Path) -> None:
-        self.directory.mkdir(exist_ok=True)  # no parents: a run directory that is gone is no more
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir()
+    def _writable(self, step: int) -> AbstractContextManager[None]:
+        return writable(self.directory.parent, f"the checkpoint of step {step}")
+
+    def _make_room(self, partial: Path, step: int) -> None:
+        with self._writable(step):
+            self.directory.mkdir(exist_ok=True)  # no parents: a run directory that is gone is gone
+            if partial.exists():
+                shutil.rmtree(partial)
+            partial.mkdir()
 
     def _write(self, partial: Path, step: int) -> None:
         """Write the snapshot, in the background."""
         try:
-            found = self._processes.each(
-                lambda: {name: described(partial / name) for name in self._snapshot.write()}
-            )
+            found = self._processes.each(lambda: self._write_part(partial, step))
             files = {name: each for files in found for name, each in sorted(files.items())}
             self._processes.first(lambda: self._finish(partial, step, files))
         except Exception:
@@ -153,20 +171,28 @@ class Checkpoints:
                 shutil.rmtree(partial, ignore_errors=True)  # it may be what fills the disk
             raise
 
+    def _write_part(self, partial: Path, step: int) -> dict[str, dict[str, object]]:
+        with self._writable(step):
+            return {name: described(partial / name) for name in self._snapshot.write()}
+
     def _finish(self, partial: Path, step: int, files: dict[str, dict[str, object]]) -> None:
         manifest = Manifest(step=step, run=self.run, ranks=self._processes.size, files=files)
+        with self._writable(step):
+            self._publish(partial, manifest)
+        for old in self._superfluous():
+            self._remove(old)
+
+    def _publish(self, partial: Path, manifest: Manifest) -> None:
         with (partial / MANIFEST).open("w") as file:
             file.write(manifest.to_json())
             file.flush()
             os.fsync(file.fileno())
         _sync(partial)
-        place = self.directory / directory_name(step)
+        place = self.directory / directory_name(manifest.step)
         if place.exists():
             self._remove(place)
         partial.rename(place)
         _sync(self.directory)
-        for old in self._superfluous():
-            self._remove(old)
 
     def _superfluous(self) -> Iterable[Path]:
         for path in self._whole()[: -self.keep_last]:
