@@ -3,9 +3,10 @@
     run(load_recipe("recipes/digits.toml"), Path("runs/digits"))
 
 The directory holds the resolved recipe (recipe.toml, which runs as it is), provenance.json,
-metrics.jsonl, checkpoint.safetensors, the student's average (student.safetensors), and after
-the evaluation evaluation.json, samples.png and curves.png. Started again with the same recipe, a
-run goes on where its last checkpoint stands; another recipe, or other files, are refused.
+metrics.jsonl, checkpoint.safetensors, the student's average (student.safetensors), after the
+evaluation evaluation.json, samples.png and curves.png, and what trackers keep (tracking). Started
+again with the same recipe, a run goes on where its last checkpoint stands; another recipe, or
+other files, are refused.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +25,7 @@ import attrs
 import torch
 
 from ffcore import checkpoint, picture
-from ffcore.build import BuildError, Built, build, part
+from ffcore.build import BuildError, Built, build, made, part
 from ffcore.evaluate import Evaluation, Reference, evaluate, identity, prior
 from ffcore.export import (
     EVALUATION,
@@ -37,9 +39,10 @@ from ffcore.export import (
 from ffcore.features import UNKNOWN
 from ffcore.files import write_text
 from ffcore.guidance import unguided
-from ffcore.interfaces import Student
+from ffcore.interfaces import Context, Student, Tracker
 from ffcore.plugins import installed
 from ffcore.recipe import Recipe, provenance, to_toml
+from ffcore.tracking import Tracking
 from ffcore.train import Report, train
 
 PROVENANCE, METRICS = "provenance.json", "metrics.jsonl"
@@ -56,7 +59,8 @@ FILES = (
     SAMPLES,
     CURVES,
 )
-
+TRACKING = "tracking"
+"""The folder of the trackers, if the recipe names any."""
 
 POINTS = 1000
 """Samples in a scatter plot, which vectors get instead of rows of images."""
@@ -139,10 +143,38 @@ def _run(
     _inspect(directory, recipe, restart)
     built = build(recipe)
     _check(built, observer)
+    trackers = _trackers(recipe)
     with _alone(directory):
         _prepare(directory, recipe, built, restart)
-        _train(directory, recipe, built, observer, stop)
-        return _evaluate(directory, recipe, built, observer) if recipe.evaluation.enabled else None
+        tree = tomllib.loads(to_toml(recipe))
+        folder, name = directory / TRACKING, directory.absolute().name
+        with Tracking(trackers, folder, name, tree, observer.say) as tracking:
+            _train(directory, recipe, built, observer, stop, tracking)
+            if not recipe.evaluation.enabled:
+                return None
+            evaluation = _evaluate(directory, recipe, built, observer)
+            _track_evaluation(tracking, built.distillation.steps, evaluation, directory)
+            return evaluation
+
+
+def _trackers(recipe: Recipe) -> list[tuple[str, Tracker]]:
+    """Build the trackers; none but on rank 0, by torchrun's own variable."""
+    if os.environ.get("RANK", "0") != "0":
+        return []
+    names = [installed().type_name("tracker", each) for each in recipe.trackers]
+    made_of = (made("trackers", each, Context(), Tracker) for each in recipe.trackers)
+    return list(zip(names, made_of, strict=True))
+
+
+def _track_evaluation(
+    tracking: Tracking, step: int, evaluation: Evaluation, directory: Path
+) -> None:
+    distances = {name: each.student for name, each in evaluation.distances.items()}
+    errors = evaluation.trajectory_error.items()
+    found = {f"distance/{name}": each for name, each in distances.items() if each is not None}
+    found |= {f"trajectory_error/{delta:g}": error for delta, error in errors}
+    tracking.track(step, found)
+    tracking.show(step, "samples", directory / SAMPLES)
 
 
 def _check(built: Built, observer: Observer) -> None:
@@ -190,7 +222,12 @@ def _alone(directory: Path) -> Iterator[None]:
 
 
 def _train(
-    directory: Path, recipe: Recipe, built: Built, observer: Observer, stop: Callable[[], bool]
+    directory: Path,
+    recipe: Recipe,
+    built: Built,
+    observer: Observer,
+    stop: Callable[[], bool],
+    tracking: Tracking,
 ) -> None:
     distillation = built.distillation
     # Before training: the files that it names may be gone afterwards.
@@ -209,6 +246,7 @@ def _train(
         checkpoint.restore(saved, distillation, run_digest)
         observer.say(f"going on after step {distillation.step_index} of {distillation.steps}")
     _forget_after(directory / METRICS, distillation.step_index)
+    tracking.begin(distillation.step_index)
     if distillation.step_index < distillation.steps:
         observer.say(f"training, with a word every {recipe.training.log_every} steps")
     for report in train(
@@ -220,6 +258,7 @@ def _train(
         stop=stop,
     ):
         _append(directory / METRICS, report)
+        tracking.track(report.step, report.numbers)
         observer.report(report)
     write_student(directory / STUDENT, distillation.average, description)
     _draw_curves(directory)
@@ -245,7 +284,7 @@ def _inspect(directory: Path, recipe: Recipe, restart: bool) -> None:
         raise RunDirectoryError(f"{directory} is a file, and a run needs a directory")
     partial = {f".{name}.partial" for name in FILES}  # left by a process that was killed
     present = {path.name for path in directory.iterdir()} - partial
-    foreign = sorted(present - set(FILES))
+    foreign = sorted(present - {*FILES, TRACKING})
     if foreign:
         raise RunDirectoryError(
             f"{directory} holds what no run has written ({', '.join(foreign[:5])}): "
@@ -285,6 +324,8 @@ def _prepare(directory: Path, recipe: Recipe, built: Built, restart: bool) -> No
         if restart:
             for name in FILES:
                 (directory / name).unlink(missing_ok=True)
+            if (directory / TRACKING).exists():
+                shutil.rmtree(directory / TRACKING)
         if not (directory / RECIPE).exists():
             write_text(directory / RECIPE, to_toml(recipe))
     except OSError as error:
@@ -303,9 +344,8 @@ def _prepare(directory: Path, recipe: Recipe, built: Built, restart: bool) -> No
 
 
 def _append(path: Path, report: Report) -> None:
-    line = {"step": report.step, "steps_per_second": report.steps_per_second, **report.metrics}
     with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(json.dumps({"step": report.step, **report.numbers}) + "\n")
 
 
 def _history(path: Path) -> list[dict[str, Any]]:

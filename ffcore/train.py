@@ -47,6 +47,11 @@ class Report:
         """At the present speed."""
         return (self.steps - self.step) / self.steps_per_second
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """All that was measured, by name: what is written down and tracked."""
+        return {"steps_per_second": self.steps_per_second, **self.metrics}
+
 
 class _Means:
     """Running means of metrics, kept on the device until they are read."""

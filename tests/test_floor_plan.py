@@ -18,7 +18,7 @@ FLOORS: list[set[str]] = [
     {"build"},
     {"recipe"},
     {"train", "evaluate", "picture", "sample", "search", "verify", "report"},
-    {"checkpoint", "parallel"},
+    {"checkpoint", "parallel", "tracking"},
     {"distill", "features"},
     {"plugins"},
     {"hookspecs"},
