@@ -19,7 +19,7 @@ FLOORS: list[set[str]] = [
     {"recipe"},
     {"train", "evaluate", "picture", "sample", "search", "verify", "report"},
     {"checkpoint", "parallel", "tracking"},
-    {"distill", "features"},
+    {"distill", "features", "environment"},
     {"plugins"},
     {"hookspecs"},
     {"flow"},
