@@ -100,7 +100,7 @@ class Case:
             optimizer=TABLE,
             steps=STEPS[-1],
             batch=256,
-            decay=0.98,
+            decays=[0.98],
         )
 
     def exact(self, z: Tensor) -> Tensor:

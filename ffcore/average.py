@@ -8,6 +8,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from ffcore.parallel import local
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -21,9 +23,11 @@ def update(average: nn.Module, network: nn.Module, decay: float, step: int) -> N
     """Move `average` towards `network`: average ← d · average + (1 − d) · network.
 
     d is `decay`, but (1 + step) / (10 + step) at most, so that early weights are soon forgotten
-    (the usual warm-up; `step` counts from 0). Buffers are copied.
+    (the usual warm-up; `step` counts from 0). Buffers are copied. Sharded networks are averaged
+    where their parts are.
     """
     decay = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), weight=1.0 - decay)
-    for kept, new in zip(average.buffers(), network.buffers(), strict=True):
-        kept.copy_(new)
+    kept, new = local(average.parameters()), local(network.parameters())
+    torch._foreach_lerp_(kept, new, weight=1.0 - decay)
+    for old, buffer in zip(average.buffers(), network.buffers(), strict=True):
+        old.copy_(buffer)

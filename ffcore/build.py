@@ -23,6 +23,7 @@ from ffcore.interfaces import (
     Student,
     Teacher,
 )
+from ffcore.parallel import own_device
 from ffcore.recipe import Recipe
 
 
@@ -90,7 +91,7 @@ def build(recipe: Recipe) -> Built:
     """
     training, guidance, evaluation = recipe.training, recipe.guidance, recipe.evaluation
     with part("training"):
-        device = usable_device(training.device)
+        device = own_device(usable_device(training.device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         found = parts(recipe)
@@ -113,9 +114,10 @@ def build(recipe: Recipe) -> Built:
                 steps=training.steps,
                 batch=training.batch,
                 seed=training.seed,
-                decay=training.average,
+                decays=training.averages,
                 clip=training.clip,
                 precision=training.precision,
+                accumulation=recipe.parallel.accumulation,
                 guidance=guidance.scale,
                 guidance_range=guidance.range,
                 device=device,

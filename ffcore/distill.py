@@ -4,19 +4,24 @@ The batch is split between the two objectives; each answers with gaps; the balan
 sample and scales each objective. The loss is Σ over gaps of ⟨output, sg(scale · weight · gap)⟩ / d,
 summed over samples and divided by the *global* batch, so that prediction and correction count as
 one concatenated batch. Auxiliary networks then train on the objectives' samples.
+
+Several processes (ffcore/parallel.py) and micro-batches each take a part of every objective's
+share. The scales depend on the norms of the whole batch: with micro-batches they are known only
+when every gap is, so the objectives' gradients are kept apart until then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ffcore import average
+from ffcore import average, parallel
 from ffcore.draws import Draws, epochs
+from ffcore.guidance import unguided
 from ffcore.interfaces import (
     Auxiliary,
     Balancer,
@@ -32,34 +37,41 @@ from ffcore.interfaces import (
     Student,
     Teacher,
 )
+from ffcore.learner import Learner
 from ffcore.optimizer import Optimizer
+from ffcore.parallel import Processes, Strategy
 
 Precision = Literal["float32", "bfloat16"]
 
 
-@attrs.frozen(eq=False)
-class Learner:
-    """A network with its optimizer and schedule."""
+@attrs.frozen(kw_only=True, eq=False)
+class Answer:
+    """What an objective said to one part of its share, and how the balancer weighs it."""
 
-    network: nn.Module
-    table: Optimizer
-    optimizer: torch.optim.Optimizer
+    inner: Tensor
+    """Σ of weight · ⟨output, gap⟩ / d, which carries the gradient; a scalar."""
+    sums: Tensor
+    """Σ of ‖gap‖/√d, of weight · ‖gap‖/√d, of weight · ‖gap‖²/d, and their number: Float[4]."""
+    part: slice
+    """Which rows of the objective's share it is of."""
+    samples: Tensor | None
+    condition: Condition | None
 
     @staticmethod
-    def of(network: nn.Module, table: Optimizer) -> Learner:
-        """Build the optimizer of a network."""
-        return Learner(network, table, table.build(network.parameters()))
-
-    def step(self, loss: Tensor, rate: float, clip: float | None) -> Tensor:
-        """Descend once; `rate` is a factor on the learning rate. Return the gradient's norm."""
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, clip or float("inf"))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.table.learning_rate * rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return norm
+    def of(gaps: Gaps, weights: Sequence[Tensor], part: slice) -> Answer:
+        """Weigh an objective's gaps; `weights` has one Float[B'] for each of them."""
+        norms = torch.cat([gap.norm() for gap in gaps.gaps])
+        weight = torch.cat([*weights])
+        sums = [norms.sum(), (weight * norms).sum(), (weight * norms**2).sum()]
+        return Answer(
+            inner=torch.stack(
+                [gap.inner(each) for gap, each in zip(gaps.gaps, weights, strict=True)]
+            ).sum(),
+            sums=torch.stack([*sums, torch.full_like(sums[0], len(norms))]).detach(),
+            part=part,
+            samples=gaps.samples,
+            condition=gaps.condition,
+        )
 
 
 class Distillation:
@@ -75,12 +87,13 @@ class Distillation:
         steps: length of the run, on which the learning rates' schedules depend.
         batch: global batch size.
         seed: of every draw.
-        decay: of the moving average that is evaluated.
+        decays: of the moving averages of the student that are kept.
         clip: greatest norm of a gradient, or None.
         guidance: the scale γ, handed to every network in the condition; 1: unguided.
         guidance_range: instead, (low, high) between which each sample's γ is drawn uniformly.
         precision: "bfloat16" lets the objectives' networks compute in it, by autocast; weights,
             gradients, moving averages and sums over the batch are float32 all the same.
+        accumulation: micro-batches per step, in each process.
 
     Raises ValueError without any objective, where the teacher has no null condition to guide,
     where an objective needs data and there is none of the teacher's shape, and where none does.
@@ -99,11 +112,12 @@ class Distillation:
         steps: int,
         batch: int = 256,
         seed: int = 0,
-        decay: float = 0.9999,
+        decays: Sequence[float] = (0.9999,),
         clip: float | None = 1.0,
         guidance: float = 1.0,
         guidance_range: tuple[float, float] | None = None,
         precision: Precision = "float32",
+        accumulation: int = 1,
         device: str = "cpu",
     ) -> None:
         given: dict[Objective, PredictorObjective | CorrectorObjective | None] = {
@@ -118,16 +132,17 @@ class Distillation:
         self._check_data()
         self.student = student.to(device)
         self.balancer = balancer
-        self.steps, self.batch, self.seed, self.decay, self.clip = steps, batch, seed, decay, clip
+        self.steps, self.batch, self.seed, self.clip = steps, batch, seed, clip
         self.guidance, self.guidance_range, self.device = guidance, guidance_range, device
         self.precision = precision
+        self.accumulation = accumulation
+        self.processes = Processes()
         self.step_index = 0
         """How many steps have been made."""
-        if len(self.objectives) == 2:
-            for step in (0, steps - 1):
-                balancer.split(batch, step)  # raises where it cannot
+        self._check_shares()
         self.learner = Learner.of(self.student, optimizer or Optimizer())
-        self.average = average.averaged_copy(self.student)
+        self.averages = {decay: average.averaged_copy(self.student) for decay in decays}
+        """The student's moving averages, by their decays."""
         self.auxiliaries: dict[str, Auxiliary] = {}
         self.owners: dict[str, Objective] = {}
         """Which objective each auxiliary serves, and on whose samples it trains."""
@@ -139,6 +154,71 @@ class Distillation:
         }
         if guidance != 1 or guidance_range is not None:
             self.teacher.conditions.null(self.teacher.conditions.draw(self.draws("guidance")[:1]))
+
+    @property
+    def average(self) -> Student:
+        """The first of the moving averages."""
+        return next(iter(self.averages.values()))
+
+    def lay_out(
+        self,
+        processes: Processes,
+        strategy: Strategy = "ddp",
+        *,
+        recomputed: bool = False,
+        compiled: bool = False,
+    ) -> None:
+        """Say how the networks compute, and share the work with other processes.
+
+        Before the first step, and after whatever copies a network or reads its weights: networks
+        are changed in place.
+
+        Args:
+            processes: all of them hold the same networks as this one.
+            strategy: what each of them keeps; see ffcore/parallel.py.
+            recomputed: whether the backward pass computes activations again, and keeps few.
+            compiled: whether torch.compile translates the networks.
+
+        Raises ValueError where the batch is too small for so many processes.
+        """
+        self.processes = processes
+        self._check_shares()
+        teacher = unguided(self.teacher)  # which is called by itself too, guided elsewhere
+        auxiliaries = [each.network for each in self.auxiliaries.values()]
+        if recomputed:
+            for network in (self.student, *auxiliaries):
+                parallel.recompute(network)
+        if compiled:
+            for network in (teacher, self.student, *auxiliaries):
+                parallel.compile_units(network)
+        if processes.size == 1:
+            return
+        if strategy == "fsdp":
+            for network in (teacher, self.student, *self.averages.values(), *auxiliaries):
+                parallel.shard(network, self.device)
+        self.learner = self._distributed(self.learner, strategy)
+        self.auxiliary_learners = {
+            name: self._distributed(each, strategy)
+            for name, each in self.auxiliary_learners.items()
+        }
+
+    def _distributed(self, learner: Learner, strategy: Strategy) -> Learner:
+        network = learner.network
+        if strategy == "ddp":
+            network = parallel.replicate(network, keeps_gradients=self.accumulation > 1)
+        return Learner.of(network, learner.table)
+
+    def _check_shares(self) -> None:
+        """Raise ValueError where the balancer cannot split the batch, or a part has no sample."""
+        parts = self.processes.size * self.accumulation
+        for step in {0, self.steps - 1}:
+            for name, share in self._shares(step):
+                if share < parts:
+                    raise ValueError(
+                        f"{name} has {share} of the batch's {self.batch} samples, and "
+                        f"{self.processes.size} processes × {self.accumulation} micro-batches need "
+                        "one each: take a larger batch, or fewer of them"
+                    )
 
     def _check_data(self) -> None:
         needing = [name for name, each in self.objectives.items() if "data" in each.needs]
@@ -176,18 +256,27 @@ class Distillation:
             return attrs.evolve(condition, guidance=scale)
         return condition if self.guidance == 1 else condition.at(self.guidance, self.device)
 
-    def _shares(self) -> Iterator[tuple[Objective, int]]:
+    def _shares(self, step: int) -> list[tuple[Objective, int]]:
+        """Return the objectives that have a share of the batch at `step`, with its size."""
         if len(self.objectives) == 1:
-            yield next(iter(self.objectives)), self.batch
-            return
-        prediction, correction = self.balancer.split(self.batch, self.step_index)
-        shares: dict[Objective, int] = {"prediction": prediction, "correction": correction}
-        yield from ((name, share) for name, share in shares.items() if share)
+            return [(next(iter(self.objectives)), self.batch)]
+        prediction, correction = self.balancer.split(self.batch, step)
+        shares: list[tuple[Objective, int]] = [
+            ("prediction", prediction),
+            ("correction", correction),
+        ]
+        return [(name, share) for name, share in shares if share]
+
+    def _part(self, share: int, micro: int) -> slice:
+        """Return the rows of a share that this process takes in one of its micro-batches."""
+        parts = self.processes.size * self.accumulation
+        index = self.processes.rank * self.accumulation + micro
+        return slice(share * index // parts, share * (index + 1) // parts)
 
     def networks(self) -> Networks:
         """Return what the objectives compute with."""
         return Networks(
-            student=self.student,
+            student=self.learner.network,  # type: ignore[arg-type] # or what stands for it
             teacher=self.teacher,
             auxiliaries={name: each.network for name, each in self.auxiliaries.items()},
         )
@@ -199,8 +288,8 @@ class Distillation:
             enabled=self.precision == "bfloat16",
         )
 
-    def _batch(self, objective: Objective, share: int) -> Batch:
-        draws = self.draws(objective)[:share]
+    def _batch(self, objective: Objective, share: int, part: slice) -> Batch:
+        draws = self.draws(objective)[part]
         data = None
         if "data" in self.objectives[objective].needs:
             data, condition = self._read(draws, share)
@@ -227,9 +316,10 @@ class Distillation:
 
         Raises ValueError where one does not work with the networks at hand.
         """
+        few = min(samples, self.batch)
         with self._autocast():
             said = [
-                objective.self_check(self.networks(), self._batch(name, min(samples, self.batch)))
+                objective.self_check(self.networks(), self._batch(name, few, slice(few)))
                 for name, objective in self.objectives.items()
             ]
         return [sentence for sentence in said if sentence]
@@ -238,73 +328,147 @@ class Distillation:
         """Make one training step; return its metrics as scalars on the device, not yet read.
 
         `loss` is ½ mean of weight · ‖gap‖²/d over the batch, with the objectives' factors; the
-        gradient of the step is that of the inner products above.
+        gradient of the step is that of the inner products above. Of several processes, each has
+        metrics of its own, whose mean over them is what is meant.
         """
-        networks = self.networks()
-        with self._autocast():
-            answers = {
-                name: self.objectives[name].gaps(networks, self._batch(name, share))
-                for name, share in self._shares()
-            }
-        loss, metrics = self._balance(answers)
+        shares = self._shares(self.step_index)
+        gradient = self._gradient_at_once if self.accumulation == 1 else self._gradient_by_parts
+        answers, metrics = gradient(shares)
         rate = self.learner.table.factor(self.step_index, self.steps)
-        metrics["gradient_norm"] = self.learner.step(loss, rate, self.clip)
+        metrics["gradient_norm"] = self.learner.step(rate, self.clip)
         self._update_averages()
-        for name, answer in answers.items():
-            metrics |= self._train_auxiliaries(name, answer)
+        for name, share in shares:
+            metrics |= self._train_auxiliaries(name, share, answers[name])
         self.step_index += 1
         return metrics
 
-    def _balance(self, answers: Mapping[Objective, Gaps]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss whose gradient is the step's, and what to log."""
-        weights = {
-            name: [self.balancer.weights(name, gap) for gap in answer.gaps]
-            for name, answer in answers.items()
+    def _answer(self, objective: Objective, share: int, micro: int) -> Answer:
+        part = self._part(share, micro)
+        with self._autocast():
+            gaps = self.objectives[objective].gaps(
+                self.networks(), self._batch(objective, share, part)
+            )
+        if gaps.samples is not None and len(gaps.samples) != part.stop - part.start:
+            raise ValueError(
+                f"the objective of {objective} answered {len(gaps.samples)} samples to a batch of "
+                f"{part.stop - part.start}: it must be one to each"
+            )
+        weights = [self.balancer.weights(objective, gap) for gap in gaps.gaps]
+        return Answer.of(gaps, weights, part)
+
+    def _gradient_at_once(
+        self, shares: Sequence[tuple[Objective, int]]
+    ) -> tuple[dict[Objective, list[Answer]], dict[str, Tensor]]:
+        """Leave the step's gradient in the student, by one backward pass for all objectives."""
+        answers = {name: self._answer(name, share, 0) for name, share in shares}
+        factors, metrics = self._factors({name: each.sums for name, each in answers.items()})
+        inner = torch.stack(
+            [factors[name].to(each.inner.dtype) * each.inner for name, each in answers.items()]
+        )
+        self._backward(inner.sum(), self.batch)
+        return {name: [each] for name, each in answers.items()}, metrics
+
+    def _gradient_by_parts(
+        self, shares: Sequence[tuple[Objective, int]]
+    ) -> tuple[dict[Objective, list[Answer]], dict[str, Tensor]]:
+        """Leave the step's gradient in the student, one micro-batch at a time."""
+        answers: dict[Objective, list[Answer]] = {}
+        gradients = {}
+        for name, share in shares:
+            answers[name] = []
+            for micro in range(self.accumulation):
+                with parallel.silent(self.learner.network, micro + 1 < self.accumulation):
+                    answer = self._answer(name, share, micro)
+                    self._backward(answer.inner, self.batch)
+                answers[name].append(attrs.evolve(answer, inner=answer.inner.detach()))
+            gradients[name] = self.learner.take_gradients()
+        factors, metrics = self._factors(
+            {
+                name: torch.stack([each.sums for each in parts]).sum(0)
+                for name, parts in answers.items()
+            }
+        )
+        self.learner.give_gradients([(factors[name], gradients[name]) for name, _ in shares])
+        return answers, metrics
+
+    def _backward(self, total: Tensor, count: int) -> None:
+        """Add the gradient of `total` / count, of a sum over this process's samples.
+
+        Gradients are averaged over processes, and what is meant is their sum.
+        """
+        (total * self.processes.size / count).backward()
+
+    def _factors(
+        self, sums: Mapping[Objective, Tensor]
+    ) -> tuple[Mapping[Objective, Tensor], dict[str, Tensor]]:
+        """Return the balancer's factors for a batch whose parts here have these sums.
+
+        And what to log. The sums over all processes are one small message.
+        """
+        together = dict(zip(sums, self.processes.total(torch.stack([*sums.values()])), strict=True))
+        norms = {
+            name: Norms(raw=raw / count, weighted=weighted / count)
+            for name, (raw, weighted, _, count) in together.items()
         }
-        norms = {name: _norms(answer, weights[name]) for name, answer in answers.items()}
         factors = self.balancer.scale(norms)
-        inner, squares = [], []
-        metrics: dict[str, Tensor] = {}
-        for name, answer in answers.items():
-            for gap, weight in zip(answer.gaps, weights[name], strict=True):
-                inner.append(factors[name].to(gap.gap.dtype) * gap.inner(weight))
-                squares.append(factors[name] * (weight * gap.norm() ** 2).sum())
-            metrics[f"gap_{name}"] = norms[name].raw
+        metrics = {f"gap_{name}": each.raw for name, each in norms.items()}
         if len(factors) > 1:
             metrics["lambda"] = factors["correction"]
+        squares = [factors[name] * each[2] for name, each in together.items()]
         metrics["loss"] = torch.stack(squares).sum() / (2 * self.batch)
-        return torch.stack(inner).sum() / self.batch, metrics
+        return factors, metrics
 
-    def _train_auxiliaries(self, objective: Objective, answer: Gaps) -> dict[str, Tensor]:
+    def _train_auxiliaries(
+        self, objective: Objective, share: int, answers: Sequence[Answer]
+    ) -> dict[str, Tensor]:
         """Train the networks of `objective` on its samples; return their losses."""
         metrics: dict[str, Tensor] = {}
-        if answer.samples is None or answer.condition is None:
+        if any(answer.samples is None or answer.condition is None for answer in answers):
             return metrics
         for name, learner in self.auxiliary_learners.items():
             auxiliary = self.auxiliaries[name]
-            if self.owners[name] != objective or auxiliary.loss is None:
+            if self.owners[name] != objective:
                 continue
             rate = learner.table.factor(self.step_index, self.steps)
             for update in range(auxiliary.updates):
-                draws = self.draws(objective, name, str(update))[: len(answer.samples)]
-                with self._autocast():
-                    losses = auxiliary.loss(
-                        learner.network, answer.samples, answer.condition, draws
-                    )
-                norm = learner.step(losses.mean(), rate, self.clip)
-            metrics[f"loss_{name}"] = losses.detach().mean()
+                draws = self.draws(objective, name, str(update))
+                loss = self._auxiliary_gradient(auxiliary, learner, draws, share, answers)
+                norm = learner.step(rate, self.clip)
+            metrics[f"loss_{name}"] = loss
             metrics[f"gradient_norm_{name}"] = norm
         return metrics
 
+    def _auxiliary_gradient(
+        self,
+        auxiliary: Auxiliary,
+        learner: Learner,
+        draws: Draws,
+        share: int,
+        answers: Sequence[Answer],
+    ) -> Tensor:
+        """Leave the gradient of the mean loss in an auxiliary network; return that loss.
+
+        It is this process's: the mean over all processes is that of the whole share.
+        """
+        assert auxiliary.loss is not None
+        total = torch.zeros((), device=self.device)
+        for answer in answers:
+            assert answer.samples is not None
+            assert answer.condition is not None
+            with parallel.silent(learner.network, answer is not answers[-1]):
+                with self._autocast():
+                    losses = auxiliary.loss(
+                        learner.network, answer.samples, answer.condition, draws[answer.part]
+                    )
+                self._backward(losses.sum(), share)
+            total = total + losses.detach().sum()
+        return total * self.processes.size / share
+
     def _update_averages(self) -> None:
-        average.update(self.average, self.student, self.decay, self.step_index)
+        for decay, kept in self.averages.items():
+            average.update(kept, self.student, decay, self.step_index)
         for auxiliary in self.auxiliaries.values():
             if auxiliary.student_average is not None:
                 average.update(
                     auxiliary.network, self.student, auxiliary.student_average, self.step_index
                 )
-
-
-def _norms(answer: Gaps, weights: list[Tensor]) -> Norms:
-    raw = torch.cat([gap.norm() for gap in answer.gaps])
-    return Norms(raw=raw.mean(), weighted=(torch.cat(weights) * raw).mean())

@@ -260,7 +260,8 @@ class Gaps:
 
     gaps: tuple[Gap, ...]
     samples: Tensor | None = None
-    """The student's samples, detached, on which the auxiliaries may train: Float[B', *S]."""
+    """The student's samples, detached, on which the auxiliaries may train: one to each of the
+    batch, Float[B', *S]."""
     condition: Condition | None = None
     """The conditions of `samples`."""
 
@@ -311,7 +312,9 @@ class _Objective(ABC):
         """Return the gaps of one batch.
 
         No gradient flows through the teacher, the auxiliaries or the gaps; the outputs come from
-        a plain forward of `networks.student`. Randomness comes from `batch.draws` alone.
+        a plain forward of `networks.student`. Randomness comes from `batch.draws` alone. Which
+        networks are called, and how often, does not depend on the numbers: processes that share a
+        batch wait for each other in every call.
         """
 
 

@@ -3,10 +3,10 @@
     run(load_recipe("recipes/digits.toml"), Path("runs/digits"))
 
 The directory holds the resolved recipe (recipe.toml, which runs as it is), provenance.json,
-metrics.jsonl, checkpoint.safetensors, the student's average (student.safetensors), after the
-evaluation evaluation.json, samples.png and curves.png, and what trackers keep (tracking). Started
-again with the same recipe, a run goes on where its last checkpoint stands; another recipe, or
-other files, are refused.
+metrics.jsonl, the checkpoints, the student's average (student.safetensors), after the evaluation
+evaluation.json, samples.png and curves.png, and what trackers keep (tracking). Started again with
+the same recipe, a run goes on where its last checkpoint stands; another recipe, or other files, are
+refused.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ import os
 import shutil
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import attrs
 import torch
 
-from ffcore import checkpoint, picture
+from ffcore import picture
 from ffcore.build import BuildError, Built, build, made, part
+from ffcore.checkpoint import Checkpoints, foreign
+from ffcore.distill import Distillation
 from ffcore.evaluate import Evaluation, Reference, evaluate, identity, prior
 from ffcore.export import (
     EVALUATION,
@@ -41,26 +43,27 @@ from ffcore.files import write_text
 from ffcore.guidance import unguided
 from ffcore.interfaces import Context, Student, Tracker
 from ffcore.plugins import installed
-from ffcore.recipe import Recipe, provenance, to_toml
+from ffcore.recipe import Changes, Recipe, binding_digest, changes, provenance, to_toml
+from ffcore.resume import note, noted, resume
 from ffcore.tracking import Tracking
 from ffcore.train import Report, train
 
 PROVENANCE, METRICS = "provenance.json", "metrics.jsonl"
-CHECKPOINT, REFERENCE = "checkpoint.safetensors", "reference.safetensors"
+CHECKPOINTS, REFERENCE = "checkpoints", "reference.safetensors"
 SAMPLES, CURVES = "samples.png", "curves.png"
+TRACKING = "tracking"  # where the recipe names trackers
 FILES = (
     RECIPE,
     PROVENANCE,
     METRICS,
-    CHECKPOINT,
+    CHECKPOINTS,
     STUDENT,
     EVALUATION,
     REFERENCE,
     SAMPLES,
     CURVES,
+    TRACKING,
 )
-TRACKING = "tracking"
-"""The folder of the trackers, if the recipe names any."""
 
 POINTS = 1000
 """Samples in a scatter plot, which vectors get instead of rows of images."""
@@ -101,6 +104,8 @@ def run(
     directory: Path,
     *,
     restart: bool = False,
+    resume: bool = False,
+    allow_changes: bool = False,
     observer: Observer | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
@@ -110,14 +115,26 @@ def run(
         recipe: resolved.
         directory: made if it is not there; continued if it holds this very run.
         restart: throw away what the directory holds of an earlier run, and begin anew.
+        resume: insist that there is a checkpoint to go on from.
+        allow_changes: go on although the recipe has changed in what training depends on.
         observer: told of the progress.
         stop: asked after each training step whether to stop there.
 
-    Raises RunDirectoryError, BuildError, WeightsError, Stopped or Diverged. Before training
-    starts, nothing is written.
+    Raises RunDirectoryError, CheckpointError, BuildError, WeightsError, Stopped or Diverged. Before
+    training starts, nothing is written.
     """
     with _threads(recipe.training.threads):
-        return _run(recipe, directory, restart, observer or Silent(), stop)
+        started = _Start(restart=restart, resume=resume, allow_changes=allow_changes)
+        return _run(recipe, directory, started, observer or Silent(), stop)
+
+
+@attrs.frozen(kw_only=True)
+class _Start:
+    """How a run is to begin."""
+
+    restart: bool
+    resume: bool
+    allow_changes: bool
 
 
 @contextmanager
@@ -136,34 +153,33 @@ def _threads(count: int | None) -> Iterator[None]:
 def _run(
     recipe: Recipe,
     directory: Path,
-    restart: bool,
+    start: _Start,
     observer: Observer,
     stop: Callable[[], bool],
 ) -> Evaluation | None:
-    _inspect(directory, recipe, restart)
+    changed = _inspect(directory, recipe, start)
     built = build(recipe)
     _check(built, observer)
-    trackers = _trackers(recipe)
-    with _alone(directory):
-        _prepare(directory, recipe, built, restart)
-        tree = tomllib.loads(to_toml(recipe))
-        folder, name = directory / TRACKING, directory.absolute().name
-        with Tracking(trackers, folder, name, tree, observer.say) as tracking:
-            _train(directory, recipe, built, observer, stop, tracking)
-            if not recipe.evaluation.enabled:
-                return None
-            evaluation = _evaluate(directory, recipe, built, observer)
-            _track_evaluation(tracking, built.distillation.steps, evaluation, directory)
-            return evaluation
+    tracking = _tracking(recipe, directory, observer)
+    with _alone(directory), tracking:
+        _prepare(directory, recipe, built, start.restart)
+        _train(directory, recipe, built, changed, start, observer, stop, tracking)
+        if not recipe.evaluation.enabled:
+            return None
+        evaluation = _evaluate(directory, recipe, built, observer)
+        _track_evaluation(tracking, built.distillation.steps, evaluation, directory)
+        return evaluation
 
 
-def _trackers(recipe: Recipe) -> list[tuple[str, Tracker]]:
-    """Build the trackers; none but on rank 0, by torchrun's own variable."""
-    if os.environ.get("RANK", "0") != "0":
-        return []
-    names = [installed().type_name("tracker", each) for each in recipe.trackers]
-    made_of = (made("trackers", each, Context(), Tracker) for each in recipe.trackers)
-    return list(zip(names, made_of, strict=True))
+def _tracking(recipe: Recipe, directory: Path, observer: Observer) -> Tracking:
+    """Build the trackers; on rank 0 alone, which torchrun names."""
+    tables = recipe.trackers if os.environ.get("RANK", "0") == "0" else ()
+    trackers: list[tuple[str, Tracker]] = [
+        (installed().type_name("tracker", table), made("trackers", table, Context(), Tracker))
+        for table in tables
+    ]
+    tree, name = tomllib.loads(to_toml(recipe)), directory.absolute().name
+    return Tracking(trackers, directory / TRACKING, name, tree, observer.say)
 
 
 def _track_evaluation(
@@ -225,11 +241,13 @@ def _train(
     directory: Path,
     recipe: Recipe,
     built: Built,
+    changed: Changes,
+    start: _Start,
     observer: Observer,
     stop: Callable[[], bool],
     tracking: Tracking,
 ) -> None:
-    distillation = built.distillation
+    distillation, training = built.distillation, recipe.training
     # Before training: the files that it names may be gone afterwards.
     description = describe(
         recipe,
@@ -238,30 +256,69 @@ def _train(
         distillation.steps,
         built.decoder,
     )
-    run_digest = f"{description['recipe']} {description['teacher']['fingerprint']}"
-    if distillation.data is not None:
-        run_digest += f" {len(distillation.data)} samples of data"
-    saved = directory / CHECKPOINT
-    if saved.exists():
-        checkpoint.restore(saved, distillation, run_digest)
-        observer.say(f"going on after step {distillation.step_index} of {distillation.steps}")
+    checkpoints = Checkpoints(
+        directory / CHECKPOINTS,
+        run={
+            "recipe": binding_digest(recipe),
+            "teacher": description["teacher"]["fingerprint"],
+            "data": "none" if distillation.data is None else f"{len(distillation.data)} samples",
+        },
+        keep_last=training.keep_last,
+        keep_every=training.keep_every,
+    )
+    _go_on(directory, recipe, built, checkpoints, changed, start, observer)
     _forget_after(directory / METRICS, distillation.step_index)
     tracking.begin(distillation.step_index)
     if distillation.step_index < distillation.steps:
-        observer.say(f"training, with a word every {recipe.training.log_every} steps")
-    for report in train(
+        observer.say(f"training, with a word every {training.log_every} steps")
+    reports = train(
         distillation,
-        log_every=recipe.training.log_every,
-        checkpoint_path=saved,
-        checkpoint_every=recipe.training.checkpoint_every,
-        digest=run_digest,
+        log_every=training.log_every,
+        checkpoints=checkpoints,
+        checkpoint_every=training.checkpoint_every,
         stop=stop,
-    ):
-        _append(directory / METRICS, report)
-        tracking.track(report.step, report.numbers)
-        observer.report(report)
+    )
+    with closing(reports):
+        for report in reports:
+            _append(directory / METRICS, report)
+            tracking.track(report.step, report.numbers)
+            observer.report(report)
     write_student(directory / STUDENT, distillation.average, description)
     _draw_curves(directory)
+
+
+def _go_on(
+    directory: Path,
+    recipe: Recipe,
+    built: Built,
+    checkpoints: Checkpoints,
+    changed: Changes,
+    start: _Start,
+    observer: Observer,
+) -> None:
+    """Resume, if there is a checkpoint; let a changed recipe be that of the run from here on."""
+    distillation, history = built.distillation, noted(directory / PROVENANCE)
+    found = resume(
+        checkpoints,
+        distillation,
+        accepted=[each["run"] for each in history],
+        allow_changes=start.allow_changes,
+    )
+    if found:
+        observer.say(f"going on after step {found.step} of {distillation.steps}")
+    if changed:
+        observer.say("\n  ".join(["the recipe has changed:", *changed.lines]))
+    if changed.has("training.steps") and _scheduled(distillation):
+        observer.say(f"learning rates fall as over {distillation.steps} steps from here on")
+    if changed or (found and found.run != checkpoints.run):
+        # The recipe last: until then, the next start finds the change again.
+        _write_provenance(directory, recipe, built, [*history, note(found, changed.lines)])
+        write_text(directory / RECIPE, to_toml(recipe))
+
+
+def _scheduled(distillation: Distillation) -> bool:
+    learners = [distillation.learner, *distillation.auxiliary_learners.values()]
+    return any(each.table.schedule != "constant" for each in learners)
 
 
 def load_student(source: str | Path) -> Student:
@@ -276,62 +333,72 @@ def load_student(source: str | Path) -> Student:
     return read_student(student_path(source)).student
 
 
-def _inspect(directory: Path, recipe: Recipe, restart: bool) -> None:
-    """Raise RunDirectoryError unless `directory` is free for this run."""
-    if not directory.exists():
-        return
-    if not directory.is_dir():
+def _inspect(directory: Path, recipe: Recipe, start: _Start) -> Changes:
+    """Return how the recipe has changed; RunDirectoryError unless `directory` is for this run."""
+    if directory.exists() and not directory.is_dir():
         raise RunDirectoryError(f"{directory} is a file, and a run needs a directory")
-    partial = {f".{name}.partial" for name in FILES}  # left by a process that was killed
-    present = {path.name for path in directory.iterdir()} - partial
-    foreign = sorted(present - {*FILES, TRACKING})
-    if foreign:
+    if start.resume and not any((directory / CHECKPOINTS).glob("step-*")):
         raise RunDirectoryError(
-            f"{directory} holds what no run has written ({', '.join(foreign[:5])}): "
-            "choose another directory"
+            f"{directory} has no checkpoint to resume from: leave out --resume to begin there"
         )
+    present = _own_files(directory) if directory.exists() else set()
+    if start.restart or not present:
+        return Changes()
     stored = directory / RECIPE
-    if restart or not present:
-        return
     try:
-        there = tomllib.loads(stored.read_text())
+        changed = changes(stored.read_text(), recipe)
     except (OSError, ValueError) as error:
         raise RunDirectoryError(
             f"{stored} cannot be read: {error}\nChoose another directory, or --restart"
         ) from None
-    changed = _changed_keys(there, tomllib.loads(to_toml(recipe)))
-    if changed:
+    if changed.binding and not start.allow_changes:
         raise RunDirectoryError(
             f"{directory} holds another run; these keys differ:\n  "
-            + "\n  ".join(changed)
-            + "\nChoose another directory, or --restart to throw that run away."
+            + "\n  ".join(changed.binding)
+            + "\nChoose another directory, or --allow-changes to go on with it all the same, or "
+            "--restart to throw that run away."
         )
-
-
-def _changed_keys(stored: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:
-    changed = []
-    for name in sorted(stored.keys() | wanted.keys()):
-        old, new = stored.get(name), wanted.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            changed += _changed_keys(old, new, f"{prefix}{name}.")
-        elif old != new:
-            changed.append(f"{prefix}{name}: {old!r} there, {new!r} here")
     return changed
+
+
+def _own_files(directory: Path) -> set[str]:
+    """Return what is there; RunDirectoryError where a run would not have written it."""
+    partial = {f".{name}.partial" for name in FILES}  # left by a process that was killed
+    present = {path.name for path in directory.iterdir()} - partial
+    unknown = sorted(present - set(FILES))
+    if (directory / CHECKPOINTS).is_dir():
+        unknown += [f"{CHECKPOINTS}/{name}" for name in foreign(directory / CHECKPOINTS)]
+    if unknown:
+        raise RunDirectoryError(
+            f"{directory} holds what no run has written ({', '.join(unknown[:5])}): "
+            "choose another directory"
+        )
+    return present
 
 
 def _prepare(directory: Path, recipe: Recipe, built: Built, restart: bool) -> None:
     try:
         if restart:
             for name in FILES:
-                (directory / name).unlink(missing_ok=True)
-            if (directory / TRACKING).exists():
-                shutil.rmtree(directory / TRACKING)
+                _remove(directory / name)
         if not (directory / RECIPE).exists():
             write_text(directory / RECIPE, to_toml(recipe))
     except OSError as error:
         raise RunDirectoryError(f"{directory} cannot be written: {error}") from None
-    if (directory / PROVENANCE).exists():
-        return
+    if not (directory / PROVENANCE).exists():
+        _write_provenance(directory, recipe, built, [])
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write_provenance(
+    directory: Path, recipe: Recipe, built: Built, changed: list[dict[str, Any]]
+) -> None:
     data = recipe.data
     manifest = provenance(recipe) | {
         "device": built.distillation.device,
@@ -339,6 +406,7 @@ def _prepare(directory: Path, recipe: Recipe, built: Built, restart: bool) -> No
         if data is None
         else installed().type_name("data", data),
         "threads": torch.get_num_threads(),
+        "changes": changed,
     }
     write_text(directory / PROVENANCE, json.dumps(manifest, indent=2) + "\n")
 
@@ -374,7 +442,7 @@ def _draw_curves(directory: Path) -> None:
 def _evaluate(directory: Path, recipe: Recipe, built: Built, observer: Observer) -> Evaluation:
     teacher, student = built.distillation.teacher, built.distillation.average
     stored = directory / REFERENCE
-    known = built.reference or (Reference.read(str(stored)) if stored.exists() else None)
+    known = built.reference or _stored_reference(stored, built)
     with part("evaluation"):
         evaluation, reference = evaluate(
             student, teacher, built.features, built.measurement, known, observer.progress
@@ -394,3 +462,12 @@ def _evaluate(directory: Path, recipe: Recipe, built: Built, observer: Observer)
     images = {name: built.decoder(row) for name, row in rows.items()}
     picture.draw_samples(directory / SAMPLES, images)
     return evaluation
+
+
+def _stored_reference(path: Path, built: Built) -> Reference | None:
+    """Return the reference that an earlier evaluation left, if it was measured as this one is."""
+    if not path.exists():
+        return None
+    reference = Reference.read(str(path))
+    found = identity(built.distillation.teacher, built.features, built.measurement)
+    return reference if reference.identity == found else None

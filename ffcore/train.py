@@ -9,14 +9,19 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import attrs
+import torch
 from torch import Tensor
 
-from ffcore import checkpoint
 from ffcore.distill import Distillation
+from ffcore.parallel import Processes
+
+if TYPE_CHECKING:
+    from ffcore.checkpoint import Checkpoints
 
 
 class Stopped(Exception):
@@ -65,27 +70,41 @@ class _Means:
             self.sums[name] = self.sums.get(name, 0) + value.detach()
             self.counts[name] += 1
 
-    def read(self) -> dict[str, float]:
-        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+    def read(self, processes: Processes) -> dict[str, float]:
+        """Return the means over all processes; all of them must ask."""
+        means = [total / self.counts[name] for name, total in self.sums.items()]
+        total = processes.total(torch.stack(means).double()) / processes.size
+        return dict(zip(self.sums, total.tolist(), strict=True))
 
 
 def train(
     distillation: Distillation,
     *,
     log_every: int = 50,
-    checkpoint_path: Path | None = None,
+    checkpoints: Checkpoints | None = None,
     checkpoint_every: int = 1000,
-    digest: str = "",
     stop: Callable[[], bool] = lambda: False,
-) -> Iterator[Report]:
+) -> Generator[Report, None, None]:
     """Train to the last step, yielding a report each `log_every` steps and at the end.
 
-    Metrics leave the device only for a report or a checkpoint. A checkpoint is written each
-    `checkpoint_every` steps and at the end, before the report of that step.
+    Metrics leave the device only for a report or a checkpoint. A checkpoint is begun each
+    `checkpoint_every` steps and at the end; all are written when the generator ends, in any way.
 
     `stop` is asked after each step; where it says so, a checkpoint is written and Stopped raised.
-    Raises Diverged where a metric is not finite; no checkpoint is written then.
+    Raises Diverged where a metric is not finite; no checkpoint is written then. Raises what went
+    wrong with a checkpoint (OSError, mostly) at the next one or at the end.
     """
+    with checkpoints or nullcontext():
+        yield from _train(distillation, log_every, checkpoints, checkpoint_every, stop)
+
+
+def _train(
+    distillation: Distillation,
+    log_every: int,
+    checkpoints: Checkpoints | None,
+    checkpoint_every: int,
+    stop: Callable[[], bool],
+) -> Iterator[Report]:
     means, begun, before = _Means(), time.perf_counter(), distillation.step_index
     while distillation.step_index < distillation.steps:
         means.add(distillation.step())
@@ -95,10 +114,10 @@ def train(
         saves = last or stops or step % checkpoint_every == 0
         if not (reports or saves):
             continue
-        metrics = means.read()
+        metrics = means.read(distillation.processes)
         _require_finite(step, metrics)
-        if saves and checkpoint_path is not None:
-            checkpoint.save(checkpoint_path, distillation, digest)
+        if saves and checkpoints is not None:
+            checkpoints.save(distillation)
         if stops:
             raise Stopped(step)
         if reports:

@@ -288,7 +288,7 @@ def test_gradients_are_clipped_to_their_greatest_norm(clip: float | None) -> Non
 
 
 def test_the_average_follows_its_formula() -> None:
-    run = distillation(decay=0.3)
+    run = distillation(decays=[0.3])
     expected = values(run.student)
     for step in range(6):
         run.step()

@@ -23,7 +23,7 @@ from ffcore.export import export
 from ffcore.keys import component, key, kind_of, role_of
 from ffcore.plugins import ROLES, Component, Registry
 from ffcore.recipe import Recipe
-from ffcore.run import FILES, TRACKING, run
+from ffcore.run import FILES, run
 
 Distribute = Callable[..., None]
 
@@ -353,9 +353,7 @@ def test_the_run_directory_in_the_table_is_the_one_that_is_written() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     table = text.partition("## Run directory")[2].partition("\n\nThe same")[0]
     cells = (line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
-    assert sorted(name for cell in cells for name in re.findall(r"`(.*?)`", cell)) == sorted(
-        [*FILES, f"{TRACKING}/"]
-    )
+    assert sorted(name for cell in cells for name in re.findall(r"`(.*?)`", cell)) == sorted(FILES)
 
 
 # Every document
@@ -401,7 +399,7 @@ def missing_files(document: Path) -> list[str]:
     """The files that a document names and that are nowhere: not here, nor made by a run."""
     written = {*FILES, *(block.title for block in blocks(document))}
     # Stands for a file of the reader's.
-    written |= {"recipe.toml", "base.toml", f"{TRACKING}/"}
+    written |= {"recipe.toml", "base.toml", "tracking/"}
     present = {path.name for path in _files()}
     spans = re.findall(r"`([^`\s]+)`", prose(document.read_text()))
     named = [span for span in spans if FILE.fullmatch(span)]

@@ -199,12 +199,14 @@ def test_a_damaged_students_file_is_refused(digits, tmp_path, changes, said):
         read_student(path)
 
 
-@pytest.mark.parametrize("name", ["checkpoint.safetensors", "metrics.jsonl", "cut"])
+@pytest.mark.parametrize("name", ["shard", "metrics.jsonl", "cut"])
 def test_another_file_is_refused(digits, tmp_path, name):
     if name == "cut":
         whole = (digits / "student.safetensors").read_bytes()
         (tmp_path / "cut").write_bytes(whole[: len(whole) // 2])
         source = tmp_path / "cut"
+    elif name == "shard":
+        source = min(digits.glob("checkpoints/*/*.safetensors"))
     else:
         source = digits / name
     with pytest.raises(WeightsError):

@@ -1,20 +1,24 @@
 """A recipe from start to end, in a directory of its own."""
 
 import json
+import shutil
 from pathlib import Path
 
 import attrs
 import pytest
 import torch
+from distillations import ends_as
 from safetensors.torch import load_file
 
 from ffcore.build import BuildError, build
+from ffcore.checkpoint import CheckpointError
 from ffcore.files import MissingFile
-from ffcore.recipe import Recipe, RecipeError, load_recipe
+from ffcore.recipe import Recipe, RecipeError, load_recipe, to_toml
 from ffcore.run import (
     FILES,
     METRICS,
     RECIPE,
+    TRACKING,
     RunDirectoryError,
     load_student,
     run,
@@ -39,8 +43,29 @@ def small(*overrides: str) -> Recipe:
     return load_recipe("gaussian.toml", [*SMALL, *overrides])
 
 
+def everything(directory: Path) -> dict[Path, bytes]:
+    """Every file with its content."""
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
 class Interrupted(Exception):
     """What stops a run half-way here."""
+
+
+class Listens:
+    """An observer that keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def report(self, report: Report) -> None:
+        pass
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        pass
 
 
 class StopsAt:
@@ -66,7 +91,7 @@ def test_a_run_directory_holds_the_whole_run(tmp_path):
     evaluation = run(small(), tmp_path / "run")
     assert evaluation is not None
     found = {path.name for path in (tmp_path / "run").iterdir()}
-    assert found == set(FILES)
+    assert found == set(FILES) - {TRACKING}  # which has none
     assert evaluation.distances["raw"].student > 0
     for picture in ("samples.png", "curves.png"):
         assert (tmp_path / "run" / picture).read_bytes().startswith(b"\x89PNG")
@@ -93,13 +118,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights_and_metrics(tmp_path):
     watching = StopsAt(-1)
     run(small(), tmp_path / "parts", observer=watching)
     assert [report.step for report in watching.reports] == [6]
-    for name in ("student", "checkpoint"):
-        whole, parts = (
-            load_file(tmp_path / run_name / f"{name}.safetensors")
-            for run_name in ("whole", "parts")
-        )
-        assert whole.keys() == parts.keys()
-        assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    assert ends_as(tmp_path / "parts", tmp_path / "whole")
     metrics = [
         [
             {k: v for k, v in json.loads(line).items() if k != "steps_per_second"}
@@ -129,10 +148,10 @@ def test_restart_begins_anew(tmp_path):
 
 def test_another_recipe_in_the_directory_is_refused_with_the_changed_keys(tmp_path):
     run(small(), tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(RunDirectoryError, match=r"optimizer\.learning_rate: 0\.002 there, 0\.01"):
+    before = everything(tmp_path)
+    with pytest.raises(RunDirectoryError, match=r"optimizer\.learning_rate: 0\.002 before, 0\.01"):
         run(small("optimizer.learning_rate=0.01"), tmp_path)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert everything(tmp_path) == before
 
 
 @pytest.mark.parametrize("restart", [False, True])
@@ -150,8 +169,14 @@ def test_a_file_in_place_of_the_directory_is_refused(tmp_path):
 
 
 def test_what_a_killed_process_left_does_not_stand_in_the_way(tmp_path):
-    (tmp_path / ".checkpoint.safetensors.partial").write_bytes(b"half")
+    (tmp_path / ".student.safetensors.partial").write_bytes(b"half")
+    (tmp_path / "checkpoints" / ".step-00000002.partial").mkdir(parents=True)
+    (tmp_path / "recipe.toml").write_text(to_toml(small()))
     assert run(small(), tmp_path) is not None
+    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == [
+        "step-00000004",
+        "step-00000006",
+    ]
 
 
 def test_a_missing_weights_file_is_told_before_anything_is_written(tmp_path):
@@ -257,13 +282,126 @@ def test_a_directory_in_use_is_refused(tmp_path):
 
 
 def test_another_teacher_under_the_same_name_is_noticed(tmp_path):
+    """Its weights file has other numbers than it had."""
+    stored = read_weights("ffcore_digits:teacher.safetensors")
+    weights = tmp_path / "teacher.safetensors"
+    write_weights(weights, stored.tensors, stored.config)
+    short = ["corrector='none'", "evaluation.enabled=false", "training.steps=2"]
+    recipe = load_recipe("digits.toml", [*short, f"teacher.weights='{weights}'"])
+    run(recipe, tmp_path / "run")
+    other = {name: 1.01 * each for name, each in stored.tensors.items()}
+    write_weights(weights, other, stored.config)
+    with pytest.raises(
+        CheckpointError, match=r"step 2 in .* was made with another teacher\. Put back"
+    ):
+        run(recipe, tmp_path / "run")
+    # Insisted upon once, it is that of the run.
+    assert run(recipe, tmp_path / "run", allow_changes=True) is None
+    assert run(recipe, tmp_path / "run") is None
+
+
+# Recipes that change
+
+
+def provenance(directory):
+    return json.loads((directory / "provenance.json").read_text())
+
+
+def test_a_recipe_may_change_in_what_no_step_depends_on(tmp_path):
+    longer = small("training.steps=9", "training.log_every=1", "evaluation.samples=32")
+    run(longer, tmp_path / "whole")
+    run(small(), tmp_path / "parts")
+    watching = StopsAt(-1)
+    evaluation = run(longer, tmp_path / "parts", observer=watching)
+    assert [report.step for report in watching.reports] == [7, 8, 9]
+    # The statistics of 64 samples are not those of 32.
+    assert evaluation is not None
+    assert evaluation.identity["samples"] == 32
+    assert load_recipe(tmp_path / "parts" / RECIPE) == longer
+    (change,) = provenance(tmp_path / "parts")["changes"]
+    assert change["after_step"] == 6
+    assert change["changed"] == [
+        "evaluation.samples: 64 before, 32 now",
+        "training.log_every: 2 before, 1 now",
+        "training.steps: 6 before, 9 now",
+    ]
+    assert provenance(tmp_path / "parts")["recipe"] == provenance(tmp_path / "whole")["recipe"]
+
+
+def test_with_a_constant_rate_a_longer_run_is_the_same_run(tmp_path):
+    constant = "optimizer.schedule='constant'"
+    run(small(constant), tmp_path / "parts")
+    watching = Listens()
+    run(small(constant, "training.steps=9"), tmp_path / "parts", observer=watching)
+    run(small(constant, "training.steps=9"), tmp_path / "whole")
+    assert ends_as(tmp_path / "parts", tmp_path / "whole")
+    assert not any("learning rates" in sentence for sentence in watching.said)
+
+
+def test_a_schedule_that_a_longer_run_changes_is_told(tmp_path):
+    run(small("optimizer.schedule='cosine'"), tmp_path)
+    watching = Listens()
+    run(small("optimizer.schedule='cosine'", "training.steps=9"), tmp_path, observer=watching)
+    assert "learning rates fall as over 9 steps from here on" in watching.said
+
+
+def test_a_run_is_not_cut_below_the_steps_it_has_made(tmp_path):
     run(small(), tmp_path)
-    saved = tmp_path / "checkpoint.safetensors"
-    file = read_weights(str(saved))
-    recipe_digest, teacher = file.config["digest"].split()
-    write_weights(saved, file.tensors, {**file.config, "digest": f"{recipe_digest} {teacher[1:]}"})
-    with pytest.raises(WeightsError, match="another teacher"):
+    with pytest.raises(
+        CheckpointError, match=r"has more steps than training\.steps = 5: set .* 6 or"
+    ):
+        run(small("training.steps=5"), tmp_path)
+
+
+def test_another_recipe_goes_on_where_it_is_insisted_upon(tmp_path):
+    changed = small("optimizer.learning_rate=0.01", "training.steps=9")
+    run(small(), tmp_path)
+    asked = iter([False, True])
+    with pytest.raises(Stopped):
+        run(changed, tmp_path, allow_changes=True, stop=lambda: next(asked))
+    assert load_recipe(tmp_path / RECIPE) == changed
+    (change,) = provenance(tmp_path)["changes"]
+    assert change["changed"][0] == "optimizer.learning_rate: 0.002 before, 0.01 now"
+    # From now on it is that of the run, also where the newest checkpoint is of the one before.
+    shutil.rmtree(tmp_path / "checkpoints" / "step-00000008")
+    watching = StopsAt(-1)
+    run(changed, tmp_path, observer=watching)
+    assert [report.step for report in watching.reports] == [8, 9]
+    with pytest.raises(RunDirectoryError, match=r"learning_rate: 0\.01 before, 0\.002 now"):
+        run(small("training.steps=9"), tmp_path)
+
+
+def test_a_change_that_does_not_fit_leaves_the_run_as_it_was(tmp_path):
+    run(small(), tmp_path)
+    before = everything(tmp_path)
+    with pytest.raises(CheckpointError, match=r"does not fit the networks of this recipe"):
+        run(small("student.width=24"), tmp_path, allow_changes=True)
+    assert everything(tmp_path) == before
+
+
+def test_to_resume_is_to_insist_on_a_checkpoint(tmp_path):
+    with pytest.raises(RunDirectoryError, match="has no checkpoint to resume from"):
+        run(small(), tmp_path / "run", resume=True)
+    assert not (tmp_path / "run").exists()
+    run(small(), tmp_path / "run")
+    assert run(small(), tmp_path / "run", resume=True) is not None
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(tmp_path):
+    run(small(), tmp_path)
+    for manifest in tmp_path.glob("checkpoints/*/manifest.json"):
+        manifest.write_text("{")
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole"):
         run(small(), tmp_path)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_foreign_folder_among_the_checkpoints_is_left_alone(tmp_path, restart):
+    run(small(), tmp_path)
+    (tmp_path / "checkpoints" / "best").mkdir()
+    with pytest.raises(RunDirectoryError, match=r"no run has written \(checkpoints/best\)"):
+        run(small(), tmp_path, restart=restart)
+    assert (tmp_path / "checkpoints" / "best").is_dir()
 
 
 def test_features_that_cannot_take_the_samples_are_told_before_training(tmp_path):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from ffcore.build import BuildError
 from ffcore.recipe import Recipe, load_recipe
-from ffcore.run import METRICS, TRACKING, _trackers, run
+from ffcore.run import METRICS, TRACKING, _tracking, run
 from ffcore.train import Report, Stopped
 
 SMALL = (
@@ -94,6 +94,14 @@ def test_an_interrupted_run_goes_on_in_the_same_log(tmp_path: Path) -> None:
     assert [each["step"] for each in diary(tmp_path) if "open" in each] == [0, 5]
 
 
+def test_a_run_may_go_on_with_other_trackers(tmp_path: Path) -> None:
+    asked = iter([False, False, False, True])
+    with pytest.raises(Stopped):
+        run(small(), tmp_path, stop=lambda: next(asked))
+    run(small(DIARY), tmp_path)
+    assert [each["track"] for each in diary(tmp_path) if "track" in each] == [6, 6]
+
+
 def test_a_run_begun_anew_has_a_new_log(tmp_path: Path) -> None:
     run(small(DIARY), tmp_path)
     before = len(diary(tmp_path))
@@ -135,10 +143,10 @@ def test_trackers_change_nothing_of_what_is_trained(tmp_path: Path) -> None:
     assert not (tmp_path / "without" / TRACKING).exists()
 
 
-def test_only_rank_zero_tracks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_rank_zero_tracks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for rank, count in (("0", 1), ("1", 0)):
         monkeypatch.setenv("RANK", rank)
-        assert len(_trackers(small(DIARY))) == count
+        assert len(_tracking(small(DIARY), tmp_path, Listening()).waiting) == count
 
 
 def test_what_is_no_tracker_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from networks import LinearStudent, LinearVelocity
 from objectives import Correct, Even, Towards
 
-from ffcore import checkpoint
+from ffcore.checkpoint import Checkpoints
 from ffcore.distill import Distillation
 from ffcore.interfaces import Batch, FrozenTeacher, Gap, Gaps, Networks, Unconditional
 from ffcore.optimizer import Optimizer
@@ -98,57 +98,66 @@ def test_training_lowers_the_loss() -> None:
     assert sum(losses[-10:]) < 0.2 * sum(losses[:10])
 
 
+def saved(directory: Path) -> list[int]:
+    """The steps of the checkpoints that are there."""
+    return sorted(int(path.name.removeprefix("step-")) for path in directory.glob("step-*"))
+
+
+def last(directory: Path) -> Distillation:
+    """The distillation that the newest checkpoint holds."""
+    run, checkpoints = distillation(), Checkpoints(directory)
+    manifest = checkpoints.newest()
+    assert manifest is not None
+    checkpoints.restore(manifest, run)
+    return run
+
+
 def test_checkpoints_are_written_at_their_steps_and_at_the_end(tmp_path: Path) -> None:
-    path, steps = tmp_path / "c.safetensors", []
-    for report in train(
-        distillation(), log_every=1, checkpoint_path=path, checkpoint_every=4, digest="d"
-    ):
-        if path.exists():
-            saved = distillation()
-            checkpoint.restore(path, saved, "d")
-            steps.append((report.step, saved.step_index))
-    # Each is there when its own report comes.
-    assert steps == [(4, 4), (5, 4), (6, 4), (7, 4), (8, 8), (9, 8), (10, 10)]
+    checkpoints = Checkpoints(tmp_path / "c", keep_last=9)
+    assert steps_of(distillation(), checkpoints=checkpoints, checkpoint_every=4) == [10]
+    assert saved(tmp_path / "c") == [4, 8, 10]
+    assert last(tmp_path / "c").step_index == 10
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_numbers_that_are_not_finite_stop_the_run_and_spare_the_checkpoint(
     value: float, tmp_path: Path
 ) -> None:
-    path = tmp_path / "c.safetensors"
+    checkpoints = Checkpoints(tmp_path / "c")
     run = distillation(predictor=Astray(5, value))
     seen = []
     with pytest.raises(Diverged, match=r"step 6: .*loss = (nan|inf)"):
         seen.extend(
             report.step
-            for report in train(run, log_every=2, checkpoint_path=path, checkpoint_every=4)
+            for report in train(run, log_every=2, checkpoints=checkpoints, checkpoint_every=4)
         )
     assert seen == [2, 4]
-    saved = distillation()
-    checkpoint.restore(path, saved)
-    assert saved.step_index == 4
-    assert all(torch.isfinite(p).all() for p in saved.student.parameters())
+    assert saved(tmp_path / "c") == [4]
+    assert all(torch.isfinite(p).all() for p in last(tmp_path / "c").student.parameters())
 
 
 def test_a_checkpoint_alone_is_reason_enough_to_look_at_the_metrics(tmp_path: Path) -> None:
-    path = tmp_path / "c.safetensors"
+    checkpoints = Checkpoints(tmp_path / "c")
     run = distillation(predictor=Astray(3))
     with pytest.raises(Diverged, match="step 4"):
-        steps_of(run, log_every=100, checkpoint_path=path, checkpoint_every=2)
-    saved = distillation()
-    checkpoint.restore(path, saved)
-    assert saved.step_index == 2
+        steps_of(run, log_every=100, checkpoints=checkpoints, checkpoint_every=2)
+    assert saved(tmp_path / "c") == [2]
 
 
 def test_between_reports_nothing_is_read_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[int] = []
     run = distillation()
-    plain = torch.Tensor.__float__
 
-    def watched(tensor: torch.Tensor) -> float:
-        reads.append(run.step_index)
-        return plain(tensor)
+    def watch(name: str) -> None:
+        plain = getattr(torch.Tensor, name)
 
-    monkeypatch.setattr(torch.Tensor, "__float__", watched)
+        def watched(tensor: torch.Tensor, *arguments: Any) -> Any:
+            reads.append(run.step_index)
+            return plain(tensor, *arguments)
+
+        monkeypatch.setattr(torch.Tensor, name, watched)
+
+    for name in ("__float__", "__int__", "__bool__", "__index__", "item", "tolist", "cpu", "numpy"):
+        watch(name)
     steps_of(run, log_every=4)
     assert set(reads) == {4, 8, 10}

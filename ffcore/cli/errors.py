@@ -7,6 +7,7 @@ EXPECTED = {
     "ffcore.plugins.errors:PluginError": ExitCode.PLUGIN,
     "ffcore.build:BuildError": ExitCode.USAGE,
     "ffcore.run:RunDirectoryError": ExitCode.USAGE,
+    "ffcore.checkpoint.manifest:CheckpointError": ExitCode.USAGE,
     "ffcore.export.sources:SourceError": ExitCode.USAGE,
     "ffcore.sample.sampler:SampleError": ExitCode.USAGE,
     "ffcore.sample.sampler:NotFinite": ExitCode.FAILED,

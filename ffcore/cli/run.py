@@ -35,6 +35,14 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Where the run is kept. [default: runs/<name of the recipe>]",
 )
+@click.option(
+    "--resume", is_flag=True, help="Go on with this run: an error if it has no checkpoint."
+)
+@click.option(
+    "--allow-changes",
+    is_flag=True,
+    help="Go on although the recipe has changed in what training depends on.",
+)
 @click.option("--restart", is_flag=True, help="Throw away this run's earlier files, begin anew.")
 @click.option("--dry-run", "dry", is_flag=True, help="Tell what the run costs, and do nothing.")
 @click.option(
@@ -49,6 +57,8 @@ def run(
     recipe: str,
     overrides: tuple[str, ...],
     directory: Path | None,
+    resume: bool,
+    allow_changes: bool,
     restart: bool,
     dry: bool,
     gpus: int | None,
@@ -57,8 +67,13 @@ def run(
     """Distil a teacher as RECIPE says, then evaluate the student.
 
     RECIPE is a file, or the name of a recipe that ffcore ships. The same command again goes on
-    with an interrupted run, or shows the results of a finished one.
+    with an interrupted run, or shows the results of a finished one. The number of steps, what is
+    logged, kept and evaluated, and where it runs may have changed meanwhile.
     """
+    if restart and (resume or allow_changes):
+        raise click.UsageError(
+            "--restart begins anew: it goes with neither --resume nor --allow-changes"
+        )
     resolved = load_recipe(recipe, overrides)
     if dry:
         from ffcore.cli.dry_run import dry_run
@@ -78,7 +93,13 @@ def run(
         telling = Telling(bars, signals)
         try:
             evaluation = run_recipe(
-                resolved, directory, restart=restart, observer=telling, stop=signals.stop
+                resolved,
+                directory,
+                restart=restart,
+                resume=resume,
+                allow_changes=allow_changes,
+                observer=telling,
+                stop=signals.stop,
             )
         except Stopped as stopped:
             telling.say(str(stopped))

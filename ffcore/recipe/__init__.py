@@ -1,5 +1,6 @@
 """Recipes: from TOML to a strict, typed, resolved description of a run."""
 
+from ffcore.recipe.changes import Changes, binding_digest, changes
 from ffcore.recipe.diagnostics import Diagnostic, RecipeError
 from ffcore.recipe.load import component, load_recipe
 from ffcore.recipe.needs import needed_files
@@ -8,12 +9,15 @@ from ffcore.recipe.source import packaged_recipes
 from ffcore.recipe.tables import Evaluation, Guidance, Recipe, Training
 
 __all__ = [
+    "Changes",
     "Diagnostic",
     "Evaluation",
     "Guidance",
     "Recipe",
     "RecipeError",
     "Training",
+    "binding_digest",
+    "changes",
     "component",
     "digest",
     "load_recipe",

@@ -65,6 +65,13 @@ class Guidance:
             raise ImpossibleValue("channels", self.channels, possible)
 
 
+def named_once(instance: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+    """Raise ImpossibleValue for an array that is empty or names something twice; a validator."""
+    del instance
+    if isinstance(value, tuple) and not 0 < len(value) == len(set(value)):
+        raise ImpossibleValue(attribute.name, value, "at least one, each named once")
+
+
 @attrs.frozen(kw_only=True)
 class Training:
     """The loop: how long, on how many samples, and how often it tells and saves."""
@@ -74,17 +81,27 @@ class Training:
     )
     steps: int = key(help="optimizer steps", at_least=1)
     batch: int = key(256, help="samples per step, over all ranks", at_least=1)
-    average: float = key(
+    average: float | tuple[float, ...] = key(
         0.9999,
-        help="decay of the exponential moving average of the student's weights",
+        help=(
+            "decay of the exponential moving average of the student's weights; several decays "
+            "keep several averages, of which evaluation.average is measured and becomes the student"
+        ),
         at_least=0,
         below=1,
+        validator=named_once,
     )
     clip: float | None = key(
         1.0, help="largest norm of the student's gradient; 'none' leaves it as it is", above=0
     )
     log_every: int = key(50, help="steps between two lines of metrics", at_least=1)
     checkpoint_every: int = key(1000, help="steps between two checkpoints", at_least=1)
+    keep_last: int = key(
+        2, help="how many of the newest checkpoints are kept; at least 2 outlive damage", at_least=1
+    )
+    keep_every: int | None = key(
+        None, help="checkpoints of steps divisible by it are kept as well", at_least=1
+    )
     device: str = key("auto", help="torch device; 'auto' takes an accelerator if there is one")
     precision: Literal["float32", "bfloat16"] = key(
         "float32",
@@ -93,10 +110,53 @@ class Training:
             "averages in float32. For accelerators: on CPUs it is slower"
         ),
     )
+    tf32: bool = key(
+        False, help="whether float32 products may be rounded to TF32, on accelerators that have it"
+    )
+    compile: bool = key(
+        False,
+        help=(
+            "whether the teacher, the student and the auxiliary networks are compiled, their "
+            "repeated blocks once; a forward-mode derivative is computed by what is not compiled"
+        ),
+    )
     threads: int | None = key(
         None,
         help="CPU threads of a run; 'none' leaves torch's choice. Small networks do best with 1.",
         at_least=1,
+    )
+
+    @property
+    def averages(self) -> tuple[float, ...]:
+        """The decays of all moving averages."""
+        return self.average if isinstance(self.average, tuple) else (self.average,)
+
+
+@attrs.frozen(kw_only=True)
+class Parallel:
+    """How the work of a step is shared out: over processes, and over time."""
+
+    strategy: Literal["ddp", "fsdp"] = key(
+        "ddp",
+        help=(
+            "what each process that torchrun starts holds: 'ddp' every network whole, 'fsdp' its "
+            "part of every network. Without influence on a run in one process"
+        ),
+    )
+    accumulation: int = key(
+        1,
+        help=(
+            "micro-batches in which a process takes its part of the batch, one after the other: "
+            "less memory, the same gradient"
+        ),
+        at_least=1,
+    )
+    checkpointing: bool = key(
+        False,
+        help=(
+            "whether the backward pass computes the activations within each block again instead "
+            "of keeping them: less memory, a forward more"
+        ),
     )
 
 
@@ -125,6 +185,13 @@ class Evaluation:
         at_least=1,
     )
     batch: int = key(500, help="samples generated at a time", at_least=1)
+    average: float | None = key(
+        None,
+        help=(
+            "decay of the moving average that is measured and becomes the student, where "
+            "training.average keeps several; 'none': the first"
+        ),
+    )
     seed: int = key(
         1_000_000,
         help="seed of evaluation noise, apart from the training seed",
@@ -137,7 +204,12 @@ class Evaluation:
     rows: int = key(10, help="samples shown in each row of the picture", at_least=1)
 
     def check_recipe(self, recipe: "Recipe") -> None:
-        """Raise ValueError where the same features are named twice, and for too many steps."""
+        """Raise ValueError where the same features are named twice, for too many steps, and for
+        an average that training does not keep."""
+        kept = recipe.training.averages
+        if self.average is not None and self.average not in kept:
+            possible = " or ".join(f"{each:g}" for each in kept)
+            raise ImpossibleValue("average", self.average, f"{possible}, as training keeps")
         if any(self.features.count(each) > 1 for each in self.features):
             raise ImpossibleValue("features", self.features, "named once each")
         anywhere = "student starts anywhere" in getattr(recipe.student, "offers", ())
@@ -170,6 +242,9 @@ class Recipe:
     guidance: Guidance = key(factory=Guidance, help="how the teacher is guided")
     optimizer: Optimizer = key(factory=Optimizer, help="the student's optimizer")
     training: Training = key(help="the loop")
+    parallel: Parallel = key(
+        factory=Parallel, help="how the work of a step is shared out, over processes and in time"
+    )
     evaluation: Evaluation = key(factory=Evaluation, help="what is measured after training")
     trackers: tuple[Any, ...] = component(
         "tracker", (), many=True, help="where metrics go, beside the run's own metrics.jsonl"

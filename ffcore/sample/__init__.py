@@ -1,8 +1,8 @@
 """Samples of a student or a teacher: made, decoded, and kept."""
 
+from ffcore.parallel import Processes, joined, own_device
 from ffcore.sample.chunks import CHUNK
 from ffcore.sample.output import output
-from ffcore.sample.processes import Processes, joined, own_device
 from ffcore.sample.sampler import (
     Generator,
     Labelling,

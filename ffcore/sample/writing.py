@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ffcore.parallel import Processes
 from ffcore.sample.chunks import CHUNK, Chunks, differences
 from ffcore.sample.output import Output, output
-from ffcore.sample.processes import Processes
 from ffcore.sample.sampler import Request, SampleError, Sampler, to_uint8, whole_number
 
 

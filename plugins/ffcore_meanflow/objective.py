@@ -94,19 +94,18 @@ class MeanFlowPredictor(PredictorObjective):
         with torch.no_grad():
             v, condition = self._velocity(networks, batch, x_t, t)
         output: Tensor = networks.student(x_t, t, delta, condition)  # F, with gradient
+        moving = _some(delta > 0)  # the samples on which D F counts: [M]
+        primals = (x_t[moving], t[moving], delta[moving])
+        ones = torch.ones_like(primals[1])
+        d_output = self.derivative(
+            lambda *inputs: networks.student(*inputs, condition[moving]),
+            primals,
+            (-v[moving], ones, ones),
+            value=output[moving],
+            room=(delta[moving], 1 - t[moving]),
+        )
         gap = output.detach() - v
-        moving = delta.nonzero().squeeze(1)  # the samples on which D F counts: [M]
-        if len(moving):
-            primals = (x_t[moving], t[moving], delta[moving])
-            ones = torch.ones_like(primals[1])
-            d_output = self.derivative(
-                lambda *inputs: networks.student(*inputs, condition[moving]),
-                primals,
-                (-v[moving], ones, ones),
-                value=output[moving],
-                room=(delta[moving], 1 - t[moving]),
-            )
-            gap = gap.index_add(0, moving, expand_like(delta[moving], x_t) * d_output)
+        gap = gap.index_add(0, moving, expand_like(delta[moving], x_t) * d_output)
         return Gaps(gaps=(Gap(output=output, gap=gap),))
 
     def _times(self, draws: Draws, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,12 +128,12 @@ class MeanFlowPredictor(PredictorObjective):
         null = networks.teacher.conditions.null(condition)
         kept = batch.draws.uniform("drop") >= self.drop
         (low, high), channels = _guided_where(networks.teacher)
-        chosen = (kept & (t >= low) & (t <= high)).nonzero().squeeze(1)
-        if len(chosen):
-            extra = self._guidance(networks.student, x_t, t, v, condition, null, chosen)
-            if channels != "all":
-                extra[:, channels:] = 0
-            v = v.index_add(0, chosen, extra)
+        active = kept & (t >= low) & (t <= high)
+        chosen = _some(active)
+        extra = self._guidance(networks.student, x_t, t, v, condition, null, chosen)
+        if channels != "all":
+            extra[:, channels:] = 0
+        v = v.index_add(0, chosen, extra * expand_like(active[chosen], extra))
         null = attrs.evolve(null, guidance=torch.ones_like(condition.guidance))
         index = torch.arange(len(t), device=t.device)
         either = Condition.cat([condition, null])
@@ -165,6 +164,16 @@ class MeanFlowPredictor(PredictorObjective):
         omega = expand_like(condition.guidance[chosen], v).to(v.dtype) * (1 - self.kappa)
         extra = (omega - 1) * v[chosen] + (1 - omega - self.kappa) * velocity(null)
         return extra + self.kappa * velocity(condition) if self.kappa else extra
+
+
+def _some(mask: Tensor) -> Tensor:
+    """Return where `mask` holds: Int[M]; the first place where it holds nowhere.
+
+    So a network is called whatever was drawn: processes that share a batch wait for each other in
+    every call.
+    """
+    places = mask.nonzero().squeeze(1)
+    return places if len(places) else places.new_zeros(1)
 
 
 def _guided_where(teacher: Teacher) -> tuple[tuple[float, float], int | Literal["all"]]:

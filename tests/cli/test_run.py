@@ -105,7 +105,7 @@ def test_a_signal_stops_after_a_checkpoint_and_the_same_command_goes_on(tmp_path
         said = running.stderr.read()
     assert running.returncode == 128 + number
     assert "it goes on from there" in said
-    assert (tmp_path / "here" / "checkpoint.safetensors").exists()
+    assert list((tmp_path / "here" / "checkpoints").glob("step-*"))
     again = ffd(tmp_path, *command[3:])
     assert again.returncode == ExitCode.OK, again.stderr
     assert "going on after step" in again.stderr

@@ -747,7 +747,7 @@ def test_over_a_range_of_scales_data_must_be_guided() -> None:
 # In a run.
 
 SHORT = {
-    "training.steps": "250",
+    "training.steps": "500",
     "training.batch": "128",
     "evaluation.samples": "1000",
     "evaluation.euler": "[1, 2]",

@@ -11,12 +11,12 @@ from hypothesis import given
 from inputs import GaussianCase, seeds, shapes
 from networks import ExactStudent, FieldTeacher, FunctionStudent, LinearVelocity
 from objectives import Even
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ffcore import checkpoint
 from ffcore.analytic import Gaussian, GaussianMixture
 from ffcore.build import build
+from ffcore.checkpoint import Checkpoints
+from ffcore.checkpoint.contents import tensors_of
 from ffcore.distill import Distillation
 from ffcore.draws import Draws
 from ffcore.guidance import Guided
@@ -518,13 +518,14 @@ def test_a_run_with_low_rank_factors_resumes_bit_for_bit(tmp_path: Path) -> None
         whole.step()
     for _ in range(2):
         first.step()
-    checkpoint.save(tmp_path / "c.safetensors", first)
-    checkpoint.restore(tmp_path / "c.safetensors", second)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(first)
+    manifest = checkpoints.newest()
+    assert manifest is not None
+    checkpoints.restore(manifest, second)
     for _ in range(2):
         second.step()
-    checkpoint.save(tmp_path / "whole.safetensors", whole)
-    checkpoint.save(tmp_path / "parts.safetensors", second)
-    expected, found = (load_file(tmp_path / f"{name}.safetensors") for name in ("whole", "parts"))
+    expected, found = tensors_of(whole), tensors_of(second)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     factors = [name for name in found if name.startswith("auxiliary/") and name.endswith(".B")]

@@ -1,0 +1,256 @@
+"""The checkpoints of a run: one directory each, written in the background, whole or not at all.
+
+A checkpoint is written as `.step-….partial`, synced, and renamed to `step-…`, so that whatever
+stops the process leaves whole checkpoints and remains that nobody takes for one. The oldest are
+removed when a new one stands; they lose their names first.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ffcore.checkpoint.contents import not_finite, tensors_of
+from ffcore.checkpoint.manifest import (
+    MANIFEST,
+    CheckpointError,
+    Damaged,
+    Manifest,
+    described,
+    directory_name,
+)
+from ffcore.checkpoint.ranks import Ranks
+from ffcore.checkpoint.snapshot import Snapshot, read, shapes_in
+from ffcore.distill import Distillation
+
+_LOG = logging.getLogger(__name__)
+_WHOLE = re.compile(r"step-\d{8,}")
+_REMAINS = re.compile(r"\.step-\d{8,}\.(partial|removed)")
+_DAMAGED = re.compile(r"step-\d{8,}\.damaged")
+
+
+class Checkpoints:
+    """The checkpoints of one run. Every rank makes one and calls the same methods.
+
+    Args:
+        directory: where they are kept; made with the first, within one that is there.
+        run: what the run's training depends on, by name; every checkpoint names it.
+        keep_last: how many of the newest are kept.
+        keep_every: those of steps divisible by it are kept as well.
+
+    A block of `with` ends when what it has begun to write is written.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        run: Mapping[str, str] | None = None,
+        keep_last: int = 2,
+        keep_every: int | None = None,
+    ) -> None:
+        self.directory, self.run = directory, dict(run or {})
+        self.keep_last, self.keep_every = keep_last, keep_every
+        self._ranks = Ranks.here()
+        self._snapshot = Snapshot(self._ranks)
+        self._writing: Future[None] | None = None
+
+    def save(self, distillation: Distillation) -> None:
+        """Copy a distillation to host memory, and have the copy written in the background.
+
+        Waits for the checkpoint before, and raises its error if it has failed: OSError, mostly.
+        Raises CheckpointError, and writes nothing, where a weight or a moment is not finite.
+        """
+        self.wait()
+        self._require_finite(distillation)
+        step = distillation.step_index
+        partial = self.directory / f".{directory_name(step)}.partial"
+        self._ranks.first(lambda: self._make_room(partial))
+        self._snapshot.take(partial, tensors_of(distillation))
+        thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing = thread.submit(self._write, partial, step)
+        thread.shutdown(wait=False)  # the thread ends with its work
+
+    def wait(self) -> None:
+        """Wait until nothing is being written; raise the error of what could not be."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def newest(self) -> Manifest | None:
+        """Return the newest checkpoint that is whole; None where there are none.
+
+        Damaged ones that are newer are told in a warning, and renamed to `step-….damaged`, so that
+        training can pass there again. What a killed process left half-written is removed.
+
+        Raises CheckpointError where there are checkpoints, and none is whole.
+        """
+        return self._ranks.first(self._newest)
+
+    def restore(self, manifest: Manifest, distillation: Distillation) -> None:
+        """Bring a distillation that was built as the saved one was to where that one stood.
+
+        Raises CheckpointError, and changes nothing, where the tensors do not fit.
+        """
+        directory = self.directory / directory_name(manifest.step)
+        tensors = tensors_of(distillation)
+        _require_fit(directory, {name: tuple(each.shape) for name, each in tensors.items()})
+        read(directory, tensors)
+        distillation.step_index = manifest.step
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.wait()
+        except Exception as failure:
+            if error is None:
+                raise
+            _LOG.warning("%s", failure)  # beside the error that is on its way
+
+    def _require_finite(self, distillation: Distillation) -> None:
+        found = self._ranks.each(lambda: not_finite(distillation))
+        names = sorted({name for each in found for name in each})
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            raise CheckpointError(
+                f"step {distillation.step_index}: {', '.join(names[:5])}{more} hold NaN or "
+                "infinity, and no checkpoint is made of that"
+            )
+
+    def _make_room(self, partial: Path) -> None:
+        self.directory.mkdir(exist_ok=True)  # no parents: a run directory that is gone is no more
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir()
+
+    def _write(self, partial: Path, step: int) -> None:
+        """Write the snapshot, in the background."""
+        try:
+            found = self._ranks.each(
+                lambda: {name: described(partial / name) for name in self._snapshot.write()}
+            )
+            files = {name: each for files in found for name, each in sorted(files.items())}
+            self._ranks.first(lambda: self._finish(partial, step, files))
+        except Exception:
+            if self._ranks.index == 0:
+                shutil.rmtree(partial, ignore_errors=True)  # it may be what fills the disk
+            raise
+
+    def _finish(self, partial: Path, step: int, files: dict[str, dict[str, object]]) -> None:
+        manifest = Manifest(step=step, run=self.run, ranks=self._ranks.size, files=files)
+        with (partial / MANIFEST).open("w") as file:
+            file.write(manifest.to_json())
+            file.flush()
+            os.fsync(file.fileno())
+        _sync(partial)
+        place = self.directory / directory_name(step)
+        if place.exists():
+            self._remove(place)
+        partial.rename(place)
+        _sync(self.directory)
+        for old in self._superfluous():
+            self._remove(old)
+
+    def _superfluous(self) -> Iterable[Path]:
+        for path in self._whole()[: -self.keep_last]:
+            step = int(path.name.removeprefix("step-"))
+            if self.keep_every is None or step % self.keep_every:
+                yield path
+
+    def _remove(self, checkpoint: Path) -> None:
+        removed = checkpoint.with_name(f".{checkpoint.name}.removed")
+        if removed.exists():
+            shutil.rmtree(removed)
+        checkpoint.rename(removed)
+        shutil.rmtree(removed)
+
+    def _whole(self) -> list[Path]:
+        """Return what is named as a checkpoint is, the oldest first."""
+        if not self.directory.is_dir():
+            return []
+        found = [path for path in self.directory.iterdir() if _WHOLE.fullmatch(path.name)]
+        return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+    def _newest(self) -> Manifest | None:
+        if self.directory.is_dir():
+            for path in self.directory.iterdir():
+                if _REMAINS.fullmatch(path.name):
+                    shutil.rmtree(path)
+        damaged: dict[Path, str] = {}
+        for path in reversed(self._whole()):
+            try:
+                manifest = Manifest.read(path)
+            except (Damaged, OSError) as error:
+                damaged[path] = str(error)
+                continue
+            for each, why in damaged.items():
+                _set_aside(each, why, manifest.step)
+            return manifest
+        if damaged:
+            listed = "\n  ".join(f"{path.name}: {why}" for path, why in damaged.items())
+            raise CheckpointError(
+                f"no checkpoint in {self.directory} is whole:\n  {listed}\n"
+                "Put one back from a copy, or --restart to begin anew."
+            )
+        return None
+
+
+def foreign(directory: Path) -> list[str]:
+    """Return the names of what is among the checkpoints and was not written as one."""
+    known = (_WHOLE, _REMAINS, _DAMAGED)
+    return sorted(
+        path.name
+        for path in directory.iterdir()
+        if not any(each.fullmatch(path.name) for each in known)
+    )
+
+
+def _set_aside(path: Path, why: str, step: int) -> None:
+    aside = path.with_name(f"{path.name}.damaged")
+    if aside.exists():
+        shutil.rmtree(aside)
+    path.rename(aside)
+    _LOG.warning(
+        "%s is damaged: %s. It is kept as %s, and step %d is the newest that is whole.",
+        path, why, aside.name, step,
+    )  # fmt: skip
+
+
+def _require_fit(directory: Path, expected: dict[str, tuple[int, ...]]) -> None:
+    found = shapes_in(directory)
+    problems = [f"missing: {name}" for name in sorted(expected.keys() - found.keys())]
+    problems += [f"left over: {name}" for name in sorted(found.keys() - expected.keys())]
+    problems += [
+        f"{name}: {found[name]} there, {expected[name]} here"
+        for name in sorted(expected.keys() & found.keys())
+        if found[name] != expected[name]
+    ]
+    if problems:
+        more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise CheckpointError(
+            f"{directory} does not fit the networks of this recipe:\n  "
+            + "\n  ".join(problems[:10])
+            + more
+        )
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

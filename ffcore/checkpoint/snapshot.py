@@ -1,0 +1,120 @@
+"""A moment of training in host memory, on its way to the disk; and back.
+
+PyTorch's distributed checkpoint does the work, through its planner and its safetensors writer and
+reader: each rank writes shards of its own, a tensor that all ranks share is written by one of them,
+and any number of ranks reads what any other number wrote. Nothing is pickled on the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.planner import SavePlan, WriteItem
+
+from ffcore.checkpoint.ranks import Ranks
+
+
+class _Copies(DefaultSavePlanner):
+    """A planner that hands copies to the writer, made when the plan is settled.
+
+    The memory of the copies is kept from one checkpoint to the next: to get it anew from the
+    system takes longer than to fill it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.copies: dict[Any, Tensor] = {}
+
+    def finish_plan(self, new_plan: SavePlan) -> SavePlan:
+        """Copy what this rank is to write."""
+        plan = super().finish_plan(new_plan)
+        before, self.copies = self.copies, {}
+        for item in plan.items:
+            source = super().resolve_data(item)
+            assert isinstance(source, Tensor)
+            copy = before.get(item.index)
+            if copy is None or copy.shape != source.shape or copy.dtype != source.dtype:
+                copy = torch.empty(source.shape, dtype=source.dtype, pin_memory=source.is_cuda)
+            self.copies[item.index] = copy.copy_(source.detach(), non_blocking=True)
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+        return plan
+
+    def resolve_data(self, write_item: WriteItem) -> Tensor:
+        """Return the copy."""
+        return self.copies[write_item.index]
+
+
+class Snapshot:
+    """Copies of tensors, taken in the training thread and written in another."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self.planner = _Copies()
+        self.writer: HuggingFaceStorageWriter | None = None
+        self.plan: SavePlan | None = None
+
+    def take(self, directory: Path, tensors: Mapping[str, Tensor]) -> None:
+        """Settle among the ranks who writes what into `directory`, and copy it.
+
+        Every rank gives tensors of the same names, which may be DTensors.
+        """
+        # A file for each part: the writer holds one in memory while it writes it.
+        parts = {part: index for index, part in enumerate(sorted(_parts(tensors)), 1)}
+        self.writer = HuggingFaceStorageWriter(
+            str(directory), {name: parts[_part(name)] for name in tensors}, save_distributed=True
+        )
+        self.planner.set_up_planner(dict(tensors), is_coordinator=self.ranks.index == 0)
+        self.writer.set_up_storage_writer(self.ranks.index == 0)
+        local = self.writer.prepare_local_plan(self.planner.create_local_plan())
+        plans, _ = self.planner.create_global_plan(self.ranks.each(lambda: local))
+        plans = self.writer.prepare_global_plan(plans)
+        self.plan = self.planner.finish_plan(plans[self.ranks.index])
+
+    def write(self) -> list[str]:
+        """Write this rank's files and sync them; return their names."""
+        assert self.writer is not None
+        assert self.plan is not None
+        written = self.writer.write_data(self.plan, self.planner).wait()
+        return sorted({each.storage_data.relative_path for each in written})
+
+
+def shapes_in(directory: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all tensors that a checkpoint holds, whole, by name."""
+    found = HuggingFaceStorageReader(str(directory)).read_metadata().state_dict_metadata
+    return {
+        name: tuple(each.size)
+        for name, each in found.items()
+        if isinstance(each, TensorStorageMetadata)
+    }
+
+
+def read(directory: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Read a checkpoint into `tensors`, this rank's share of each where it is a DTensor."""
+    reader, planner = HuggingFaceStorageReader(str(directory)), DefaultLoadPlanner()
+    found = reader.read_metadata()
+    planner.set_up_planner(dict(tensors), found, is_coordinator=True)
+    reader.set_up_storage_reader(found, True)
+    plan = planner.finish_plan(reader.prepare_local_plan(planner.create_local_plan()))
+    with torch.no_grad():
+        reader.read_data(plan, planner).wait()
+
+
+def _parts(names: Iterable[str]) -> set[str]:
+    return {_part(name) for name in names}
+
+
+def _part(name: str) -> str:
+    """Return what a tensor belongs to: "student", "average/0.999", "auxiliary/online" and so on."""
+    words = name.split("/")
+    return words[0] if words[0] in ("student", "optimizer") else "/".join(words[:2])

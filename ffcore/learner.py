@@ -1,0 +1,61 @@
+"""A network that learns: with its optimizer, its schedule, and the gradient of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from ffcore.optimizer import Optimizer
+from ffcore.parallel import whole
+
+
+@attrs.frozen(eq=False)
+class Learner:
+    """A network with its optimizer and schedule."""
+
+    network: nn.Module
+    """What is called: the network itself, or the wrapper that averages its gradients."""
+    table: Optimizer
+    optimizer: torch.optim.Optimizer
+
+    @staticmethod
+    def of(network: nn.Module, table: Optimizer) -> Learner:
+        """Build the optimizer of a network."""
+        return Learner(network, table, table.build(network.parameters()))
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """What the optimizer moves."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def step(self, rate: float, clip: float | None) -> Tensor:
+        """Descend the gradient that is there, and drop it. Return its norm before clipping.
+
+        `rate` is a factor on the learning rate.
+        """
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = whole(torch.nn.utils.get_total_norm(gradients))
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, clip or float("inf"), norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.table.learning_rate * rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def take_gradients(self) -> list[Tensor | None]:
+        """Set the gradients aside: return them, and leave none."""
+        gradients = [p.grad for p in self.parameters]
+        self.optimizer.zero_grad(set_to_none=True)
+        return gradients
+
+    def give_gradients(self, gradients: Sequence[tuple[Tensor, list[Tensor | None]]]) -> None:
+        """Let the gradient be Σ factor · gradient of those that were set aside."""
+        for factor, part in gradients:
+            for parameter, gradient in zip(self.parameters, part, strict=True):
+                if gradient is None:
+                    continue
+                scaled = gradient.mul_(factor.to(gradient.dtype))
+                parameter.grad = scaled if parameter.grad is None else parameter.grad.add_(scaled)

@@ -1,0 +1,205 @@
+"""Several processes on one job, as torchrun starts them, and one network spread over them.
+
+Each process takes its part of the global batch; draws are keyed by sample (ffcore/draws.py), so
+that a seed is all that they share. "ddp": every process holds every network whole, and gradients
+are averaged (Li et al., 2006.15704). "fsdp": every network is cut into as many parts, and gathered
+unit by unit when it is called (FSDP2; Zhao et al., 2304.11277). Both hook a network's `forward`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from typing import Any, Literal, TypeVar
+
+import attrs
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+Strategy = Literal["ddp", "fsdp"]
+
+PATIENCE = timedelta(days=30)
+"""How long a process waits for the others: torchrun itself ends all where one has failed."""
+
+Value = TypeVar("Value")
+
+
+@attrs.frozen
+class Processes:
+    """This process among those that share a job; by itself the only one."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one that keeps the books."""
+        return self.rank == 0
+
+    def agree(self, value: Value) -> Value:
+        """Return the leading process's value in every process."""
+        if self.size == 1:
+            return value
+        holder = [value]
+        dist.broadcast_object_list(holder, src=0)
+        return holder[0]
+
+    def any(self, value: int) -> int:
+        """Return the greatest value of all processes, in every process, by way of the CPU."""
+        if self.size == 1:
+            return value
+        greatest = torch.tensor(value)
+        dist.all_reduce(greatest, dist.ReduceOp.MAX)
+        return int(greatest)
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum over all processes, in every process."""
+        if self.size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def started() -> int:
+    """Return how many processes torchrun started together with this one; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def joined(device: str = "cpu") -> Iterator[Processes]:
+    """Join the processes that torchrun started together with this one, if it did.
+
+    They talk through gloo about what is on the CPU, and through NCCL about what is on a CUDA
+    `device`.
+    """
+    if started() == 1:
+        yield Processes()
+        return
+    cuda = torch.device(device).type == "cuda"
+    if cuda:
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+def own_device(device: str) -> str:
+    """Return the device of this process: of several accelerators, each process takes its own."""
+    if device != "cuda" or started() == 1:
+        return device
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def units(network: nn.Module) -> list[nn.Module]:
+    """Return the repeated parts of a network: the items of its outermost `nn.ModuleList`s.
+
+    They are what is sharded, recomputed and compiled one at a time. A network without any is a
+    single unit.
+    """
+
+    def found(module: nn.Module) -> Iterator[nn.Module]:
+        for child in module.children():
+            if isinstance(child, nn.ModuleList):
+                yield from (item for item in child if next(item.parameters(), None) is not None)
+            else:
+                yield from found(child)
+
+    return list(found(network)) or [network]
+
+
+def recompute(network: nn.Module) -> None:
+    """Let the backward pass compute each unit's activations again, instead of keeping them.
+
+    Chen et al., 1604.06174. Costs a forward; saves all but one activation per unit.
+    """
+    for unit in units(network):
+        unit.forward = functools.partial(_recomputed, unit.forward)
+
+
+def _recomputed(forward: Callable[..., Any], *inputs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*inputs)
+    return checkpoint(forward, *inputs, use_reentrant=False)
+
+
+def compile_units(network: nn.Module) -> None:
+    """Compile each unit in place; equal units are compiled once."""
+    for unit in units(network):
+        unit.compile()
+
+
+def shard(network: nn.Module, device: str) -> None:
+    """Cut a network's parameters over all processes, in place, each unit by itself (FSDP2)."""
+    mesh = init_device_mesh(torch.device(device).type, (dist.get_world_size(),))
+    for unit in units(network):
+        if unit is not network:
+            fully_shard(unit, mesh=mesh)
+    fully_shard(network, mesh=mesh)
+
+
+class Replicated(DistributedDataParallel):
+    """A network whose gradients are averaged over all processes; else it is the network itself."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the network's attribute where this wrapper has none of that name."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("module"), name)
+
+
+def replicate(network: nn.Module, *, keeps_gradients: bool) -> Replicated:
+    """Return a network to call instead, whose backward averages gradients over all processes.
+
+    `keeps_gradients`: whether gradients are set aside between backward passes, and so must not
+    live in the memory that is sent.
+    """
+    known = inspect.signature(DistributedDataParallel).parameters
+    # Buffers are constants here. torch 2.13 has a new name for leaving them alone.
+    leave = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {leave: False, "gradient_as_bucket_view": not keeps_gradients}
+    return Replicated(network, **options)
+
+
+def silent(network: nn.Module, quiet: bool) -> AbstractContextManager[None]:
+    """Leave out the averaging of a replicated network's gradients meanwhile.
+
+    A later backward averages what has come together. Sharded networks go on: they hold a whole
+    gradient nowhere.
+    """
+    if quiet and isinstance(network, Replicated):
+        context: AbstractContextManager[None] = network.no_sync()
+        return context
+    return nullcontext()
+
+
+def local(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return of each tensor the part that this process holds, sharing its memory."""
+    return [each.to_local() if isinstance(each, DTensor) else each for each in tensors]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor as it is without sharding; all processes must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_state(network: nn.Module) -> Mapping[str, Tensor]:
+    """Return a network's state without sharding, on the CPU; all processes must ask."""
+    return {name: whole(each).cpu() for name, each in network.state_dict().items()}

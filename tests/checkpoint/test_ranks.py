@@ -1,0 +1,53 @@
+"""Checkpoints that several ranks write and read together."""
+
+import socket
+from pathlib import Path
+
+import pytest
+import torch.multiprocessing
+from two_ranks import exchanges, fails, reads, writes
+
+from ffcore.checkpoint import Manifest
+from ffcore.checkpoint.ranks import Ranks
+
+
+def start(work: object, *arguments: object) -> None:
+    """Run `work(rank, port, *arguments)` in two processes; raise what either raises."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(work, (port, *arguments), nprocs=2)
+
+
+def test_any_number_of_ranks_reads_what_any_other_wrote(tmp_path):
+    """One process, two under DDP, two under FSDP2: every one reads every other's, bit for bit."""
+    writes(tmp_path / "alone", "alone")
+    start(exchanges, tmp_path, "fsdp", ["alone"])
+    start(exchanges, tmp_path, "ddp", ["alone", "fsdp"])
+    for kind in ("alone", "ddp", "fsdp"):
+        reads(tmp_path / kind, "alone")
+        step = tmp_path / kind / "step-00000003"
+        assert Manifest.read(step).ranks == (1 if kind == "alone" else 2)
+        assert not [path for path in step.iterdir() if path.suffix not in {".safetensors", ".json"}]
+    # A tensor that both ranks have is written by one of them.
+    size = {kind: _bytes(tmp_path / kind / "step-00000003") for kind in ("alone", "ddp")}
+    assert size["ddp"] < 1.5 * size["alone"]
+
+
+def _bytes(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+
+
+def test_what_fails_in_one_rank_fails_in_all(tmp_path):
+    start(fails, tmp_path / "c")
+
+
+def test_one_process_needs_no_ranks():
+    def fail() -> int:
+        raise ZeroDivisionError
+
+    ranks = Ranks.here()
+    assert ranks.each(lambda: 7) == [7]
+    assert ranks.first(lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        ranks.first(fail)

@@ -1,0 +1,72 @@
+"""Some steps of training in float64, in one process or as torchrun starts it, kept in a file.
+
+    python parity.py OUT VARIANT…
+
+A variant is strategy:accumulation:recomputed:recipe;KEY=VALUE;…
+Kept of each: the metrics, the student's gradient at each step, and the weights at the end.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ffcore import parallel
+from ffcore.build import build
+from ffcore.distill import Distillation
+from ffcore.recipe import load_recipe
+from ffcore.train import train
+
+STEPS = 2
+
+
+def networks(run: Distillation) -> Iterator[tuple[str, nn.Module]]:
+    yield "student", run.student
+    yield from ((f"average {decay}", each) for decay, each in run.averages.items())
+    yield from ((name, each.network) for name, each in run.auxiliaries.items())
+
+
+def built(recipe: str, overrides: Sequence[str], accumulation: int) -> Distillation:
+    settings = [f"training.steps={STEPS}", f"parallel.accumulation={accumulation}"]
+    run = build(load_recipe(recipe, [*overrides, *settings])).distillation
+    run.teacher.double()
+    for _, network in networks(run):
+        network.double()
+    return run
+
+
+def steps(run: Distillation) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+
+    def keep(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        for index, each in enumerate(optimizer.param_groups[0]["params"]):
+            found[f"gradient {run.step_index} {index}"] = parallel.whole(each.grad).clone()
+
+    run.learner.optimizer.register_step_pre_hook(keep)
+    for report in train(run, log_every=1):
+        for name, value in report.metrics.items():
+            found[f"metric {report.step} {name}"] = torch.tensor(value)
+    for name, network in networks(run):
+        for key, each in parallel.whole_state(network).items():
+            found[f"weight {name} {key}"] = each.clone()
+    return found
+
+
+def main(out: str, variants: Sequence[str]) -> None:
+    torch.set_default_dtype(torch.float64)
+    with parallel.joined() as processes:
+        for variant in variants:
+            strategy, accumulation, recomputed, rest = variant.split(":", 3)
+            recipe, *overrides = rest.split(";")
+            run = built(recipe, overrides, int(accumulation))
+            run.lay_out(processes, strategy, recomputed=recomputed == "yes")  # type: ignore[arg-type]
+            found = steps(run)
+            if processes.leads:
+                save_file(found, Path(out) / f"{variants.index(variant)}.safetensors")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
