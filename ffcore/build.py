@@ -76,6 +76,8 @@ class Built:
     """A recipe's live objects."""
 
     distillation: Distillation
+    student: Student
+    """The moving average that is measured, and kept."""
     decoder: Decoder
     features: list[Features]
     measurement: Measurement
@@ -130,6 +132,7 @@ def build(recipe: Recipe) -> Built:
         reference = Reference.read(evaluation.reference)
     return Built(
         distillation=distillation,
+        student=distillation.averages[evaluation.average or training.averages[0]],
         decoder=decoder.to(device),
         features=[each.to(device) for each in features],
         measurement=Measurement(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ffcore.interfaces import Features, Teacher
+from ffcore.parallel import whole
 
 
 class Raw(Features):
@@ -96,14 +97,15 @@ def fingerprint(network: nn.Module) -> str:
 
     A teacher that has none of either, such as a plain function, is UNKNOWN.
     """
-    digest = hashlib.sha256(type(network).__name__.encode())
+    # A sharded network's class has a prefix to its name, and its tensors are cut.
+    digest = hashlib.sha256(type(network).__name__.removeprefix("FSDP").encode())
     state = network.state_dict()
     if not state and isinstance(network, Teacher):
         return UNKNOWN
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        plain = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        digest.update(plain.flatten().view(torch.uint8).numpy())
+        plain: Tensor = whole(tensor.detach()).cpu().clone(memory_format=torch.contiguous_format)
+        digest.update(memoryview(plain.flatten().view(torch.uint8).numpy()))
     return digest.hexdigest()
 
 

@@ -40,6 +40,8 @@ class Processes:
 
     rank: int = 0
     size: int = 1
+    group: Any = attrs.field(default=None, eq=False)
+    """Through which they agree, on the CPU; None for that of all."""
 
     @property
     def leads(self) -> bool:
@@ -54,13 +56,13 @@ class Processes:
         dist.broadcast_object_list(holder, src=0)
         return holder[0]
 
-    def any(self, value: int) -> int:
-        """Return the greatest value of all processes, in every process, by way of the CPU."""
+    def any(self, value: bool) -> bool:
+        """Return whether `value` holds in any process, in every process; by way of the CPU."""
         if self.size == 1:
             return value
-        greatest = torch.tensor(value)
-        dist.all_reduce(greatest, dist.ReduceOp.MAX)
-        return int(greatest)
+        holds = torch.tensor(int(value))
+        dist.all_reduce(holds, dist.ReduceOp.MAX)
+        return bool(holds)
 
     def total(self, values: Tensor) -> Tensor:
         """Return the sum over all processes, in every process."""
@@ -73,6 +75,35 @@ class Processes:
         """Return when every process has come here."""
         if self.size > 1:
             dist.barrier()
+
+    def each(self, work: Callable[[], Value]) -> list[Value]:
+        """Do `work` in every process; return all answers, or raise the first error in all of them.
+
+        So none goes on alone, or waits for one that is gone. An error bears a note on whose it is.
+        """
+        if self.size == 1:
+            return [work()]
+        mine = _outcome(work)
+        outcomes: list[Any] = [None] * self.size
+        dist.all_gather_object(outcomes, mine, group=self.group)
+        for rank, (_, error) in enumerate(outcomes):
+            if error is not None:
+                error.add_note(f"in process {rank} of {self.size}")
+                raise error from mine[1]
+        return [answer for answer, _ in outcomes]
+
+    def first(self, work: Callable[[], Value]) -> Value:
+        """Do `work` in the leading process; return its answer, or raise its error, in all."""
+        answers: list[Any] = self.each(work if self.leads else lambda: None)
+        answer: Value = answers[0]
+        return answer
+
+
+def _outcome(work: Callable[[], Value]) -> tuple[Value | None, Exception | None]:
+    try:
+        return work(), None
+    except Exception as error:  # noqa: BLE001  it is raised in every process
+        return None, error
 
 
 def started() -> int:

@@ -17,7 +17,7 @@ import os
 import shutil
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ import attrs
 import torch
 
 from ffcore import picture
-from ffcore.build import BuildError, Built, build, made, part
+from ffcore.build import BuildError, Built, build, made, part, usable_device
 from ffcore.checkpoint import Checkpoints, foreign
 from ffcore.distill import Distillation
 from ffcore.evaluate import Evaluation, Reference, evaluate, identity, prior
@@ -42,8 +42,9 @@ from ffcore.features import UNKNOWN
 from ffcore.files import write_text
 from ffcore.guidance import unguided
 from ffcore.interfaces import Context, Student, Tracker
+from ffcore.parallel import Processes, joined, own_device, whole_state
 from ffcore.plugins import installed
-from ffcore.recipe import Changes, Recipe, binding_digest, changes, provenance, to_toml
+from ffcore.recipe import Changes, Recipe, Training, binding_digest, changes, provenance, to_toml
 from ffcore.resume import note, noted, resume
 from ffcore.tracking import Tracking
 from ffcore.train import Report, train
@@ -123,9 +124,12 @@ def run(
     Raises RunDirectoryError, CheckpointError, BuildError, WeightsError, Stopped or Diverged. Before
     training starts, nothing is written.
     """
-    with _threads(recipe.training.threads):
-        started = _Start(restart=restart, resume=resume, allow_changes=allow_changes)
-        return _run(recipe, directory, started, observer or Silent(), stop)
+    started = _Start(restart=restart, resume=resume, allow_changes=allow_changes)
+    with part("training"):
+        device = own_device(usable_device(recipe.training.device))
+    with _arithmetic(recipe.training), joined(device) as processes:
+        observer = observer if observer and processes.leads else Silent()
+        return _run(recipe, directory, started, processes, observer, stop)
 
 
 @attrs.frozen(kw_only=True)
@@ -138,48 +142,53 @@ class _Start:
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Compute with so many CPU threads meanwhile; None leaves their number as it is."""
-    if count is not None and count > (os.cpu_count() or 1):
-        raise BuildError(f"[training] threads is {count}, and there are {os.cpu_count()} CPUs")
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+def _arithmetic(training: Training) -> Iterator[None]:
+    """Compute with the threads and the precision of products that a recipe asks for, meanwhile."""
+    threads, cpus = training.threads, os.cpu_count() or 1
+    if threads is not None and threads > cpus:
+        raise BuildError(f"[training] threads is {threads}, and there are {cpus} CPUs")
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    torch.set_num_threads(threads or before[0])
+    torch.set_float32_matmul_precision("high" if training.tf32 else "highest")
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(before[0])
+        torch.set_float32_matmul_precision(before[1])
 
 
 def _run(
     recipe: Recipe,
     directory: Path,
     start: _Start,
+    processes: Processes,
     observer: Observer,
     stop: Callable[[], bool],
 ) -> Evaluation | None:
-    changed = _inspect(directory, recipe, start)
+    """Do what `run` says; of several processes, the leading one alone writes."""
+    changed = processes.first(lambda: _inspect(directory, recipe, start))
     built = build(recipe)
     _check(built, observer)
-    tracking = _tracking(recipe, directory, observer)
-    with _alone(directory), tracking:
-        _prepare(directory, recipe, built, start.restart)
-        _train(directory, recipe, built, changed, start, observer, stop, tracking)
+    tree, name = tomllib.loads(to_toml(recipe)), directory.absolute().name
+    tracking = Tracking(directory / TRACKING, name, tree, observer.say)
+    processes.first(lambda: tracking.add(_trackers(recipe)))
+    with ExitStack() as stack:
+        processes.first(lambda: stack.enter_context(_alone(directory)))
+        processes.first(lambda: _prepare(directory, recipe, built, start.restart))
+        stack.enter_context(tracking)
+        _train(directory, recipe, built, changed, start, processes, observer, stop, tracking)
         if not recipe.evaluation.enabled:
             return None
-        evaluation = _evaluate(directory, recipe, built, observer)
+        evaluation = _evaluate(directory, recipe, built, processes, observer)
         _track_evaluation(tracking, built.distillation.steps, evaluation, directory)
         return evaluation
 
 
-def _tracking(recipe: Recipe, directory: Path, observer: Observer) -> Tracking:
-    """Build the trackers; on rank 0 alone, which torchrun names."""
-    tables = recipe.trackers if os.environ.get("RANK", "0") == "0" else ()
-    trackers: list[tuple[str, Tracker]] = [
+def _trackers(recipe: Recipe) -> list[tuple[str, Tracker]]:
+    return [
         (installed().type_name("tracker", table), made("trackers", table, Context(), Tracker))
-        for table in tables
+        for table in recipe.trackers
     ]
-    tree, name = tomllib.loads(to_toml(recipe)), directory.absolute().name
-    return Tracking(trackers, directory / TRACKING, name, tree, observer.say)
 
 
 def _track_evaluation(
@@ -243,19 +252,24 @@ def _train(
     built: Built,
     changed: Changes,
     start: _Start,
+    processes: Processes,
     observer: Observer,
     stop: Callable[[], bool],
     tracking: Tracking,
 ) -> None:
     distillation, training = built.distillation, recipe.training
+    student = built.student
     # Before training: the files that it names may be gone afterwards.
     description = describe(
-        recipe,
-        unguided(distillation.teacher),
-        distillation.average,
-        distillation.steps,
-        built.decoder,
+        recipe, unguided(distillation.teacher), student, distillation.steps, built.decoder
     )
+    with part("parallel"):
+        distillation.lay_out(
+            processes,
+            recipe.parallel.strategy,
+            recomputed=recipe.parallel.checkpointing,
+            compiled=training.compile,
+        )
     checkpoints = Checkpoints(
         directory / CHECKPOINTS,
         run={
@@ -267,7 +281,7 @@ def _train(
         keep_every=training.keep_every,
     )
     _go_on(directory, recipe, built, checkpoints, changed, start, observer)
-    _forget_after(directory / METRICS, distillation.step_index)
+    processes.first(lambda: _forget_after(directory / METRICS, distillation.step_index))
     tracking.begin(distillation.step_index)
     if distillation.step_index < distillation.steps:
         observer.say(f"training, with a word every {training.log_every} steps")
@@ -280,11 +294,13 @@ def _train(
     )
     with closing(reports):
         for report in reports:
-            _append(directory / METRICS, report)
+            if processes.leads:
+                _append(directory / METRICS, report)
             tracking.track(report.step, report.numbers)
             observer.report(report)
-    write_student(directory / STUDENT, distillation.average, description)
-    _draw_curves(directory)
+    state = whole_state(student)
+    processes.first(lambda: write_student(directory / STUDENT, state, description))
+    processes.first(lambda: _draw_curves(directory))
 
 
 def _go_on(
@@ -311,9 +327,14 @@ def _go_on(
     if changed.has("training.steps") and _scheduled(distillation):
         observer.say(f"learning rates fall as over {distillation.steps} steps from here on")
     if changed or (found and found.run != checkpoints.run):
-        # The recipe last: until then, the next start finds the change again.
-        _write_provenance(directory, recipe, built, [*history, note(found, changed.lines)])
-        write_text(directory / RECIPE, to_toml(recipe))
+        changes = [*history, note(found, changed.lines)]
+        distillation.processes.first(lambda: _change(directory, recipe, built, changes))
+
+
+def _change(directory: Path, recipe: Recipe, built: Built, changes: list[dict[str, Any]]) -> None:
+    """Keep that the recipe has changed; the recipe last: until then, it is found again."""
+    _write_provenance(directory, recipe, built, changes)
+    write_text(directory / RECIPE, to_toml(recipe))
 
 
 def _scheduled(distillation: Distillation) -> bool:
@@ -439,17 +460,17 @@ def _draw_curves(directory: Path) -> None:
         picture.draw_curves(directory / CURVES, history)
 
 
-def _evaluate(directory: Path, recipe: Recipe, built: Built, observer: Observer) -> Evaluation:
-    teacher, student = built.distillation.teacher, built.distillation.average
+def _evaluate(
+    directory: Path, recipe: Recipe, built: Built, processes: Processes, observer: Observer
+) -> Evaluation:
+    """Measure and draw: all processes alike, since none may have a whole network alone."""
+    teacher, student = built.distillation.teacher, built.student
     stored = directory / REFERENCE
     known = built.reference or _stored_reference(stored, built)
     with part("evaluation"):
         evaluation, reference = evaluate(
             student, teacher, built.features, built.measurement, known, observer.progress
         )
-    if known is None:
-        reference.write(stored)
-    write_text(directory / EVALUATION, json.dumps(attrs.asdict(evaluation), indent=2) + "\n")
     count = recipe.evaluation.rows if len(teacher.sample_shape) > 1 else POINTS
     z, condition = next(prior(teacher, attrs.evolve(built.measurement, batch=count), "picture"))
     rows = picture.rows_of_samples(
@@ -460,7 +481,14 @@ def _evaluate(directory: Path, recipe: Recipe, built: Built, observer: Observer)
         solver=built.measurement.solver,
     )
     images = {name: built.decoder(row) for name, row in rows.items()}
-    picture.draw_samples(directory / SAMPLES, images)
+
+    def keep() -> None:
+        if known is None:
+            reference.write(stored)
+        write_text(directory / EVALUATION, json.dumps(attrs.asdict(evaluation), indent=2) + "\n")
+        picture.draw_samples(directory / SAMPLES, images)
+
+    processes.first(keep)
     return evaluation
 
 

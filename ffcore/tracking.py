@@ -1,13 +1,14 @@
 """A run and its trackers: they are told of it, and none of them can end it.
 
-with Tracking([("tensorboard", tracker)], folder, "digits", recipe, print) as tracking:
+with Tracking(folder, "digits", recipe, print) as tracking:
+    tracking.add([("tensorboard", tracker)])
     tracking.begin(0)
     tracking.track(50, {"loss": 0.3})
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +21,9 @@ from ffcore.plugins.errors import root_cause
 class Tracking:
     """Hands a run's news to its trackers; leaves out one that fails, with one warning.
 
+    Of several processes, the leading one alone is given any.
+
     Args:
-        trackers: by the names by which a warning tells them, which may be equal.
         folder: for their files; made where there is a tracker.
         run: what the run is called.
         recipe: resolved, as TOML would hold it.
@@ -29,17 +31,16 @@ class Tracking:
     """
 
     def __init__(
-        self,
-        trackers: list[tuple[str, Tracker]],
-        folder: Path,
-        run: str,
-        recipe: Mapping[str, Any],
-        say: Callable[[str], None],
+        self, folder: Path, run: str, recipe: Mapping[str, Any], say: Callable[[str], None]
     ) -> None:
-        self.waiting = trackers
+        self.waiting: list[tuple[str, Tracker]] = []
         """Those that are not opened yet."""
         self.active: list[tuple[str, Tracker]] = []
         self.folder, self.run, self.recipe, self.say = folder, run, recipe, say
+
+    def add(self, trackers: Iterable[tuple[str, Tracker]]) -> None:
+        """Take trackers, each with the name by which a warning tells it."""
+        self.waiting.extend(trackers)
 
     def begin(self, step: int) -> None:
         """Open the trackers of a run that has made so many steps."""

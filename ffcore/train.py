@@ -90,7 +90,8 @@ def train(
     Metrics leave the device only for a report or a checkpoint. A checkpoint is begun each
     `checkpoint_every` steps and at the end; all are written when the generator ends, in any way.
 
-    `stop` is asked after each step; where it says so, a checkpoint is written and Stopped raised.
+    `stop` is asked after each step; where it says so in any process, a checkpoint is written and
+    Stopped raised, in all of them.
     Raises Diverged where a metric is not finite; no checkpoint is written then. Raises what went
     wrong with a checkpoint (OSError, mostly) at the next one or at the end.
     """
@@ -110,7 +111,7 @@ def _train(
         means.add(distillation.step())
         step, last = distillation.step_index, distillation.step_index == distillation.steps
         reports = last or step % log_every == 0
-        stops = stop() and not last
+        stops = distillation.processes.any(stop()) and not last
         saves = last or stops or step % checkpoint_every == 0
         if not (reports or saves):
             continue

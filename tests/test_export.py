@@ -105,7 +105,7 @@ def written(recipe: Recipe, path: Path) -> Student:
     for parameter in student.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     config = describe(recipe, unguided(distillation.teacher), student, step=7)
-    write_student(path, student, config)
+    write_student(path, student.state_dict(), config)
     return student
 
 
@@ -249,7 +249,7 @@ def test_a_student_that_leans_on_its_teacher_says_so_and_is_rebuilt_beside_it_on
     student = Leaning(offset=0.25).build(Context(teacher=teacher))
     config = describe(recipe, teacher, student, step=1)
     assert config["student"] is None
-    write_student(place / "student.safetensors", student, config)
+    write_student(place / "student.safetensors", student.state_dict(), config)
     with pytest.raises(WeightsError, match="beside its teacher only"):
         load_student(place)
     (place / "recipe.toml").write_text(to_toml(recipe))

@@ -1,6 +1,8 @@
 """A run's trackers: what they are told, and that none of them ends a run."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from safetensors.torch import load_file
 
 from ffcore.build import BuildError
 from ffcore.recipe import Recipe, load_recipe
-from ffcore.run import METRICS, TRACKING, _tracking, run
+from ffcore.run import METRICS, TRACKING, run
 from ffcore.train import Report, Stopped
 
 SMALL = (
@@ -143,10 +145,15 @@ def test_trackers_change_nothing_of_what_is_trained(tmp_path: Path) -> None:
     assert not (tmp_path / "without" / TRACKING).exists()
 
 
-def test_only_rank_zero_tracks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for rank, count in (("0", 1), ("1", 0)):
-        monkeypatch.setenv("RANK", rank)
-        assert len(_tracking(small(DIARY), tmp_path, Listening()).waiting) == count
+def test_of_two_processes_the_leading_one_tracks(tmp_path: Path) -> None:
+    changes = [*SMALL, "evaluation.enabled=false", "trackers=[{type='tensorboard'}]"]
+    command = "-m torch.distributed.run --standalone --nproc-per-node 2 -m ffcore run gaussian.toml"
+    found = subprocess.run(
+        [sys.executable, *command.split(), "-d", "run", *(f"--set={each}" for each in changes)],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert len(list((tmp_path / "run" / TRACKING).glob("events.*"))) == 1
 
 
 def test_what_is_no_tracker_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -72,9 +72,31 @@ class Commands(click.Group):
             ctx.exit(ExitCode.INTERRUPTED)
         except Exception as error:
             if (code := verdict(error)) is None:
+                _tell_torchrun(error)
                 raise
-            click.echo(str(error), err=True)
+            if not _of_another_process(error):
+                click.echo(_process() + str(error), err=True)
             ctx.exit(code)
+
+
+def _process() -> str:
+    """Return what an error begins with in all processes but the first that torchrun started."""
+    rank = os.environ.get("RANK", "0")
+    return "" if rank == "0" else f"process {rank}: "
+
+
+def _of_another_process(error: Exception) -> bool:
+    """Whether all processes raise this error, and another one tells it; see Processes.each."""
+    notes = [each for each in getattr(error, "__notes__", ()) if each.startswith("in process ")]
+    return bool(notes) and f"in process {os.environ.get('RANK', '0')} " not in notes[0]
+
+
+def _tell_torchrun(error: Exception) -> None:
+    """Leave the error where torchrun looks for what ended a process first."""
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)
 
 
 class _Stderr(logging.Handler):

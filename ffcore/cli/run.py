@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -68,7 +69,8 @@ def run(
 
     RECIPE is a file, or the name of a recipe that ffcore ships. The same command again goes on
     with an interrupted run, or shows the results of a finished one. The number of steps, what is
-    logged, kept and evaluated, and where it runs may have changed meanwhile.
+    logged, kept and evaluated, and where it runs may have changed meanwhile. Under `torchrun -m
+    ffcore run …` several processes share the work.
     """
     if restart and (resume or allow_changes):
         raise click.UsageError(
@@ -84,7 +86,8 @@ def run(
         raise click.UsageError("--gpus is for --dry-run")
     require(needed_files(resolved))
     directory = directory or Path("runs") / Path(recipe).stem
-    console = Console(stderr=True)
+    leads = os.environ.get("RANK", "0") == "0"
+    console = Console(stderr=True, quiet=not leads)
     console.print(f"run directory: {directory}", highlight=False)
     from ffcore.run import run as run_recipe
     from ffcore.train import Stopped
@@ -103,7 +106,9 @@ def run(
             )
         except Stopped as stopped:
             telling.say(str(stopped))
-            ctx.exit(128 + signals.asked)
+            ctx.exit(128 + (signals.asked or signal.SIGTERM))  # or another process was asked
+    if not leads:
+        return
     if as_json:
         import attrs
 

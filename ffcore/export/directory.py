@@ -63,7 +63,7 @@ def export(run: Path, out: Path, *, overwrite: bool = False) -> None:
         recipe = load_recipe(aside / RECIPE)
         kept = {name: config[name] for name in ("decoder", "decoder_sha256")}
         config = {**without_places(config), **kept, "recipe": digest(recipe)}
-        write_student(aside / STUDENT, found.student, config)
+        write_student(aside / STUDENT, found.student.state_dict(), config)
         said = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         (aside / CONFIG).write_text(said, encoding="utf-8")
         card = model_card(out.absolute().name, config, recipe, evaluation)

@@ -101,9 +101,9 @@ def describe(
     }
 
 
-def write_student(path: Path, student: Student, config: Mapping[str, Any]) -> None:
-    """Write a student's file whole or not at all, as `describe` describes it."""
-    write_weights(path, student.state_dict(), config)
+def write_student(path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write a student's state whole or not at all, as `describe` describes it."""
+    write_weights(path, state, config)
 
 
 def read_student(path: Path) -> StudentFile:
