@@ -40,8 +40,11 @@ from ffcore.interfaces import (
 from ffcore.learner import Learner
 from ffcore.optimizer import Optimizer
 from ffcore.parallel import Processes, Strategy
+from ffcore.stopwatch import Stopwatch
 
 Precision = Literal["float32", "bfloat16"]
+SECTIONS: dict[Objective, str] = {"prediction": "predictor", "correction": "corrector"}
+"""What the time of an objective's answer is called."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -137,6 +140,7 @@ class Distillation:
         self.precision = precision
         self.accumulation = accumulation
         self.processes = Processes()
+        self.time = Stopwatch(device)
         self.step_index = 0
         """How many steps have been made."""
         self._check_shares()
@@ -335,8 +339,10 @@ class Distillation:
         gradient = self._gradient_at_once if self.accumulation == 1 else self._gradient_by_parts
         answers, metrics = gradient(shares)
         rate = self.learner.table.factor(self.step_index, self.steps)
-        metrics["gradient_norm"] = self.learner.step(rate, self.clip)
-        self._update_averages()
+        with self.time("optimizer"):
+            metrics["gradient_norm"] = self.learner.step(rate, self.clip)
+        with self.time("average"):
+            self._update_averages()
         for name, share in shares:
             metrics |= self._train_auxiliaries(name, share, answers[name])
         self.step_index += 1
@@ -344,7 +350,7 @@ class Distillation:
 
     def _answer(self, objective: Objective, share: int, micro: int) -> Answer:
         part = self._part(share, micro)
-        with self._autocast():
+        with self.time(SECTIONS[objective]), self._autocast():
             gaps = self.objectives[objective].gaps(
                 self.networks(), self._batch(objective, share, part)
             )
@@ -365,7 +371,8 @@ class Distillation:
         inner = torch.stack(
             [factors[name].to(each.inner.dtype) * each.inner for name, each in answers.items()]
         )
-        self._backward(inner.sum(), self.batch)
+        with self.time("backward"):
+            self._backward(inner.sum(), self.batch)
         return {name: [each] for name, each in answers.items()}, metrics
 
     def _gradient_by_parts(
@@ -379,7 +386,8 @@ class Distillation:
             for micro in range(self.accumulation):
                 with parallel.silent(self.learner.network, micro + 1 < self.accumulation):
                     answer = self._answer(name, share, micro)
-                    self._backward(answer.inner, self.batch)
+                    with self.time("backward"):
+                        self._backward(answer.inner, self.batch)
                 answers[name].append(attrs.evolve(answer, inner=answer.inner.detach()))
             gradients[name] = self.learner.take_gradients()
         factors, metrics = self._factors(
@@ -432,8 +440,9 @@ class Distillation:
             rate = learner.table.factor(self.step_index, self.steps)
             for update in range(auxiliary.updates):
                 draws = self.draws(objective, name, str(update))
-                loss = self._auxiliary_gradient(auxiliary, learner, draws, share, answers)
-                norm = learner.step(rate, self.clip)
+                with self.time(f"{name} network"):
+                    loss = self._auxiliary_gradient(auxiliary, learner, draws, share, answers)
+                    norm = learner.step(rate, self.clip)
             metrics[f"loss_{name}"] = loss
             metrics[f"gradient_norm_{name}"] = norm
         return metrics

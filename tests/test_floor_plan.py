@@ -26,7 +26,7 @@ FLOORS: list[set[str]] = [
     {"flow"},
     {"analytic", "guidance", "derivative", "flow_map", "nn"},
     {"interfaces", "average", "weights"},
-    {"path", "draws", "parallel", "time_law", "optimizer", "solver", "files"},
+    {"path", "draws", "parallel", "stopwatch", "time_law", "optimizer", "solver", "files"},
     {"keys"},
     {"spelling"},
 ]

@@ -167,12 +167,24 @@ class Telling:
             f" {report.steps_per_second:.1f}/s" + ("" if self.bars.console.is_terminal else left)
         )
         self.bars.advance("train", report.step, report.steps, news)
+        if report.step == report.steps:
+            self.say(_where_time_went(report))
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Show how the evaluation stands."""
         if self.signals.stop():  # nothing is lost: the evaluation writes at its end
             raise SystemExit(128 + self.signals.asked)
         self.bars.advance("measure", done, total, what)
+
+
+def _where_time_went(report: Report) -> str:
+    whole = 1000 / report.steps_per_second
+    sections = sorted(report.seconds.items(), key=lambda each: -each[1])
+    parts = ", ".join(f"{name} {1000 * seconds:.1f}" for name, seconds in sections)
+    return (
+        f"a step took {whole:.1f} ms: {parts}\n{report.images_per_second:.0f} images per second, "
+        f"at most {report.memory_peak / 2**30:.2f} GiB of memory"
+    )
 
 
 def _show(evaluation: Evaluation, directory: Path) -> None:
