@@ -120,6 +120,7 @@ def build(recipe: Recipe) -> Built:
                 clip=training.clip,
                 precision=training.precision,
                 accumulation=recipe.parallel.accumulation,
+                skip=training.skip_limit if training.on_nonfinite == "skip" else 0,
                 guidance=guidance.scale,
                 guidance_range=guidance.range,
                 device=device,

@@ -12,15 +12,16 @@ when every gap is, so the objectives' gradients are kept apart until then.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ffcore import average, parallel
 from ffcore.draws import Draws, epochs
+from ffcore.guard import Diverged, Guard
 from ffcore.guidance import unguided
 from ffcore.interfaces import (
     Auxiliary,
@@ -97,6 +98,7 @@ class Distillation:
         precision: "bfloat16" lets the objectives' networks compute in it, by autocast; weights,
             gradients, moving averages and sums over the batch are float32 all the same.
         accumulation: micro-batches per step, in each process.
+        skip: how many steps in a row may be left out whose numbers are not finite.
 
     Raises ValueError without any objective, where the teacher has no null condition to guide,
     where an objective needs data and there is none of the teacher's shape, and where none does.
@@ -121,6 +123,7 @@ class Distillation:
         guidance_range: tuple[float, float] | None = None,
         precision: Precision = "float32",
         accumulation: int = 1,
+        skip: int = 0,
         device: str = "cpu",
     ) -> None:
         given: dict[Objective, PredictorObjective | CorrectorObjective | None] = {
@@ -141,6 +144,7 @@ class Distillation:
         self.accumulation = accumulation
         self.processes = Processes()
         self.time = Stopwatch(device)
+        self.guard = Guard(skip, device)
         self.step_index = 0
         """How many steps have been made."""
         self._check_shares()
@@ -334,19 +338,79 @@ class Distillation:
         `loss` is ½ mean of weight · ‖gap‖²/d over the batch, with the objectives' factors; the
         gradient of the step is that of the inner products above. Of several processes, each has
         metrics of its own, whose mean over them is what is meant.
+
+        A step whose numbers are not finite changes no weight but counts. An auxiliary network's
+        gradient that is not leaves out its own updates from there on.
+
+        Raises Diverged as `check` does, which is asked now and then.
         """
+        self.guard.begin()
         shares = self._shares(self.step_index)
-        gradient = self._gradient_at_once if self.accumulation == 1 else self._gradient_by_parts
-        answers, metrics = gradient(shares)
+        answers, metrics = self._gradient(shares)
         rate = self.learner.table.factor(self.step_index, self.steps)
         with self.time("optimizer"):
-            metrics["gradient_norm"] = self.learner.step(rate, self.clip)
+            metrics["gradient_norm"] = self.learner.clip(self.clip)
+            self.guard.admit(metrics)
+            self.learner.step(rate, self.guard.sound)
         with self.time("average"):
             self._update_averages()
         for name, share in shares:
             metrics |= self._train_auxiliaries(name, share, answers[name])
+        self.guard.end(self.step_index)
         self.step_index += 1
+        if self.guard.full:
+            self.check()
         return metrics
+
+    def check(self) -> None:
+        """Raise Diverged where more steps in a row had to be left out than `skip`.
+
+        Waits for the device; of several processes, all must ask.
+        """
+        self.guard.read()
+        if not self.guard.halted:
+            return
+        (step, names), (last, _) = self.guard.row[0], self.guard.row[self.guard.patience]
+        again = self._not_finite_in(step)
+        steps = f"step {step + 1}" if step == last else f"steps {step + 1} to {last + 1}, each"
+        detail = f" Made again, so are {again}." if again else ""
+        raise Diverged(
+            f"{steps}: {', '.join(names)} not finite.{detail} No weight has met such a number. Try "
+            "a lower learning rate"
+            + (", or training.on_nonfinite = 'skip'" if self.guard.patience == 0 else "")
+        )
+
+    def _not_finite_in(self, step: int) -> str:
+        """Make a step again as far as its gradients; name the weights or gradients not finite."""
+        now, self.step_index = self.step_index, step
+        shares = self._shares(step)
+        answers, _ = self._gradient(shares)
+        for name, share in shares:
+            for _ in self._auxiliary_gradients(name, share, answers[name]):
+                pass  # they add up
+        self.step_index = now
+        networks: dict[str, nn.Module] = {"student": self.student}
+        networks |= {name: self.auxiliaries[name].network for name in self.auxiliary_learners}
+        named = {
+            f"{owner}/{name}": each
+            for owner, network in networks.items()
+            for name, each in network.named_parameters()
+        }
+        gradients = {name: each.grad for name, each in named.items() if each.grad is not None}
+        for learner in (self.learner, *self.auxiliary_learners.values()):
+            learner.optimizer.zero_grad(set_to_none=True)
+        if weights := self._not_finite(named):
+            return f"the weights {weights}"
+        found = self._not_finite(gradients)
+        return found and f"the gradients of {found}"
+
+    def _not_finite(self, named: Mapping[str, Tensor]) -> str:
+        """Name the first of those that are not finite in any process."""
+        wrong = [~each.isfinite().all() for each in parallel.local(named.values())]
+        counts = self.processes.total(torch.stack(wrong).float()).tolist()
+        found = [name for name, count in zip(named, counts, strict=True) if count]
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        return ", ".join(found[:5]) + more
 
     def _answer(self, objective: Objective, share: int, micro: int) -> Answer:
         part = self._part(share, micro)
@@ -361,6 +425,16 @@ class Distillation:
             )
         weights = [self.balancer.weights(objective, gap) for gap in gaps.gaps]
         return Answer.of(gaps, weights, part)
+
+    def _gradient(
+        self, shares: Sequence[tuple[Objective, int]]
+    ) -> tuple[dict[Objective, list[Answer]], dict[str, Tensor]]:
+        """Leave the step's gradient in the student; return the answers, and what to log."""
+        return (
+            self._gradient_at_once(shares)
+            if self.accumulation == 1
+            else self._gradient_by_parts(shares)
+        )
 
     def _gradient_at_once(
         self, shares: Sequence[tuple[Objective, int]]
@@ -431,21 +505,30 @@ class Distillation:
     ) -> dict[str, Tensor]:
         """Train the networks of `objective` on its samples; return their losses."""
         metrics: dict[str, Tensor] = {}
+        for name, learner, loss in self._auxiliary_gradients(objective, share, answers):
+            rate = learner.table.factor(self.step_index, self.steps)
+            with self.time(f"{name} network"):
+                norm = learner.clip(self.clip)
+                self.guard.admit({f"gradient_norm_{name}": norm})
+                learner.step(rate, self.guard.sound)
+            metrics |= {f"loss_{name}": loss, f"gradient_norm_{name}": norm}
+        return metrics
+
+    def _auxiliary_gradients(
+        self, objective: Objective, share: int, answers: Sequence[Answer]
+    ) -> Iterator[tuple[str, Learner, Tensor]]:
+        """Yield each network for each of its updates, with the gradient in it, and its loss."""
         if any(answer.samples is None or answer.condition is None for answer in answers):
-            return metrics
+            return
         for name, learner in self.auxiliary_learners.items():
             auxiliary = self.auxiliaries[name]
             if self.owners[name] != objective:
                 continue
-            rate = learner.table.factor(self.step_index, self.steps)
             for update in range(auxiliary.updates):
                 draws = self.draws(objective, name, str(update))
                 with self.time(f"{name} network"):
                     loss = self._auxiliary_gradient(auxiliary, learner, draws, share, answers)
-                    norm = learner.step(rate, self.clip)
-            metrics[f"loss_{name}"] = loss
-            metrics[f"gradient_norm_{name}"] = norm
-        return metrics
+                yield name, learner, loss
 
     def _auxiliary_gradient(
         self,
@@ -474,10 +557,11 @@ class Distillation:
         return total * self.processes.size / share
 
     def _update_averages(self) -> None:
+        step, sound = self.step_index, self.guard.sound
         for decay, kept in self.averages.items():
-            average.update(kept, self.student, decay, self.step_index)
+            average.update(kept, self.student, decay, step, sound)
         for auxiliary in self.auxiliaries.values():
             if auxiliary.student_average is not None:
                 average.update(
-                    auxiliary.network, self.student, auxiliary.student_average, self.step_index
+                    auxiliary.network, self.student, auxiliary.student_average, step, sound
                 )

@@ -31,19 +31,26 @@ class Learner:
         """What the optimizer moves."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
-    def step(self, rate: float, clip: float | None) -> Tensor:
-        """Descend the gradient that is there, and drop it. Return its norm before clipping.
-
-        `rate` is a factor on the learning rate.
-        """
+    def clip(self, most: float | None) -> Tensor:
+        """Scale the gradient that is there to a norm of `most` at most; return what it was."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = whole(torch.nn.utils.get_total_norm(gradients))
-        torch.nn.utils.clip_grads_with_norm_(self.parameters, clip or float("inf"), norm)
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, most or float("inf"), norm)
+        return norm
+
+    def step(self, rate: float, sound: Tensor) -> None:
+        """Descend the gradient that is there, and drop it.
+
+        Args:
+            rate: a factor on the learning rate.
+            sound: a bool on the device; where it is false, weights and moments stay as they are.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = self.table.learning_rate * rate
+        # What GradScaler tells a fused optimizer: it then leaves out the update by itself.
+        self.optimizer.found_inf = (~sound).float()  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm
 
     def take_gradients(self) -> list[Tensor | None]:
         """Set the gradients aside: return them, and leave none."""

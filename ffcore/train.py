@@ -6,11 +6,9 @@ for report in train(distillation):
 
 from __future__ import annotations
 
-import math
 import resource
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
@@ -20,10 +18,14 @@ import torch
 from torch import Tensor
 
 from ffcore.distill import Distillation
+from ffcore.guard import Diverged
 from ffcore.parallel import Processes
 
 if TYPE_CHECKING:
     from ffcore.checkpoint import Checkpoints
+
+
+__all__ = ["Diverged", "Report", "Stopped", "train"]
 
 
 class Stopped(Exception):
@@ -34,10 +36,6 @@ class Stopped(Exception):
         self.step = step
 
 
-class Diverged(Exception):
-    """Training met a number that is not finite."""
-
-
 @attrs.frozen(kw_only=True)
 class Report:
     """How training stands after `step` steps."""
@@ -45,7 +43,9 @@ class Report:
     step: int
     steps: int
     metrics: dict[str, float]
-    """As `Distillation.step` names them, each a mean over the steps since the report before."""
+    """As `Distillation.step` names them, each a mean over the sound steps since the report before.
+
+    `skipped` is how many were not sound, where such steps are left out."""
     steps_per_second: float
     """Over the same steps."""
     images_per_second: float
@@ -76,22 +76,25 @@ class Report:
 
 
 class _Means:
-    """Running means of metrics, kept on the device until they are read."""
+    """Running means of metrics over sound steps, kept on the device until they are read."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.counts: Counter[str] = Counter()
+        self.counts: dict[str, Tensor] = {}
 
-    def add(self, metrics: Mapping[str, Tensor]) -> None:
+    def add(self, metrics: Mapping[str, Tensor], sound: Tensor) -> None:
         for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach()
-            self.counts[name] += 1
+            counted = torch.where(sound, value.detach(), 0)
+            self.sums[name] = self.sums.get(name, 0) + counted
+            self.counts[name] = self.counts.get(name, 0) + sound
 
     def read(self, processes: Processes) -> dict[str, float]:
         """Return the means over all processes; all of them must ask."""
-        means = [total / self.counts[name] for name, total in self.sums.items()]
-        total = processes.total(torch.stack(means).double()) / processes.size
-        return dict(zip(self.sums, total.tolist(), strict=True))
+        sums = torch.stack([*self.sums.values()]).double()
+        counts = torch.stack([*self.counts.values()])
+        means = processes.total(sums / counts.clamp(min=1)) / processes.size
+        found = zip(self.sums, means.tolist(), counts.tolist(), strict=True)
+        return {name: mean for name, mean, count in found if count}
 
 
 def train(
@@ -109,8 +112,8 @@ def train(
 
     `stop` is asked after each step; where it says so in any process, a checkpoint is written and
     Stopped raised, in all of them.
-    Raises Diverged where a metric is not finite; no checkpoint is written then. Raises what went
-    wrong with a checkpoint (OSError, mostly) at the next one or at the end.
+    Raises Diverged where too many steps in a row were not finite; no checkpoint is written then.
+    Raises what went wrong with a checkpoint (OSError, mostly) at the next one or at the end.
     """
     with checkpoints or nullcontext():
         yield from _train(distillation, log_every, checkpoints, checkpoint_every, stop)
@@ -124,22 +127,25 @@ def _train(
     stop: Callable[[], bool],
 ) -> Iterator[Report]:
     means, begun, before = _Means(), time.perf_counter(), distillation.step_index
+    guard, skipped = distillation.guard, distillation.guard.skipped
     distillation.time.read()  # what was before counts for none of these steps
     while distillation.step_index < distillation.steps:
-        means.add(distillation.step())
+        means.add(distillation.step(), guard.sound)
         step, last = distillation.step_index, distillation.step_index == distillation.steps
         reports = last or step % log_every == 0
         stops = distillation.processes.any(stop()) and not last
         saves = last or stops or step % checkpoint_every == 0
         if not (reports or saves):
             continue
-        metrics = means.read(distillation.processes)
-        _require_finite(step, metrics)
+        distillation.check()  # what has diverged is neither saved nor reported
         if saves and checkpoints is not None:
             checkpoints.save(distillation)
         if stops:
             raise Stopped(step)
         if reports:
+            metrics = means.read(distillation.processes)
+            if guard.patience:
+                metrics["skipped"] = guard.skipped - skipped
             speed = (step - before) / max(time.perf_counter() - begun, 1e-9)
             sections = distillation.time.read()
             yield Report(
@@ -152,6 +158,7 @@ def _train(
                 memory_peak=_memory_peak(distillation.device),
             )
             means, begun, before = _Means(), time.perf_counter(), step
+            skipped = guard.skipped
 
 
 def _memory_peak(device: str) -> int:
@@ -159,13 +166,3 @@ def _memory_peak(device: str) -> int:
         return torch.cuda.max_memory_allocated(device)
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest if sys.platform == "darwin" else 1024 * largest
-
-
-def _require_finite(step: int, metrics: dict[str, float]) -> None:
-    bad = {name: value for name, value in metrics.items() if not math.isfinite(value)}
-    if bad:
-        listed = ", ".join(f"{name} = {value}" for name, value in bad.items())
-        raise Diverged(
-            f"step {step}: {listed}. No checkpoint was written of it; try a lower learning rate or "
-            "a larger weight_epsilon."
-        )

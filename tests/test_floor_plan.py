@@ -25,7 +25,7 @@ FLOORS: list[set[str]] = [
     {"hookspecs"},
     {"flow"},
     {"analytic", "guidance", "derivative", "flow_map", "nn"},
-    {"interfaces", "average", "weights"},
+    {"interfaces", "average", "guard", "weights"},
     {"path", "draws", "parallel", "stopwatch", "time_law", "optimizer", "solver", "files"},
     {"keys"},
     {"spelling"},

@@ -14,23 +14,26 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ffcore.build import build
 from ffcore.checkpoint import Checkpoints
 from ffcore.distill import Distillation
+from ffcore.guard import Diverged
 from ffcore.interfaces import Auxiliary, Batch, FrozenTeacher, Gap, Gaps, Networks, Unconditional
 from ffcore.optimizer import Optimizer
 from ffcore.recipe import load_recipe
-from ffcore.train import Diverged, Report, train
+from ffcore.train import Report, train
 from ffcore_freeflow.balancer import AdaptiveBalancer
 
 
 class Astray(Towards):
-    """A predictor whose gap is not finite from its `at`-th step on."""
+    """A predictor whose gap is not finite in the steps `at`; from a single one, on."""
 
-    def __init__(self, at: int, value: float = float("nan")) -> None:
+    def __init__(self, *at: int, value: float = float("nan")) -> None:
         super().__init__()
         self.at, self.value = at, value
 
     def gaps(self, networks: Networks, batch: Batch) -> Gaps:
         (gap,) = super().gaps(networks, batch).gaps
-        broken = gap.gap if len(self.batches) < self.at else gap.gap * self.value
+        made = batch.draws.step + 1
+        astray = made in self.at or (len(self.at) == 1 and made > self.at[0])
+        broken = gap.gap * self.value if astray else gap.gap
         return Gaps(gaps=(Gap(output=gap.output, gap=broken),))
 
 
@@ -169,24 +172,73 @@ def test_numbers_that_are_not_finite_stop_the_run_and_spare_the_checkpoint(
     value: float, tmp_path: Path
 ) -> None:
     checkpoints = Checkpoints(tmp_path / "c")
-    run = distillation(predictor=Astray(5, value))
+    run = distillation(predictor=Astray(6, value=value))
     seen = []
-    with pytest.raises(Diverged, match=r"step 6: .*loss = (nan|inf)"):
+    said = (
+        r"step 6: gap_prediction, loss, gradient_norm not finite\. Made again, so are the "
+        r"gradients of student/A, student/B, student/b\. No weight"
+    )
+    with pytest.raises(Diverged, match=said):
         seen.extend(
             report.step
-            for report in train(run, log_every=2, checkpoints=checkpoints, checkpoint_every=4)
+            for report in train(run, log_every=4, checkpoints=checkpoints, checkpoint_every=4)
         )
-    assert seen == [2, 4]
+    assert seen == [4]
     assert saved(tmp_path / "c") == [4]
-    assert all(torch.isfinite(p).all() for p in last(tmp_path / "c").student.parameters())
+    twin = distillation()
+    for _ in range(5):
+        twin.step()
+    # Steps 6, 7 and 8 were made before anybody looked, and changed nothing.
+    assert run.step_index == 8
+    assert all(map(torch.equal, run.student.parameters(), twin.student.parameters()))
+    assert all(map(torch.equal, run.average.parameters(), twin.average.parameters()))
 
 
 def test_a_checkpoint_alone_is_reason_enough_to_look_at_the_metrics(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "c")
-    run = distillation(predictor=Astray(3))
+    run = distillation(predictor=Astray(4))
     with pytest.raises(Diverged, match="step 4"):
         steps_of(run, log_every=100, checkpoints=checkpoints, checkpoint_every=2)
     assert saved(tmp_path / "c") == [2]
+
+
+def test_steps_that_are_skipped_are_counted_and_left_out_of_the_means() -> None:
+    run, twin = distillation(predictor=Astray(2, 3, 5), skip=2), distillation()
+    made = []
+    for step in range(10):
+        if step + 1 in (2, 3, 5):
+            twin.step_index += 1
+        else:
+            made.append(twin.step())
+    reports = list(train(run, log_every=5))
+    assert [report.metrics["skipped"] for report in reports] == [3, 0]
+    losses = [float(each["loss"]) for each in made]
+    assert reports[0].metrics["loss"] == pytest.approx(sum(losses[:2]) / 2, rel=1e-6)
+    assert reports[1].metrics["loss"] == pytest.approx(sum(losses[2:]) / 5, rel=1e-6)
+    assert all(map(torch.equal, run.student.parameters(), twin.student.parameters()))
+
+
+def test_a_report_without_a_sound_step_says_how_many_were_skipped_alone() -> None:
+    reports = list(train(distillation(predictor=Astray(2, 4), skip=1), log_every=1))
+    assert reports[1].metrics == {"skipped": 1}
+    assert reports[2].metrics["skipped"] == 0
+    assert reports[2].metrics["loss"] > 0
+
+
+def test_too_many_skipped_in_a_row_end_the_run() -> None:
+    run = distillation(predictor=Astray(2, 5, 6, 7), skip=2)
+    with pytest.raises(Diverged, match="steps 5 to 7, each: gap_prediction, loss, gradient_norm"):
+        steps_of(run, log_every=100)
+    assert steps_of(distillation(predictor=Astray(2, 5, 6, 8), skip=2), log_every=100) == [10]
+
+
+def test_a_loop_of_ones_own_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ffcore.guard._MOST", 4)
+    run = distillation(predictor=Astray(2))
+    for _ in range(3):
+        run.step()
+    with pytest.raises(Diverged, match="step 2:"):
+        run.step()
 
 
 def test_between_reports_nothing_is_read_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from ffcore.checkpoint.manifest import (
 from ffcore.checkpoint.ranks import Ranks
 from ffcore.checkpoint.snapshot import Snapshot, read, shapes_in
 from ffcore.distill import Distillation
+from ffcore.guard import Diverged
 
 _LOG = logging.getLogger(__name__)
 _WHOLE = re.compile(r"step-\d{8,}")
@@ -66,7 +67,7 @@ class Checkpoints:
         """Copy a distillation to host memory, and have the copy written in the background.
 
         Waits for the checkpoint before, and raises its error if it has failed: OSError, mostly.
-        Raises CheckpointError, and writes nothing, where a weight or a moment is not finite.
+        Raises Diverged, and writes nothing, where a weight or a moment is not finite.
         """
         self.wait()
         self._require_finite(distillation)
@@ -126,7 +127,7 @@ class Checkpoints:
         names = sorted({name for each in found for name in each})
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            raise CheckpointError(
+            raise Diverged(
                 f"step {distillation.step_index}: {', '.join(names[:5])}{more} hold NaN or "
                 "infinity, and no checkpoint is made of that"
             )

@@ -12,7 +12,7 @@ EXPECTED = {
     "ffcore.sample.sampler:SampleError": ExitCode.USAGE,
     "ffcore.sample.sampler:NotFinite": ExitCode.FAILED,
     "ffcore.flow:FlowError": ExitCode.FAILED,
-    "ffcore.train:Diverged": ExitCode.FAILED,
+    "ffcore.guard:Diverged": ExitCode.FAILED,
     "ffcore.weights:WeightsError": ExitCode.USAGE,
     "ffcore.interfaces:DataError": ExitCode.USAGE,
     "ffcore.files:MissingFile": ExitCode.ENVIRONMENT,

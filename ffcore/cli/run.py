@@ -161,12 +161,14 @@ class Telling:
         """Show how training stands."""
         metrics = report.metrics
         gaps = [metrics[name] for name in ("gap_prediction", "gap_correction") if name in metrics]
-        left = f" left {report.seconds_left:.0f} s"
-        news = (
-            f"loss {metrics['loss']:.3f} gaps {' '.join(f'{gap:.3f}' for gap in gaps)}"
-            f" {report.steps_per_second:.1f}/s" + ("" if self.bars.console.is_terminal else left)
-        )
-        self.bars.advance("train", report.step, report.steps, news)
+        news = [
+            f"loss {metrics['loss']:.3f}" if "loss" in metrics else "no sound step",
+            f"gaps {' '.join(f'{gap:.3f}' for gap in gaps)}" if gaps else "",
+            f"skipped {metrics['skipped']:.0f}" if metrics.get("skipped") else "",
+            f"{report.steps_per_second:.1f}/s",
+            "" if self.bars.console.is_terminal else f"left {report.seconds_left:.0f} s",
+        ]
+        self.bars.advance("train", report.step, report.steps, " ".join(filter(None, news)))
         if report.step == report.steps:
             self.say(_where_time_went(report))
 

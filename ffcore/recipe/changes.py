@@ -22,6 +22,8 @@ FREE = (
     "training.keep_every",
     "training.keep_last",
     "training.log_every",
+    "training.on_nonfinite",
+    "training.skip_limit",
     "training.steps",
     "training.threads",
     "trackers",

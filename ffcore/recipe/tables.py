@@ -120,6 +120,18 @@ class Training:
             "repeated blocks once; a forward-mode derivative is computed by what is not compiled"
         ),
     )
+    on_nonfinite: Literal["abort", "skip"] = key(
+        "abort",
+        help=(
+            "what becomes of a step whose loss or gradient is not finite: no weight changes by it, "
+            "and the run ends; with 'skip' it goes on"
+        ),
+    )
+    skip_limit: int = key(
+        10,
+        help="how many steps in a row 'skip' leaves out; with one more, the run ends",
+        at_least=1,
+    )
     threads: int | None = key(
         None,
         help="CPU threads of a run; 'none' leaves torch's choice. Small networks do best with 1.",

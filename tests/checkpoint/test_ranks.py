@@ -1,22 +1,12 @@
 """Checkpoints that several ranks write and read together."""
 
-import socket
 from pathlib import Path
 
 import pytest
-import torch.multiprocessing
-from two_ranks import exchanges, fails, reads, writes
+from two_ranks import exchanges, fails, reads, start, writes
 
 from ffcore.checkpoint import Manifest
 from ffcore.checkpoint.ranks import Ranks
-
-
-def start(work: object, *arguments: object) -> None:
-    """Run `work(rank, port, *arguments)` in two processes; raise what either raises."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(work, (port, *arguments), nprocs=2)
 
 
 def test_any_number_of_ranks_reads_what_any_other_wrote(tmp_path):

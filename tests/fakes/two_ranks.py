@@ -1,6 +1,7 @@
-"""What each of two ranks does in `tests/checkpoint/test_ranks.py`, which starts them."""
+"""Two ranks, and what each of them does in a test."""
 
 import os
+import socket
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+import torch.multiprocessing
 from distillations import joint
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -16,7 +18,17 @@ from ffcore.checkpoint import CheckpointError, Checkpoints
 from ffcore.checkpoint.contents import tensors_of
 from ffcore.checkpoint.snapshot import Snapshot
 from ffcore.distill import Distillation
-from ffcore.parallel import Processes
+from ffcore.guard import Diverged
+from ffcore.interfaces import Batch, Gaps, Networks
+from ffcore.parallel import Processes, local
+
+
+def start(work: object, *arguments: object) -> None:
+    """Run `work(rank, port, *arguments)` in two processes; raise what either raises."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(work, (port, *arguments), nprocs=2)
 
 
 def alone() -> Distillation:
@@ -125,7 +137,7 @@ def fails(rank: int, port: int, directory: Path) -> None:
     local = bias.detach().to_local()  # type: ignore[operator]
     if rank == 1:
         local[-1] = torch.nan
-    with pytest.raises(CheckpointError, match=r"student/body\.enter\.bias hold NaN"):
+    with pytest.raises(Diverged, match=r"student/body\.enter\.bias hold NaN"):
         checkpoints.save(run)
     assert [path.name for path in directory.iterdir()] == ["step-00000003"]
     dist.barrier()
@@ -133,4 +145,29 @@ def fails(rank: int, port: int, directory: Path) -> None:
         (directory / "step-00000003" / "manifest.json").unlink()
     with pytest.raises(CheckpointError, match=r"manifest\.json is missing"):
         checkpoints.newest()
+    dist.destroy_process_group()
+
+
+def skips(rank: int, port: int, kind: str) -> None:
+    """What is not finite in one rank leaves the step out in both."""
+    _joins(rank, port)
+    run = KINDS[kind]()
+    for _ in range(3):
+        run.step()
+    before = {name: each.clone() for name, each in tensors_of(run).items()}
+    plain = run.objectives["prediction"].gaps
+
+    def gaps(networks: Networks, batch: Batch) -> Gaps:
+        found = plain(networks, batch)
+        if rank == 1:
+            found.gaps[0].gap[-1] = torch.nan
+        return found
+
+    run.objectives["prediction"].gaps = gaps  # type: ignore[method-assign]
+    run.step()
+    for name, each in tensors_of(run).items():
+        here, there = local([each, before[name]])
+        assert torch.equal(here, there), name
+    with pytest.raises(Diverged, match=r"step 4: gap_prediction, .* the gradients of student/body"):
+        run.check()
     dist.destroy_process_group()

@@ -1,0 +1,85 @@
+"""What becomes of a step whose numbers are not finite: it changes no weight.
+
+Whether a number is finite is found out on the device and guards the updates there, so that no step
+waits for its numbers to be read and no weight meets a NaN. The books are read later, and say which
+step it was. After too many such steps in a row all stands still, as it stood before the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+_MOST = 1000
+"""How many steps go by, at most, until the books are read."""
+
+
+class Diverged(Exception):
+    """Training met numbers that are not finite, and cannot go on."""
+
+
+class Guard:
+    """Tells on the device whether an update may be made, and keeps the books.
+
+    Every number that is admitted must be the same in all processes that share a step.
+
+    Args:
+        patience: how many steps in a row may be left out; after one more, all are.
+        device: where the numbers are.
+    """
+
+    def __init__(self, patience: int, device: str) -> None:
+        self.patience = patience
+        self.sound = torch.ones((), dtype=torch.bool, device=device)
+        """Whether the updates of the step at hand may be made, as far as its numbers are known."""
+        self.skipped = 0
+        """How many steps have been left out, as the books were last read."""
+        self.row: list[tuple[int, list[str]]] = []
+        """Those of them that came last, one after the other: the step, what was not finite."""
+        self._in_a_row = torch.zeros((), dtype=torch.int64, device=device)
+        self._numbers: dict[str, Tensor] = {}
+        self._unread: list[tuple[int, list[str], Tensor]] = []
+
+    def begin(self) -> None:
+        """Begin a step."""
+        self.sound = self._in_a_row <= self.patience
+        self._numbers = {}
+
+    def admit(self, numbers: Mapping[str, Tensor]) -> None:
+        """Let the step's further updates depend on these scalars being finite."""
+        finite = {name: each.detach().isfinite() for name, each in numbers.items()}
+        self.sound = torch.stack([self.sound, *finite.values()]).all()
+        self._numbers |= finite
+
+    def end(self, step: int) -> None:
+        """End a step."""
+        self._in_a_row = torch.where(self.sound, 0, self._in_a_row + 1)
+        found = torch.stack([self.sound, *self._numbers.values()])
+        self._unread.append((step, [*self._numbers], found))
+
+    @property
+    def full(self) -> bool:
+        """Whether so many steps have not been read that it is time."""
+        return len(self._unread) >= _MOST
+
+    @property
+    def halted(self) -> bool:
+        """Whether all stands still, as the books were last read."""
+        return len(self.row) > self.patience
+
+    def read(self) -> None:
+        """Bring the books up to date; waits for the device."""
+        unread, self._unread = self._unread, []
+        if not unread:
+            return
+        found = iter(torch.cat([each for _, _, each in unread]).tolist())
+        for step, names, _ in unread:
+            sound = next(found)
+            wrong = [name for name in names if not next(found)]
+            if sound:
+                self.row.clear()
+            else:
+                self.skipped += 1
+                self.row.append((step, wrong))
