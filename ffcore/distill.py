@@ -41,8 +41,11 @@ from ffcore.interfaces import (
 from ffcore.learner import Learner
 from ffcore.optimizer import Optimizer
 from ffcore.parallel import Processes, Strategy
+from ffcore.stopwatch import Stopwatch
 
 Precision = Literal["float32", "bfloat16"]
+SECTIONS: dict[Objective, str] = {"prediction": "predictor", "correction": "corrector"}
+"""What the time of an objective's answer is called."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -140,6 +143,7 @@ class Distillation:
         self.precision = precision
         self.accumulation = accumulation
         self.processes = Processes()
+        self.time = Stopwatch(device)
         self.guard = Guard(skip, device)
         self.step_index = 0
         """How many steps have been made."""
@@ -344,10 +348,12 @@ class Distillation:
         shares = self._shares(self.step_index)
         answers, metrics = self._gradient(shares)
         rate = self.learner.table.factor(self.step_index, self.steps)
-        metrics["gradient_norm"] = self.learner.clip(self.clip)
-        self.guard.admit(metrics)
-        self.learner.step(rate, self.guard.sound)
-        self._update_averages()
+        with self.time("optimizer"):
+            metrics["gradient_norm"] = self.learner.clip(self.clip)
+            self.guard.admit(metrics)
+            self.learner.step(rate, self.guard.sound)
+        with self.time("average"):
+            self._update_averages()
         for name, share in shares:
             metrics |= self._train_auxiliaries(name, share, answers[name])
         self.guard.end(self.step_index)
@@ -408,7 +414,7 @@ class Distillation:
 
     def _answer(self, objective: Objective, share: int, micro: int) -> Answer:
         part = self._part(share, micro)
-        with self._autocast():
+        with self.time(SECTIONS[objective]), self._autocast():
             gaps = self.objectives[objective].gaps(
                 self.networks(), self._batch(objective, share, part)
             )
@@ -439,7 +445,8 @@ class Distillation:
         inner = torch.stack(
             [factors[name].to(each.inner.dtype) * each.inner for name, each in answers.items()]
         )
-        self._backward(inner.sum(), self.batch)
+        with self.time("backward"):
+            self._backward(inner.sum(), self.batch)
         return {name: [each] for name, each in answers.items()}, metrics
 
     def _gradient_by_parts(
@@ -453,7 +460,8 @@ class Distillation:
             for micro in range(self.accumulation):
                 with parallel.silent(self.learner.network, micro + 1 < self.accumulation):
                     answer = self._answer(name, share, micro)
-                    self._backward(answer.inner, self.batch)
+                    with self.time("backward"):
+                        self._backward(answer.inner, self.batch)
                 answers[name].append(attrs.evolve(answer, inner=answer.inner.detach()))
             gradients[name] = self.learner.take_gradients()
         factors, metrics = self._factors(
@@ -498,10 +506,11 @@ class Distillation:
         """Train the networks of `objective` on its samples; return their losses."""
         metrics: dict[str, Tensor] = {}
         for name, learner, loss in self._auxiliary_gradients(objective, share, answers):
-            norm = learner.clip(self.clip)
-            self.guard.admit({f"gradient_norm_{name}": norm})
             rate = learner.table.factor(self.step_index, self.steps)
-            learner.step(rate, self.guard.sound)
+            with self.time(f"{name} network"):
+                norm = learner.clip(self.clip)
+                self.guard.admit({f"gradient_norm_{name}": norm})
+                learner.step(rate, self.guard.sound)
             metrics |= {f"loss_{name}": loss, f"gradient_norm_{name}": norm}
         return metrics
 
@@ -517,7 +526,8 @@ class Distillation:
                 continue
             for update in range(auxiliary.updates):
                 draws = self.draws(objective, name, str(update))
-                loss = self._auxiliary_gradient(auxiliary, learner, draws, share, answers)
+                with self.time(f"{name} network"):
+                    loss = self._auxiliary_gradient(auxiliary, learner, draws, share, answers)
                 yield name, learner, loss
 
     def _auxiliary_gradient(

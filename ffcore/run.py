@@ -3,9 +3,10 @@
     run(load_recipe("recipes/digits.toml"), Path("runs/digits"))
 
 The directory holds the resolved recipe (recipe.toml, which runs as it is), provenance.json,
-metrics.jsonl, the checkpoints, the student's average (student.safetensors), and after the
-evaluation evaluation.json, samples.png and curves.png. Started again with the same recipe, a run
-goes on where its last checkpoint stands; another recipe, or other files, are refused.
+metrics.jsonl, the checkpoints, the student's average (student.safetensors), after the evaluation
+evaluation.json, samples.png and curves.png, and what trackers keep (tracking). Started again with
+the same recipe, a run goes on where its last checkpoint stands; another recipe, or other files, are
+refused.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import fcntl
 import json
 import os
 import shutil
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -23,7 +25,7 @@ import attrs
 import torch
 
 from ffcore import picture
-from ffcore.build import BuildError, Built, build, part, usable_device
+from ffcore.build import BuildError, Built, build, made, part, usable_device
 from ffcore.checkpoint import Checkpoints, foreign
 from ffcore.distill import Distillation
 from ffcore.evaluate import Evaluation, Reference, evaluate, identity, prior
@@ -41,7 +43,7 @@ from ffcore.features import UNKNOWN
 from ffcore.files import write_text
 from ffcore.flow import noise_slope, points_wrongly
 from ffcore.guidance import unguided
-from ffcore.interfaces import Student
+from ffcore.interfaces import Context, Student, Tracker
 from ffcore.parallel import Processes, joined, own_device, whole_state
 from ffcore.plugins import installed
 from ffcore.recipe import (
@@ -55,11 +57,13 @@ from ffcore.recipe import (
     versions,
 )
 from ffcore.resume import note, noted, resume
+from ffcore.tracking import Tracking
 from ffcore.train import Report, Stopped, train
 
 PROVENANCE, METRICS = "provenance.json", "metrics.jsonl"
 CHECKPOINTS, REFERENCE = "checkpoints", "reference.safetensors"
 SAMPLES, CURVES = "samples.png", "curves.png"
+TRACKING = "tracking"  # where the recipe names trackers
 FILES = (
     RECIPE,
     PROVENANCE,
@@ -70,6 +74,7 @@ FILES = (
     REFERENCE,
     SAMPLES,
     CURVES,
+    TRACKING,
 )
 
 
@@ -184,13 +189,37 @@ def _run(
     with enough_memory("building the networks", _SMALLER):
         built = build(recipe)
         _check(built, observer)
+    tree, name = tomllib.loads(to_toml(recipe)), directory.absolute().name
+    tracking = Tracking(directory / TRACKING, name, tree, observer.say)
+    processes.first(lambda: tracking.add(_trackers(recipe)))
     with ExitStack() as stack:
         processes.first(lambda: stack.enter_context(_alone(directory)))
         processes.first(lambda: _prepare(directory, recipe, built, start.restart))
-        _train(directory, recipe, built, changed, start, processes, observer, stop)
+        stack.enter_context(tracking)
+        _train(directory, recipe, built, changed, start, processes, observer, stop, tracking)
         if not recipe.evaluation.enabled:
             return None
-        return _evaluate(directory, recipe, built, processes, observer, stop)
+        evaluation = _evaluate(directory, recipe, built, processes, observer, stop)
+        _track_evaluation(tracking, built.distillation.steps, evaluation, directory)
+        return evaluation
+
+
+def _trackers(recipe: Recipe) -> list[tuple[str, Tracker]]:
+    return [
+        (installed().type_name("tracker", table), made("trackers", table, Context(), Tracker))
+        for table in recipe.trackers
+    ]
+
+
+def _track_evaluation(
+    tracking: Tracking, step: int, evaluation: Evaluation, directory: Path
+) -> None:
+    distances = {name: each.student for name, each in evaluation.distances.items()}
+    errors = evaluation.trajectory_error.items()
+    found = {f"distance/{name}": each for name, each in distances.items() if each is not None}
+    found |= {f"trajectory_error/{delta:g}": error for delta, error in errors}
+    tracking.track(step, found)
+    tracking.show(step, "samples", directory / SAMPLES)
 
 
 def _check(built: Built, observer: Observer) -> None:
@@ -263,6 +292,7 @@ def _train(
     processes: Processes,
     observer: Observer,
     stop: Callable[[], bool],
+    tracking: Tracking,
 ) -> None:
     distillation, training = built.distillation, recipe.training
     student = built.student
@@ -289,6 +319,7 @@ def _train(
     )
     _go_on(directory, recipe, built, checkpoints, changed, start, observer)
     processes.first(lambda: _forget_after(directory / METRICS, distillation.step_index))
+    tracking.begin(distillation.step_index)
     if distillation.step_index < distillation.steps:
         observer.say(f"training, with a word every {training.log_every} steps")
     reports = train(
@@ -302,6 +333,7 @@ def _train(
         for report in reports:
             if processes.leads:
                 _append(directory / METRICS, report)
+            tracking.track(report.step, report.numbers)
             observer.report(report)
     state = whole_state(student)
 
@@ -466,9 +498,8 @@ def _write_provenance(
 
 def _append(path: Path, report: Report) -> None:
     """Add a line to the metrics."""
-    line = {"step": report.step, "steps_per_second": report.steps_per_second, **report.metrics}
     with writable(path.parent, path.name), path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(json.dumps({"step": report.step, **report.numbers}) + "\n")
 
 
 def _history(path: Path) -> list[dict[str, Any]]:

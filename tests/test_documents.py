@@ -410,7 +410,7 @@ def missing_files(document: Path) -> list[str]:
     """The files that a document names and that are nowhere: not here, nor made by a run."""
     written = {*FILES, *(block.title for block in blocks(document))}
     # Stands for a file of the reader's.
-    written |= {"recipe.toml", "base.toml"}
+    written |= {"recipe.toml", "base.toml", "tracking/"}
     present = {path.name for path in _files()}
     spans = re.findall(r"`([^`\s]+)`", prose(document.read_text()))
     named = [span for span in spans if FILE.fullmatch(span)]

@@ -137,6 +137,7 @@ MISTAKES = {
     "network": ("torch.cat([x_t, t", "torch.cat([x_t, 0 * t"),
     "features": ("generator=seed) / length", "generator=seed) * length"),
     "decoder": ("self.mean + self", "self.mean - self"),
+    "tracker": ("(step, name,", "(name, step,"),
 }
 """What its own test must catch, for each role."""
 

@@ -20,6 +20,7 @@ COMMANDS = {
         "ffcore.cli.check_plugin:check_plugin",
         "Check a plugin by the laws of its roles.",
     ),
+    "doctor": ("ffcore.cli.doctor:doctor", "Try what works on this machine."),
     "export": ("ffcore.cli.export:export", "Export the student of a finished run."),
     "new-plugin": ("ffcore.cli.new_plugin:new_plugin", "Write a plugin to begin with."),
     "run": ("ffcore.cli.run:run", "Distil a teacher as a recipe says."),

@@ -20,7 +20,17 @@ from ffcore.plugins.metadata import canonical
 from ffcore.plugins.place import place, told
 from ffcore.testing import process
 from ffcore.testing.answers import arguments
-from ffcore.testing.case import KINDS, OBJECTIVES, RANGE, SETTINGS, Case, Setting, examples, words
+from ffcore.testing.case import (
+    KINDS,
+    OBJECTIVES,
+    RANGE,
+    SETTINGS,
+    SETTLED,
+    Case,
+    Setting,
+    examples,
+    words,
+)
 from ffcore.testing.expected import as_expected
 from ffcore.testing.law import Broken, Law, NotAsked, laws_of
 from ffcore.testing.plugin_laws import of_plugin, plugin_result, weights
@@ -131,7 +141,7 @@ def _of_component(plugin: Plugin, component: Component, registry: Registry) -> l
         needed = frozenset[str]().union(*(words(table, "needs") for table in tables))
     except Exception as error:  # noqa: BLE001 - a stranger's class may raise anything
         return _unasked(label, role, plugin_result(label, "is-buildable", told(error)))
-    teachers = [] if role == "teacher" else list(_teachers(plugin, needed, registry))
+    teachers = [] if role in SETTLED else list(_teachers(plugin, needed, registry))
     return check_tables(label, role, tables, (*SETTINGS, *teachers))
 
 
@@ -212,7 +222,7 @@ def _cases(
     cases: list[Case] = []
     refusals: dict[str, None] = {}
     for table in tables:
-        for setting in settings[:1] if role == "teacher" else settings:
+        for setting in settings[:1] if role in SETTLED else settings:
             case = Case(role=role, table=table, setting=setting)
             try:
                 with process.restored():
@@ -273,7 +283,7 @@ def _judged(label: str, law: Law, cases: list[Case], several: bool) -> Result:
 
 
 def _where(case: Case, several: bool) -> str:
-    places = [] if case.role == "teacher" else [f"setting: {case.setting.name}"]
+    places = [] if case.role in SETTLED else [f"setting: {case.setting.name}"]
     if several:
         places.append(f"example: {case.table}")
     return f" ({', '.join(places)})" if places else ""

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -20,6 +21,7 @@ from healthy import (
 )
 from objectives import Even
 from torch import Tensor, nn
+from trackers import Diary
 
 from ffcore.analytic import Gaussian
 from ffcore.draws import Draws
@@ -1301,3 +1303,70 @@ class GreyImages(Straight):
 class FailsWithinOnOtherShapes(Straight):
     def forward(self, samples: Tensor) -> Tensor:
         return super().forward(samples.permute(0, 1, 2, 3))
+
+
+# Trackers
+
+
+@breaks("stays-in-its-folder", "beside its folder it wrote diary.jsonl", role="tracker")
+class WritesIntoTheRunsDirectory(Diary):
+    def open(self, folder: Path, run: str, recipe: Mapping[str, Any], step: int) -> None:
+        super().open(folder, run, recipe, step)
+        self.path = folder.parent / "diary.jsonl"
+
+
+@breaks("stays-in-its-folder", "beside its folder it wrote elsewhere/diary.jsonl", role="tracker")
+class WritesWhereTheProcessWorks(Diary):
+    def close(self, *, finished: bool) -> None:
+        super().close(finished=finished)
+        Path("diary.jsonl").touch()
+
+
+@breaks("leaves-what-it-is-handed-alone", "the recipe became", role="tracker")
+class TakesOutOfTheRecipe(Diary):
+    def open(self, folder: Path, run: str, recipe: Mapping[str, Any], step: int) -> None:
+        dict.pop(recipe, "training")  # type: ignore[arg-type]
+        super().open(folder, run, recipe, step)
+
+
+@breaks("leaves-what-it-is-handed-alone", "the numbers became", role="tracker")
+class AddsToTheNumbers(Diary):
+    def track(self, step: int, numbers: Mapping[str, float]) -> None:
+        numbers |= {"step": step}  # type: ignore[operator]
+        super().track(step, numbers)
+
+
+@breaks("says-nothing-on-stdout", "it printed 'step 1", role="tracker")
+class PrintsItsSteps(Diary):
+    def track(self, step: int, numbers: Mapping[str, float]) -> None:
+        print("step", step)  # noqa: T201
+        super().track(step, numbers)
+
+
+@breaks("goes-on-with-what-it-kept", "cut off: diary.jsonl", role="tracker")
+class BeginsAnewWhereARunGoesOn(Diary):
+    def open(self, folder: Path, run: str, recipe: Mapping[str, Any], step: int) -> None:
+        (folder / "diary.jsonl").unlink(missing_ok=True)
+        super().open(folder, run, recipe, step)
+
+
+@breaks("takes-whatever-is-measured", "raised KeyError: 'loss'", role="tracker")
+class WantsTheSameNamesEachTime(Diary):
+    def track(self, step: int, numbers: Mapping[str, float]) -> None:
+        super().track(step, {"loss": numbers["loss"]})
+
+
+@breaks("takes-whatever-is-measured", "raised OverflowError", role="tracker")
+class TakesFiniteNumbersAlone(Diary):
+    def track(self, step: int, numbers: Mapping[str, float]) -> None:
+        super().track(step, {name: round(1000 * number) for name, number in numbers.items()})
+
+
+@breaks("closes-at-any-time", "raised AttributeError", role="tracker")
+class ClosesWithTheLastStep(Diary):
+    def track(self, step: int, numbers: Mapping[str, float]) -> None:
+        self.last = step
+        super().track(step, numbers)
+
+    def close(self, *, finished: bool) -> None:
+        self.write({"last": self.last, "finished": finished})
