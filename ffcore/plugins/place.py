@@ -18,7 +18,7 @@ def told(error: BaseException) -> str:
 
 
 def place(error: BaseException) -> str:
-    """The innermost line of a stranger's code that `error` came through: "acme_flow/teacher.py:31".
+    """The innermost line of a stranger's code that `error` came through: "moon/teacher.py:31".
 
     Empty where it came through none. Strangers are plugins of other distributions, and files that
     are not installed; for what a library does, the line that called it answers.
