@@ -133,6 +133,8 @@ NAMES = {
     ],
 }
 NAMES["predictor"] = [*NAMES["corrector"], "rests-at-the-flow-map"]
+for _role in ("corrector", "predictor"):
+    NAMES[_role].append("calls-networks-whatever-was-drawn")
 
 
 def broken(results: list[Result]) -> dict[str, str]:
