@@ -105,7 +105,7 @@ def fingerprint(network: nn.Module) -> str:
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         plain: Tensor = whole(tensor.detach()).cpu().clone(memory_format=torch.contiguous_format)
-        digest.update(memoryview(plain.flatten().view(torch.uint8).numpy()))
+        digest.update(plain.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

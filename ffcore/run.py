@@ -38,16 +38,27 @@ from ffcore.export import (
     student_path,
     write_student,
 )
+from ffcore.faults import enough_memory, writable
 from ffcore.features import UNKNOWN
 from ffcore.files import write_text
+from ffcore.flow import noise_slope, points_wrongly
 from ffcore.guidance import unguided
 from ffcore.interfaces import Context, Student, Tracker
 from ffcore.parallel import Processes, joined, own_device, whole_state
 from ffcore.plugins import installed
-from ffcore.recipe import Changes, Recipe, Training, binding_digest, changes, provenance, to_toml
+from ffcore.recipe import (
+    Changes,
+    Recipe,
+    Training,
+    binding_digest,
+    changes,
+    provenance,
+    to_toml,
+    versions,
+)
 from ffcore.resume import note, noted, resume
 from ffcore.tracking import Tracking
-from ffcore.train import Report, train
+from ffcore.train import Report, Stopped, train
 
 PROVENANCE, METRICS = "provenance.json", "metrics.jsonl"
 CHECKPOINTS, REFERENCE = "checkpoints", "reference.safetensors"
@@ -64,6 +75,14 @@ FILES = (
     SAMPLES,
     CURVES,
     TRACKING,
+)
+
+
+SLOPED = 8
+"""Samples of noise on which the teacher is asked, before training, which way it points."""
+_SMALLER = (
+    "The teacher, the student, its averages and the auxiliary networks must fit together: take a "
+    "smaller student, or an accelerator with more memory."
 )
 
 POINTS = 1000
@@ -119,7 +138,7 @@ def run(
         resume: insist that there is a checkpoint to go on from.
         allow_changes: go on although the recipe has changed in what training depends on.
         observer: told of the progress.
-        stop: asked after each training step whether to stop there.
+        stop: asked after each training step, and while evaluating, whether to stop there.
 
     Raises RunDirectoryError, CheckpointError, BuildError, WeightsError, Stopped or Diverged. Before
     training starts, nothing is written.
@@ -167,8 +186,9 @@ def _run(
 ) -> Evaluation | None:
     """Do what `run` says; of several processes, the leading one alone writes."""
     changed = processes.first(lambda: _inspect(directory, recipe, start))
-    built = build(recipe)
-    _check(built, observer)
+    with enough_memory("building the networks", _SMALLER):
+        built = build(recipe)
+        _check(built, observer)
     tree, name = tomllib.loads(to_toml(recipe)), directory.absolute().name
     tracking = Tracking(directory / TRACKING, name, tree, observer.say)
     processes.first(lambda: tracking.add(_trackers(recipe)))
@@ -179,7 +199,7 @@ def _run(
         _train(directory, recipe, built, changed, start, processes, observer, stop, tracking)
         if not recipe.evaluation.enabled:
             return None
-        evaluation = _evaluate(directory, recipe, built, processes, observer)
+        evaluation = _evaluate(directory, recipe, built, processes, observer, stop)
         _track_evaluation(tracking, built.distillation.steps, evaluation, directory)
         return evaluation
 
@@ -208,11 +228,16 @@ def _check(built: Built, observer: Observer) -> None:
     with part("self-check"):
         for sentence in distillation.self_check():
             observer.say(sentence)
-    z, _ = next(prior(teacher, attrs.evolve(built.measurement, batch=2), "check"))
+    z, condition = next(prior(teacher, attrs.evolve(built.measurement, batch=SLOPED), "check"))
+    if points_wrongly(slope := noise_slope(teacher, z, condition)):
+        observer.say(
+            f"the teacher's velocity at t = 1 changes with the noise by {slope:+.2f}, and an exact "
+            "one by −1: its sign, or the direction of its time, may be the other one"
+        )
     for features in built.features:
         with part("evaluation.features"), torch.no_grad():
             try:
-                features(z)
+                features(z[:2])
             except RuntimeError as error:
                 shape = teacher.sample_shape
                 raise ValueError(f"{features.name} cannot take samples {shape}: {error}") from error
@@ -234,16 +259,28 @@ def _alone(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
         held = os.open(directory, os.O_RDONLY)
     except OSError as error:
-        raise RunDirectoryError(f"{directory} cannot be used: {error}") from None
+        raise RunDirectoryError(f"{directory} cannot be used: {error.strerror}") from None
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        holder = _holder(held)
         os.close(held)
-        raise RunDirectoryError(f"{directory} is in use by another process") from None
+        raise RunDirectoryError(f"{directory} is in use by another process{holder}") from None
     try:
         yield
     finally:
         os.close(held)
+
+
+def _holder(held: int) -> str:
+    """Return which process has locked an open file, for a message; "" where it cannot be had."""
+    locks, inode = Path("/proc/locks"), os.fstat(held).st_ino
+    lines = locks.read_text().splitlines() if locks.exists() else []
+    for words in map(str.split, lines):
+        # 1: FLOCK ADVISORY WRITE <pid> <device>:<inode> 0 EOF
+        if words[1] == "FLOCK" and words[5].endswith(f":{inode}"):
+            return f" (its number is {words[4]})"
+    return ""
 
 
 def _train(
@@ -299,8 +336,13 @@ def _train(
             tracking.track(report.step, report.numbers)
             observer.report(report)
     state = whole_state(student)
-    processes.first(lambda: write_student(directory / STUDENT, state, description))
-    processes.first(lambda: _draw_curves(directory))
+
+    def keep() -> None:
+        with writable(directory, STUDENT):
+            write_student(directory / STUDENT, state, description)
+            _draw_curves(directory)
+
+    processes.first(keep)
 
 
 def _go_on(
@@ -321,7 +363,9 @@ def _go_on(
         allow_changes=start.allow_changes,
     )
     if found:
-        observer.say(f"going on after step {found.step} of {distillation.steps}")
+        observer.say(_how_it_stands(found.step, distillation.steps))
+        if other := _other_versions(directory / PROVENANCE, recipe):
+            observer.say(f"what stands here was made with other versions: {', '.join(other)}")
     if changed:
         observer.say("\n  ".join(["the recipe has changed:", *changed.lines]))
     if changed.has("training.steps") and _scheduled(distillation):
@@ -333,13 +377,35 @@ def _go_on(
 
 def _change(directory: Path, recipe: Recipe, built: Built, changes: list[dict[str, Any]]) -> None:
     """Keep that the recipe has changed; the recipe last: until then, it is found again."""
-    _write_provenance(directory, recipe, built, changes)
-    write_text(directory / RECIPE, to_toml(recipe))
+    with writable(directory, "the changed recipe"):
+        _write_provenance(directory, recipe, built, changes)
+        write_text(directory / RECIPE, to_toml(recipe))
 
 
 def _scheduled(distillation: Distillation) -> bool:
     learners = [distillation.learner, *distillation.auxiliary_learners.values()]
     return any(each.table.schedule != "constant" for each in learners)
+
+
+def _how_it_stands(step: int, steps: int) -> str:
+    if step < steps:
+        return f"going on after step {step} of {steps}"
+    return (
+        f"finished already, after step {steps}: nothing was trained, whatever code has changed "
+        "since; --restart trains anew"
+    )
+
+
+def _other_versions(stored: Path, recipe: Recipe) -> list[str]:
+    """Return which versions differ from those that a run began with, as far as it is known."""
+    if not stored.exists():
+        return []
+    there, here = versions(json.loads(stored.read_text())), versions(provenance(recipe))
+    return [
+        f"{name} {there.get(name)} (here {here.get(name)})"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
 
 
 def load_student(source: str | Path) -> Student:
@@ -398,16 +464,14 @@ def _own_files(directory: Path) -> set[str]:
 
 
 def _prepare(directory: Path, recipe: Recipe, built: Built, restart: bool) -> None:
-    try:
+    with writable(directory, "the run directory"):
         if restart:
             for name in FILES:
                 _remove(directory / name)
         if not (directory / RECIPE).exists():
             write_text(directory / RECIPE, to_toml(recipe))
-    except OSError as error:
-        raise RunDirectoryError(f"{directory} cannot be written: {error}") from None
-    if not (directory / PROVENANCE).exists():
-        _write_provenance(directory, recipe, built, [])
+        if not (directory / PROVENANCE).exists():
+            _write_provenance(directory, recipe, built, [])
 
 
 def _remove(path: Path) -> None:
@@ -433,7 +497,8 @@ def _write_provenance(
 
 
 def _append(path: Path, report: Report) -> None:
-    with path.open("a") as file:
+    """Add a line to the metrics."""
+    with writable(path.parent, path.name), path.open("a") as file:
         file.write(json.dumps({"step": report.step, **report.numbers}) + "\n")
 
 
@@ -461,15 +526,26 @@ def _draw_curves(directory: Path) -> None:
 
 
 def _evaluate(
-    directory: Path, recipe: Recipe, built: Built, processes: Processes, observer: Observer
+    directory: Path,
+    recipe: Recipe,
+    built: Built,
+    processes: Processes,
+    observer: Observer,
+    stop: Callable[[], bool],
 ) -> Evaluation:
     """Measure and draw: all processes alike, since none may have a whole network alone."""
+
+    def progress(what: str, done: int, total: int) -> None:
+        if stop():  # nothing is lost: all is written at the end
+            raise Stopped(built.distillation.steps)
+        observer.progress(what, done, total)
+
     teacher, student = built.distillation.teacher, built.student
     stored = directory / REFERENCE
     known = built.reference or _stored_reference(stored, built)
-    with part("evaluation"):
+    with part("evaluation"), enough_memory("the evaluation", "Make evaluation.batch smaller."):
         evaluation, reference = evaluate(
-            student, teacher, built.features, built.measurement, known, observer.progress
+            student, teacher, built.features, built.measurement, known, progress
         )
     count = recipe.evaluation.rows if len(teacher.sample_shape) > 1 else POINTS
     z, condition = next(prior(teacher, attrs.evolve(built.measurement, batch=count), "picture"))
@@ -479,14 +555,17 @@ def _evaluate(
         z,
         picture.in_class_order(teacher, condition),
         solver=built.measurement.solver,
+        student_steps=built.measurement.student_steps,
     )
     images = {name: built.decoder(row) for name, row in rows.items()}
 
     def keep() -> None:
-        if known is None:
-            reference.write(stored)
-        write_text(directory / EVALUATION, json.dumps(attrs.asdict(evaluation), indent=2) + "\n")
-        picture.draw_samples(directory / SAMPLES, images)
+        with writable(directory, EVALUATION):
+            if known is None:
+                reference.write(stored)
+            text = json.dumps(attrs.asdict(evaluation), indent=2) + "\n"
+            write_text(directory / EVALUATION, text)
+            picture.draw_samples(directory / SAMPLES, images)
 
     processes.first(keep)
     return evaluation

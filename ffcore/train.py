@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ffcore.distill import Distillation
+from ffcore.faults import enough_memory
 from ffcore.guard import Diverged
 from ffcore.parallel import Processes
 
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
 
 
 __all__ = ["Diverged", "Report", "Stopped", "train"]
+
+
+_REMEDY = (
+    "A smaller training.batch needs less; so does the same batch by parallel.accumulation = 2 or "
+    "more, with parallel.checkpointing = true, or in several processes, of which "
+    "parallel.strategy = 'fsdp' keeps the networks in parts."
+)
 
 
 class Stopped(Exception):
@@ -112,8 +120,10 @@ def train(
 
     `stop` is asked after each step; where it says so in any process, a checkpoint is written and
     Stopped raised, in all of them.
+
     Raises Diverged where too many steps in a row were not finite; no checkpoint is written then.
-    Raises what went wrong with a checkpoint (OSError, mostly) at the next one or at the end.
+    Raises what went wrong with a checkpoint (Unwritable, mostly) at the next report, checkpoint or
+    at the end, and OutOfMemory with what to change.
     """
     with checkpoints or nullcontext():
         yield from _train(distillation, log_every, checkpoints, checkpoint_every, stop)
@@ -130,7 +140,8 @@ def _train(
     guard, skipped = distillation.guard, distillation.guard.skipped
     distillation.time.read()  # what was before counts for none of these steps
     while distillation.step_index < distillation.steps:
-        means.add(distillation.step(), guard.sound)
+        with enough_memory(f"step {distillation.step_index + 1}", _REMEDY):
+            means.add(distillation.step(), guard.sound)
         step, last = distillation.step_index, distillation.step_index == distillation.steps
         reports = last or step % log_every == 0
         stops = distillation.processes.any(stop()) and not last
@@ -138,6 +149,8 @@ def _train(
         if not (reports or saves):
             continue
         distillation.check()  # what has diverged is neither saved nor reported
+        if checkpoints is not None:
+            checkpoints.notice()
         if saves and checkpoints is not None:
             checkpoints.save(distillation)
         if stops:

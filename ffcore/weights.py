@@ -9,9 +9,11 @@ training checkpoints are let in.
 from __future__ import annotations
 
 import argparse
+import errno
 import fnmatch
 import json
 import logging
+import os
 import pickle
 import re
 import warnings
@@ -334,6 +336,7 @@ def write_weights(
         partial.chmod(0o644)  # safetensors makes files for their owner alone
         partial.replace(path)
     except SafetensorError as error:
-        raise OSError(f"{path} cannot be written: {error}") from None
+        number = int(found[1]) if (found := re.search(r"os error (\d+)", str(error))) else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from None
     finally:
         partial.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from ffcore import Condition, generate, load_recipe
+from ffcore import Condition, generate, interfaces, load_recipe
 from ffcore.cli import main
 from ffcore.cli.commands import COMMANDS
 from ffcore.export import export
@@ -24,6 +24,7 @@ from ffcore.keys import component, key, kind_of, role_of
 from ffcore.plugins import ROLES, Component, Registry
 from ffcore.recipe import Recipe
 from ffcore.run import FILES, run
+from ffcore.testing.case import KINDS
 
 Distribute = Callable[..., None]
 
@@ -325,6 +326,16 @@ def test_every_recipe_says_first_what_it_reaches_and_what_it_costs() -> None:
         first = path.read_text().partition("\n\n")[0]
         assert "# Reaches: " in first, path.name
         assert "# Costs: " in first, path.name
+
+
+def test_every_class_of_the_interfaces_is_a_roles_or_a_value() -> None:
+    there = {
+        each
+        for name, each in vars(interfaces).items()
+        if isinstance(each, type) and each.__module__ == interfaces.__name__ and name[0] != "_"
+    }
+    documented = {*_generator("generate_roles").VALUES, *KINDS.values()}
+    assert there - documented == set()
 
 
 def test_the_pages_of_the_roles_are_what_the_code_says() -> None:

@@ -26,7 +26,17 @@ FLOORS: list[set[str]] = [
     {"flow"},
     {"analytic", "guidance", "derivative", "flow_map", "nn"},
     {"interfaces", "average", "guard", "weights"},
-    {"path", "draws", "parallel", "stopwatch", "time_law", "optimizer", "solver", "files"},
+    {
+        "path",
+        "draws",
+        "parallel",
+        "stopwatch",
+        "time_law",
+        "optimizer",
+        "solver",
+        "files",
+        "faults",
+    },
     {"keys"},
     {"spelling"},
 ]

@@ -1,6 +1,7 @@
 """A recipe from start to end, in a directory of its own."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import torch
 from distillations import ends_as
 from safetensors.torch import load_file
 
+from ffcore.analytic import Gaussian
 from ffcore.build import BuildError, build
 from ffcore.checkpoint import CheckpointError
+from ffcore.faults import Unwritable
 from ffcore.files import MissingFile
+from ffcore.interfaces import VelocityField
 from ffcore.recipe import Recipe, RecipeError, load_recipe, to_toml
 from ffcore.run import (
     FILES,
@@ -273,10 +277,41 @@ def test_a_run_that_is_asked_to_stop_does_so_after_a_checkpoint(tmp_path):
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
+def test_an_evaluation_that_is_asked_to_stop_is_made_again_by_the_next_start(tmp_path):
+    class Evaluates(Listens):
+        begun = False
+
+        def progress(self, what: str, done: int, total: int) -> None:
+            self.begun = True
+
+    watching = Evaluates()
+    with pytest.raises(Stopped, match="stopped after step 6"):
+        run(small(), tmp_path, observer=watching, stop=lambda: watching.begun)
+    assert not (tmp_path / "evaluation.json").exists()
+    assert (tmp_path / "student.safetensors").exists()
+    assert run(small(), tmp_path) is not None
+
+
+@pytest.mark.parametrize("every", [1, 100])
+def test_a_run_directory_that_vanishes_is_told_and_not_made_anew(tmp_path, every):
+    class Vanishes(Listens):
+        def report(self, report: Report) -> None:
+            while (tmp_path / "run").exists():  # a checkpoint may be on its way into it
+                shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+    recipe = small(f"training.checkpoint_every={every}", "training.log_every=1")
+    with pytest.raises(Unwritable, match=r"could not be written: .* is gone$"):
+        run(recipe, tmp_path / "run", observer=Vanishes())
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_directory_in_use_is_refused(tmp_path):
     class Intrudes(StopsAt):
         def report(self, report: Report) -> None:
-            with pytest.raises(RunDirectoryError, match="in use by another process"):
+            with pytest.raises(
+                RunDirectoryError,
+                match=rf"in use by another process \(its number is {os.getpid()}\)",
+            ):
                 run(small(), tmp_path, restart=True)
             super().report(report)
 
@@ -415,6 +450,63 @@ def test_features_that_cannot_take_the_samples_are_told_before_training(tmp_path
     assert not (tmp_path / "run").exists()
 
 
+class Heard:
+    """An observer that keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def report(self, report: Report) -> None:
+        pass
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        pass
+
+
+def said_by(recipe: Recipe, directory: Path) -> str:
+    heard = Heard()
+    run(recipe, directory, observer=heard)
+    return "\n".join(heard.said)
+
+
+def test_a_finished_run_says_that_nothing_was_trained_and_by_which_versions_it_was(tmp_path):
+    assert "finished already" not in said_by(small(), tmp_path)
+    again = said_by(small(), tmp_path)
+    assert "finished already, after step 6: nothing was trained" in again
+    assert "other versions" not in again
+    manifest = json.loads((tmp_path / "provenance.json").read_text())
+    manifest["components"][0] |= {"distribution": "acme-flow", "version": "0.0.9"}
+    manifest["torch"] = "2.11.0"
+    (tmp_path / "provenance.json").write_text(json.dumps(manifest))
+    again = said_by(small(), tmp_path)
+    assert "made with other versions: acme-flow 0.0.9 (here None), torch 2.11.0 (here 2" in again
+
+
+@attrs.frozen
+class Backwards:
+    """A teacher with the other sign, or the other time."""
+
+    sign: int = 1
+    reverse: bool = False
+
+    def build(self, context):
+        exact = Gaussian([1.0, -2.0], 0.5)
+        return VelocityField.of(
+            lambda x, t, c: self.sign * exact(x, 1 - t if self.reverse else t, c), (2,)
+        )
+
+
+@pytest.mark.parametrize(
+    ("table", "wrong"), [(Backwards(), False), (Backwards(-1), True), (Backwards(1, True), True)]
+)
+def test_a_teacher_that_points_the_other_way_is_told_before_training(tmp_path, table, wrong):
+    said = said_by(attrs.evolve(small("evaluation.enabled=false"), teacher=table), tmp_path)
+    assert ("changes with the noise by +1.00, and an exact one by −1" in said) == wrong
+
+
 def test_features_are_named_once_each():
     recipe = small()
     twice = attrs.evolve(recipe.evaluation, features=2 * recipe.evaluation.features)
@@ -464,3 +556,32 @@ def test_a_guidance_interval_of_an_unguided_run_is_refused():
 def test_a_reference_is_not_asked_for_where_nothing_is_evaluated():
     overrides = ["evaluation.enabled=false", "evaluation.reference=nowhere.safetensors"]
     assert build(load_recipe("digits.toml", overrides)).reference is None
+
+
+def test_of_several_averages_the_evaluation_names_the_student(tmp_path):
+    averages = "training.average=[0.5, 0.0]"
+    for chosen in ("none", "0.0"):
+        run(small(averages, f"evaluation.average={chosen}"), tmp_path / chosen)
+    alone = {chosen: tmp_path / f"alone {chosen}" for chosen in ("0.5", "0.0")}
+    for chosen, directory in alone.items():
+        run(small(f"training.average={chosen}"), directory)
+    for name, same in (("none", "0.5"), ("0.0", "0.0")):
+        found = load_file(tmp_path / name / "student.safetensors")
+        expected = load_file(alone[same] / "student.safetensors")
+        assert all(torch.equal(found[key], each) for key, each in expected.items())
+        evaluation = (tmp_path / name / "evaluation.json").read_text()
+        assert evaluation == (alone[same] / "evaluation.json").read_text()
+    assert alone["0.5"].joinpath("evaluation.json").read_text() != evaluation
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["training.average=[0.9, 0.9]"], r"average: must be at least one, each named once"),
+        (["training.average=[]"], r"average: must be at least one, each named once"),
+        (["evaluation.average=0.5"], r"average: must be 0.99, as training keeps, found 0.5"),
+    ],
+)
+def test_averages_that_there_are_not_are_refused(overrides, message):
+    with pytest.raises(RecipeError, match=message):
+        small(*overrides)

@@ -290,3 +290,13 @@ def test_every_new_recipe_is_valid_and_runs(environment: Environment) -> None:
 def test_the_tests_of_a_new_plugin_pass(environment: Environment) -> None:
     found = environment.run("-m", "pytest", "-q", folder=environment.folder / "moon-corrector")
     assert " passed" in found
+
+
+@pytest.mark.slow
+def test_the_new_correctors_recipe_is_better_than_without_it(environment: Environment) -> None:
+    reached = {}
+    for name, changes in {"with": [], "without": ["--set", "corrector=none"]}.items():
+        command = ["run", "moon-corrector/moon-corrector.toml", "-d", name, "--json", *changes]
+        out = environment.run("-m", "ffcore", *command, "--set", "training.seed=1")
+        reached[name] = json.loads(out)["evaluation"]["distances"]["raw"]["student"]
+    assert reached["with"] < 0.7 * reached["without"]

@@ -13,9 +13,12 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import torch.distributed as dist
 
 from ffcore.checkpoint.contents import not_finite, tensors_of
 from ffcore.checkpoint.manifest import (
@@ -26,10 +29,11 @@ from ffcore.checkpoint.manifest import (
     described,
     directory_name,
 )
-from ffcore.checkpoint.ranks import Ranks
 from ffcore.checkpoint.snapshot import Snapshot, read, shapes_in
 from ffcore.distill import Distillation
+from ffcore.faults import enough_memory, writable
 from ffcore.guard import Diverged
+from ffcore.parallel import Processes
 
 _LOG = logging.getLogger(__name__)
 _WHOLE = re.compile(r"step-\d{8,}")
@@ -37,8 +41,14 @@ _REMAINS = re.compile(r"\.step-\d{8,}\.(partial|removed)")
 _DAMAGED = re.compile(r"step-\d{8,}\.damaged")
 
 
+_REMEDY = (
+    "The copy of a checkpoint in host memory is as large as the checkpoint: several processes, or "
+    "a smaller student, have less to copy each."
+)
+
+
 class Checkpoints:
-    """The checkpoints of one run. Every rank makes one and calls the same methods.
+    """The checkpoints of one run. Every process makes one and calls the same methods.
 
     Args:
         directory: where they are kept; made with the first, within one that is there.
@@ -59,22 +69,24 @@ class Checkpoints:
     ) -> None:
         self.directory, self.run = directory, dict(run or {})
         self.keep_last, self.keep_every = keep_last, keep_every
-        self._ranks = Ranks.here()
-        self._snapshot = Snapshot(self._ranks)
+        self._processes = _processes()
+        self._snapshot = Snapshot(self._processes)
         self._writing: Future[None] | None = None
 
     def save(self, distillation: Distillation) -> None:
         """Copy a distillation to host memory, and have the copy written in the background.
 
-        Waits for the checkpoint before, and raises its error if it has failed: OSError, mostly.
-        Raises Diverged, and writes nothing, where a weight or a moment is not finite.
+        Waits for the checkpoint before, and raises its error if it has failed: Unwritable, mostly.
+        Raises Diverged, and writes nothing, where a weight or a moment is not finite, and
+        OutOfMemory where there is not enough for the copy.
         """
         self.wait()
         self._require_finite(distillation)
         step = distillation.step_index
         partial = self.directory / f".{directory_name(step)}.partial"
-        self._ranks.first(lambda: self._make_room(partial))
-        self._snapshot.take(partial, tensors_of(distillation))
+        self._processes.first(lambda: self._make_room(partial, step))
+        with enough_memory(f"the checkpoint of step {step}", _REMEDY):
+            self._snapshot.take(partial, tensors_of(distillation))
         thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing = thread.submit(self._write, partial, step)
         thread.shutdown(wait=False)  # the thread ends with its work
@@ -85,6 +97,12 @@ class Checkpoints:
         if writing is not None:
             writing.result()
 
+    def notice(self) -> None:
+        """Raise the error of what could not be written, if it has failed by now in any process."""
+        failed = self._writing is not None and self._writing.done() and self._writing.exception()
+        if self._processes.any(bool(failed)):
+            self.wait()
+
     def newest(self) -> Manifest | None:
         """Return the newest checkpoint that is whole; None where there are none.
 
@@ -93,7 +111,7 @@ class Checkpoints:
 
         Raises CheckpointError where there are checkpoints, and none is whole.
         """
-        return self._ranks.first(self._newest)
+        return self._processes.first(self._newest)
 
     def restore(self, manifest: Manifest, distillation: Distillation) -> None:
         """Bring a distillation that was built as the saved one was to where that one stood.
@@ -123,7 +141,7 @@ class Checkpoints:
             _LOG.warning("%s", failure)  # beside the error that is on its way
 
     def _require_finite(self, distillation: Distillation) -> None:
-        found = self._ranks.each(lambda: not_finite(distillation))
+        found = self._processes.each(lambda: not_finite(distillation))
         names = sorted({name for each in found for name in each})
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
@@ -132,39 +150,49 @@ class Checkpoints:
                 "infinity, and no checkpoint is made of that"
             )
 
-    def _make_room(self, partial: Path) -> None:
-        self.directory.mkdir(exist_ok=True)  # no parents: a run directory that is gone is no more
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir()
+    def _writable(self, step: int) -> AbstractContextManager[None]:
+        return writable(self.directory.parent, f"the checkpoint of step {step}")
+
+    def _make_room(self, partial: Path, step: int) -> None:
+        with self._writable(step):
+            self.directory.mkdir(exist_ok=True)  # no parents: a run directory that is gone is gone
+            if partial.exists():
+                shutil.rmtree(partial)
+            partial.mkdir()
 
     def _write(self, partial: Path, step: int) -> None:
         """Write the snapshot, in the background."""
         try:
-            found = self._ranks.each(
-                lambda: {name: described(partial / name) for name in self._snapshot.write()}
-            )
+            found = self._processes.each(lambda: self._write_part(partial, step))
             files = {name: each for files in found for name, each in sorted(files.items())}
-            self._ranks.first(lambda: self._finish(partial, step, files))
+            self._processes.first(lambda: self._finish(partial, step, files))
         except Exception:
-            if self._ranks.index == 0:
+            if self._processes.leads:
                 shutil.rmtree(partial, ignore_errors=True)  # it may be what fills the disk
             raise
 
+    def _write_part(self, partial: Path, step: int) -> dict[str, dict[str, object]]:
+        with self._writable(step):
+            return {name: described(partial / name) for name in self._snapshot.write()}
+
     def _finish(self, partial: Path, step: int, files: dict[str, dict[str, object]]) -> None:
-        manifest = Manifest(step=step, run=self.run, ranks=self._ranks.size, files=files)
+        manifest = Manifest(step=step, run=self.run, ranks=self._processes.size, files=files)
+        with self._writable(step):
+            self._publish(partial, manifest)
+        for old in self._superfluous():
+            self._remove(old)
+
+    def _publish(self, partial: Path, manifest: Manifest) -> None:
         with (partial / MANIFEST).open("w") as file:
             file.write(manifest.to_json())
             file.flush()
             os.fsync(file.fileno())
         _sync(partial)
-        place = self.directory / directory_name(step)
+        place = self.directory / directory_name(manifest.step)
         if place.exists():
             self._remove(place)
         partial.rename(place)
         _sync(self.directory)
-        for old in self._superfluous():
-            self._remove(old)
 
     def _superfluous(self) -> Iterable[Path]:
         for path in self._whole()[: -self.keep_last]:
@@ -218,6 +246,16 @@ def foreign(directory: Path) -> list[str]:
         for path in directory.iterdir()
         if not any(each.fullmatch(path.name) for each in known)
     )
+
+
+def _processes() -> Processes:
+    """Return those of this job with a group of their own: the background's messages meet no others.
+
+    All of them must ask.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return Processes()
+    return Processes(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))
 
 
 def _set_aside(path: Path, why: str, step: int) -> None:

@@ -1,8 +1,8 @@
 """A moment of training in host memory, on its way to the disk; and back.
 
 PyTorch's distributed checkpoint does the work, through its planner and its safetensors writer and
-reader: each rank writes shards of its own, a tensor that all ranks share is written by one of them,
-and any number of ranks reads what any other number wrote. Nothing is pickled on the disk.
+reader: each process writes its own shards, one of them what all hold alike, and any number of
+processes reads what any other number wrote. Nothing is pickled on the disk.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.hf_storage import (
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.planner import SavePlan, WriteItem
 
-from ffcore.checkpoint.ranks import Ranks
+from ffcore.parallel import Processes
 
 
 class _Copies(DefaultSavePlanner):
@@ -36,7 +36,7 @@ class _Copies(DefaultSavePlanner):
         self.copies: dict[Any, Tensor] = {}
 
     def finish_plan(self, new_plan: SavePlan) -> SavePlan:
-        """Copy what this rank is to write."""
+        """Copy what this process is to write."""
         plan = super().finish_plan(new_plan)
         before, self.copies = self.copies, {}
         for item in plan.items:
@@ -58,31 +58,31 @@ class _Copies(DefaultSavePlanner):
 class Snapshot:
     """Copies of tensors, taken in the training thread and written in another."""
 
-    def __init__(self, ranks: Ranks) -> None:
-        self.ranks = ranks
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
         self.planner = _Copies()
         self.writer: HuggingFaceStorageWriter | None = None
         self.plan: SavePlan | None = None
 
     def take(self, directory: Path, tensors: Mapping[str, Tensor]) -> None:
-        """Settle among the ranks who writes what into `directory`, and copy it.
+        """Settle among the processes who writes what into `directory`, and copy it.
 
-        Every rank gives tensors of the same names, which may be DTensors.
+        Every process gives tensors of the same names, which may be DTensors.
         """
         # A file for each part: the writer holds one in memory while it writes it.
         parts = {part: index for index, part in enumerate(sorted(_parts(tensors)), 1)}
         self.writer = HuggingFaceStorageWriter(
             str(directory), {name: parts[_part(name)] for name in tensors}, save_distributed=True
         )
-        self.planner.set_up_planner(dict(tensors), is_coordinator=self.ranks.index == 0)
-        self.writer.set_up_storage_writer(self.ranks.index == 0)
+        self.planner.set_up_planner(dict(tensors), is_coordinator=self.processes.leads)
+        self.writer.set_up_storage_writer(self.processes.leads)
         local = self.writer.prepare_local_plan(self.planner.create_local_plan())
-        plans, _ = self.planner.create_global_plan(self.ranks.each(lambda: local))
+        plans, _ = self.planner.create_global_plan(self.processes.each(lambda: local))
         plans = self.writer.prepare_global_plan(plans)
-        self.plan = self.planner.finish_plan(plans[self.ranks.index])
+        self.plan = self.planner.finish_plan(plans[self.processes.rank])
 
     def write(self) -> list[str]:
-        """Write this rank's files and sync them; return their names."""
+        """Write this process's files and sync them; return their names."""
         assert self.writer is not None
         assert self.plan is not None
         written = self.writer.write_data(self.plan, self.planner).wait()
@@ -100,7 +100,7 @@ def shapes_in(directory: Path) -> dict[str, tuple[int, ...]]:
 
 
 def read(directory: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Read a checkpoint into `tensors`, this rank's share of each where it is a DTensor."""
+    """Read a checkpoint into `tensors`, this process's share of each where it is a DTensor."""
     reader, planner = HuggingFaceStorageReader(str(directory)), DefaultLoadPlanner()
     found = reader.read_metadata()
     planner.set_up_planner(dict(tensors), found, is_coordinator=True)

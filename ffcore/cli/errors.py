@@ -16,6 +16,7 @@ EXPECTED = {
     "ffcore.weights:WeightsError": ExitCode.USAGE,
     "ffcore.interfaces:DataError": ExitCode.USAGE,
     "ffcore.files:MissingFile": ExitCode.ENVIRONMENT,
+    "ffcore.faults:OutOfMemory": ExitCode.ENVIRONMENT,
     "builtins:OSError": ExitCode.ENVIRONMENT,
     "torch:OutOfMemoryError": ExitCode.ENVIRONMENT,
 }

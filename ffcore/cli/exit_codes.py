@@ -16,6 +16,6 @@ class ExitCode(IntEnum):
     ENVIRONMENT = 4
     """The machine lacks something: an accelerator, memory, disk space."""
     INTERRUPTED = 130
-    """Stopped by Ctrl-C; training stops after a step and a checkpoint, at once if asked twice."""
+    """Stopped by Ctrl-C: training after a step and a checkpoint; at once if asked twice."""
     TERMINATED = 143
-    """Stopped by SIGTERM, likewise."""
+    """Stopped by SIGTERM or SIGUSR1, likewise."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from ffcore.cli.bars import Bars
+from ffcore.cli.exit_codes import ExitCode
+from ffcore.cli.signals import Signals
 from ffcore.files import require
 from ffcore.recipe import load_recipe, needed_files
 
@@ -93,7 +94,7 @@ def run(
     from ffcore.train import Stopped
 
     with Signals() as signals, Bars(console) as bars:
-        telling = Telling(bars, signals)
+        telling = Telling(bars)
         try:
             evaluation = run_recipe(
                 resolved,
@@ -106,7 +107,7 @@ def run(
             )
         except Stopped as stopped:
             telling.say(str(stopped))
-            ctx.exit(128 + (signals.asked or signal.SIGTERM))  # or another process was asked
+            ctx.exit(signals.code or ExitCode.TERMINATED)  # or another process was asked
     if not leads:
         return
     if as_json:
@@ -118,40 +119,11 @@ def run(
         _show(evaluation, directory)
 
 
-class Signals:
-    """SIGINT and SIGTERM: the first stops training after its step, the second ends at once."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-        """The number of the signal that came; 0 for none."""
-        self.before: dict[int, Any] = {}
-
-    def stop(self) -> bool:
-        """Return whether a signal came."""
-        return self.asked != 0
-
-    def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.before[number] = signal.signal(number, self._take)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _take(self, number: int, frame: object) -> None:
-        del frame
-        if self.asked:
-            raise SystemExit(128 + number)
-        self.asked = number
-
-
 class Telling:
     """Tells how a run goes, as `run` asks of an observer."""
 
-    def __init__(self, bars: Bars, signals: Signals) -> None:
+    def __init__(self, bars: Bars) -> None:
         self.bars = bars
-        self.signals = signals
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -174,8 +146,6 @@ class Telling:
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Show how the evaluation stands."""
-        if self.signals.stop():  # nothing is lost: the evaluation writes at its end
-            raise SystemExit(128 + self.signals.asked)
         self.bars.advance("measure", done, total, what)
 
 

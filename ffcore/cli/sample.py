@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from ffcore.cli.bars import Bars
-from ffcore.cli.run import Signals
+from ffcore.cli.signals import Signals
 from ffcore.solver import Method
 
 if TYPE_CHECKING:
@@ -88,8 +88,10 @@ def sample(
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Sample the student of SOURCE, in one step unless told otherwise, and keep the samples and
-    their conditions.
+    """Sample the student of SOURCE, in one step unless told otherwise, and keep the samples.
+
+    What they depend on is kept beside them, with the label of each: in NAME.png.json, NAME.npz.json
+    or, within a folder, samples.json.
 
     SOURCE is a run directory, an export, a student's file, or with --teacher a recipe. The same
     command again goes on with an interrupted sampling. Under `torchrun -m ffcore sample …` several
@@ -133,7 +135,7 @@ def sample(
             )
         except StoppedSampling as stopped:
             bars.say(str(stopped))
-            ctx.exit(128 + signals.asked)
+            ctx.exit(signals.code)
     if leads:
         _show(sampler, sampler.record(asked), out, time.perf_counter() - begun, as_json)
 

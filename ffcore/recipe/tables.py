@@ -268,6 +268,12 @@ class Recipe:
         if self.predictor is None and self.corrector is None:
             raise ValueError("at least one of [predictor] and [corrector] is needed, found neither")
 
+    @property
+    def measured_average(self) -> float:
+        """The decay of the moving average that is measured and becomes the student."""
+        asked = self.evaluation.average
+        return self.training.averages[0] if asked is None else asked
+
 
 DEFAULTS: dict[str, Any] = {
     "balancer": {"type": "adaptive"},

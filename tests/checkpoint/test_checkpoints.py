@@ -1,5 +1,6 @@
 """Saving a distillation whole, in the background, and resuming it bit for bit."""
 
+import concurrent.futures
 import os
 import shutil
 import threading
@@ -13,6 +14,7 @@ from distillations import STEPS, alone, contents, joint, same
 from ffcore.checkpoint import CheckpointError, Checkpoints, foreign
 from ffcore.checkpoint.snapshot import Snapshot
 from ffcore.distill import Distillation
+from ffcore.faults import Unwritable
 from ffcore.guard import Diverged
 from ffcore_mlp.student import MlpAverageVelocity
 
@@ -337,6 +339,20 @@ def test_a_failure_in_the_background_is_raised_by_the_next_save(tmp_path, monkey
     assert names(tmp_path / "c") == ["step-00000000"]
 
 
+def test_a_failure_in_the_background_is_noticed_when_it_is_asked_for(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints.notice()
+    checkpoints.save(joint())
+    checkpoints.wait()
+    checkpoints.notice()
+    monkeypatch.setattr(Snapshot, "write", _fails(OSError(28, "No space left on device")))
+    checkpoints.save(joint())
+    assert checkpoints._writing is not None
+    concurrent.futures.wait([checkpoints._writing])
+    with pytest.raises(Unwritable, match=r"the checkpoint of step 0 could .*No space left"):
+        checkpoints.notice()
+
+
 def test_a_failure_in_the_background_is_raised_at_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(Snapshot, "write", _fails(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"), Checkpoints(tmp_path / "c") as checkpoints:
@@ -351,7 +367,7 @@ def test_a_failure_in_the_background_hides_no_other(tmp_path, monkeypatch, caplo
 
 
 def test_a_run_directory_that_is_gone_is_not_made_anew(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(Unwritable, match=r"the checkpoint of step 0 could .*run is gone$"):
         Checkpoints(tmp_path / "run" / "checkpoints").save(joint())
     assert not (tmp_path / "run").exists()
 

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-import pytest
 from two_ranks import exchanges, fails, reads, start, writes
 
 from ffcore.checkpoint import Manifest
-from ffcore.checkpoint.ranks import Ranks
 
 
 def test_any_number_of_ranks_reads_what_any_other_wrote(tmp_path):
@@ -30,14 +28,3 @@ def _bytes(directory: Path) -> int:
 
 def test_what_fails_in_one_rank_fails_in_all(tmp_path):
     start(fails, tmp_path / "c")
-
-
-def test_one_process_needs_no_ranks():
-    def fail() -> int:
-        raise ZeroDivisionError
-
-    ranks = Ranks.here()
-    assert ranks.each(lambda: 7) == [7]
-    assert ranks.first(lambda: 7) == 7
-    with pytest.raises(ZeroDivisionError):
-        ranks.first(fail)

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -95,8 +96,15 @@ def test_bad_input_gets_one_message_and_leaves_nothing(tmp_path, arguments, code
     assert left == ["occupied", "occupied/notes.txt"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_after_a_checkpoint_and_the_same_command_goes_on(tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, ExitCode.INTERRUPTED),
+        (signal.SIGTERM, ExitCode.TERMINATED),
+        (signal.SIGUSR1, ExitCode.TERMINATED),
+    ],
+)
+def test_a_signal_stops_after_a_checkpoint_and_the_same_command_goes_on(tmp_path, number, code):
     command = [sys.executable, "-m", "ffcore", "run", "gaussian.toml", "-d", "here"]
     command += ["--set", "training.log_every=1", "--set", "evaluation.enabled=false"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as running:
@@ -106,12 +114,52 @@ def test_a_signal_stops_after_a_checkpoint_and_the_same_command_goes_on(tmp_path
                 running.send_signal(number)
                 break
         said = running.stderr.read()
-    assert running.returncode == 128 + number
+    assert running.returncode == code
     assert "it goes on from there" in said
     assert list((tmp_path / "here" / "checkpoints").glob("step-*"))
     again = ffd(tmp_path, *command[3:])
     assert again.returncode == ExitCode.OK, again.stderr
     assert "going on after step" in again.stderr
+
+
+SLOW_DISK = """
+import sys, time
+from ffcore.checkpoint.snapshot import Snapshot
+from ffcore.cli import main
+write = Snapshot.write
+def slow(snapshot):
+    found = write(snapshot)
+    if snapshot.writer.path.name == ".step-00000004.partial":
+        print("writing", file=sys.stderr, flush=True)
+        time.sleep(600)
+    return found
+Snapshot.write = slow
+main(sys.argv[1:])
+"""
+
+
+def test_a_second_signal_ends_a_run_at_once_while_a_checkpoint_is_being_written(tmp_path):
+    arguments = ["run", "gaussian.toml", "-d", "here", "--set", "evaluation.enabled=false"]
+    arguments += ["--set", "training.steps=100000", "--set", "training.checkpoint_every=2"]
+    command = [sys.executable, "-c", SLOW_DISK, *arguments]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        while running.stderr.readline() != "writing\n":
+            assert running.poll() is None
+        running.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):  # the first waits for what is written
+            running.wait(1)
+        begun = time.monotonic()
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(60) == ExitCode.TERMINATED
+        assert time.monotonic() - begun < 30
+    left = sorted(path.name for path in (tmp_path / "here" / "checkpoints").iterdir())
+    assert left == [".step-00000004.partial", "step-00000002"]
+    again = ffd(tmp_path, *arguments[:-4], "--set", "training.steps=4")
+    assert again.returncode == ExitCode.OK, again.stderr
+    assert "going on after step 2 of 4" in again.stderr
+    left = sorted(path.name for path in (tmp_path / "here" / "checkpoints").iterdir())
+    assert left == ["step-00000002", "step-00000004"]
 
 
 def test_results_are_printed_in_a_locale_that_lacks_their_letters(tmp_path):

@@ -23,6 +23,7 @@ from objectives import Even
 from torch import Tensor, nn
 from trackers import Diary
 
+from ffcore.analytic import Gaussian
 from ffcore.draws import Draws
 from ffcore.flow_map import push
 from ffcore.interfaces import (
@@ -374,7 +375,12 @@ class AnswersInThePrecisionOfAutocast(Tutor):
         return found.bfloat16() if torch.is_autocast_enabled("cpu") else found
 
 
-@breaks("keeps-shape-and-dtype", "to points", role="teacher", also=("copies-itself-to-train",))
+@breaks(
+    "keeps-shape-and-dtype",
+    "to points",
+    role="teacher",
+    also=("copies-itself-to-train", "points-from-noise-to-data"),
+)
 class AnswersWithOneNumberMore(Tutor):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         found = super().forward(x_t, t, condition)
@@ -540,6 +546,44 @@ class CopyThatStartsGuided(Tutor):
         if copied.guidance is not None:
             nn.init.ones_(copied.guidance.weight)
         return copied
+
+
+SAYS = "keeps-what-its-table-says"
+
+
+@breaks(SAYS, r"table is \(3,\), and the teacher's \(2,\)", role="teacher", sample_shape=(3,))
+class SaysAnotherShape(Tutor):
+    pass
+
+
+@breaks(SAYS, "guidable of the table is False, and the teacher has", role="teacher", guidable=False)
+class SaysThatItCannotBeGuided(Tutor):
+    pass
+
+
+class Exact(Gaussian):
+    def __init__(self) -> None:
+        super().__init__([0.5, -0.3], 0.7)
+
+
+@breaks(SAYS, "is True, and it refuses", role="teacher", guidable=True, offers=frozenset())
+class SaysThatItCanBeGuided(Exact):
+    pass
+
+
+POINTS = "points-from-noise-to-data"
+
+
+@breaks(POINTS, r"by \+1\.00, .* the direction of its time", role="teacher", offers=frozenset())
+class PointsFromDataToNoise(Exact):
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return -super().forward(x_t, t, condition)
+
+
+@breaks(POINTS, r"by \+1\.00, .* the direction of its time", role="teacher", offers=frozenset())
+class RunsFromDataToNoise(Exact):
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return super().forward(x_t, 1 - t, condition)
 
 
 # Students and networks
@@ -971,6 +1015,16 @@ class FollowsTheOtherWay(Follow):
         found = super().gaps(networks, batch)
         gaps = (Gap(output=each.output, gap=-each.gap) for each in found.gaps)
         return Gaps(gaps=tuple(gaps))
+
+
+@objective_breaks("calls-networks-whatever-was-drawn", "batches call .* and others ")
+class AsksTheTeacherWhereItMatters(Pull):
+    def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
+        found = super().gap(networks, batch, samples)
+        if bool((batch.draws.uniform("matters") > 0.5).any()):
+            with torch.no_grad():
+                networks.teacher(samples, torch.ones(len(samples)), batch.condition)
+        return found
 
 
 @breaks(RESTS, "gaps of the exact flow map are", role="predictor")

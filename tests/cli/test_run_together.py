@@ -1,0 +1,139 @@
+"""`torchrun -m ffcore run`: what several processes leave, and how they end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from ffcore.cli.exit_codes import ExitCode
+
+RUN = ["run", "gaussian.toml", "--set", "training.batch=64", "--set", "evaluation.enabled=false"]
+LONG = ["--set", "training.checkpoint_every=50", "--set", "training.log_every=50"]
+PATIENCE = 120.0  # seconds
+
+
+def command(directory: Path, *more: str, processes: int = 2, restarts: int = 0) -> list[str]:
+    alone = [sys.executable, "-m"]
+    together = [*alone, "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    together += [str(processes), "--max-restarts", str(restarts), "-m"]
+    start = together if processes > 1 else alone
+    return [*start, "ffcore", *RUN, *more, "--directory", str(directory)]
+
+
+def finish(directory: Path, *more: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(directory, *more, processes=processes),
+        capture_output=True, text=True, check=False, timeout=PATIENCE,
+    )  # fmt: skip
+
+
+@contextmanager
+def running(directory: Path, *more: str, restarts: int = 0) -> Iterator[subprocess.Popen[str]]:
+    """Processes that train; they are ended where a test leaves them."""
+    launched = subprocess.Popen(
+        command(directory, *more, restarts=restarts),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield launched
+    finally:
+        if launched.poll() is None:
+            for child in children(launched.pid).values():
+                os.kill(child, signal.SIGKILL)
+            launched.kill()
+        launched.communicate()
+
+
+def children(parent: int) -> dict[int, int]:
+    """The process numbers of what torchrun started, by rank."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if int(path.joinpath("stat").read_text().rpartition(")")[2].split()[1]) != parent:
+                continue
+            environment = path.joinpath("environ").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            continue
+        ranks = [each for each in environment if each.startswith(b"RANK=")]
+        if ranks:
+            found[int(ranks[0].removeprefix(b"RANK="))] = int(path.name)
+    return found
+
+
+def wait_for_steps(directory: Path, steps: int) -> None:
+    """Return once the metrics of so many steps are there."""
+    metrics, end = directory / "metrics.jsonl", time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        lines = metrics.read_text().splitlines() if metrics.exists() else []
+        if lines and json.loads(lines[-1])["step"] >= steps:
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"no step {steps} in {metrics}")
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_leave_the_student_of_one(tmp_path: Path, strategy: str) -> None:
+    few = ["--set", "training.steps=6"]
+    alone = finish(tmp_path / "alone", *few, processes=1)
+    assert alone.returncode == ExitCode.OK, alone.stderr
+    shared = ["--set", f"parallel.strategy={strategy}", "--set", "parallel.accumulation=2"]
+    together = finish(tmp_path / "together", *few, *shared)
+    assert together.returncode == ExitCode.OK, together.stderr
+    assert together.stderr.count("run directory:") == 1
+    one, two = (
+        load_file(tmp_path / name / "student.safetensors") for name in ("alone", "together")
+    )
+    for name, expected in one.items():
+        assert (two[name] - expected).abs().max() <= 1e-5
+    leads = (tmp_path / "together").iterdir()
+    assert {path.name for path in leads} == {path.name for path in (tmp_path / "alone").iterdir()}
+
+
+def test_a_dead_process_ends_the_others_and_is_named(tmp_path: Path) -> None:
+    with running(tmp_path / "run", *LONG, "--set", "training.steps=100000") as launched:
+        wait_for_steps(tmp_path / "run", 50)
+        os.kill(children(launched.pid)[1], signal.SIGKILL)
+        _, said = launched.communicate(timeout=60)
+    assert launched.returncode != 0
+    cause = said[said.index("Root Cause") :]
+    assert "rank      : 1" in cause
+    assert "SIGKILL" in cause
+
+
+def test_started_again_by_torchrun_a_run_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    length = ["--set", "training.steps=400"]
+    whole = finish(tmp_path / "whole", *LONG, *length)
+    assert whole.returncode == ExitCode.OK, whole.stderr
+    with running(tmp_path / "run", *LONG, *length, restarts=1) as launched:
+        wait_for_steps(tmp_path / "run", 100)
+        os.kill(children(launched.pid)[1], signal.SIGKILL)
+        _, said = launched.communicate(timeout=PATIENCE)
+    assert launched.returncode == ExitCode.OK, said
+    assert "going on after step" in said
+    student = (tmp_path / "run" / "student.safetensors").read_bytes()
+    assert student == (tmp_path / "whole" / "student.safetensors").read_bytes()
+
+
+def test_a_signal_to_one_process_stops_all_after_a_checkpoint(tmp_path: Path) -> None:
+    with running(tmp_path / "run", *LONG, "--set", "training.steps=100000") as launched:
+        wait_for_steps(tmp_path / "run", 50)
+        os.kill(children(launched.pid)[1], signal.SIGTERM)
+        _, said = launched.communicate(timeout=60)
+    assert "stopped after step" in said
+    assert f"exitcode  : {ExitCode.TERMINATED}" in said
+    assert list((tmp_path / "run" / "checkpoints").glob("step-*/manifest.json"))
+
+
+def test_an_error_is_told_once_with_its_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    found = finish(tmp_path / "run")
+    assert found.stderr.count("is a file, and a run needs a directory") == 1
+    assert f"exitcode  : {ExitCode.USAGE}" in found.stderr
