@@ -97,9 +97,14 @@ class Checkpoints:
         if writing is not None:
             writing.result()
 
+    @property
+    def done(self) -> bool:
+        """Whether nothing is being written by this process, well or in an error."""
+        return self._writing is None or self._writing.done()
+
     def notice(self) -> None:
         """Raise the error of what could not be written, if it has failed by now in any process."""
-        failed = self._writing is not None and self._writing.done() and self._writing.exception()
+        failed = self._writing is not None and self.done and self._writing.exception()
         if self._processes.any(bool(failed)):
             self.wait()
 

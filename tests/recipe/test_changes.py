@@ -1,6 +1,8 @@
 """What of a recipe may change within a run."""
 
+import re
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +42,16 @@ def test_a_key_that_has_changed_is_told_and_binds_or_not(override, free, line):
 def test_another_component_is_a_change_of_its_keys():
     after = load_recipe("gaussian.toml", ["balancer={type='adaptive', correction=0.5}"])
     assert changes(to_toml(BEFORE), after).binding == ("balancer.correction: 0.25 before, 0.5 now",)
+
+
+def test_the_free_keys_are_those_that_the_document_names():
+    text = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
+    sentence = text.partition("What may change: ")[2].partition(". A schedule")[0]
+    tables, _, keys = sentence.partition("and of `training` the keys")
+    named = re.findall(r"`(\w+)`", tables) + [
+        f"training.{key}" for key in re.findall(r"`(\w+)`", keys)
+    ]
+    assert sorted(named) == sorted(FREE)
 
 
 def test_every_free_key_is_there():
