@@ -34,7 +34,7 @@ from ffcore.cli.run import Signals, Telling
 from ffcore.distill import Distillation
 from ffcore.interfaces import Context
 from ffcore.recipe import Recipe, load_recipe, to_toml
-from ffcore.run import METRICS, _append
+from ffcore.run_directory import METRICS, append
 from ffcore.stopwatch import Stopwatch
 from ffcore.tracking import Tracking
 from ffcore.train import Report, train
@@ -86,7 +86,7 @@ def teller(
     tracking.begin(0)
 
     def tell(report: Report) -> None:
-        _append(folder / METRICS, report)
+        append(folder / METRICS, report)
         tracking.track(report.step, report.numbers)
         telling.report(report)
 

@@ -23,7 +23,8 @@ from ffcore.export import export
 from ffcore.keys import component, key, kind_of, role_of
 from ffcore.plugins import ROLES, Component, Registry
 from ffcore.recipe import Recipe
-from ffcore.run import FILES, run
+from ffcore.run import run
+from ffcore.run_directory import FILES
 from ffcore.testing.case import KINDS
 
 Distribute = Callable[..., None]

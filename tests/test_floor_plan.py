@@ -14,6 +14,7 @@ FLOORS: list[set[str]] = [
     {"cli"},
     {"testing", "scaffold"},
     {"run", "cost"},
+    {"run_directory"},
     {"resume", "export"},
     {"build"},
     {"recipe"},

@@ -14,19 +14,13 @@ from safetensors.torch import load_file
 from ffcore.analytic import Gaussian
 from ffcore.build import BuildError, build
 from ffcore.checkpoint import CheckpointError
+from ffcore.export import RECIPE
 from ffcore.faults import Unwritable
 from ffcore.files import MissingFile
 from ffcore.interfaces import VelocityField
 from ffcore.recipe import Recipe, RecipeError, load_recipe, to_toml
-from ffcore.run import (
-    FILES,
-    METRICS,
-    RECIPE,
-    TRACKING,
-    RunDirectoryError,
-    load_student,
-    run,
-)
+from ffcore.run import load_student, run
+from ffcore.run_directory import FILES, METRICS, TRACKING, RunDirectoryError
 from ffcore.train import Report, Stopped, train
 from ffcore.weights import WeightsError, read_weights, write_weights
 

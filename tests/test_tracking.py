@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from ffcore.build import BuildError
 from ffcore.recipe import Recipe, load_recipe
-from ffcore.run import METRICS, TRACKING, run
+from ffcore.run import run
+from ffcore.run_directory import METRICS, TRACKING
 from ffcore.train import Report, Stopped
 
 SMALL = (
