@@ -20,12 +20,13 @@ from torch import Tensor
 
 from ffcore.build import build
 from ffcore.evaluate import feature_statistics
+from ffcore.export import STUDENT
 from ffcore.features import Statistics, frechet_distance
 from ffcore.flow import integrate
 from ffcore.flow_map import generate
 from ffcore.interfaces import Condition
 from ffcore.recipe import load_recipe
-from ffcore.run import STUDENT, load_student, run
+from ffcore.run import load_student, run
 from ffcore_digits.classifier import DigitFeatures
 
 Sampler = Callable[[Tensor, Condition], Tensor]

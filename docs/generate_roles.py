@@ -1,20 +1,44 @@
 """Writes docs/roles/ from what the code knows: `python docs/generate_roles.py`.
 
 A role's page has its class as it stands in ffcore/interfaces.py, its laws (ffcore/testing/laws/)
-and ffcore's own components.
+and ffcore's own components; values.md has what roles are handed and what they answer with.
 """
 
 import ast
 import inspect
+import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 from ffcore import interfaces
+from ffcore.draws import Draws
+from ffcore.optimizer import Optimizer
 from ffcore.plugins import ROLES, Component, Registry
 from ffcore.testing import SETTINGS, Law, laws_of
 from ffcore.testing.case import KINDS
 from ffcore.testing.law import ANY
 from ffcore.testing.plugin_laws import PLUGIN_LAWS
+
+VALUES = (
+    interfaces.Context,
+    interfaces.Condition,
+    interfaces.ConditionSource,
+    interfaces.Unconditional,
+    interfaces.Labels,
+    interfaces.FrozenTeacher,
+    interfaces.FunctionTeacher,
+    interfaces.Batch,
+    Draws,
+    interfaces.Networks,
+    interfaces.Gaps,
+    interfaces.Gap,
+    interfaces.Auxiliary,
+    Optimizer,
+    interfaces.Norms,
+    interfaces.DataError,
+)
+"""What roles are handed and what they answer with, and what serves to make it."""
 
 FOLDER = Path(__file__).with_name("roles")
 
@@ -75,7 +99,7 @@ def documents() -> dict[str, str]:
         for component in plugin.components
     ]
     pages = {f"{role}.md": _page(role, own) for role in ROLES}
-    return {"README.md": _index()} | pages
+    return {"README.md": _index(), "values.md": _values()} | pages
 
 
 def _index() -> str:
@@ -92,11 +116,27 @@ def _index() -> str:
     parts = [
         INTRODUCTION,
         "\n".join(table),
+        "What roles are handed and what they answer with is on [the page of values](values.md).",
         CASES.format(settings=settings),
         "## Laws of a plugin\n\n" + "\n".join([*_HEADING, *plugin]),
         "## Laws of every component\n\n" + _laws(_own_laws(ANY)),
     ]
     return _joined(parts)
+
+
+def _values() -> str:
+    sections = [
+        f"## {kind.__name__}\n\n```python\n# {kind.__module__}\n{_skeleton(kind)}\n```"
+        for kind in VALUES
+    ]
+    return _joined([f"# Values\n\nWhat roles are handed and answer with. {NOTICE}", *sections])
+
+
+def _met(contract: str) -> str:
+    """Say where the values are described that a contract names."""
+    met = [each.__name__ for each in VALUES if re.search(rf"\b{each.__name__}\b", contract)]
+    links = [f"[`{name}`](values.md#{name.lower()})" for name in ["Context", *met]]
+    return f"What it meets: {', '.join(links)}, the first of them in the `build` of its table."
 
 
 def _page(role: str, own: list[tuple[str, Component]]) -> str:
@@ -110,7 +150,8 @@ def _page(role: str, own: list[tuple[str, Component]]) -> str:
     components = ["| name | plugin | what it is | source |", "|---|---|---|---|", *rows]
     parts = [
         f"# {role}\n\n{meaning[0].upper()}{meaning[1:]}. {NOTICE}",
-        f"## `ffcore.interfaces.{kind.__name__}`\n\n```python\n{_contract(kind)}\n```",
+        f"## `ffcore.interfaces.{kind.__name__}`\n\n```python\n{_contract(kind)}\n```\n\n"
+        + _met(_contract(kind)),
         "## Laws\n\nBeside [those of every component](README.md#laws-of-every-component):\n\n"
         + _laws(_own_laws(role)),
         "## Components of ffcore\n\n"
@@ -135,24 +176,29 @@ def _own_laws(role: str) -> list[Law]:
 
 def _contract(kind: type) -> str:
     """Return the class, and those of ours that it is made of, with docstrings for bodies."""
-    tree = ast.parse(inspect.getsource(interfaces))
     ours = [each for each in reversed(kind.__mro__) if each.__module__ == interfaces.__name__]
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    return "\n\n\n".join("\n".join(_skeleton(classes[each.__name__])) for each in ours)
+    return "\n\n\n".join(map(_skeleton, ours))
 
 
-def _skeleton(node: ast.ClassDef) -> Iterator[str]:
-    """Yield the lines of a class without the code of its methods."""
-    lines = inspect.getsource(interfaces).splitlines()
+def _skeleton(kind: type) -> str:
+    """Return a class without its decorators, the code of its methods and what is private."""
+    source = textwrap.dedent(inspect.getsource(kind))
+    (node,) = ast.parse(source).body
+    assert isinstance(node, ast.ClassDef)
+    return "\n".join(_lines(node, source.splitlines()))
+
+
+def _lines(node: ast.ClassDef, lines: list[str]) -> Iterator[str]:
     yield from lines[node.lineno - 1 : node.body[0].lineno - 1]
     for index, member in enumerate(node.body):
         first, last = member.lineno, member.end_lineno
         if isinstance(member, ast.FunctionDef):
-            if any(ast.unparse(each) == "staticmethod" for each in member.decorator_list):
+            if re.match(r"_[^_]|__attrs", member.name):
                 continue
             yield ""
             first = min([first, *(each.lineno for each in member.decorator_list)])
-            last = member.body[0].end_lineno
+            told = ast.get_docstring(member) is not None
+            last = member.body[0].end_lineno if told else member.body[0].lineno - 1
         elif index and not isinstance(member, ast.Expr):
             yield ""
         yield from lines[first - 1 : last]

@@ -154,9 +154,10 @@ class GaussianMixture(Teacher):
         self.register_buffer("labels", classes)
         self.sample_shape = tuple(means.shape[1:])
         self.conditions: ConditionSource = Unconditional()
+        self.null_label: int | None = None
         if classes is not None:
-            count = int(classes.max()) + 1
-            self.conditions = Labels(count, null_label=count)
+            self.null_label = int(classes.max()) + 1
+            self.conditions = Labels(self.null_label, null_label=self.null_label)
 
     def log_density(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Return log p_t(x_t | c) up to a constant that depends on c alone: Float[B]."""
@@ -173,8 +174,8 @@ class GaussianMixture(Teacher):
         log_joint = log_joint - dimensions / 2 * variance.log()
         if self.labels is None or condition.label is None:
             return log_joint
-        classes = int(self.labels.max()) + 1
-        allowed = (condition.label[:, None] == self.labels) | (condition.label == classes)[:, None]
+        label = condition.label[:, None]
+        allowed = (label == self.labels) | (label == self.null_label)
         return log_joint.masked_fill(~allowed, -torch.inf)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:

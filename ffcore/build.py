@@ -24,6 +24,7 @@ from ffcore.interfaces import (
     Teacher,
 )
 from ffcore.parallel import own_device
+from ffcore.plugins.place import place
 from ffcore.recipe import Recipe
 
 
@@ -133,7 +134,7 @@ def build(recipe: Recipe) -> Built:
         reference = Reference.read(evaluation.reference)
     return Built(
         distillation=distillation,
-        student=distillation.averages[evaluation.average or training.averages[0]],
+        student=distillation.averages[recipe.measured_average],
         decoder=decoder.to(device),
         features=[each.to(device) for each in features],
         measurement=Measurement(
@@ -167,7 +168,8 @@ def part(name: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise BuildError(f"[{name}] {error}") from error
+        found = place(error)
+        raise BuildError(f"[{name}] {error}" + (f" (at {found})" if found else "")) from error
 
 
 def usable_device(name: str) -> str:

@@ -41,8 +41,11 @@ from ffcore.interfaces import (
 from ffcore.learner import Learner
 from ffcore.optimizer import Optimizer
 from ffcore.parallel import Processes, Strategy
+from ffcore.stopwatch import Stopwatch
 
 Precision = Literal["float32", "bfloat16"]
+SECTIONS: dict[Objective, str] = {"prediction": "predictor", "correction": "corrector"}
+"""What the time of an objective's answer is called."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -140,6 +143,7 @@ class Distillation:
         self.precision = precision
         self.accumulation = accumulation
         self.processes = Processes()
+        self.time = Stopwatch(device)
         self.guard = Guard(skip, device)
         self.step_index = 0
         """How many steps have been made."""
@@ -163,6 +167,320 @@ class Distillation:
     def average(self) -> Student:
         """The first of the moving averages."""
         return next(iter(self.averages.values()))
+
+    def step(self) -> dict[str, Tensor]:
+        """Make one training step; return its metrics as scalars on the device, not yet read.
+
+        `loss` is ½ mean of weight · ‖gap‖²/d over the batch, with the objectives' factors; the
+        gradient of the step is that of the inner products above. Of several processes, each has
+        metrics of its own, whose mean over them is what is meant.
+
+        A step whose numbers are not finite changes no weight but counts. An auxiliary network's
+        gradient that is not leaves out its own updates from there on.
+
+        Raises Diverged as `check` does, which is asked now and then.
+        """
+        self.guard.begin()
+        shares = self._shares(self.step_index)
+        answers, metrics = self._gradient(shares)
+        rate = self.learner.table.factor(self.step_index, self.steps)
+        with self.time("optimizer"):
+            metrics["gradient_norm"] = self.learner.clip(self.clip)
+            self.guard.admit(metrics)
+            self.learner.step(rate, self.guard.sound)
+        with self.time("average"):
+            self._update_averages()
+        for name, share in shares:
+            metrics |= self._train_auxiliaries(name, share, answers[name])
+        self.guard.end(self.step_index)
+        self.step_index += 1
+        if self.guard.full:
+            self.check()
+        return metrics
+
+    def _gradient(
+        self, shares: Sequence[tuple[Objective, int]]
+    ) -> tuple[dict[Objective, list[Answer]], dict[str, Tensor]]:
+        """Leave the step's gradient in the student; return the answers, and what to log."""
+        return (
+            self._gradient_at_once(shares)
+            if self.accumulation == 1
+            else self._gradient_by_parts(shares)
+        )
+
+    def _gradient_at_once(
+        self, shares: Sequence[tuple[Objective, int]]
+    ) -> tuple[dict[Objective, list[Answer]], dict[str, Tensor]]:
+        """Leave the step's gradient in the student, by one backward pass for all objectives."""
+        answers = {name: self._answer(name, share, 0) for name, share in shares}
+        factors, metrics = self._factors({name: each.sums for name, each in answers.items()})
+        inner = torch.stack(
+            [factors[name].to(each.inner.dtype) * each.inner for name, each in answers.items()]
+        )
+        with self.time("backward"):
+            self._backward(inner.sum(), self.batch)
+        return {name: [each] for name, each in answers.items()}, metrics
+
+    def _gradient_by_parts(
+        self, shares: Sequence[tuple[Objective, int]]
+    ) -> tuple[dict[Objective, list[Answer]], dict[str, Tensor]]:
+        """Leave the step's gradient in the student, one micro-batch at a time."""
+        answers: dict[Objective, list[Answer]] = {}
+        gradients = {}
+        for name, share in shares:
+            answers[name] = []
+            for micro in range(self.accumulation):
+                with parallel.silent(self.learner.network, micro + 1 < self.accumulation):
+                    answer = self._answer(name, share, micro)
+                    with self.time("backward"):
+                        self._backward(answer.inner, self.batch)
+                answers[name].append(attrs.evolve(answer, inner=answer.inner.detach()))
+            gradients[name] = self.learner.take_gradients()
+        factors, metrics = self._factors(
+            {
+                name: torch.stack([each.sums for each in parts]).sum(0)
+                for name, parts in answers.items()
+            }
+        )
+        self.learner.give_gradients([(factors[name], gradients[name]) for name, _ in shares])
+        return answers, metrics
+
+    def _answer(self, objective: Objective, share: int, micro: int) -> Answer:
+        part = self._part(share, micro)
+        with self.time(SECTIONS[objective]), self._autocast():
+            gaps = self.objectives[objective].gaps(
+                self.networks(), self._batch(objective, share, part)
+            )
+        if gaps.samples is not None and len(gaps.samples) != part.stop - part.start:
+            raise ValueError(
+                f"the objective of {objective} answered {len(gaps.samples)} samples to a batch of "
+                f"{part.stop - part.start}: it must be one to each"
+            )
+        weights = [self.balancer.weights(objective, gap) for gap in gaps.gaps]
+        return Answer.of(gaps, weights, part)
+
+    def _factors(
+        self, sums: Mapping[Objective, Tensor]
+    ) -> tuple[Mapping[Objective, Tensor], dict[str, Tensor]]:
+        """Return the balancer's factors for a batch whose parts here have these sums.
+
+        And what to log. The sums over all processes are one small message.
+        """
+        together = dict(zip(sums, self.processes.total(torch.stack([*sums.values()])), strict=True))
+        norms = {
+            name: Norms(raw=raw / count, weighted=weighted / count)
+            for name, (raw, weighted, _, count) in together.items()
+        }
+        factors = self.balancer.scale(norms)
+        metrics = {f"gap_{name}": each.raw for name, each in norms.items()}
+        if len(factors) > 1:
+            metrics["lambda"] = factors["correction"]
+        squares = [factors[name] * each[2] for name, each in together.items()]
+        metrics["loss"] = torch.stack(squares).sum() / (2 * self.batch)
+        return factors, metrics
+
+    def _backward(self, total: Tensor, count: int) -> None:
+        """Add the gradient of `total` / count, of a sum over this process's samples.
+
+        Gradients are averaged over processes, and what is meant is their sum.
+        """
+        (total * self.processes.size / count).backward()
+
+    def _update_averages(self) -> None:
+        step, sound = self.step_index, self.guard.sound
+        for decay, kept in self.averages.items():
+            average.update(kept, self.student, decay, step, sound)
+        for auxiliary in self.auxiliaries.values():
+            if auxiliary.student_average is not None:
+                average.update(
+                    auxiliary.network, self.student, auxiliary.student_average, step, sound
+                )
+
+    def _train_auxiliaries(
+        self, objective: Objective, share: int, answers: Sequence[Answer]
+    ) -> dict[str, Tensor]:
+        """Train the networks of `objective` on its samples; return their losses."""
+        metrics: dict[str, Tensor] = {}
+        for name, learner, loss in self._auxiliary_gradients(objective, share, answers):
+            rate = learner.table.factor(self.step_index, self.steps)
+            with self.time(f"{name} network"):
+                norm = learner.clip(self.clip)
+                self.guard.admit({f"gradient_norm_{name}": norm})
+                learner.step(rate, self.guard.sound)
+            metrics |= {f"loss_{name}": loss, f"gradient_norm_{name}": norm}
+        return metrics
+
+    def _auxiliary_gradients(
+        self, objective: Objective, share: int, answers: Sequence[Answer]
+    ) -> Iterator[tuple[str, Learner, Tensor]]:
+        """Yield each network for each of its updates, with the gradient in it, and its loss."""
+        if any(answer.samples is None or answer.condition is None for answer in answers):
+            return
+        for name, learner in self.auxiliary_learners.items():
+            auxiliary = self.auxiliaries[name]
+            if self.owners[name] != objective:
+                continue
+            for update in range(auxiliary.updates):
+                draws = self.draws(objective, name, str(update))
+                with self.time(f"{name} network"):
+                    loss = self._auxiliary_gradient(auxiliary, learner, draws, share, answers)
+                yield name, learner, loss
+
+    def _auxiliary_gradient(
+        self,
+        auxiliary: Auxiliary,
+        learner: Learner,
+        draws: Draws,
+        share: int,
+        answers: Sequence[Answer],
+    ) -> Tensor:
+        """Leave the gradient of the mean loss in an auxiliary network; return that loss.
+
+        It is this process's: the mean over all processes is that of the whole share.
+        """
+        assert auxiliary.loss is not None
+        total = torch.zeros((), device=self.device)
+        for answer in answers:
+            assert answer.samples is not None
+            assert answer.condition is not None
+            with parallel.silent(learner.network, answer is not answers[-1]):
+                with self._autocast():
+                    losses = auxiliary.loss(
+                        learner.network, answer.samples, answer.condition, draws[answer.part]
+                    )
+                self._backward(losses.sum(), share)
+            total = total + losses.detach().sum()
+        return total * self.processes.size / share
+
+    def check(self) -> None:
+        """Raise Diverged where more steps in a row had to be left out than `skip`.
+
+        Waits for the device; of several processes, all must ask.
+        """
+        self.guard.read()
+        if not self.guard.halted:
+            return
+        (step, names), (last, _) = self.guard.row[0], self.guard.row[self.guard.patience]
+        again = self._not_finite_in(step)
+        steps = f"step {step + 1}" if step == last else f"steps {step + 1} to {last + 1}, each"
+        detail = f" Made again, so are {again}." if again else ""
+        raise Diverged(
+            f"{steps}: {', '.join(names)} not finite.{detail} No weight has met such a number. Try "
+            "a lower learning rate"
+            + (", or training.on_nonfinite = 'skip'" if self.guard.patience == 0 else "")
+        )
+
+    def _not_finite_in(self, step: int) -> str:
+        """Make a step again as far as its gradients; name the weights or gradients not finite."""
+        now, self.step_index = self.step_index, step
+        shares = self._shares(step)
+        answers, _ = self._gradient(shares)
+        for name, share in shares:
+            for _ in self._auxiliary_gradients(name, share, answers[name]):
+                pass  # they add up
+        self.step_index = now
+        networks: dict[str, nn.Module] = {"student": self.student}
+        networks |= {name: self.auxiliaries[name].network for name in self.auxiliary_learners}
+        named = {
+            f"{owner}/{name}": each
+            for owner, network in networks.items()
+            for name, each in network.named_parameters()
+        }
+        gradients = {name: each.grad for name, each in named.items() if each.grad is not None}
+        for learner in (self.learner, *self.auxiliary_learners.values()):
+            learner.optimizer.zero_grad(set_to_none=True)
+        if weights := self._not_finite(named):
+            return f"the weights {weights}"
+        found = self._not_finite(gradients)
+        return found and f"the gradients of {found}"
+
+    def _not_finite(self, named: Mapping[str, Tensor]) -> str:
+        """Name the first of those that are not finite in any process."""
+        wrong = [~each.isfinite().all() for each in parallel.local(named.values())]
+        counts = self.processes.total(torch.stack(wrong).float()).tolist()
+        found = [name for name, count in zip(named, counts, strict=True) if count]
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        return ", ".join(found[:5]) + more
+
+    def draws(self, *purpose: str) -> Draws:
+        """Return the random streams of the current step, for the whole global batch."""
+        return Draws(self.seed, self.step_index, 0, self.batch, self.device).named(*purpose)
+
+    def _shares(self, step: int) -> list[tuple[Objective, int]]:
+        """Return the objectives that have a share of the batch at `step`, with its size."""
+        if len(self.objectives) == 1:
+            return [(next(iter(self.objectives)), self.batch)]
+        prediction, correction = self.balancer.split(self.batch, step)
+        shares: list[tuple[Objective, int]] = [
+            ("prediction", prediction),
+            ("correction", correction),
+        ]
+        return [(name, share) for name, share in shares if share]
+
+    def _part(self, share: int, micro: int) -> slice:
+        """Return the rows of a share that this process takes in one of its micro-batches."""
+        parts = self.processes.size * self.accumulation
+        index = self.processes.rank * self.accumulation + micro
+        return slice(share * index // parts, share * (index + 1) // parts)
+
+    def _batch(self, objective: Objective, share: int, part: slice) -> Batch:
+        draws = self.draws(objective)[part]
+        data = None
+        if "data" in self.objectives[objective].needs:
+            data, condition = self._read(draws, share)
+        else:
+            condition = self.teacher.conditions.draw(draws)
+        return Batch(
+            z=draws.normal("z", self.teacher.sample_shape),
+            condition=self._guided(condition, draws),
+            draws=draws,
+            data=data,
+        )
+
+    def _read(self, draws: Draws, share: int) -> tuple[Tensor, Condition]:
+        """Read the data of the rows of `draws`, of `share` rows in this step."""
+        assert self.data is not None
+        first = self.step_index * share + draws.start
+        indices = epochs(self.seed, first, first + len(draws), len(self.data))
+        on_cpu = attrs.evolve(draws.named("data"), device="cpu")
+        data, condition = self.data.read(indices, on_cpu)
+        return data.to(self.device), condition.to(self.device)
+
+    def _guided(self, condition: Condition, draws: Draws) -> Condition:
+        """Return `condition` with γ, where the run guides."""
+        if self.guidance_range is not None:
+            low, high = self.guidance_range
+            scale = low + (high - low) * draws.uniform("guidance")
+            return attrs.evolve(condition, guidance=scale)
+        return condition if self.guidance == 1 else condition.at(self.guidance, self.device)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            torch.device(self.device).type,
+            torch.bfloat16,
+            enabled=self.precision == "bfloat16",
+        )
+
+    def networks(self) -> Networks:
+        """Return what the objectives compute with."""
+        return Networks(
+            student=self.learner.network,  # type: ignore[arg-type] # or what stands for it
+            teacher=self.teacher,
+            auxiliaries={name: each.network for name, each in self.auxiliaries.items()},
+        )
+
+    def self_check(self, samples: int = 8) -> list[str]:
+        """Let every objective check itself on a few samples; return what they say.
+
+        Raises ValueError where one does not work with the networks at hand.
+        """
+        few = min(samples, self.batch)
+        with self._autocast():
+            said = [
+                objective.self_check(self.networks(), self._batch(name, few, slice(few)))
+                for name, objective in self.objectives.items()
+            ]
+        return [sentence for sentence in said if sentence]
 
     def lay_out(
         self,
@@ -247,311 +565,3 @@ class Distillation:
                     raise ValueError(f"both objectives name an auxiliary network {name!r}")
                 auxiliary.network.to(self.device)
                 self.auxiliaries[name], self.owners[name] = auxiliary, owner
-
-    def draws(self, *purpose: str) -> Draws:
-        """Return the random streams of the current step, for the whole global batch."""
-        return Draws(self.seed, self.step_index, 0, self.batch, self.device).named(*purpose)
-
-    def _guided(self, condition: Condition, draws: Draws) -> Condition:
-        """Return `condition` with γ, where the run guides."""
-        if self.guidance_range is not None:
-            low, high = self.guidance_range
-            scale = low + (high - low) * draws.uniform("guidance")
-            return attrs.evolve(condition, guidance=scale)
-        return condition if self.guidance == 1 else condition.at(self.guidance, self.device)
-
-    def _shares(self, step: int) -> list[tuple[Objective, int]]:
-        """Return the objectives that have a share of the batch at `step`, with its size."""
-        if len(self.objectives) == 1:
-            return [(next(iter(self.objectives)), self.batch)]
-        prediction, correction = self.balancer.split(self.batch, step)
-        shares: list[tuple[Objective, int]] = [
-            ("prediction", prediction),
-            ("correction", correction),
-        ]
-        return [(name, share) for name, share in shares if share]
-
-    def _part(self, share: int, micro: int) -> slice:
-        """Return the rows of a share that this process takes in one of its micro-batches."""
-        parts = self.processes.size * self.accumulation
-        index = self.processes.rank * self.accumulation + micro
-        return slice(share * index // parts, share * (index + 1) // parts)
-
-    def networks(self) -> Networks:
-        """Return what the objectives compute with."""
-        return Networks(
-            student=self.learner.network,  # type: ignore[arg-type] # or what stands for it
-            teacher=self.teacher,
-            auxiliaries={name: each.network for name, each in self.auxiliaries.items()},
-        )
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(
-            torch.device(self.device).type,
-            torch.bfloat16,
-            enabled=self.precision == "bfloat16",
-        )
-
-    def _batch(self, objective: Objective, share: int, part: slice) -> Batch:
-        draws = self.draws(objective)[part]
-        data = None
-        if "data" in self.objectives[objective].needs:
-            data, condition = self._read(draws, share)
-        else:
-            condition = self.teacher.conditions.draw(draws)
-        return Batch(
-            z=draws.normal("z", self.teacher.sample_shape),
-            condition=self._guided(condition, draws),
-            draws=draws,
-            data=data,
-        )
-
-    def _read(self, draws: Draws, share: int) -> tuple[Tensor, Condition]:
-        """Read the data of the rows of `draws`, of `share` rows in this step."""
-        assert self.data is not None
-        first = self.step_index * share + draws.start
-        indices = epochs(self.seed, first, first + len(draws), len(self.data))
-        on_cpu = attrs.evolve(draws.named("data"), device="cpu")
-        data, condition = self.data.read(indices, on_cpu)
-        return data.to(self.device), condition.to(self.device)
-
-    def self_check(self, samples: int = 8) -> list[str]:
-        """Let every objective check itself on a few samples; return what they say.
-
-        Raises ValueError where one does not work with the networks at hand.
-        """
-        few = min(samples, self.batch)
-        with self._autocast():
-            said = [
-                objective.self_check(self.networks(), self._batch(name, few, slice(few)))
-                for name, objective in self.objectives.items()
-            ]
-        return [sentence for sentence in said if sentence]
-
-    def step(self) -> dict[str, Tensor]:
-        """Make one training step; return its metrics as scalars on the device, not yet read.
-
-        `loss` is ½ mean of weight · ‖gap‖²/d over the batch, with the objectives' factors; the
-        gradient of the step is that of the inner products above. Of several processes, each has
-        metrics of its own, whose mean over them is what is meant.
-
-        A step whose numbers are not finite changes no weight but counts. An auxiliary network's
-        gradient that is not leaves out its own updates from there on.
-
-        Raises Diverged as `check` does, which is asked now and then.
-        """
-        self.guard.begin()
-        shares = self._shares(self.step_index)
-        answers, metrics = self._gradient(shares)
-        rate = self.learner.table.factor(self.step_index, self.steps)
-        metrics["gradient_norm"] = self.learner.clip(self.clip)
-        self.guard.admit(metrics)
-        self.learner.step(rate, self.guard.sound)
-        self._update_averages()
-        for name, share in shares:
-            metrics |= self._train_auxiliaries(name, share, answers[name])
-        self.guard.end(self.step_index)
-        self.step_index += 1
-        if self.guard.full:
-            self.check()
-        return metrics
-
-    def check(self) -> None:
-        """Raise Diverged where more steps in a row had to be left out than `skip`.
-
-        Waits for the device; of several processes, all must ask.
-        """
-        self.guard.read()
-        if not self.guard.halted:
-            return
-        (step, names), (last, _) = self.guard.row[0], self.guard.row[self.guard.patience]
-        again = self._not_finite_in(step)
-        steps = f"step {step + 1}" if step == last else f"steps {step + 1} to {last + 1}, each"
-        detail = f" Made again, so are {again}." if again else ""
-        raise Diverged(
-            f"{steps}: {', '.join(names)} not finite.{detail} No weight has met such a number. Try "
-            "a lower learning rate"
-            + (", or training.on_nonfinite = 'skip'" if self.guard.patience == 0 else "")
-        )
-
-    def _not_finite_in(self, step: int) -> str:
-        """Make a step again as far as its gradients; name the weights or gradients not finite."""
-        now, self.step_index = self.step_index, step
-        shares = self._shares(step)
-        answers, _ = self._gradient(shares)
-        for name, share in shares:
-            for _ in self._auxiliary_gradients(name, share, answers[name]):
-                pass  # they add up
-        self.step_index = now
-        networks: dict[str, nn.Module] = {"student": self.student}
-        networks |= {name: self.auxiliaries[name].network for name in self.auxiliary_learners}
-        named = {
-            f"{owner}/{name}": each
-            for owner, network in networks.items()
-            for name, each in network.named_parameters()
-        }
-        gradients = {name: each.grad for name, each in named.items() if each.grad is not None}
-        for learner in (self.learner, *self.auxiliary_learners.values()):
-            learner.optimizer.zero_grad(set_to_none=True)
-        if weights := self._not_finite(named):
-            return f"the weights {weights}"
-        found = self._not_finite(gradients)
-        return found and f"the gradients of {found}"
-
-    def _not_finite(self, named: Mapping[str, Tensor]) -> str:
-        """Name the first of those that are not finite in any process."""
-        wrong = [~each.isfinite().all() for each in parallel.local(named.values())]
-        counts = self.processes.total(torch.stack(wrong).float()).tolist()
-        found = [name for name, count in zip(named, counts, strict=True) if count]
-        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        return ", ".join(found[:5]) + more
-
-    def _answer(self, objective: Objective, share: int, micro: int) -> Answer:
-        part = self._part(share, micro)
-        with self._autocast():
-            gaps = self.objectives[objective].gaps(
-                self.networks(), self._batch(objective, share, part)
-            )
-        if gaps.samples is not None and len(gaps.samples) != part.stop - part.start:
-            raise ValueError(
-                f"the objective of {objective} answered {len(gaps.samples)} samples to a batch of "
-                f"{part.stop - part.start}: it must be one to each"
-            )
-        weights = [self.balancer.weights(objective, gap) for gap in gaps.gaps]
-        return Answer.of(gaps, weights, part)
-
-    def _gradient(
-        self, shares: Sequence[tuple[Objective, int]]
-    ) -> tuple[dict[Objective, list[Answer]], dict[str, Tensor]]:
-        """Leave the step's gradient in the student; return the answers, and what to log."""
-        return (
-            self._gradient_at_once(shares)
-            if self.accumulation == 1
-            else self._gradient_by_parts(shares)
-        )
-
-    def _gradient_at_once(
-        self, shares: Sequence[tuple[Objective, int]]
-    ) -> tuple[dict[Objective, list[Answer]], dict[str, Tensor]]:
-        """Leave the step's gradient in the student, by one backward pass for all objectives."""
-        answers = {name: self._answer(name, share, 0) for name, share in shares}
-        factors, metrics = self._factors({name: each.sums for name, each in answers.items()})
-        inner = torch.stack(
-            [factors[name].to(each.inner.dtype) * each.inner for name, each in answers.items()]
-        )
-        self._backward(inner.sum(), self.batch)
-        return {name: [each] for name, each in answers.items()}, metrics
-
-    def _gradient_by_parts(
-        self, shares: Sequence[tuple[Objective, int]]
-    ) -> tuple[dict[Objective, list[Answer]], dict[str, Tensor]]:
-        """Leave the step's gradient in the student, one micro-batch at a time."""
-        answers: dict[Objective, list[Answer]] = {}
-        gradients = {}
-        for name, share in shares:
-            answers[name] = []
-            for micro in range(self.accumulation):
-                with parallel.silent(self.learner.network, micro + 1 < self.accumulation):
-                    answer = self._answer(name, share, micro)
-                    self._backward(answer.inner, self.batch)
-                answers[name].append(attrs.evolve(answer, inner=answer.inner.detach()))
-            gradients[name] = self.learner.take_gradients()
-        factors, metrics = self._factors(
-            {
-                name: torch.stack([each.sums for each in parts]).sum(0)
-                for name, parts in answers.items()
-            }
-        )
-        self.learner.give_gradients([(factors[name], gradients[name]) for name, _ in shares])
-        return answers, metrics
-
-    def _backward(self, total: Tensor, count: int) -> None:
-        """Add the gradient of `total` / count, of a sum over this process's samples.
-
-        Gradients are averaged over processes, and what is meant is their sum.
-        """
-        (total * self.processes.size / count).backward()
-
-    def _factors(
-        self, sums: Mapping[Objective, Tensor]
-    ) -> tuple[Mapping[Objective, Tensor], dict[str, Tensor]]:
-        """Return the balancer's factors for a batch whose parts here have these sums.
-
-        And what to log. The sums over all processes are one small message.
-        """
-        together = dict(zip(sums, self.processes.total(torch.stack([*sums.values()])), strict=True))
-        norms = {
-            name: Norms(raw=raw / count, weighted=weighted / count)
-            for name, (raw, weighted, _, count) in together.items()
-        }
-        factors = self.balancer.scale(norms)
-        metrics = {f"gap_{name}": each.raw for name, each in norms.items()}
-        if len(factors) > 1:
-            metrics["lambda"] = factors["correction"]
-        squares = [factors[name] * each[2] for name, each in together.items()]
-        metrics["loss"] = torch.stack(squares).sum() / (2 * self.batch)
-        return factors, metrics
-
-    def _train_auxiliaries(
-        self, objective: Objective, share: int, answers: Sequence[Answer]
-    ) -> dict[str, Tensor]:
-        """Train the networks of `objective` on its samples; return their losses."""
-        metrics: dict[str, Tensor] = {}
-        for name, learner, loss in self._auxiliary_gradients(objective, share, answers):
-            norm = learner.clip(self.clip)
-            self.guard.admit({f"gradient_norm_{name}": norm})
-            rate = learner.table.factor(self.step_index, self.steps)
-            learner.step(rate, self.guard.sound)
-            metrics |= {f"loss_{name}": loss, f"gradient_norm_{name}": norm}
-        return metrics
-
-    def _auxiliary_gradients(
-        self, objective: Objective, share: int, answers: Sequence[Answer]
-    ) -> Iterator[tuple[str, Learner, Tensor]]:
-        """Yield each network for each of its updates, with the gradient in it, and its loss."""
-        if any(answer.samples is None or answer.condition is None for answer in answers):
-            return
-        for name, learner in self.auxiliary_learners.items():
-            auxiliary = self.auxiliaries[name]
-            if self.owners[name] != objective:
-                continue
-            for update in range(auxiliary.updates):
-                draws = self.draws(objective, name, str(update))
-                loss = self._auxiliary_gradient(auxiliary, learner, draws, share, answers)
-                yield name, learner, loss
-
-    def _auxiliary_gradient(
-        self,
-        auxiliary: Auxiliary,
-        learner: Learner,
-        draws: Draws,
-        share: int,
-        answers: Sequence[Answer],
-    ) -> Tensor:
-        """Leave the gradient of the mean loss in an auxiliary network; return that loss.
-
-        It is this process's: the mean over all processes is that of the whole share.
-        """
-        assert auxiliary.loss is not None
-        total = torch.zeros((), device=self.device)
-        for answer in answers:
-            assert answer.samples is not None
-            assert answer.condition is not None
-            with parallel.silent(learner.network, answer is not answers[-1]):
-                with self._autocast():
-                    losses = auxiliary.loss(
-                        learner.network, answer.samples, answer.condition, draws[answer.part]
-                    )
-                self._backward(losses.sum(), share)
-            total = total + losses.detach().sum()
-        return total * self.processes.size / share
-
-    def _update_averages(self) -> None:
-        step, sound = self.step_index, self.guard.sound
-        for decay, kept in self.averages.items():
-            average.update(kept, self.student, decay, step, sound)
-        for auxiliary in self.auxiliaries.values():
-            if auxiliary.student_average is not None:
-                average.update(
-                    auxiliary.network, self.student, auxiliary.student_average, step, sound
-                )

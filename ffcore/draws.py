@@ -70,7 +70,8 @@ class Draws:
         blocks = [draw(self._generator(purpose, block)) for block in range(first, last + 1)]
         offset = first * BLOCK
         drawn = torch.cat(blocks)[self.start - offset : self.stop - offset]
-        return drawn.to(self.device)
+        # Without waiting for what the device does now; `drawn` is copied away or kept meanwhile.
+        return drawn.to(self.device, non_blocking=True)
 
     def _generator(self, purpose: str, block: int) -> torch.Generator:
         key = repr((self.seed, self.scope, purpose, self.step, block)).encode()

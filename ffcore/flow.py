@@ -65,6 +65,33 @@ def integrate(
     return state.to(x.dtype)
 
 
+@torch.no_grad()
+def noise_slope(field: VelocityField, z: Tensor, condition: Condition) -> float:
+    """Return how a velocity at t = 1 changes with the noise: the slope of its regression on z.
+
+    Noise says nothing of the data, so that u(n, 1) = E[x] − n, guided or not: the slope is −1.
+
+    Args:
+        field: the velocity.
+        z: at least two samples of prior noise, Float[B, *S].
+        condition: of size B, of which the first is taken for all.
+    """
+    same = condition[torch.zeros(len(z), dtype=torch.long, device=z.device)]
+    velocity = field(z, torch.ones_like(z.flatten(1)[:, 0]), same)
+    n, u = (each.double().flatten(1) - each.double().flatten(1).mean(0) for each in (z, velocity))
+    return float((u * n).sum() / n.square().sum())
+
+
+def points_wrongly(slope: float) -> bool:
+    """Whether a noise slope is one of a trained velocity, and not of one with our sign and time.
+
+    It is +1 where the sign is the other, or where t = 0 is asked of exact velocities instead. One
+    that follows the noise neither way, as new weights do not, or far too much, as a new DiT
+    restated as a velocity does, is none that was trained: nothing can be said of it.
+    """
+    return 0.5 <= abs(slope) <= 10 and abs(slope + 1) > 0.5
+
+
 def _adaptively(
     field: VelocityField, x: Tensor, condition: Condition, solver: Solver, start: float, stop: float
 ) -> Tensor:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -372,6 +373,48 @@ class Decoder(nn.Module, ABC):
         """Return images of samples Float[B, *S]: float32 [B, C, H, W], nominally in [−1, 1].
 
         Raises ValueError for samples of another shape than it decodes.
+        """
+
+
+class Tracker(ABC):
+    """Is told how a run goes, beside the run's own metrics.jsonl, and keeps it for its user.
+
+    Only the process of rank 0 tracks. Its training waits for each call: what takes long belongs
+    into the background. No tracker ends a run: whatever Exception a call raises is told once, and
+    the tracker is closed and left out from then on. What can be known to be missing before
+    training, such as a library, `build` tells by MissingFile.
+    """
+
+    @abstractmethod
+    def open(self, folder: Path, run: str, recipe: Mapping[str, Any], step: int) -> None:
+        """Begin, or go on where an interrupted run stands; called once, before all else.
+
+        Args:
+            folder: for files, in the run's directory; the run's other trackers share it. It is
+                there, and holds what an interrupted run left.
+            run: what the run is called, for a person.
+            recipe: resolved; what TOML can hold. It is not written to.
+            step: steps made already, 0 for a new run. What was told of later ones before an
+                interruption is told again.
+        """
+
+    @abstractmethod
+    def track(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Take what was measured after `step` steps, by name.
+
+        A slash groups names, as in "seconds/predictor". Names come and go from one call to the
+        next, and a number may not be finite.
+        """
+
+    @abstractmethod
+    def show(self, step: int, name: str, picture: Path) -> None:
+        """Take a picture, a PNG file that the next run of this directory may write anew."""
+
+    @abstractmethod
+    def close(self, *, finished: bool) -> None:
+        """Keep all that was told, and end; nothing is called afterwards.
+
+        `finished` says whether the run came to its end: it may go on later where it did not.
         """
 
 

@@ -25,17 +25,22 @@ def rows_of_samples(
     condition: Condition,
     *,
     solver: Solver,
+    student_steps: Sequence[int] = (1,),
     euler: Sequence[int] = (1, 2, 4),
 ) -> dict[str, Tensor]:
-    """Return samples from the same noise: teacher converged, student, teacher by Euler steps."""
-    rows = {
-        "teacher\nconverged": integrate(teacher, z, condition, solver),
-        "student\n1 step": generate(student, z, condition),
-    }
+    """Return samples from the same noise: teacher converged, student in one step and in these
+    numbers of steps, teacher by Euler steps."""
+    rows = {"teacher\nconverged": integrate(teacher, z, condition, solver)}
+    for steps in sorted({1, *student_steps}):
+        rows[f"student\n{_steps(steps)}"] = generate(student, z, condition, steps=steps)
     for steps in euler:
-        name = f"teacher\n{steps} step{'s' if steps > 1 else ''}"
-        rows[name] = integrate(teacher, z, condition, Solver("euler", steps))
+        euler_steps = Solver("euler", steps)
+        rows[f"teacher\n{_steps(steps)}"] = integrate(teacher, z, condition, euler_steps)
     return rows
+
+
+def _steps(number: int) -> str:
+    return f"{number} step{'s' if number > 1 else ''}"
 
 
 def in_class_order(teacher: Teacher, condition: Condition) -> Condition:

@@ -3,33 +3,32 @@
     run(load_recipe("recipes/digits.toml"), Path("runs/digits"))
 
 The directory holds the resolved recipe (recipe.toml, which runs as it is), provenance.json,
-metrics.jsonl, the checkpoints, the student's average (student.safetensors), and after the
-evaluation evaluation.json, samples.png and curves.png. Started again with the same recipe, a run
-goes on where its last checkpoint stands; another recipe, or other files, are refused.
+metrics.jsonl, the checkpoints, the student's average (student.safetensors), after the evaluation
+evaluation.json, samples.png and curves.png, and what trackers keep (tracking). Started again with
+the same recipe, a run goes on where its last checkpoint stands; another recipe, or other files, are
+refused.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import shutil
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import attrs
 import torch
 
 from ffcore import picture
-from ffcore.build import BuildError, Built, build, part, usable_device
-from ffcore.checkpoint import Checkpoints, foreign
+from ffcore.build import BuildError, Built, build, made, part, usable_device
+from ffcore.checkpoint import Checkpoints
 from ffcore.distill import Distillation
 from ffcore.evaluate import Evaluation, Reference, evaluate, identity, prior
 from ffcore.export import (
     EVALUATION,
-    RECIPE,
     STUDENT,
     describe,
     read_student,
@@ -39,30 +38,35 @@ from ffcore.export import (
 from ffcore.faults import enough_memory, writable
 from ffcore.features import UNKNOWN
 from ffcore.files import write_text
+from ffcore.flow import noise_slope, points_wrongly
 from ffcore.guidance import unguided
-from ffcore.interfaces import Student
+from ffcore.interfaces import Context, Student, Tracker
 from ffcore.parallel import Processes, joined, own_device, whole_state
 from ffcore.plugins import installed
-from ffcore.recipe import Changes, Recipe, Training, binding_digest, changes, provenance, to_toml
+from ffcore.recipe import Changes, Recipe, Training, binding_digest, to_toml
 from ffcore.resume import note, noted, resume
-from ffcore.train import Report, Stopped, train
-
-PROVENANCE, METRICS = "provenance.json", "metrics.jsonl"
-CHECKPOINTS, REFERENCE = "checkpoints", "reference.safetensors"
-SAMPLES, CURVES = "samples.png", "curves.png"
-FILES = (
-    RECIPE,
-    PROVENANCE,
-    METRICS,
+from ffcore.run_directory import (
     CHECKPOINTS,
-    STUDENT,
-    EVALUATION,
+    CURVES,
+    METRICS,
+    PROVENANCE,
     REFERENCE,
     SAMPLES,
-    CURVES,
+    TRACKING,
+    alone,
+    append,
+    change,
+    forget_after,
+    history,
+    inspect,
+    other_versions,
+    prepare,
 )
+from ffcore.tracking import Tracking
+from ffcore.train import Report, Stopped, train
 
-
+SLOPED = 8
+"""Samples of noise on which the teacher is asked, before training, which way it points."""
 _SMALLER = (
     "The teacher, the student, its averages and the auxiliary networks must fit together: take a "
     "smaller student, or an accelerator with more memory."
@@ -70,10 +74,6 @@ _SMALLER = (
 
 POINTS = 1000
 """Samples in a scatter plot, which vectors get instead of rows of images."""
-
-
-class RunDirectoryError(Exception):
-    """A run directory holds something other than this run."""
 
 
 class Observer(Protocol):
@@ -168,17 +168,43 @@ def _run(
     stop: Callable[[], bool],
 ) -> Evaluation | None:
     """Do what `run` says; of several processes, the leading one alone writes."""
-    changed = processes.first(lambda: _inspect(directory, recipe, start))
+    changed = processes.first(lambda: inspect(directory, recipe, **attrs.asdict(start)))
     with enough_memory("building the networks", _SMALLER):
         built = build(recipe)
         _check(built, observer)
+    tree, name = tomllib.loads(to_toml(recipe)), directory.absolute().name
+    tracking = Tracking(directory / TRACKING, name, tree, observer.say)
+    processes.first(lambda: tracking.add(_trackers(recipe)))
     with ExitStack() as stack:
-        processes.first(lambda: stack.enter_context(_alone(directory)))
-        processes.first(lambda: _prepare(directory, recipe, built, start.restart))
-        _train(directory, recipe, built, changed, start, processes, observer, stop)
+        processes.first(lambda: stack.enter_context(alone(directory)))
+        processes.first(
+            lambda: prepare(directory, recipe, built.distillation.device, restart=start.restart)
+        )
+        stack.enter_context(tracking)
+        _train(directory, recipe, built, changed, start, processes, observer, stop, tracking)
         if not recipe.evaluation.enabled:
             return None
-        return _evaluate(directory, recipe, built, processes, observer, stop)
+        evaluation = _evaluate(directory, recipe, built, processes, observer, stop)
+        _track_evaluation(tracking, built.distillation.steps, evaluation, directory)
+        return evaluation
+
+
+def _trackers(recipe: Recipe) -> list[tuple[str, Tracker]]:
+    return [
+        (installed().type_name("tracker", table), made("trackers", table, Context(), Tracker))
+        for table in recipe.trackers
+    ]
+
+
+def _track_evaluation(
+    tracking: Tracking, step: int, evaluation: Evaluation, directory: Path
+) -> None:
+    distances = {name: each.student for name, each in evaluation.distances.items()}
+    errors = evaluation.trajectory_error.items()
+    found = {f"distance/{name}": each for name, each in distances.items() if each is not None}
+    found |= {f"trajectory_error/{delta:g}": error for delta, error in errors}
+    tracking.track(step, found)
+    tracking.show(step, "samples", directory / SAMPLES)
 
 
 def _check(built: Built, observer: Observer) -> None:
@@ -187,11 +213,16 @@ def _check(built: Built, observer: Observer) -> None:
     with part("self-check"):
         for sentence in distillation.self_check():
             observer.say(sentence)
-    z, _ = next(prior(teacher, attrs.evolve(built.measurement, batch=2), "check"))
+    z, condition = next(prior(teacher, attrs.evolve(built.measurement, batch=SLOPED), "check"))
+    if points_wrongly(slope := noise_slope(teacher, z, condition)):
+        observer.say(
+            f"the teacher's velocity at t = 1 changes with the noise by {slope:+.2f}, and an exact "
+            "one by −1: its sign, or the direction of its time, may be the other one"
+        )
     for features in built.features:
         with part("evaluation.features"), torch.no_grad():
             try:
-                features(z)
+                features(z[:2])
             except RuntimeError as error:
                 shape = teacher.sample_shape
                 raise ValueError(f"{features.name} cannot take samples {shape}: {error}") from error
@@ -206,37 +237,6 @@ def _check(built: Built, observer: Observer) -> None:
                 raise ValueError(f'{error}\n"none" samples the teacher anew') from None
 
 
-@contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Hold the directory against other processes, as long as this one lives."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        held = os.open(directory, os.O_RDONLY)
-    except OSError as error:
-        raise RunDirectoryError(f"{directory} cannot be used: {error.strerror}") from None
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = _holder(held)
-        os.close(held)
-        raise RunDirectoryError(f"{directory} is in use by another process{holder}") from None
-    try:
-        yield
-    finally:
-        os.close(held)
-
-
-def _holder(held: int) -> str:
-    """Return which process has locked an open file, for a message; "" where it cannot be had."""
-    locks, inode = Path("/proc/locks"), os.fstat(held).st_ino
-    lines = locks.read_text().splitlines() if locks.exists() else []
-    for words in map(str.split, lines):
-        # 1: FLOCK ADVISORY WRITE <pid> <device>:<inode> 0 EOF
-        if words[1] == "FLOCK" and words[5].endswith(f":{inode}"):
-            return f" (its number is {words[4]})"
-    return ""
-
-
 def _train(
     directory: Path,
     recipe: Recipe,
@@ -246,6 +246,7 @@ def _train(
     processes: Processes,
     observer: Observer,
     stop: Callable[[], bool],
+    tracking: Tracking,
 ) -> None:
     distillation, training = built.distillation, recipe.training
     student = built.student
@@ -271,7 +272,8 @@ def _train(
         keep_every=training.keep_every,
     )
     _go_on(directory, recipe, built, checkpoints, changed, start, observer)
-    processes.first(lambda: _forget_after(directory / METRICS, distillation.step_index))
+    processes.first(lambda: forget_after(directory / METRICS, distillation.step_index))
+    tracking.begin(distillation.step_index)
     if distillation.step_index < distillation.steps:
         observer.say(f"training, with a word every {training.log_every} steps")
     reports = train(
@@ -284,7 +286,8 @@ def _train(
     with closing(reports):
         for report in reports:
             if processes.leads:
-                _append(directory / METRICS, report)
+                append(directory / METRICS, report)
+            tracking.track(report.step, report.numbers)
             observer.report(report)
     state = whole_state(student)
 
@@ -314,26 +317,32 @@ def _go_on(
         allow_changes=start.allow_changes,
     )
     if found:
-        observer.say(f"going on after step {found.step} of {distillation.steps}")
+        observer.say(_how_it_stands(found.step, distillation.steps))
+        if other := other_versions(directory / PROVENANCE, recipe):
+            observer.say(f"what stands here was made with other versions: {', '.join(other)}")
     if changed:
         observer.say("\n  ".join(["the recipe has changed:", *changed.lines]))
     if changed.has("training.steps") and _scheduled(distillation):
         observer.say(f"learning rates fall as over {distillation.steps} steps from here on")
     if changed or (found and found.run != checkpoints.run):
         changes = [*history, note(found, changed.lines)]
-        distillation.processes.first(lambda: _change(directory, recipe, built, changes))
-
-
-def _change(directory: Path, recipe: Recipe, built: Built, changes: list[dict[str, Any]]) -> None:
-    """Keep that the recipe has changed; the recipe last: until then, it is found again."""
-    with writable(directory, "the changed recipe"):
-        _write_provenance(directory, recipe, built, changes)
-        write_text(directory / RECIPE, to_toml(recipe))
+        distillation.processes.first(
+            lambda: change(directory, recipe, distillation.device, changes)
+        )
 
 
 def _scheduled(distillation: Distillation) -> bool:
     learners = [distillation.learner, *distillation.auxiliary_learners.values()]
     return any(each.table.schedule != "constant" for each in learners)
+
+
+def _how_it_stands(step: int, steps: int) -> str:
+    if step < steps:
+        return f"going on after step {step} of {steps}"
+    return (
+        f"finished already, after step {steps}: nothing was trained, whatever code has changed "
+        "since; --restart trains anew"
+    )
 
 
 def load_student(source: str | Path) -> Student:
@@ -348,110 +357,9 @@ def load_student(source: str | Path) -> Student:
     return read_student(student_path(source)).student
 
 
-def _inspect(directory: Path, recipe: Recipe, start: _Start) -> Changes:
-    """Return how the recipe has changed; RunDirectoryError unless `directory` is for this run."""
-    if directory.exists() and not directory.is_dir():
-        raise RunDirectoryError(f"{directory} is a file, and a run needs a directory")
-    if start.resume and not any((directory / CHECKPOINTS).glob("step-*")):
-        raise RunDirectoryError(
-            f"{directory} has no checkpoint to resume from: leave out --resume to begin there"
-        )
-    present = _own_files(directory) if directory.exists() else set()
-    if start.restart or not present:
-        return Changes()
-    stored = directory / RECIPE
-    try:
-        changed = changes(stored.read_text(), recipe)
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(
-            f"{stored} cannot be read: {error}\nChoose another directory, or --restart"
-        ) from None
-    if changed.binding and not start.allow_changes:
-        raise RunDirectoryError(
-            f"{directory} holds another run; these keys differ:\n  "
-            + "\n  ".join(changed.binding)
-            + "\nChoose another directory, or --allow-changes to go on with it all the same, or "
-            "--restart to throw that run away."
-        )
-    return changed
-
-
-def _own_files(directory: Path) -> set[str]:
-    """Return what is there; RunDirectoryError where a run would not have written it."""
-    partial = {f".{name}.partial" for name in FILES}  # left by a process that was killed
-    present = {path.name for path in directory.iterdir()} - partial
-    unknown = sorted(present - set(FILES))
-    if (directory / CHECKPOINTS).is_dir():
-        unknown += [f"{CHECKPOINTS}/{name}" for name in foreign(directory / CHECKPOINTS)]
-    if unknown:
-        raise RunDirectoryError(
-            f"{directory} holds what no run has written ({', '.join(unknown[:5])}): "
-            "choose another directory"
-        )
-    return present
-
-
-def _prepare(directory: Path, recipe: Recipe, built: Built, restart: bool) -> None:
-    with writable(directory, "the run directory"):
-        if restart:
-            for name in FILES:
-                _remove(directory / name)
-        if not (directory / RECIPE).exists():
-            write_text(directory / RECIPE, to_toml(recipe))
-        if not (directory / PROVENANCE).exists():
-            _write_provenance(directory, recipe, built, [])
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _write_provenance(
-    directory: Path, recipe: Recipe, built: Built, changed: list[dict[str, Any]]
-) -> None:
-    data = recipe.data
-    manifest = provenance(recipe) | {
-        "device": built.distillation.device,
-        "data_source_opened_by_training": None
-        if data is None
-        else installed().type_name("data", data),
-        "threads": torch.get_num_threads(),
-        "changes": changed,
-    }
-    write_text(directory / PROVENANCE, json.dumps(manifest, indent=2) + "\n")
-
-
-def _append(path: Path, report: Report) -> None:
-    """Add a line to the metrics."""
-    line = {"step": report.step, "steps_per_second": report.steps_per_second, **report.metrics}
-    with writable(path.parent, path.name), path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
-
-
-def _history(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    # A process that was killed may have left a line without its end.
-    whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    try:
-        return [{"step": int(found["step"]), **found} for found in map(json.loads, whole)]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunDirectoryError(f"{path} is damaged ({error}): --restart begins anew") from None
-
-
-def _forget_after(path: Path, step: int) -> None:
-    """Drop the metrics of steps that will be made again."""
-    kept = [line for line in _history(path) if line["step"] <= step]
-    if path.exists():
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-
-
 def _draw_curves(directory: Path) -> None:
-    if history := _history(directory / METRICS):
-        picture.draw_curves(directory / CURVES, history)
+    if lines := history(directory / METRICS):
+        picture.draw_curves(directory / CURVES, lines)
 
 
 def _evaluate(
@@ -484,6 +392,7 @@ def _evaluate(
         z,
         picture.in_class_order(teacher, condition),
         solver=built.measurement.solver,
+        student_steps=built.measurement.student_steps,
     )
     images = {name: built.decoder(row) for name, row in rows.items()}
 

@@ -6,6 +6,8 @@ for report in train(distillation):
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext
@@ -54,11 +56,31 @@ class Report:
     `skipped` is how many were not sound, where such steps are left out."""
     steps_per_second: float
     """Over the same steps."""
+    images_per_second: float
+    """Samples of the global batch, over the same steps."""
+    seconds: dict[str, float]
+    """Of a step, on average over the same steps: by its sections, of this process. What is left of
+    a step is drawing, balancing, reports and checkpoints."""
+    memory_peak: int
+    """The most memory so far, in bytes: what torch had taken of a CUDA device, else the largest
+    resident size of this process."""
 
     @property
     def seconds_left(self) -> float:
         """At the present speed."""
         return (self.steps - self.step) / self.steps_per_second
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """All that was measured, by name: what is written down and tracked."""
+        return {
+            **self.metrics,
+            "steps_per_second": self.steps_per_second,
+            "images_per_second": self.images_per_second,
+            "seconds_left": self.seconds_left,
+            "memory_peak": self.memory_peak,
+            **{f"seconds/{name}": seconds for name, seconds in self.seconds.items()},
+        }
 
 
 class _Means:
@@ -116,6 +138,7 @@ def _train(
 ) -> Iterator[Report]:
     means, begun, before = _Means(), time.perf_counter(), distillation.step_index
     guard, skipped = distillation.guard, distillation.guard.skipped
+    distillation.time.read()  # what was before counts for none of these steps
     while distillation.step_index < distillation.steps:
         with enough_memory(f"step {distillation.step_index + 1}", _REMEDY):
             means.add(distillation.step(), guard.sound)
@@ -136,12 +159,23 @@ def _train(
             metrics = means.read(distillation.processes)
             if guard.patience:
                 metrics["skipped"] = guard.skipped - skipped
-            seconds = max(time.perf_counter() - begun, 1e-9)
+            speed = (step - before) / max(time.perf_counter() - begun, 1e-9)
+            sections = distillation.time.read()
             yield Report(
                 step=step,
                 steps=distillation.steps,
                 metrics=metrics,
-                steps_per_second=(step - before) / seconds,
+                steps_per_second=speed,
+                images_per_second=speed * distillation.batch,
+                seconds={name: total / (step - before) for name, total in sections.items()},
+                memory_peak=_memory_peak(distillation.device),
             )
             means, begun, before = _Means(), time.perf_counter(), step
             skipped = guard.skipped
+
+
+def _memory_peak(device: str) -> int:
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else 1024 * largest

@@ -16,14 +16,16 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from ffcore import Condition, generate, load_recipe
+from ffcore import Condition, generate, interfaces, load_recipe
 from ffcore.cli import main
 from ffcore.cli.commands import COMMANDS
 from ffcore.export import export
 from ffcore.keys import component, key, kind_of, role_of
 from ffcore.plugins import ROLES, Component, Registry
 from ffcore.recipe import Recipe
-from ffcore.run import FILES, run
+from ffcore.run import run
+from ffcore.run_directory import FILES
+from ffcore.testing.case import KINDS
 
 Distribute = Callable[..., None]
 
@@ -327,6 +329,16 @@ def test_every_recipe_says_first_what_it_reaches_and_what_it_costs() -> None:
         assert "# Costs: " in first, path.name
 
 
+def test_every_class_of_the_interfaces_is_a_roles_or_a_value() -> None:
+    there = {
+        each
+        for name, each in vars(interfaces).items()
+        if isinstance(each, type) and each.__module__ == interfaces.__name__ and name[0] != "_"
+    }
+    documented = {*_generator("generate_roles").VALUES, *KINDS.values()}
+    assert there - documented == set()
+
+
 def test_the_pages_of_the_roles_are_what_the_code_says() -> None:
     generator = _generator("generate_roles")
     written = {path.name: path.read_text() for path in generator.FOLDER.glob("*")}
@@ -399,7 +411,7 @@ def missing_files(document: Path) -> list[str]:
     """The files that a document names and that are nowhere: not here, nor made by a run."""
     written = {*FILES, *(block.title for block in blocks(document))}
     # Stands for a file of the reader's.
-    written |= {"recipe.toml", "base.toml"}
+    written |= {"recipe.toml", "base.toml", "tracking/"}
     present = {path.name for path in _files()}
     spans = re.findall(r"`([^`\s]+)`", prose(document.read_text()))
     named = [span for span in spans if FILE.fullmatch(span)]

@@ -545,6 +545,21 @@ def test_a_card_says_whether_data_were_used():
         assert ("- data-free" in card_of(recipe)) == free
 
 
+def test_a_card_names_the_method_that_was_used():
+    card_of_freeflow = card_of()
+    assert "The method: predictor `freeflow` (" in card_of_freeflow
+    assert "- freeflow\n" in card_of_freeflow
+    recipe = attrs.evolve(
+        CASES["sit"], predictor=component("predictor", {"type": "meanflow"}), corrector=None
+    )
+    text = card_of(recipe)
+    assert "The method: predictor `meanflow` (Learns the flow map from anywhere on data" in text
+    assert "- meanflow\n" in text
+    assert "- freeflow\n" not in text
+    cited = [line for line in text.partition("## Citation")[2].splitlines() if line]
+    assert "2505.13447" in cited[0]
+
+
 def test_every_component_is_cited_once():
     found = card_of().partition("## Citation")[2].splitlines()
     listed = [line for line in found if line]

@@ -10,8 +10,9 @@ from parity import built
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ffcore.build import BuildError
-from ffcore.parallel import units
+from ffcore.build import BuildError, build
+from ffcore.parallel import Processes, units
+from ffcore.recipe import load_recipe
 
 WORKER = Path(__file__).parent / "fakes" / "parity.py"
 TOLERANCE = 1e-10
@@ -116,3 +117,20 @@ def test_units_are_the_items_of_the_outermost_lists() -> None:
 def test_a_batch_too_small_for_so_many_parts_is_refused() -> None:
     with pytest.raises(BuildError, match="correction has 2 of the batch's 8 samples, and 1 pro"):
         built("digits.toml", ["training.batch=8"], 4)
+
+
+@pytest.mark.parametrize("derivative", ["jvp", "finite-difference"])
+def test_compiled_networks_do_what_others_do(derivative: str) -> None:
+    found = []
+    for compiled in (False, True):
+        recipe = load_recipe("mixture.toml", [f"predictor.derivative={derivative}"])
+        run = build(recipe).distillation
+        run.lay_out(Processes(), compiled=compiled)
+        metrics = [run.step() for _ in range(2)][-1]
+        found.append((metrics, [each.detach() for each in run.student.parameters()]))
+    (plain, expected), (metrics, weights) = found
+    for name, value in plain.items():
+        assert metrics[name] == pytest.approx(float(value), rel=1e-4)
+    for one, other in zip(weights, expected, strict=True):
+        assert (one - other).norm() <= 1e-4 * other.norm()
+    assert any(each._compiled_call_impl is not None for each in run.student.modules())

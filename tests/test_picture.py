@@ -34,6 +34,32 @@ def test_rows_start_from_the_same_noise():
     torch.testing.assert_close(one_step, teacher.mean.expand(6, 2))
 
 
+class Walking(Still):
+    """F = x_t from anywhere: n equal steps multiply the noise by (1 + 1/n)^n."""
+
+    starts_at = "anywhere"
+
+    def forward(self, x_t, t, delta, condition):
+        del t, delta, condition
+        return x_t
+
+
+def test_a_student_that_is_measured_in_several_steps_is_shown_in_them():
+    z = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+    rows = rows_of_samples(
+        Walking(),
+        Gaussian([1.0, 2.0], 0.5),
+        z,
+        Condition(size=6),
+        solver=Solver("rk4", 4),
+        student_steps=(4, 2),
+    )
+    names = [name.replace("\n", ", ") for name in rows]
+    assert names[1:4] == ["student, 1 step", "student, 2 steps", "student, 4 steps"]
+    for steps, row in zip((1, 2, 4), list(rows.values())[1:4], strict=True):
+        torch.testing.assert_close(row, z * (1 + 1 / steps) ** steps)
+
+
 def test_columns_are_in_class_order_where_there_are_classes():
     teacher = GaussianMixture([[0.0], [1.0], [2.0]], labels=[0, 1, 2])
     condition = Condition(size=5, label=torch.tensor([2, 2, 2, 2, 2]))

@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from ffcore.plugins import (
     Registry,
     UnknownComponent,
 )
+from ffcore.plugins.place import place, told
 
 Distribute = Callable[..., None]
 
@@ -446,3 +448,39 @@ def test_every_plugin_of_ours_is_active_brings_importable_tables_and_stays_light
 
 def test_every_role_says_what_it_is_for() -> None:
     assert all(meaning for meaning in ROLES.values())
+
+
+# Where an error came from
+
+
+DEEP = """
+import json
+
+def fail(how):
+    if how == "in a library":
+        json.loads("{")
+    raise LookupError(how)
+"""
+
+
+def raised(call: Callable[[], object]) -> BaseException:
+    try:
+        call()
+    except (LookupError, ValueError) as error:
+        return error
+    raise AssertionError
+
+
+def test_an_error_is_told_with_the_line_of_the_strangers_code(distribute: Distribute) -> None:
+    distribute("deep-dist", {"deep": "deep_plugin"}, deep_plugin=DEEP)
+    deep = importlib.import_module("deep_plugin")
+    assert told(raised(lambda: deep.fail("here"))) == "LookupError: here, at deep_plugin.py:7"
+    assert told(raised(lambda: deep.fail("in a library"))).endswith(", at deep_plugin.py:6")
+
+    def wrapped() -> None:
+        try:
+            deep.fail("here")
+        except LookupError as error:
+            raise ValueError("outside") from error
+
+    assert place(raised(wrapped)) == "deep_plugin.py:7"

@@ -11,19 +11,16 @@ import torch
 from distillations import ends_as
 from safetensors.torch import load_file
 
+from ffcore.analytic import Gaussian
 from ffcore.build import BuildError, build
 from ffcore.checkpoint import CheckpointError
+from ffcore.export import RECIPE
 from ffcore.faults import Unwritable
 from ffcore.files import MissingFile
+from ffcore.interfaces import VelocityField
 from ffcore.recipe import Recipe, RecipeError, load_recipe, to_toml
-from ffcore.run import (
-    FILES,
-    METRICS,
-    RECIPE,
-    RunDirectoryError,
-    load_student,
-    run,
-)
+from ffcore.run import load_student, run
+from ffcore.run_directory import FILES, METRICS, TRACKING, RunDirectoryError
 from ffcore.train import Report, Stopped, train
 from ffcore.weights import WeightsError, read_weights, write_weights
 
@@ -37,6 +34,10 @@ SMALL = (
     "evaluation.solver.steps=8",
     "evaluation.euler=[1, 2]",
 )
+
+
+CLOCK = ("steps_per_second", "images_per_second", "seconds", "memory_peak")
+"""How the names of those metrics begin that differ from one run to the next."""
 
 
 def small(*overrides: str) -> Recipe:
@@ -92,7 +93,7 @@ def test_a_run_directory_holds_the_whole_run(tmp_path):
     evaluation = run(small(), tmp_path / "run")
     assert evaluation is not None
     found = {path.name for path in (tmp_path / "run").iterdir()}
-    assert found == set(FILES)
+    assert found == set(FILES) - {TRACKING}  # which has none
     assert evaluation.distances["raw"].student > 0
     for picture in ("samples.png", "curves.png"):
         assert (tmp_path / "run" / picture).read_bytes().startswith(b"\x89PNG")
@@ -122,7 +123,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights_and_metrics(tmp_path):
     assert ends_as(tmp_path / "parts", tmp_path / "whole")
     metrics = [
         [
-            {k: v for k, v in json.loads(line).items() if k != "steps_per_second"}
+            {k: v for k, v in json.loads(line).items() if not k.startswith(CLOCK)}
             for line in (tmp_path / name / METRICS).read_text().splitlines()
         ]
         for name in ("whole", "parts")
@@ -443,6 +444,63 @@ def test_features_that_cannot_take_the_samples_are_told_before_training(tmp_path
     assert not (tmp_path / "run").exists()
 
 
+class Heard:
+    """An observer that keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def report(self, report: Report) -> None:
+        pass
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        pass
+
+
+def said_by(recipe: Recipe, directory: Path) -> str:
+    heard = Heard()
+    run(recipe, directory, observer=heard)
+    return "\n".join(heard.said)
+
+
+def test_a_finished_run_says_that_nothing_was_trained_and_by_which_versions_it_was(tmp_path):
+    assert "finished already" not in said_by(small(), tmp_path)
+    again = said_by(small(), tmp_path)
+    assert "finished already, after step 6: nothing was trained" in again
+    assert "other versions" not in again
+    manifest = json.loads((tmp_path / "provenance.json").read_text())
+    manifest["components"][0] |= {"distribution": "acme-flow", "version": "0.0.9"}
+    manifest["torch"] = "2.11.0"
+    (tmp_path / "provenance.json").write_text(json.dumps(manifest))
+    again = said_by(small(), tmp_path)
+    assert "made with other versions: acme-flow 0.0.9 (here None), torch 2.11.0 (here 2" in again
+
+
+@attrs.frozen
+class Backwards:
+    """A teacher with the other sign, or the other time."""
+
+    sign: int = 1
+    reverse: bool = False
+
+    def build(self, context):
+        exact = Gaussian([1.0, -2.0], 0.5)
+        return VelocityField.of(
+            lambda x, t, c: self.sign * exact(x, 1 - t if self.reverse else t, c), (2,)
+        )
+
+
+@pytest.mark.parametrize(
+    ("table", "wrong"), [(Backwards(), False), (Backwards(-1), True), (Backwards(1, True), True)]
+)
+def test_a_teacher_that_points_the_other_way_is_told_before_training(tmp_path, table, wrong):
+    said = said_by(attrs.evolve(small("evaluation.enabled=false"), teacher=table), tmp_path)
+    assert ("changes with the noise by +1.00, and an exact one by −1" in said) == wrong
+
+
 def test_features_are_named_once_each():
     recipe = small()
     twice = attrs.evolve(recipe.evaluation, features=2 * recipe.evaluation.features)
@@ -492,3 +550,32 @@ def test_a_guidance_interval_of_an_unguided_run_is_refused():
 def test_a_reference_is_not_asked_for_where_nothing_is_evaluated():
     overrides = ["evaluation.enabled=false", "evaluation.reference=nowhere.safetensors"]
     assert build(load_recipe("digits.toml", overrides)).reference is None
+
+
+def test_of_several_averages_the_evaluation_names_the_student(tmp_path):
+    averages = "training.average=[0.5, 0.0]"
+    for chosen in ("none", "0.0"):
+        run(small(averages, f"evaluation.average={chosen}"), tmp_path / chosen)
+    alone = {chosen: tmp_path / f"alone {chosen}" for chosen in ("0.5", "0.0")}
+    for chosen, directory in alone.items():
+        run(small(f"training.average={chosen}"), directory)
+    for name, same in (("none", "0.5"), ("0.0", "0.0")):
+        found = load_file(tmp_path / name / "student.safetensors")
+        expected = load_file(alone[same] / "student.safetensors")
+        assert all(torch.equal(found[key], each) for key, each in expected.items())
+        evaluation = (tmp_path / name / "evaluation.json").read_text()
+        assert evaluation == (alone[same] / "evaluation.json").read_text()
+    assert alone["0.5"].joinpath("evaluation.json").read_text() != evaluation
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["training.average=[0.9, 0.9]"], r"average: must be at least one, each named once"),
+        (["training.average=[]"], r"average: must be at least one, each named once"),
+        (["evaluation.average=0.5"], r"average: must be 0.99, as training keeps, found 0.5"),
+    ],
+)
+def test_averages_that_there_are_not_are_refused(overrides, message):
+    with pytest.raises(RecipeError, match=message):
+        small(*overrides)

@@ -496,6 +496,7 @@ def test_the_record_says_what_makes_numbers_comparable(tmp_path):
         "labels": [1, 2],
         "shape": [1, 4, 4],
         "ffcore": "0.1.0",
+        "label_of_each": [1, 2, 1],
     }
     teacher = Sampler(Solved(MIXTURE, Solver("euler", 4), interval=(0.0, 0.5)), AsItIs())
     record = teacher.record(teacher.request(3, guidance=2))
@@ -504,6 +505,21 @@ def test_the_record_says_what_makes_numbers_comparable(tmp_path):
     assert record["solver"]["method"] == "euler"
     assert record["nfe"] == 6
     assert teacher.record(teacher.request(3, guidance=1))["guidance"] == {"scale": 1.0}
+
+
+@pytest.mark.parametrize("name", ["s.png", "s.npz", "s"])
+def test_the_record_holds_the_labels_that_were_drawn(tmp_path, name):
+    sampler = painting()
+    write(sampler, tmp_path / name, 300, labels="random", seed=5)
+    record = tmp_path / (f"{name}.json" if "." in name else "s/samples.json")
+    found = json.loads(record.read_text())
+    assert found["label_of_each"] == labels_of(sampler, 300, labels="random", seed=5)
+    assert len(record.read_text().splitlines()) == len(found) + 2  # not a line for each label
+
+
+def test_samples_without_labels_have_none_in_their_record(tmp_path):
+    write(painting(classes=None), tmp_path / "s.npz", 3)
+    assert json.loads((tmp_path / "s.npz.json").read_text())["label_of_each"] is None
 
 
 class Walker(Student):

@@ -137,6 +137,7 @@ MISTAKES = {
     "network": ("torch.cat([x_t, t", "torch.cat([x_t, 0 * t"),
     "features": ("generator=seed) / length", "generator=seed) * length"),
     "decoder": ("self.mean + self", "self.mean - self"),
+    "tracker": ("(step, name,", "(name, step,"),
 }
 """What its own test must catch, for each role."""
 
@@ -289,3 +290,13 @@ def test_every_new_recipe_is_valid_and_runs(environment: Environment) -> None:
 def test_the_tests_of_a_new_plugin_pass(environment: Environment) -> None:
     found = environment.run("-m", "pytest", "-q", folder=environment.folder / "moon-corrector")
     assert " passed" in found
+
+
+@pytest.mark.slow
+def test_the_new_correctors_recipe_is_better_than_without_it(environment: Environment) -> None:
+    reached = {}
+    for name, changes in {"with": [], "without": ["--set", "corrector=none"]}.items():
+        command = ["run", "moon-corrector/moon-corrector.toml", "-d", name, "--json", *changes]
+        out = environment.run("-m", "ffcore", *command, "--set", "training.seed=1")
+        reached[name] = json.loads(out)["evaluation"]["distances"]["raw"]["student"]
+    assert reached["with"] < 0.7 * reached["without"]

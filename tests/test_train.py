@@ -1,5 +1,7 @@
 """The loop: reports, checkpoints, and training that goes astray."""
 
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +9,15 @@ import pytest
 import torch
 from networks import LinearStudent, LinearVelocity
 from objectives import Correct, Even, Towards
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from ffcore.build import build
 from ffcore.checkpoint import Checkpoints
 from ffcore.distill import Distillation
 from ffcore.guard import Diverged
-from ffcore.interfaces import Batch, FrozenTeacher, Gap, Gaps, Networks, Unconditional
+from ffcore.interfaces import Auxiliary, Batch, FrozenTeacher, Gap, Gaps, Networks, Unconditional
 from ffcore.optimizer import Optimizer
+from ffcore.recipe import load_recipe
 from ffcore.train import Report, train
 from ffcore_freeflow.balancer import AdaptiveBalancer
 
@@ -84,8 +89,48 @@ def test_a_metric_that_comes_late_is_averaged_over_its_own_steps() -> None:
 
 
 def test_the_time_left_is_that_of_the_steps_left() -> None:
-    report = Report(step=30, steps=100, metrics={}, steps_per_second=7.0)
+    report = Report(
+        step=30,
+        steps=100,
+        metrics={"loss": 0.5},
+        steps_per_second=7.0,
+        images_per_second=56.0,
+        seconds={"predictor": 0.1},
+        memory_peak=2**30,
+    )
     assert report.seconds_left == 10
+    assert report.numbers == {
+        "loss": 0.5,
+        "steps_per_second": 7.0,
+        "images_per_second": 56.0,
+        "seconds_left": 10.0,
+        "memory_peak": 2**30,
+        "seconds/predictor": 0.1,
+    }
+
+
+def test_a_report_tells_where_the_time_of_a_step_goes() -> None:
+    online = Auxiliary(
+        network=LinearVelocity(2),
+        optimizer=Optimizer(),
+        loss=lambda network, x, condition, draws: network(x, draws.uniform("t"), condition).sum(1),
+    )
+    run = distillation(
+        corrector=Correct(auxiliaries={"online": online}),
+        balancer=AdaptiveBalancer(correction=0.5),
+    )
+    run.step()  # which counts for no report
+    begun, before = time.perf_counter(), 1
+    for report in train(run, log_every=3):
+        count, took = report.step - before, time.perf_counter() - begun
+        assert set(report.seconds) == {
+            "predictor", "corrector", "backward", "optimizer", "average", "online network"
+        }  # fmt: skip
+        assert all(seconds > 0 for seconds in report.seconds.values())
+        assert sum(report.seconds.values()) <= 1 / report.steps_per_second <= took / count
+        assert report.images_per_second == report.steps_per_second * run.batch
+        assert 2**24 < report.memory_peak < 2**40
+        begun, before = time.perf_counter(), report.step
 
 
 def test_a_run_goes_on_from_where_it_stands() -> None:
@@ -213,3 +258,63 @@ def test_between_reports_nothing_is_read_from_the_device(monkeypatch: pytest.Mon
         watch(name)
     steps_of(run, log_every=4)
     assert set(reads) == {4, 8, 10}
+
+
+class Reads(TorchDispatchMode):
+    """Counts the operations that make a device hand a number to the CPU, and so wait for it."""
+
+    WAITING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = function._schema.name
+        by_mask = name.startswith("aten::index") and any(
+            isinstance(index, torch.Tensor) and index.dtype == torch.bool
+            for each in args
+            if isinstance(each, list | tuple)
+            for index in each
+        )
+        if name in self.WAITING or by_mask:
+            self.found[name] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "waits"),
+    [
+        (["gaussian.toml"], set()),
+        (["mixture.toml"], set()),
+        (["digits.toml"], set()),
+        (["digits.toml", "predictor.derivative='jvp'"], set()),
+        (["digits.toml", "parallel.accumulation=2"], set()),
+        # Which samples to guide, and which to differentiate, is known on the device alone.
+        (["digits_guided.toml"], {"aten::nonzero"}),
+        (["digits_meanflow.toml"], {"aten::nonzero"}),
+    ],
+)
+def test_no_step_reads_a_number_from_the_device(recipe: list[str], waits: set[str]) -> None:
+    name, *overrides = recipe
+    short = ["training.steps=3", "training.batch=8", *overrides]
+    run = build(load_recipe(name, short)).distillation
+    with Reads() as reads:
+        list(train(run, log_every=2))
+    assert set(reads.found) == waits
+
+
+class Peeking(Towards):
+    """A predictor that looks at a number in every step."""
+
+    def gaps(self, networks: Networks, batch: Batch) -> Gaps:
+        assert batch.z.sum().item() == batch.z.sum().item()
+        return super().gaps(networks, batch)
+
+
+def test_a_step_that_reads_a_number_would_be_seen() -> None:
+    with Reads() as reads:
+        list(train(distillation(steps=3, predictor=Peeking())))
+    assert reads.found == {"aten::_local_scalar_dense": 6}

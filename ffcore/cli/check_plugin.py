@@ -55,7 +55,8 @@ def check_plugin(
     """
     expected = _read(expect)
     # A component is built again for every law; what it has to say each time is not news.
-    logging.getLogger("ffcore").setLevel(logging.ERROR)
+    if (logger := logging.getLogger("ffcore")).level > logging.DEBUG:
+        logger.setLevel(logging.ERROR)
     with contextlib.redirect_stdout(sys.stderr):  # for what a stranger's code prints
         results = _check(plugin, role, expected)
     fails = any(each.fails for each in results)

@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -19,6 +20,7 @@ COMMANDS = {
         "ffcore.cli.check_plugin:check_plugin",
         "Check a plugin by the laws of its roles.",
     ),
+    "doctor": ("ffcore.cli.doctor:doctor", "Try what works on this machine."),
     "export": ("ffcore.cli.export:export", "Export the student of a finished run."),
     "new-plugin": ("ffcore.cli.new_plugin:new_plugin", "Write a plugin to begin with."),
     "run": ("ffcore.cli.run:run", "Distil a teacher as a recipe says."),
@@ -60,22 +62,32 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; an expected error becomes one message on stderr and an exit code."""
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")  # a locale without our letters ends no run
+        _replace_what_a_locale_lacks()
         try:
-            with _news_on_stderr():
+            with _news_on_stderr(logging.DEBUG if ctx.params["debug"] else logging.INFO):
                 return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
             click.echo(" ".join(["interrupted", *map(str, interrupt.args)]), err=True)
             ctx.exit(ExitCode.INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise  # which click tells
         except Exception as error:
-            if (code := verdict(error)) is None:
+            message, code = _told(error)
+            if code is None:
                 _tell_torchrun(error)
                 raise
             if not _of_another_process(error):
-                click.echo(_process() + str(error), err=True)
+                if ctx.params["debug"]:
+                    traceback.print_exception(error)
+                click.echo(_process() + message, err=True)
             ctx.exit(code)
+
+
+def _replace_what_a_locale_lacks() -> None:
+    """Let a locale without our letters end no run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _process() -> str:
@@ -98,6 +110,19 @@ def _tell_torchrun(error: Exception) -> None:
         get_error_handler().record_exception(error)
 
 
+def _told(error: Exception) -> tuple[str, ExitCode | None]:
+    """Return what to say of an error, and its exit code: None for a defect of ours.
+
+    What nobody expected, and what came out of a plugin's code, is the plugin's.
+    """
+    if (code := verdict(error)) is not None:
+        return str(error), code
+    from ffcore.plugins.place import place, told
+
+    fault = ExitCode.PLUGIN if place(error) else None
+    return f"{told(error)}; ffd --debug shows the whole traceback", fault
+
+
 class _Stderr(logging.Handler):
     """Writes to what is `sys.stderr` at the time: rich puts a stream there that spares its bars."""
 
@@ -106,11 +131,11 @@ class _Stderr(logging.Handler):
 
 
 @contextmanager
-def _news_on_stderr() -> Iterator[None]:
+def _news_on_stderr(level: int) -> Iterator[None]:
     """Show what the library has to say meanwhile; of several processes, the first one's."""
     logger, handler = logging.getLogger("ffcore"), _Stderr()
     before = logger.level
-    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    logger.setLevel(level if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     logger.addHandler(handler)
     try:
         yield
@@ -155,5 +180,10 @@ def _disable_third_parties(ctx: click.Context, parameter: click.Parameter, asked
         "between."
     ),
 )
-def main() -> None:
+@click.option(
+    "--debug",
+    is_flag=True,
+    help="Show the whole traceback of every error. Stands before the command: ffd --debug run.",
+)
+def main(debug: bool) -> None:
     """Distil a flow or diffusion teacher into a one-step student, without data."""

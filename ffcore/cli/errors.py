@@ -6,7 +6,7 @@ EXPECTED = {
     "ffcore.recipe.diagnostics:RecipeError": ExitCode.USAGE,
     "ffcore.plugins.errors:PluginError": ExitCode.PLUGIN,
     "ffcore.build:BuildError": ExitCode.USAGE,
-    "ffcore.run:RunDirectoryError": ExitCode.USAGE,
+    "ffcore.run_directory:RunDirectoryError": ExitCode.USAGE,
     "ffcore.checkpoint.manifest:CheckpointError": ExitCode.USAGE,
     "ffcore.export.sources:SourceError": ExitCode.USAGE,
     "ffcore.sample.sampler:SampleError": ExitCode.USAGE,

@@ -141,10 +141,22 @@ class Telling:
             "" if self.bars.console.is_terminal else f"left {report.seconds_left:.0f} s",
         ]
         self.bars.advance("train", report.step, report.steps, " ".join(filter(None, news)))
+        if report.step == report.steps:
+            self.say(_where_time_went(report))
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Show how the evaluation stands."""
         self.bars.advance("measure", done, total, what)
+
+
+def _where_time_went(report: Report) -> str:
+    whole = 1000 / report.steps_per_second
+    sections = sorted(report.seconds.items(), key=lambda each: -each[1])
+    parts = ", ".join(f"{name} {1000 * seconds:.1f}" for name, seconds in sections)
+    return (
+        f"a step took {whole:.1f} ms: {parts}\n{report.images_per_second:.0f} images per second, "
+        f"at most {report.memory_peak / 2**30:.2f} GiB of memory"
+    )
 
 
 def _show(evaluation: Evaluation, directory: Path) -> None:

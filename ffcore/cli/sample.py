@@ -88,8 +88,10 @@ def sample(
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Sample the student of SOURCE, in one step unless told otherwise, and keep the samples and
-    their conditions.
+    """Sample the student of SOURCE, in one step unless told otherwise, and keep the samples.
+
+    What they depend on is kept beside them, with the label of each: in NAME.png.json, NAME.npz.json
+    or, within a folder, samples.json.
 
     SOURCE is a run directory, an export, a student's file, or with --teacher a recipe. The same
     command again goes on with an interrupted sampling. Under `torchrun -m ffcore sample …` several

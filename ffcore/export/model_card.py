@@ -13,8 +13,6 @@ from ffcore.recipe import Recipe, needed_files
 from ffcore.recipe.tables import components
 from ffcore.sample import is_image
 
-FREEFLOW = "Tong, Ma, Xie, Jaakkola: Flow Map Distillation Without Data, arXiv 2511.19428"
-
 _LICENCES = {
     "mit": "mit",
     "apache-2.0": "apache-2.0",
@@ -51,9 +49,8 @@ def model_card(
             f"# {name}",
             "",
             f"A student that makes {'an image' if _makes_images(config) else 'a sample'} in one "
-            f"step. ffcore {config['ffcore']}, which implements "
-            "[FreeFlow](https://arxiv.org/abs/2511.19428), distilled it "
-            f"{_from_what(recipe)}.",
+            f"step. ffcore {config['ffcore']} distilled it {_from_what(recipe)}. The method: "
+            f"{_method(recipe)}.",
             "",
             *_use(name, config, recipe),
             "",
@@ -75,6 +72,21 @@ def _from_what(recipe: Recipe) -> str:
     return f"from its teacher and data, `{installed().type_name('data', recipe.data)}`"
 
 
+def _method(recipe: Recipe) -> str:
+    """Return the objectives of a recipe, each with what it does where its plugin tells that."""
+    told = []
+    for role, table in _objectives(recipe):
+        claim = installed().provider(role, table)
+        summary = "" if claim is None else f" ({claim[1].summary})"
+        told.append(f"{role} `{installed().type_name(role, table)}`{summary}")
+    return " and ".join(told)
+
+
+def _objectives(recipe: Recipe) -> list[tuple[str, Any]]:
+    both = [("predictor", recipe.predictor), ("corrector", recipe.corrector)]
+    return [(role, table) for role, table in both if table is not None]
+
+
 def _header(config: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
     yield "---"
     licence = config["teacher"].get("licence")
@@ -85,7 +97,9 @@ def _header(config: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
             yield f"license_name: {json.dumps(licence)}"  # a JSON string is a YAML string
     yield "library_name: ffcore"
     yield "tags:"
-    yield from (f"- {tag}" for tag in ("ffcore", "freeflow", "distillation", "flow-map"))
+    claims = (installed().provider(role, table) for role, table in _objectives(recipe))
+    methods = [claim[1].name for claim in claims if claim is not None]
+    yield from (f"- {tag}" for tag in ("ffcore", *methods, "distillation", "flow-map"))
     yield from ("- one-step", *(["- data-free"] if recipe.data is None else []))
     yield "---"
 
@@ -293,7 +307,8 @@ def _inline(value: Any) -> str:
 
 
 def _citations(recipe: Recipe) -> list[str]:
-    """Return what the method and the components of a recipe ask to be cited, each once."""
-    claims = (installed().provider(role, table) for role, table in components(recipe))
+    """Return what the components of a recipe ask to be cited, the method's first, each once."""
+    tables = [*_objectives(recipe), *components(recipe)]
+    claims = (installed().provider(role, table) for role, table in tables)
     found = [claim[1].citation for claim in claims if claim is not None]
-    return list(dict.fromkeys([FREEFLOW, *filter(None, found)]))
+    return list(dict.fromkeys(filter(None, found)))

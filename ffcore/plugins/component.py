@@ -17,6 +17,7 @@ ROLES = {
     "network": "a velocity network that an objective may train beside the student",
     "features": "the space in which an evaluation measures Fréchet distances",
     "decoder": "how samples become images: from latents, or as they are",
+    "tracker": "where a run's metrics and pictures go, beside its own files",
 }
 """The roles a component can play, each with its meaning."""
 

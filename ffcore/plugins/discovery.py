@@ -24,8 +24,8 @@ import pluggy
 
 from ffcore import hookspecs
 from ffcore.plugins.component import Component
-from ffcore.plugins.errors import root_cause
 from ffcore.plugins.metadata import Entry, canonical, entries
+from ffcore.plugins.place import told
 
 GROUP = "ffcore.v1"
 DISABLE = "FFCORE_DISABLE_PLUGINS"
@@ -129,7 +129,7 @@ def _outcome(plugin: Plugin) -> dict[str, Any]:
             f"{DISABLE}={plugin.distribution} leaves it out"
         ) from interrupt
     except BaseException as error:  # noqa: BLE001 - a stranger's module may raise anything
-        return {"state": "broken", "cause": root_cause(error)}
+        return {"state": "broken", "cause": told(error)}
 
 
 def _components(value: str) -> tuple[Component, ...]:

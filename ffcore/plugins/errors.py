@@ -19,10 +19,16 @@ class BrokenPlugin(PluginError):
 
 def root_cause(error: BaseException) -> str:
     """One line that names `error`, and the errors that it was raised from, if any."""
+    chain = causes(error)
+    return " (from ".join(map(_line, chain)) + ")" * (len(chain) - 1)
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """The error, and the errors that it was raised from, the first of all last."""
     chain = [error]
     while (cause := chain[-1].__cause__) is not None and all(cause is not each for each in chain):
         chain.append(cause)
-    return " (from ".join(map(_line, chain)) + ")" * (len(chain) - 1)
+    return chain
 
 
 def _line(error: BaseException) -> str:

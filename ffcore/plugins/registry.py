@@ -17,9 +17,9 @@ from ffcore.plugins.errors import (
     AmbiguousComponent,
     BrokenPlugin,
     UnknownComponent,
-    root_cause,
 )
 from ffcore.plugins.metadata import canonical
+from ffcore.plugins.place import told
 from ffcore.spelling import did_you_mean
 
 Claim = tuple[Plugin, Component]
@@ -190,7 +190,7 @@ def _import_table(target: str, where: str) -> type[Any]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise BrokenPlugin(f"{where} cannot be used: {root_cause(error)}") from error
+        raise BrokenPlugin(f"{where} cannot be used: {told(error)}") from error
 
 
 def _resolves_to(target: str, table: type) -> bool:

@@ -4,7 +4,7 @@ from ffcore.recipe.changes import Changes, binding_digest, changes
 from ffcore.recipe.diagnostics import Diagnostic, RecipeError
 from ffcore.recipe.load import component, load_recipe
 from ffcore.recipe.needs import needed_files
-from ffcore.recipe.resolved import digest, provenance, to_toml
+from ffcore.recipe.resolved import digest, provenance, to_toml, versions
 from ffcore.recipe.source import packaged_recipes
 from ffcore.recipe.tables import Evaluation, Guidance, Recipe, Training
 
@@ -25,4 +25,5 @@ __all__ = [
     "packaged_recipes",
     "provenance",
     "to_toml",
+    "versions",
 ]

@@ -26,6 +26,7 @@ FREE = (
     "training.skip_limit",
     "training.steps",
     "training.threads",
+    "trackers",
 )
 """The tables and keys on which no step depends, but for schedules, which depend on `steps`."""
 

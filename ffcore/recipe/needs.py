@@ -7,7 +7,8 @@ and the objectives need, the teacher, the student or the data must offer; a [dat
 
 A table may have a method `check_recipe(recipe)`, which raises ValueError where another table
 contradicts it, ImpossibleValue where a key is to blame. What it may ask of a teacher's table, which
-need not have them, is `sample_shape`, None where the weights say it, and `guidable`.
+need not have them, is `sample_shape`, None where the weights say it, and `guidable`; of the data's
+table `guided`: whether its samples are the guided teacher's.
 """
 
 from collections.abc import Iterator

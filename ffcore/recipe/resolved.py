@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -37,6 +38,15 @@ def provenance(recipe: Recipe, *, registry: Registry | None = None) -> dict[str,
         "seed": recipe.training.seed,
         "recipe": digest(recipe, registry=registry),
     }
+
+
+def versions(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Return the versions that a provenance names: Python's, torch's, ffcore's, each plugin's."""
+    found = {name: provenance[name] for name in ("ffcore", "python", "torch")}
+    for component in provenance["components"]:
+        if component["distribution"] is not None:
+            found[component["distribution"]] = component["version"]
+    return found
 
 
 def _origin(role: str, table: object, registry: Registry) -> dict[str, str | None]:

@@ -258,10 +258,21 @@ class Recipe:
         factory=Parallel, help="how the work of a step is shared out, over processes and in time"
     )
     evaluation: Evaluation = key(factory=Evaluation, help="what is measured after training")
+    trackers: tuple[Any, ...] = component(
+        "tracker", (), many=True, help="where metrics go, beside the run's own metrics.jsonl"
+    )
 
     def __attrs_post_init__(self) -> None:
+        if any(self.trackers.count(each) > 1 for each in self.trackers):
+            raise ImpossibleValue("trackers", self.trackers, "named once each")
         if self.predictor is None and self.corrector is None:
             raise ValueError("at least one of [predictor] and [corrector] is needed, found neither")
+
+    @property
+    def measured_average(self) -> float:
+        """The decay of the moving average that is measured and becomes the student."""
+        asked = self.evaluation.average
+        return self.training.averages[0] if asked is None else asked
 
 
 DEFAULTS: dict[str, Any] = {

@@ -243,4 +243,6 @@ def _picture(image: NDArray[np.uint8]) -> Image.Image:
 
 
 def _written(conditions: Mapping[str, Any]) -> str:
-    return json.dumps(conditions, indent=2) + "\n"
+    """Return JSON with one condition a line: there may be as many labels as samples."""
+    lines = (f"  {json.dumps(name)}: {json.dumps(each)}" for name, each in conditions.items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -349,6 +349,12 @@ class Sampler:
             "ffcore": version("ffcore"),
         }
 
+    def drawn_labels(self, asked: Request) -> list[int] | None:
+        """Return the class of each sample of a request; None where its conditions have none."""
+        draws = Draws(asked.seed, 0, 0, asked.number, self.device).named("sample")
+        label = self._condition(asked, draws).label
+        return None if label is None else [int(each) for each in label]
+
     def _condition(self, asked: Request, draws: Draws) -> Condition:
         condition = self.generator.conditions.draw(draws)
         if isinstance(asked.labels, tuple) or asked.labels == "balanced":

@@ -81,7 +81,8 @@ def write_samples(
         if processes.leads:
             progress(asked.number, asked.number)
             chunks.place()
-            place.put(_stoppable(chunks, stop), asked.number, conditions, chunks.directory)
+            record = conditions | {"label_of_each": sampler.drawn_labels(asked)}
+            place.put(_stoppable(chunks, stop), asked.number, record, chunks.directory)
             chunks.remove()
 
 

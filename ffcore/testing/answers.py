@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ffcore.interfaces import Condition, DataSource, Gap, Norms, Objective
+from ffcore.interfaces import Condition, DataSource, Gap, Norms, Objective, Tracker
 from ffcore.testing.case import OBJECTIVES, SIZE, Case
 
 Answers = dict[str, Tensor]
 NAMES: tuple[Objective, ...] = ("prediction", "correction")
+
+RUN = "a run"
+RECIPE = {"student": {"type": "mlp", "width": 16}, "training": {"steps": 5, "clip": "none"}}
+NUMBERS = {"loss": 0.25, "seconds/predictor": 0.01}
+"""What trackers are told; they get copies, which a faulty one may write to."""
 
 
 def answers(case: Case, live: Any) -> Answers:
@@ -23,6 +32,11 @@ def answers(case: Case, live: Any) -> Answers:
     if case.role == "data":
         data, condition = live.read(indices_of(live), case.draws().named("data"))
         return {"data": data, **fields(condition)}
+    if case.role == "tracker":
+        with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            write_picture(Path(folder))
+            tell(live, Path(folder))
+        return {}
     return {"output": live(*arguments(case, live))}
 
 
@@ -43,6 +57,29 @@ def arguments(case: Case, live: Any, at: float | None = None) -> tuple[Any, ...]
     if at is not None or live.starts_at == "prior":
         return x, torch.ones_like(t), t, condition
     return x, t, t * draws.uniform("delta"), condition
+
+
+def tell(
+    tracker: Tracker, folder: Path, *, steps: Iterable[int] = (1, 2), finished: bool = True
+) -> None:
+    """Tell a tracker of a run that makes these steps; `write_picture` has been in its folder."""
+    first, *others = steps
+    tracker.open(folder, RUN, copy.deepcopy(RECIPE), first - 1)
+    for step in (first, *others):
+        tracker.track(step, dict(NUMBERS))
+    tracker.show(step, "samples", _picture_of(folder))
+    tracker.close(finished=finished)
+
+
+def write_picture(folder: Path) -> None:
+    """Write a small picture beside the folder of a tracker."""
+    from PIL import Image
+
+    Image.new("RGB", (4, 4), "orange").save(_picture_of(folder))
+
+
+def _picture_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.png")
 
 
 def same(a: Tensor, b: Tensor) -> bool:

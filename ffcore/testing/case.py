@@ -30,6 +30,7 @@ from ffcore.interfaces import (
     PredictorObjective,
     Student,
     Teacher,
+    Tracker,
     VelocityField,
 )
 from ffcore.recipe.needs import ANYWHERE, DATA
@@ -46,10 +47,13 @@ KINDS: dict[str, type] = {
     "network": VelocityField,
     "features": Features,
     "decoder": Decoder,
+    "tracker": Tracker,
 }
 """The class that a component of each role is an instance of."""
 
 OBJECTIVES = ("predictor", "corrector")
+SETTLED = ("teacher", "tracker")
+"""Roles that a teacher's kind does not matter to: one setting does."""
 COPY = "trainable copy"
 """Beside DATA and ANYWHERE, the word of `needs` and `offers` whose meaning core knows."""
 

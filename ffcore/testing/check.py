@@ -9,22 +9,34 @@ Nothing is downloaded for it, and what a process has one of is put back after ev
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ffcore.files import MissingFile, locate
 from ffcore.interfaces import Teacher
 from ffcore.plugins import Component, Plugin, PluginError, Registry
-from ffcore.plugins.errors import root_cause
 from ffcore.plugins.metadata import canonical
+from ffcore.plugins.place import place, told
 from ffcore.testing import process
 from ffcore.testing.answers import arguments
-from ffcore.testing.case import KINDS, OBJECTIVES, RANGE, SETTINGS, Case, Setting, examples, words
+from ffcore.testing.case import (
+    KINDS,
+    OBJECTIVES,
+    RANGE,
+    SETTINGS,
+    SETTLED,
+    Case,
+    Setting,
+    examples,
+    words,
+)
 from ffcore.testing.expected import as_expected
 from ffcore.testing.law import Broken, Law, NotAsked, laws_of
 from ffcore.testing.plugin_laws import of_plugin, plugin_result, weights
 from ffcore.testing.result import Result, Status
 
+_LOG = logging.getLogger(__name__)
 GATES = ("is-of-its-role", "answers-as-its-role-does")
 """Laws without which there is no point in asking the others."""
 Progress = Callable[[str], None]
@@ -83,7 +95,7 @@ def check_class(
         tables = examples(table)
     except Exception as error:  # noqa: BLE001 - a stranger's class may raise anything
         label = f"{role or 'component'}/{table.__qualname__}"
-        found = [plugin_result(label, "is-buildable", root_cause(error))]
+        found = [plugin_result(label, "is-buildable", told(error))]
         return as_expected(found, expected or {})
     role = role or _role(target, tables)
     return as_expected(check_tables(f"{role}/{table.__qualname__}", role, tables), expected or {})
@@ -128,8 +140,8 @@ def _of_component(plugin: Plugin, component: Component, registry: Registry) -> l
         tables = examples(registry.table(role, f"{plugin.distribution}:{component.name}"))
         needed = frozenset[str]().union(*(words(table, "needs") for table in tables))
     except Exception as error:  # noqa: BLE001 - a stranger's class may raise anything
-        return _unasked(label, role, plugin_result(label, "is-buildable", root_cause(error)))
-    teachers = [] if role == "teacher" else list(_teachers(plugin, needed, registry))
+        return _unasked(label, role, plugin_result(label, "is-buildable", told(error)))
+    teachers = [] if role in SETTLED else list(_teachers(plugin, needed, registry))
     return check_tables(label, role, tables, (*SETTINGS, *teachers))
 
 
@@ -178,7 +190,7 @@ def _role(target: str, tables: list[Any]) -> str:
         try:
             live = Case(role="", table=table, setting=setting).build()
         except Exception as error:  # noqa: BLE001 - a stranger's class may raise anything
-            found = root_cause(error)
+            found = told(error)
             continue
         roles = [role for role, kind in KINDS.items() if isinstance(live, kind)]
         if isinstance(live, Teacher) or len(roles) == 1:
@@ -210,7 +222,7 @@ def _cases(
     cases: list[Case] = []
     refusals: dict[str, None] = {}
     for table in tables:
-        for setting in settings[:1] if role == "teacher" else settings:
+        for setting in settings[:1] if role in SETTLED else settings:
             case = Case(role=role, table=table, setting=setting)
             try:
                 with process.restored():
@@ -218,7 +230,8 @@ def _cases(
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # noqa: BLE001 - a stranger's class may raise anything
-                return [], [], f"raised {root_cause(error)}{_where(case, len(tables) > 1)}"
+                _LOG.debug("%s:", case.table, exc_info=error)
+                return [], [], f"raised {told(error)}{_where(case, len(tables) > 1)}"
             if refused:
                 refusals[f"{setting.name}: {refused}"] = None
             else:
@@ -236,12 +249,13 @@ def _refusal(case: Case) -> str:
         if of_role and case.role in OBJECTIVES:
             case.asked(live)
     except ValueError as error:
-        return str(error)
+        found = place(error)
+        return f"{error} (at {found})" if found else str(error)
     if of_role and case.role in ("features", "decoder"):
         try:
             live(*arguments(case, live))
         except Exception as error:  # noqa: BLE001 - whatever samples of another shape lead to
-            return root_cause(error)
+            return told(error)
     return ""
 
 
@@ -256,8 +270,9 @@ def _judged(label: str, law: Law, cases: list[Case], several: bool) -> Result:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - a stranger's component may raise anything
-            told = str(error) if isinstance(error, Broken) else f"raised {root_cause(error)}"
-            return _result(label, law, "broken", told + _where(case, several))
+            _LOG.debug("%s, %s:", label, law.name, exc_info=error)
+            found = str(error) if isinstance(error, Broken) else f"raised {told(error)}"
+            return _result(label, law, "broken", found + _where(case, several))
         else:
             asked = True
     return (
@@ -268,7 +283,7 @@ def _judged(label: str, law: Law, cases: list[Case], several: bool) -> Result:
 
 
 def _where(case: Case, several: bool) -> str:
-    places = [] if case.role == "teacher" else [f"setting: {case.setting.name}"]
+    places = [] if case.role in SETTLED else [f"setting: {case.setting.name}"]
     if several:
         places.append(f"example: {case.table}")
     return f" ({', '.join(places)})" if places else ""

@@ -46,6 +46,7 @@ class DigitsAsData:
         ),
         at_least=0,
     )
+    guided = False  # whatever the teacher's samples are: these are no samples of it
 
     @classmethod
     def examples(cls) -> Iterator[DigitsAsData]:

@@ -82,9 +82,14 @@ class MeanFlowPredictor(PredictorObjective):
         error = self_check(
             networks.student, self.derivative, batch.z, batch.condition, batch.draws, velocity=v
         )
-        if error is None:
-            return "the student has no forward-mode derivative to check finite differences by"
-        return f"derivative backends agree on this student to {error:.1e}"
+        said = (
+            "the student has no forward-mode derivative to check finite differences by"
+            if error is None
+            else f"derivative backends agree on this student to {error:.1e}"
+        )
+        if batch.condition.guidance is None or self.guided:
+            return said
+        return f"{said}; data are taken for samples that are guided already (guided = false)"
 
     def gaps(self, networks: Networks, batch: Batch) -> Gaps:
         """Return one gap, F + δ D F − v."""

@@ -97,13 +97,20 @@ class MeanFlow:
             raise ImpossibleValue("guided", self.guided, possible)
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Raise ValueError for κ where nothing is guided, and for what would be guided twice or,
-        over a range of γ, never."""
-        guides = self.guided and recipe.guidance.guides
-        if self.kappa and not guides:
-            possible = "0, since nothing is guided: set guidance.scale or guidance.range"
-            raise ImpossibleValue("kappa", self.kappa, possible)
-        if guides and self.velocity == "data" and getattr(recipe.data, "guided", False):
+        """Raise ValueError for κ where data's velocity is not guided, and for what would be guided
+        twice, by nobody though the recipe guides, or over a range of γ never."""
+        recipe_guides = recipe.guidance.guides
+        data_guided = getattr(recipe.data, "guided", None)  # None: its table does not say
+        if self.kappa and not (self.guided and recipe_guides):
+            cause = (
+                "data's velocity is not guided here (guided = false)"
+                if recipe_guides
+                else "nothing is guided: set guidance.scale or guidance.range"
+            )
+            raise ImpossibleValue("kappa", self.kappa, f"0, since {cause}")
+        if self.velocity == "teacher" or not recipe_guides:
+            return
+        if self.guided and data_guided:
             possible = (
                 "false, since the data are samples of the guided teacher, whose velocity would be "
                 "guided twice; or data.guided must be"
@@ -111,6 +118,13 @@ class MeanFlow:
             raise ImpossibleValue("guided", self.guided, possible)
         if not self.guided and recipe.guidance.range is not None:
             possible = "true, since guidance.range asks for every scale and data have one"
+            raise ImpossibleValue("guided", self.guided, possible)
+        if not self.guided and data_guided is False:
+            possible = (
+                f"true, since the recipe guides (guidance.scale is {recipe.guidance.scale:g}) and "
+                "these data are not guided: nothing would be. For samples of the guided teacher "
+                "set data.guided = true; for a student without guidance leave out guidance.scale"
+            )
             raise ImpossibleValue("guided", self.guided, possible)
 
     def build(self, context: Context) -> PredictorObjective:

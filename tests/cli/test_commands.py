@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -128,11 +129,9 @@ def test_every_expected_error_is_one_that_exists() -> None:
 
 
 def test_a_defect_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    @click.command()
-    def failing() -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(main, "get_command", lambda *_: failing)
+    ours: dict[str, Any] = {"__name__": "ffcore.failing"}
+    exec("def failing(): 1 / 0", ours)
+    monkeypatch.setattr(main, "get_command", lambda *_: click.command()(ours["failing"]))
     assert isinstance(CliRunner().invoke(main, ["run"]).exception, ZeroDivisionError)
 
 
@@ -170,7 +169,7 @@ def test_the_listing_says_why_a_plugin_is_broken(ffd: Ffd, distribute: Distribut
     _, plugins, notes = _tables(ffd("list-plugins").stdout)
     (row,) = [row for row in plugins if row[0] == "bad"]
     assert row[1:3] == ["bad-dist 1.2", "broken"]
-    assert ["bad", f"OSError: {long.strip()}"] in notes
+    assert ["bad", f"OSError: {long.strip()}, at bad_listed.py:1"] in notes
 
 
 def test_the_listing_as_json_parses_and_holds_all(ffd: Ffd) -> None:
@@ -255,3 +254,46 @@ def test_the_package_runs_as_a_module() -> None:
         [sys.executable, "-m", "ffcore", "--version"], capture_output=True, text=True, check=True
     )
     assert result.stdout == "ffd 0.1.0\n"
+
+
+FAULTY = """\
+import attrs
+
+
+@attrs.frozen
+class Faulty:
+    \'\'\'Fails when it is built.\'\'\'
+
+    def build(self, context):
+        return int("three").real
+"""
+
+
+def test_a_fault_in_a_strangers_code_is_told_by_its_line_and_in_full_with_debug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("faulty_table.py").write_text(FAULTY)
+    arguments = ["run", "gaussian.toml", "--set", "corrector.type=faulty_table:Faulty"]
+    short = CliRunner().invoke(main, arguments)
+    assert short.exit_code == ExitCode.USAGE
+    assert re.search(r"\[corrector\] invalid literal .* \(at faulty_table.py:9\)", short.stderr)
+    assert "Traceback" not in short.stderr
+    full = CliRunner().invoke(main, ["--debug", *arguments])
+    assert full.exit_code == ExitCode.USAGE
+    assert "Traceback" in full.stderr
+    assert full.stderr.count('return int("three").real') >= 1
+    check = ["check-plugin", "faulty_table:Faulty", "--role", "corrector"]
+    assert "(at faulty_table.py:9)" in CliRunner().invoke(main, check).stdout
+    Path("worse_table.py").write_text(FAULTY.replace("int(", "len(1 or "))
+    worse = [*arguments[:-1], "corrector.type=worse_table:Faulty"]
+    told = CliRunner().invoke(main, worse)
+    assert told.exit_code == ExitCode.PLUGIN
+    assert told.stderr.endswith(", at worse_table.py:9; ffd --debug shows the whole traceback\n")
+    assert "Traceback" in CliRunner().invoke(main, ["--debug", *worse]).stderr
+    check = ["check-plugin", "worse_table:Faulty", "--role", "corrector"]
+    short, full = (CliRunner().invoke(main, [*more, *check]) for more in ([], ["--debug"]))
+    assert "worse_table.py:9" in short.stdout
+    assert short.stderr == ""
+    assert 'return len(1 or "three").real' in full.stderr

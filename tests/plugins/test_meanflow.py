@@ -719,7 +719,15 @@ def loaded(changes: Mapping[str, str]) -> Any:
                 "predictor.guided": "false",
                 "predictor.kappa": "0.5",
             },
-            "nothing is guided",
+            r"0, since data's velocity is not guided here \(guided = false\)",
+        ),
+        (
+            {
+                "guidance.scale": "2.0",
+                "predictor.guided": "false",
+                "data.guided": "false",
+            },
+            "guided: must be true, since the recipe guides .* nothing would be",
         ),
     ],
 )
@@ -742,6 +750,22 @@ def test_over_a_range_of_scales_data_must_be_guided() -> None:
     load_recipe("digits_guided.toml", changes)
     with pytest.raises(RecipeError, match=r"true, since guidance\.range asks for every scale"):
         load_recipe("digits_guided.toml", [*changes, "predictor.guided=false"])
+
+
+def test_digits_are_nobodys_guided_samples() -> None:
+    changes = ["guidance.scale=2.0", "predictor.guided=false"]
+    with pytest.raises(RecipeError, match="these data are not guided: nothing would be"):
+        load_recipe("digits_meanflow.toml", changes)
+    load_recipe("digits_meanflow.toml", changes[:1])
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_data_that_are_taken_for_guided_are_told_before_training(guided: bool) -> None:
+    overrides = {**BASE, "guidance.scale": "2.0", "data.number": "64"}
+    overrides |= {"predictor.guided": str(guided).lower(), "data.guided": str(not guided).lower()}
+    recipe = load_recipe("mixture.toml", [f"{name}={value}" for name, value in overrides.items()])
+    (said,) = build(recipe).distillation.self_check()
+    assert ("taken for samples that are guided already" in said) == (not guided)
 
 
 # In a run.

@@ -50,7 +50,8 @@ clip = "yes"
 """
     assert errors(text, "balancer.alpha=-1") == [
         "x.toml:12: unknown key 'optimzer'; did you mean 'optimizer'? (keys: teacher, student, "
-        "predictor, corrector, data, balancer, decoder, guidance, optimizer, training, evaluation)",
+        "predictor, corrector, data, balancer, decoder, guidance, optimizer, training, parallel, "
+        "evaluation, trackers)",
         "x.toml:3: [teacher] dim: must be at least 1, found 0",
         "x.toml:4: [teacher] means[1][0]: must be a finite number, found true",
         "x.toml:7: [student] unknown key 'dpeth'; did you mean 'depth'? "
@@ -394,6 +395,11 @@ UNIT = "{input_size=32, width=16, depth=1, heads=2, classes=5}"
             "mixture.toml",
             "evaluation.features=[{type='raw'}, {type='raw'}]",
             "[evaluation] features: must be named once each",
+        ),
+        (
+            "mixture.toml",
+            "trackers=[{type='tensorboard'}, {type='wandb'}, {type='tensorboard'}]",
+            "trackers: must be named once each",
         ),
         ("digits_guided.toml", "student={type='mlp'}", "[student] student mlp has no input for γ"),
         ("sit_xl_256.toml", "student={type='mlp'}", "[student] student mlp is for vectors"),

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -20,7 +21,9 @@ from healthy import (
 )
 from objectives import Even
 from torch import Tensor, nn
+from trackers import Diary
 
+from ffcore.analytic import Gaussian
 from ffcore.draws import Draws
 from ffcore.flow_map import push
 from ffcore.interfaces import (
@@ -372,7 +375,12 @@ class AnswersInThePrecisionOfAutocast(Tutor):
         return found.bfloat16() if torch.is_autocast_enabled("cpu") else found
 
 
-@breaks("keeps-shape-and-dtype", "to points", role="teacher", also=("copies-itself-to-train",))
+@breaks(
+    "keeps-shape-and-dtype",
+    "to points",
+    role="teacher",
+    also=("copies-itself-to-train", "points-from-noise-to-data"),
+)
 class AnswersWithOneNumberMore(Tutor):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         found = super().forward(x_t, t, condition)
@@ -538,6 +546,44 @@ class CopyThatStartsGuided(Tutor):
         if copied.guidance is not None:
             nn.init.ones_(copied.guidance.weight)
         return copied
+
+
+SAYS = "keeps-what-its-table-says"
+
+
+@breaks(SAYS, r"table is \(3,\), and the teacher's \(2,\)", role="teacher", sample_shape=(3,))
+class SaysAnotherShape(Tutor):
+    pass
+
+
+@breaks(SAYS, "guidable of the table is False, and the teacher has", role="teacher", guidable=False)
+class SaysThatItCannotBeGuided(Tutor):
+    pass
+
+
+class Exact(Gaussian):
+    def __init__(self) -> None:
+        super().__init__([0.5, -0.3], 0.7)
+
+
+@breaks(SAYS, "is True, and it refuses", role="teacher", guidable=True, offers=frozenset())
+class SaysThatItCanBeGuided(Exact):
+    pass
+
+
+POINTS = "points-from-noise-to-data"
+
+
+@breaks(POINTS, r"by \+1\.00, .* the direction of its time", role="teacher", offers=frozenset())
+class PointsFromDataToNoise(Exact):
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return -super().forward(x_t, t, condition)
+
+
+@breaks(POINTS, r"by \+1\.00, .* the direction of its time", role="teacher", offers=frozenset())
+class RunsFromDataToNoise(Exact):
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return super().forward(x_t, 1 - t, condition)
 
 
 # Students and networks
@@ -971,6 +1017,16 @@ class FollowsTheOtherWay(Follow):
         return Gaps(gaps=tuple(gaps))
 
 
+@objective_breaks("calls-networks-whatever-was-drawn", "batches call .* and others ")
+class AsksTheTeacherWhereItMatters(Pull):
+    def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
+        found = super().gap(networks, batch, samples)
+        if bool((batch.draws.uniform("matters") > 0.5).any()):
+            with torch.no_grad():
+                networks.teacher(samples, torch.ones(len(samples)), batch.condition)
+        return found
+
+
 @breaks(RESTS, "gaps of the exact flow map are", role="predictor")
 class AsksTheTeacherAtTheDuration(Follow):
     def time(self, delta: Tensor) -> Tensor:
@@ -1247,3 +1303,70 @@ class GreyImages(Straight):
 class FailsWithinOnOtherShapes(Straight):
     def forward(self, samples: Tensor) -> Tensor:
         return super().forward(samples.permute(0, 1, 2, 3))
+
+
+# Trackers
+
+
+@breaks("stays-in-its-folder", "beside its folder it wrote diary.jsonl", role="tracker")
+class WritesIntoTheRunsDirectory(Diary):
+    def open(self, folder: Path, run: str, recipe: Mapping[str, Any], step: int) -> None:
+        super().open(folder, run, recipe, step)
+        self.path = folder.parent / "diary.jsonl"
+
+
+@breaks("stays-in-its-folder", "beside its folder it wrote elsewhere/diary.jsonl", role="tracker")
+class WritesWhereTheProcessWorks(Diary):
+    def close(self, *, finished: bool) -> None:
+        super().close(finished=finished)
+        Path("diary.jsonl").touch()
+
+
+@breaks("leaves-what-it-is-handed-alone", "the recipe became", role="tracker")
+class TakesOutOfTheRecipe(Diary):
+    def open(self, folder: Path, run: str, recipe: Mapping[str, Any], step: int) -> None:
+        dict.pop(recipe, "training")  # type: ignore[arg-type]
+        super().open(folder, run, recipe, step)
+
+
+@breaks("leaves-what-it-is-handed-alone", "the numbers became", role="tracker")
+class AddsToTheNumbers(Diary):
+    def track(self, step: int, numbers: Mapping[str, float]) -> None:
+        numbers |= {"step": step}  # type: ignore[operator]
+        super().track(step, numbers)
+
+
+@breaks("says-nothing-on-stdout", "it printed 'step 1", role="tracker")
+class PrintsItsSteps(Diary):
+    def track(self, step: int, numbers: Mapping[str, float]) -> None:
+        print("step", step)  # noqa: T201
+        super().track(step, numbers)
+
+
+@breaks("goes-on-with-what-it-kept", "cut off: diary.jsonl", role="tracker")
+class BeginsAnewWhereARunGoesOn(Diary):
+    def open(self, folder: Path, run: str, recipe: Mapping[str, Any], step: int) -> None:
+        (folder / "diary.jsonl").unlink(missing_ok=True)
+        super().open(folder, run, recipe, step)
+
+
+@breaks("takes-whatever-is-measured", "raised KeyError: 'loss'", role="tracker")
+class WantsTheSameNamesEachTime(Diary):
+    def track(self, step: int, numbers: Mapping[str, float]) -> None:
+        super().track(step, {"loss": numbers["loss"]})
+
+
+@breaks("takes-whatever-is-measured", "raised OverflowError", role="tracker")
+class TakesFiniteNumbersAlone(Diary):
+    def track(self, step: int, numbers: Mapping[str, float]) -> None:
+        super().track(step, {name: round(1000 * number) for name, number in numbers.items()})
+
+
+@breaks("closes-at-any-time", "raised AttributeError", role="tracker")
+class ClosesWithTheLastStep(Diary):
+    def track(self, step: int, numbers: Mapping[str, float]) -> None:
+        self.last = step
+        super().track(step, numbers)
+
+    def close(self, *, finished: bool) -> None:
+        self.write({"last": self.last, "finished": finished})

@@ -7,6 +7,7 @@ import attrs
 import torch
 from objectives import Even
 from torch import Tensor, nn
+from trackers import Diary
 
 from ffcore.derivative import jvp
 from ffcore.draws import Draws
@@ -214,4 +215,5 @@ HEALTHY = {
     "network": table("network", SmallVelocity),
     "features": table("features", Flat),
     "decoder": table("decoder", Straight),
+    "tracker": table("tracker", Diary),
 }

@@ -12,7 +12,7 @@ import attrs
 import pytest
 import torch
 from broken import StudentWithAParameterToSpare
-from healthy import Flat, Straight, Tutor, table
+from healthy import HEALTHY, Flat, Straight, Tutor, table
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -280,7 +280,7 @@ def test_a_teacher_that_cannot_be_built_is_its_own_fault_alone(distribute: Distr
         "split-dist", {"split": "split_plugin"}, split_plugin=code, split_tables=tables(build=built)
     )
     found = fails(check_distribution("split-dist"))
-    assert found == {"teacher/lost/is-buildable": "raised OSError: lost"}
+    assert found == {"teacher/lost/is-buildable": "raised OSError: lost, at split_tables.py:11"}
 
 
 def test_what_lacks_its_file_is_not_asked_and_says_which(tmp_path: Path) -> None:
@@ -323,7 +323,10 @@ def test_a_fault_says_in_which_setting_and_of_which_example() -> None:
 def test_a_refusal_in_some_settings_is_none_and_in_all_is_told() -> None:
     refusing = [each for each in SETTINGS if len(each.teacher().sample_shape) == 1]
     (found,) = fails(check_tables("student/x", "student", [Sometimes()], refusing)).values()
-    assert found.startswith("refused everywhere: exact vectors: no; exact vectors with a copy: no")
+    line = r"no \(at .*test_check.py:\d+\)"
+    assert re.match(
+        f"refused everywhere: exact vectors: {line}; exact vectors with a copy: {line}", found
+    )
 
 
 def test_a_decoder_may_refuse_samples_and_not_every_one() -> None:
@@ -355,13 +358,17 @@ def test_what_one_component_does_to_the_process_is_not_found_in_the_next() -> No
 
 
 def test_a_law_without_anything_to_ask_says_why() -> None:
-    results = check_tables("teacher/x", "teacher", [table("teacher", Tutor)])
+    results = check_tables("student/x", "student", [HEALTHY["student"]])
     assert {each.status for each in results} == {"holds"}
     black = table("teacher", BlackTutor, offers=frozenset())
     found = {e.law: e.found for e in check_tables("x/y", "teacher", [black]) if e.found}
-    assert found == dict.fromkeys(
-        ["copies-itself-to-train", "gives-its-copy-an-input-for-guidance"], "it cannot be copied"
-    )
+    assert found == {
+        "copies-itself-to-train": "it cannot be copied",
+        "gives-its-copy-an-input-for-guidance": "it cannot be copied",
+        "keeps-what-its-table-says": "its table says neither sample_shape nor guidable",
+        "points-from-noise-to-data": found["points-from-noise-to-data"],
+    }
+    assert found["points-from-noise-to-data"].endswith("it seems untrained")
 
 
 class BlackTutor(Tutor):

@@ -1,15 +1,31 @@
 """Every law catches what breaks it, and nothing else does."""
 
 import re
+from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 from broken import MUTANTS, Mutant
-from healthy import HEALTHY, PullPredictor, table
+from healthy import HEALTHY, PullCorrector, PullPredictor, table
+from torch import Tensor
 
+from ffcore.analytic import GaussianMixture
+from ffcore.interfaces import (
+    Auxiliary,
+    Batch,
+    Context,
+    FunctionTeacher,
+    Networks,
+    Student,
+    Teacher,
+)
 from ffcore.plugins import ROLES
-from ffcore.testing import SETTINGS, Result, check_tables, laws_of
+from ffcore.recipe import load_recipe
+from ffcore.testing import SETTINGS, Result, check_tables, laws_of, process
 from ffcore.testing.case import EXACT, KINDS, OBJECTIVES
 from ffcore.testing.law import ANY, LAWS
+from ffcore.testing.result import Status
+from ffcore.testing.small import SmallVelocity, small_teacher
 
 BRIEF = (EXACT, SETTINGS[-1])
 """Vectors without conditions, and latents of classes over a range of γ."""
@@ -40,6 +56,8 @@ NAMES = {
         "has-a-null-condition-or-says-not",
         "copies-itself-to-train",
         "gives-its-copy-an-input-for-guidance",
+        "keeps-what-its-table-says",
+        "points-from-noise-to-data",
     ],
     "student": [
         "says-where-it-starts",
@@ -105,8 +123,18 @@ NAMES = {
         "tells-samples-apart",
         "refuses-what-it-cannot-decode",
     ],
+    "tracker": [
+        "stays-in-its-folder",
+        "leaves-what-it-is-handed-alone",
+        "says-nothing-on-stdout",
+        "goes-on-with-what-it-kept",
+        "takes-whatever-is-measured",
+        "closes-at-any-time",
+    ],
 }
 NAMES["predictor"] = [*NAMES["corrector"], "rests-at-the-flow-map"]
+for _role in ("corrector", "predictor"):
+    NAMES[_role].append("calls-networks-whatever-was-drawn")
 
 
 def broken(results: list[Result]) -> dict[str, str]:
@@ -143,11 +171,80 @@ def test_what_is_healthy_keeps_every_law(role: str, tables: list[object]) -> Non
         "saves-and-loads",
         "has-the-same-shapes-hollow",
         "trains-its-auxiliaries-alone",
+        "keeps-what-its-table-says",
+        "points-from-noise-to-data",
+        *(["is-deterministic"] if role == "tracker" else []),
     }
 
 
+def directions(teacher: Teacher) -> dict[str, Status]:
+    """What becomes of the law of directions, for a teacher and its three reversals."""
+
+    def result(name: str, sign: int, reverse: bool) -> Status:
+        class Reversed(FunctionTeacher):
+            def __init__(self) -> None:
+                super().__init__(
+                    lambda x, t, c: sign * teacher(x, 1 - t if reverse else t, c),
+                    teacher.sample_shape,
+                    teacher.conditions,
+                )
+
+        found = check_tables(
+            "teacher/x", "teacher", [table("teacher", Reversed, offers=frozenset())]
+        )
+        return next(each.status for each in found if each.law == "points-from-noise-to-data")
+
+    return {
+        name: result(name, sign, reverse)
+        for name, sign, reverse in (("ours", 1, False), ("sign", -1, False), ("time", 1, True))
+    }
+
+
+def test_which_way_a_trained_or_an_exact_teacher_points_is_told() -> None:
+    recipe = load_recipe("digits.toml")
+    mixture = GaussianMixture([[3.0, 0.0], [-1.0, 5.0]], 0.4, labels=[0, 1])
+    for teacher in (recipe.teacher.build(Context()), mixture):
+        found = directions(teacher)
+        assert found == {"ours": "holds", "sign": "broken", "time": "broken"}
+
+
+@pytest.mark.parametrize("shape", [(2,), (3,), (1, 8, 8), (4, 8, 8)])
+def test_an_untrained_teacher_is_not_asked_which_way_it_points(shape: tuple[int, ...]) -> None:
+    for seed in range(5):
+        with process.seeded(seed):
+            teacher = small_teacher(shape, 3)
+        assert set(directions(teacher).values()) == {"not asked"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_corrector_whose_network_learns_from_scratch_and_slowly_is_sound(seed: int) -> None:
+    """At first its gap says nothing; it does once the network has learnt."""
+
+    class FromScratch(PullCorrector):
+        def auxiliaries(self, student: Student, teacher: Teacher) -> Mapping[str, Auxiliary]:
+            with process.seeded(seed):
+                return {"online": self.learning(SmallVelocity((2,), 0))}
+
+    class TheOtherWay(FromScratch):
+        def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
+            return -super().gap(networks, batch, samples)
+
+    def found(kind: type) -> Result:
+        results = check_tables("corrector/x", "corrector", [table("corrector", kind)], (EXACT,))
+        return next(each for each in results if each.law == "draws-the-student-to-the-teacher")
+
+    assert found(FromScratch).status == "holds"
+    wrong = found(TheOtherWay)
+    assert wrong.status == "broken"
+    assert "had learnt for 200 steps before" in wrong.found
+    assert "may have the wrong sign" in wrong.found
+
+
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda each: f"{each.role}-{each.name}")
-def test_a_broken_component_breaks_its_law_and_no_other(mutant: Mutant) -> None:
+def test_a_broken_component_breaks_its_law_and_no_other(
+    mutant: Mutant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # some write where the process works
     settings = (EXACT,) if mutant.role in OBJECTIVES else BRIEF
     found = broken(check_tables("x/y", mutant.role, [mutant.table], settings))
     assert mutant.breaks in found

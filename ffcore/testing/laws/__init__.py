@@ -10,6 +10,7 @@ from ffcore.testing.laws import (
     objective,
     student,
     teacher,
+    tracker,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "objective",
     "student",
     "teacher",
+    "tracker",
 ]

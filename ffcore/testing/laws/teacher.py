@@ -7,11 +7,15 @@ from typing import Any
 
 import torch
 
+from ffcore.flow import noise_slope, points_wrongly
 from ffcore.interfaces import VelocityField
 from ffcore.testing import network
 from ffcore.testing.answers import arguments, fields
 from ffcore.testing.case import SIZE, Case
 from ffcore.testing.law import ask_only_where, law, require
+
+SLOPED = 64
+"""Samples of noise from which the slope of a velocity is told."""
 
 
 @law("teacher", 1)
@@ -110,3 +114,48 @@ def gives_its_copy_an_input_for_guidance(case: Case, live: Any) -> None:
         trained = network.perturbed(copied)
         moves = not torch.equal(trained(x, t, guided), trained(x, t, condition))
     require(moves, "it does not read γ, whatever its weights")
+
+
+@law("teacher", 12)
+def keeps_what_its_table_says(case: Case, live: Any) -> None:
+    """`sample_shape` and `guidable` of a table, by which recipes are refused before anything is
+    built, are the live teacher's where they are said: it can be guided if it has a null condition.
+    """
+    shape = getattr(case.table, "sample_shape", None)  # None: the weights say it
+    guidable = getattr(case.table, "guidable", None)
+    ask_only_where(
+        shape is not None or guidable is not None,
+        "its table says neither sample_shape nor guidable",
+    )
+    if shape is not None:
+        found = f"sample_shape of the table is {shape}, and the teacher's {live.sample_shape}"
+        require(tuple(shape) == live.sample_shape, found)
+    if guidable is None:
+        return
+    try:
+        live.conditions.null(live.conditions.draw(case.draws()))
+    except ValueError as error:
+        require(not guidable, f"guidable of the table is {guidable!r}, and it refuses: {error}")
+    else:
+        found = f"guidable of the table is {guidable!r}, and the teacher has a null condition"
+        require(guidable, found)
+
+
+@law("teacher", 13)
+def points_from_noise_to_data(case: Case, live: Any) -> None:
+    """At t = 1 a velocity falls by one for one with the noise, since u(n, 1) = E[x] − n: with the
+    other sign, or with time running the other way, it rises. Not asked of a network that follows
+    the noise as none that is trained does, such as one with new weights."""
+    draws = case.draws(SLOPED)
+    z = draws.normal("z", live.sample_shape)
+    slope = noise_slope(live, z, live.conditions.draw(draws.named("condition")))
+    require(
+        not points_wrongly(slope),
+        f"at t = 1 it changes with the noise by {slope:+.2f}, and an exact velocity by −1: its "
+        "sign, or the direction of its time, may be the other one (u points from noise to data, "
+        "and t = 1 is noise)",
+    )
+    trained = abs(slope + 1) <= 0.5
+    ask_only_where(
+        trained, f"at t = 1 it changes with the noise by {slope:+.2f}: it seems untrained"
+    )

@@ -19,6 +19,7 @@ CLASSES = {
     ("decoder", "identity"): "Raw",
     ("features", "raw"): "Raw",
     ("features", "deep"): "Deep",
+    ("tracker", "lines"): "Raw",
 }
 
 

@@ -1,0 +1,94 @@
+"""A run and its trackers: they are told of it, and none of them can end it.
+
+with Tracking(folder, "digits", recipe, print) as tracking:
+    tracking.add([("tensorboard", tracker)])
+    tracking.begin(0)
+    tracking.track(50, {"loss": 0.3})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ffcore.interfaces import Tracker
+from ffcore.plugins.place import told
+
+
+class Tracking:
+    """Hands a run's news to its trackers; leaves out one that fails, with one warning.
+
+    Of several processes, the leading one alone is given any.
+
+    Args:
+        folder: for their files; made where there is a tracker.
+        run: what the run is called.
+        recipe: resolved, as TOML would hold it.
+        say: takes a warning.
+    """
+
+    def __init__(
+        self, folder: Path, run: str, recipe: Mapping[str, Any], say: Callable[[str], None]
+    ) -> None:
+        self.waiting: list[tuple[str, Tracker]] = []
+        """Those that are not opened yet."""
+        self.active: list[tuple[str, Tracker]] = []
+        self.folder, self.run, self.recipe, self.say = folder, run, recipe, say
+
+    def add(self, trackers: Iterable[tuple[str, Tracker]]) -> None:
+        """Take trackers, each with the name by which a warning tells it."""
+        self.waiting.extend(trackers)
+
+    def begin(self, step: int) -> None:
+        """Open the trackers of a run that has made so many steps."""
+        self.active, self.waiting = self.waiting, []
+
+        def begun(tracker: Tracker) -> None:
+            self.folder.mkdir(exist_ok=True)
+            tracker.open(self.folder, self.run, self.recipe, step)
+
+        self._tell(begun)
+
+    def track(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Hand on what was measured after `step` steps."""
+        self._tell(lambda tracker: tracker.track(step, numbers))
+
+    def show(self, step: int, name: str, picture: Path) -> None:
+        """Hand on a picture."""
+        self._tell(lambda tracker: tracker.show(step, name, picture))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        closing, self.active = self.active, []
+        for name, tracker in closing:
+            try:
+                tracker.close(finished=kind is None)
+            except Exception as failure:  # noqa: BLE001 - a stranger's tracker may raise anything
+                self._warn(name, "may have lost what it was told last", failure)
+
+    def _tell(self, news: Callable[[Tracker], None]) -> None:
+        kept = []
+        for name, tracker in self.active:
+            try:
+                news(tracker)
+            except Exception as failure:  # noqa: BLE001 - a stranger's tracker may raise anything
+                self._warn(name, "is left out from here on", failure)
+                with suppress(Exception):
+                    tracker.close(finished=False)
+            else:
+                kept.append((name, tracker))
+        self.active = kept
+
+    def _warn(self, name: str, outcome: str, failure: Exception) -> None:
+        self.say(f"tracker {name!r} failed and {outcome}: {told(failure)}")
+        self.say("The run goes on without it; metrics.jsonl holds every number.")

@@ -1,0 +1,64 @@
+"""TensorBoard's event files, by torch's own writer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from ffcore.files import MissingFile
+from ffcore.interfaces import Tracker
+
+
+class EventFiles(Tracker):
+    """One event file for each time that the run was started; TensorBoard reads them as one log.
+
+    Raises MissingFile where tensorboard is not installed.
+    """
+
+    def __init__(self) -> None:
+        self.writer_of = _import_writer()
+        self.writer: Any = None
+
+    def open(self, folder: Path, run: str, recipe: Mapping[str, Any], step: int) -> None:
+        """Begin a file; steps after `step` that earlier ones hold are not shown any more."""
+        del run
+        self.writer = self.writer_of(str(folder), purge_step=step + 1 if step else None)
+        if step == 0:
+            text = tomli_w.dumps(recipe)
+            self.writer.add_text("recipe", "".join(f"    {line}\n" for line in text.splitlines()))
+        self.writer.flush()
+
+    def track(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Write each number as a scalar, at once: a killed run loses nothing."""
+        for name, number in numbers.items():
+            self.writer.add_scalar(name, number, step)
+        self.writer.flush()
+
+    def show(self, step: int, name: str, picture: Path) -> None:
+        """Write the picture into the file."""
+        import numpy as np
+        from PIL import Image
+
+        with Image.open(picture) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        self.writer.add_image(name, pixels, step, dataformats="HWC")
+        self.writer.flush()
+
+    def close(self, *, finished: bool) -> None:
+        """Close the file."""
+        del finished
+        self.writer.close()
+
+
+def _import_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingFile(
+            f"tracker 'tensorboard' needs tensorboard, which cannot be imported ({error}): "
+            "pip install 'ffcore[tracking]'"
+        ) from error
+    return SummaryWriter
