@@ -13,7 +13,7 @@ FLOORS: list[set[str]] = [
     {"__main__"},
     {"cli"},
     {"testing", "scaffold"},
-    {"run", "cost"},
+    {"run", "cost", "fidelity"},
     {"resume", "export"},
     {"build"},
     {"recipe"},
