@@ -37,6 +37,7 @@ VALUES = (
     Optimizer,
     interfaces.Norms,
     interfaces.DataError,
+    interfaces.ClassFeatures,
 )
 """What roles are handed and what they answer with, and what serves to make it."""
 

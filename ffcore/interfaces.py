@@ -365,6 +365,17 @@ class Features(nn.Module, ABC):
         """Return features Float[B, D] of samples Float[B, *S]."""
 
 
+class ClassFeatures(Features):
+    """Features of a network that also tells the class of a sample, so that collapse shows."""
+
+    classes: int
+    """How many it tells apart; they are the labels that students are conditioned on."""
+
+    @abstractmethod
+    def classify(self, samples: Tensor) -> Tensor:
+        """Return the class that each sample is read as, Int[B] in [0, classes)."""
+
+
 class Decoder(nn.Module, ABC):
     """Turns samples into images: latents through a decoder, or pixels as they are."""
 

@@ -21,6 +21,10 @@ COMMANDS = {
         "Check a plugin by the laws of its roles.",
     ),
     "doctor": ("ffcore.cli.doctor:doctor", "Try what works on this machine."),
+    "evaluate": (
+        "ffcore.cli.evaluate:evaluate",
+        "Measure samples against a reference.",
+    ),
     "export": ("ffcore.cli.export:export", "Export the student of a finished run."),
     "new-plugin": ("ffcore.cli.new_plugin:new_plugin", "Write a plugin to begin with."),
     "run": ("ffcore.cli.run:run", "Distil a teacher as a recipe says."),

@@ -10,6 +10,7 @@ EXPECTED = {
     "ffcore.checkpoint.manifest:CheckpointError": ExitCode.USAGE,
     "ffcore.export.sources:SourceError": ExitCode.USAGE,
     "ffcore.sample.sampler:SampleError": ExitCode.USAGE,
+    "ffcore.fidelity.stored:FidelityError": ExitCode.USAGE,
     "ffcore.sample.sampler:NotFinite": ExitCode.FAILED,
     "ffcore.flow:FlowError": ExitCode.FAILED,
     "ffcore.guard:Diverged": ExitCode.FAILED,

@@ -11,6 +11,7 @@ import torch
 from healthy import (
     Flat,
     Follow,
+    Halves,
     Numbered,
     Pull,
     PullCorrector,
@@ -1267,6 +1268,29 @@ class FeaturesThatClampTheSamples(Flat):
 class FeaturesOfNothing(Flat):
     def forward(self, samples: Tensor) -> Tensor:
         return torch.ones(len(samples), 3)
+
+
+@breaks("reads-one-of-its-classes", "classes is 0", role="features")
+class FeaturesOfNoClasses(Halves):
+    classes = 0
+
+
+@breaks("reads-one-of-its-classes", "for 6 samples", role="features")
+class FeaturesThatReadOneClassForAll(Halves):
+    def classify(self, samples: Tensor) -> Tensor:
+        return super().classify(samples)[:1]
+
+
+@breaks("reads-one-of-its-classes", "classes are torch.float32", role="features")
+class FeaturesThatReadShares(Halves):
+    def classify(self, samples: Tensor) -> Tensor:
+        return super().classify(samples).float()
+
+
+@breaks("reads-one-of-its-classes", "of 2 classes", role="features")
+class FeaturesThatCountClassesFromOne(Halves):
+    def classify(self, samples: Tensor) -> Tensor:
+        return super().classify(samples) + 1
 
 
 @breaks("gives-images", "images are torch.float64", role="decoder")

@@ -115,6 +115,7 @@ NAMES = {
         "is-independent-of-the-batch",
         "leaves-its-inputs-alone",
         "tells-samples-apart",
+        "reads-one-of-its-classes",
     ],
     "decoder": [
         "gives-images",
