@@ -501,7 +501,7 @@ class Distillation:
             recomputed: whether the backward pass computes activations again, and keeps few.
             compiled: whether torch.compile translates the networks.
 
-        Raises ValueError where the batch is too small for so many processes.
+        Raises ValueError where the batch is too small for so many processes, or must not be cut.
         """
         self.processes = processes
         self._check_shares()
@@ -533,6 +533,13 @@ class Distillation:
     def _check_shares(self) -> None:
         """Raise ValueError where the balancer cannot split the batch, or a part has no sample."""
         parts = self.processes.size * self.accumulation
+        coupled = [name for name, each in self.objectives.items() if "whole batch" in each.needs]
+        if parts > 1 and coupled:
+            raise ValueError(
+                f"the objective of {coupled[0]} couples the samples of a batch, and "
+                f"{self.processes.size} processes × {self.accumulation} micro-batches would cut "
+                "it: take one of each, or another objective"
+            )
         for step in {0, self.steps - 1}:
             for name, share in self._shares(step):
                 if share < parts:

@@ -292,7 +292,8 @@ class _Objective(ABC):
     """What both kinds of objective answer; they differ in the share of the batch they get."""
 
     needs: frozenset[str] = frozenset()
-    """With "data" in it, batches hold data, and their conditions are the data's."""
+    """With "data" in it, batches hold data, and their conditions are the data's. With "whole
+    batch", the samples of a batch are coupled, and a step that is cut in parts is refused."""
 
     def auxiliaries(self, student: Student, teacher: Teacher) -> Mapping[str, Auxiliary]:
         """Return the networks to train beside the student, by name; called once, before step 0."""
@@ -314,7 +315,8 @@ class _Objective(ABC):
         No gradient flows through the teacher, the auxiliaries or the gaps; the outputs come from
         a plain forward of `networks.student`. Randomness comes from `batch.draws` alone. Which
         networks are called, and how often, does not depend on the numbers: processes that share a
-        batch wait for each other in every call.
+        batch wait for each other in every call. What is answered to a sample does not depend on
+        the rest of the batch, which may be cut anywhere, unless `needs` says "whole batch".
         """
 
 

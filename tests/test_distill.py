@@ -28,6 +28,7 @@ from ffcore.interfaces import (
     Unconditional,
 )
 from ffcore.optimizer import Optimizer
+from ffcore.parallel import Processes
 from ffcore.recipe import load_recipe
 from ffcore_freeflow.balancer import AdaptiveBalancer
 
@@ -554,3 +555,17 @@ def test_a_step_in_bfloat16_has_nearly_the_gradient_of_float32(predictor: dict[s
     assert (found - exact).norm() < 0.03 * exact.norm()
     for name, value in metrics.items():
         torch.testing.assert_close(value, wanted[name], rtol=0.02, atol=0.0)
+
+
+class Coupled(Correct):
+    """Says that its gaps couple the samples of a batch."""
+
+    needs = frozenset({"whole batch"})
+
+
+def test_a_step_that_would_cut_a_coupled_batch_is_refused() -> None:
+    distillation(corrector=Coupled())
+    with pytest.raises(ValueError, match=r"correction couples .* 1 processes × 2 micro-batches"):
+        distillation(corrector=Coupled(), accumulation=2)
+    with pytest.raises(ValueError, match=r"correction couples .* 2 processes × 1 micro-batches"):
+        distillation(corrector=Coupled()).lay_out(Processes(0, 2))

@@ -2,8 +2,8 @@
 
 A table may have the properties `needs` and `offers`, each a `frozenset[str]`. What the student
 and the objectives need, the teacher, the student or the data must offer; a [data] table offers
-"data" by being there. A table that reads files names them in a property `files`, a tuple of
-`File`s.
+"data" by being there, and "whole batch" is the trainer's to give. A table that reads files names
+them in a property `files`, a tuple of `File`s.
 
 A table may have a method `check_recipe(recipe)`, which raises ValueError where another table
 contradicts it, ImpossibleValue where a key is to blame. What it may ask of a teacher's table, which
@@ -26,6 +26,8 @@ OFFERING = ("teacher", "student", "data")
 NEEDING = ("student", "predictor", "corrector")
 DATA, ANYWHERE = "data", "student starts anywhere"
 """Needs of which core knows what would fit."""
+WHOLE = "whole batch"
+"""What an objective needs whose gaps couple the samples of a batch: to see all of it at once."""
 
 
 def unmet_needs(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
@@ -38,9 +40,10 @@ def unmet_needs(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
     there = [role for role in (*OFFERING, *NEEDING) if getattr(recipe, role) is not None]
     offers = {role: _offered(recipe, role) for role in OFFERING if role in there}
     needs = {role: _declared(getattr(recipe, role), "needs") for role in NEEDING if role in there}
+    met = (frozenset({WHOLE}), *offers.values())  # which the trainer sees to
     sides = "; ".join(f"{name(side)} offers {_listed(offers[side])}" for side in offers)
     for role, needed in needs.items():
-        if missing := needed.difference(*offers.values()):
+        if missing := needed.difference(*met):
             fit = " and ".join(_fitting(missing, recipe, registry))
             would = f". What would fit: {fit}" if fit else ""
             yield Problem(f"{name(role)} needs {_listed(missing)}, but {sides}{would}", (role,))

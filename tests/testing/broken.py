@@ -1018,6 +1018,23 @@ class FollowsTheOtherWay(Follow):
         return Gaps(gaps=tuple(gaps))
 
 
+@objective_breaks("answers-to-each-sample-by-itself", "are others where these are the whole batch")
+class CentresItsGaps(Pull):
+    def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
+        found = super().gap(networks, batch, samples)
+        return found + 0.01 * (samples - samples.mean(0))
+
+
+@breaks(
+    HONEST,
+    "does need whole batch, and the objective does not",
+    role="corrector",
+    needs=frozenset({"whole batch"}),
+)
+class SaysThatItCouples(PullCorrector):
+    pass
+
+
 @objective_breaks("calls-networks-whatever-was-drawn", "batches call .* and others ")
 class AsksTheTeacherWhereItMatters(Pull):
     def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:

@@ -32,11 +32,12 @@ from ffcore.interfaces import (
 )
 from ffcore.learner import Learner
 from ffcore.optimizer import Optimizer
-from ffcore.recipe.needs import ANYWHERE, DATA
+from ffcore.recipe.needs import ANYWHERE, DATA, WHOLE
 from ffcore.testing import process
 from ffcore.testing.answers import same
-from ffcore.testing.case import EXACT, Asked, Case, networks_of, words
+from ffcore.testing.case import EXACT, SIZE, Asked, Case, networks_of, words
 from ffcore.testing.law import Broken, Check, ask_only_where, law, require
+from ffcore.testing.network import ROUNDING, relative
 from ffcore.testing.small import MEAN, SCALE, GaussianStudent
 
 STEPS, BATCH, RATE = 12, 64, 0.05
@@ -315,6 +316,30 @@ def calls_networks_whatever_was_drawn(case: Case, live: Any) -> None:
         live.gaps(asked.networks, batch)
         ways[", ".join(calls)] = step
     require(len(ways) == 1, f"of one sample each, batches call {' and others '.join(ways)}")
+
+
+@law("predictor", 12)
+@law("corrector", 11)
+def answers_to_each_sample_by_itself(case: Case, live: Any) -> None:
+    """The gaps of a batch are those of its parts: processes and micro-batches cut it anywhere. Not
+    so where the table needs "whole batch"."""
+    ask_only_where(WHOLE not in words(case.table, "needs"), "its table needs the whole batch")
+    asked = case.asked(live)
+    whole = live.gaps(asked.networks, asked.batch)
+    for part in (slice(0, 1), slice(1, SIZE)):
+        batch = Batch(
+            z=asked.batch.z[part],
+            condition=asked.batch.condition[part],
+            draws=asked.batch.draws[part],
+            data=None if asked.batch.data is None else asked.batch.data[part],
+        )
+        for gap, expected in zip(live.gaps(asked.networks, batch).gaps, whole.gaps, strict=True):
+            off = relative(gap.gap, expected.gap[part])
+            require(
+                off <= ROUNDING,
+                f"gaps of samples {part.start} to {part.stop - 1} of {SIZE} are others where these "
+                f"are the whole batch, by {off:.1e} of them",
+            )
 
 
 class _Even(Balancer):
