@@ -1018,11 +1018,26 @@ class FollowsTheOtherWay(Follow):
         return Gaps(gaps=tuple(gaps))
 
 
-@objective_breaks("answers-to-each-sample-by-itself", "are others where these are the whole batch")
-class CentresItsGaps(Pull):
+BY_ITSELF, COUPLED = (
+    "answers-to-each-sample-by-itself",
+    "are others where these are the whole batch",
+)
+
+
+class CentresItsSamples(Pull):
     def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
         found = super().gap(networks, batch, samples)
         return found + 0.01 * (samples - samples.mean(0))
+
+
+@breaks(BY_ITSELF, COUPLED, role="corrector")
+class CorrectorThatCentresItsSamples(CentresItsSamples, CorrectorObjective):
+    pass
+
+
+@breaks(BY_ITSELF, COUPLED, role="predictor", also=("rests-at-the-flow-map",))
+class PredictorThatCentresItsSamples(CentresItsSamples, PredictorObjective):
+    pass
 
 
 @breaks(
