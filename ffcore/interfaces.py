@@ -231,14 +231,20 @@ class Gap:
     The loss contributed is ⟨output, sg(weight · gap)⟩, so that its gradient is Jᵀ(weight · gap):
     that of half the squared error where gap = output − target, and of any other loss whose
     derivative with respect to the output is the gap.
+
+    Raises TypeError for what is no tensor, ValueError for a gap that carries gradient or is of
+    another shape.
     """
 
     output: Tensor
-    """Carries gradient, Float[B', *S]."""
+    """Carries gradient, Float[B', *S]; a training step refuses one that does not."""
     gap: Tensor
     """Carries none, Float[B', *S]."""
 
     def __attrs_post_init__(self) -> None:
+        for name, value in (("output", self.output), ("gap", self.gap)):
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} of a Gap is a tensor, found {type(value).__name__}")
         if self.gap.requires_grad:
             raise ValueError("a gap carries no gradient: detach it")
         if self.gap.shape != self.output.shape:
@@ -256,14 +262,32 @@ class Gap:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Gaps:
-    """An objective's answer."""
+    """An objective's answer.
+
+    Raises TypeError where `gaps` is no tuple of Gap, ValueError where it is empty.
+    """
 
     gaps: tuple[Gap, ...]
+    """At least one."""
     samples: Tensor | None = None
     """The student's samples, detached, on which the auxiliaries may train: one to each of the
     batch, Float[B', *S]."""
     condition: Condition | None = None
     """The conditions of `samples`."""
+
+    def __attrs_post_init__(self) -> None:
+        if not isinstance(self.gaps, tuple):
+            raise TypeError(
+                f"gaps of Gaps is a tuple of Gap, found {type(self.gaps).__name__}: write "
+                "Gaps(gaps=(gap,))"
+            )
+        for each in self.gaps:
+            if not isinstance(each, Gap):
+                raise TypeError(
+                    f"gaps of Gaps is a tuple of Gap, found {type(each).__name__} in it"
+                )
+        if not self.gaps:
+            raise ValueError("Gaps holds at least one Gap, found none")
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -805,7 +805,7 @@ RESTS = "rests-at-the-flow-map"
 GRADIENT = "sends-its-gradient-to-the-student-alone"
 
 
-@objective_breaks("answers-with-gaps", "there is no gap", also=(GRADIENT, TRAINS, RESTS))
+@objective_breaks("answers-as-its-role-does", "at least one Gap")
 class NoGap(Pull):
     def gaps(self, networks: Networks, batch: Batch) -> Gaps:
         return attrs.evolve(super().gaps(networks, batch), gaps=())
