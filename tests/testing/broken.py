@@ -1028,6 +1028,16 @@ class AsksTheTeacherWhereItMatters(Pull):
         return found
 
 
+@objective_breaks("calls-networks-whatever-was-drawn", "batches call .* and others ")
+class AsksTheTeacherWhereSamplesArePositive(Pull):
+    def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
+        found = super().gap(networks, batch, samples)
+        if bool(samples.sum() > 0):
+            with torch.no_grad():
+                networks.teacher(samples, torch.ones(len(samples)), batch.condition)
+        return found
+
+
 @breaks(RESTS, "gaps of the exact flow map are", role="predictor")
 class AsksTheTeacherAtTheDuration(Follow):
     def time(self, delta: Tensor) -> Tensor:
