@@ -151,10 +151,15 @@ class VelocityField(nn.Module, ABC):
 
     @staticmethod
     def of(
-        function: Callable[[Tensor, Tensor, Condition], Tensor], sample_shape: Sequence[int]
+        function: Callable[[Tensor, Tensor, Condition], Tensor],
+        sample_shape: Sequence[int],
+        conditions: ConditionSource | None = None,
     ) -> Teacher:
-        """Make a teacher of a plain function of (x_t, t, condition), in our convention."""
-        return FunctionTeacher(function, tuple(sample_shape))
+        """Make a teacher of a plain function of (x_t, t, condition), in our convention.
+
+        `conditions` says what it is conditioned on, as in Labels(10): by default nothing.
+        """
+        return FunctionTeacher(function, tuple(sample_shape), conditions)
 
 
 class Teacher(VelocityField):
@@ -587,7 +592,13 @@ class FrozenTeacher(Teacher):
 
 
 class FunctionTeacher(Teacher):
-    """A plain function as a teacher: a black box without conditions."""
+    """A plain function as a teacher: a black box, which cannot be copied to train.
+
+    Args:
+        function: the velocity of (x_t, t, condition); see VelocityField.
+        sample_shape: *S.
+        conditions: what it is conditioned on; by default nothing.
+    """
 
     def __init__(
         self,

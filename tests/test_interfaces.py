@@ -225,6 +225,20 @@ def test_a_plain_function_is_a_teacher() -> None:
     assert teacher.trainable_copy() is None
 
 
+def test_a_plain_function_may_have_classes() -> None:
+    def velocity(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        del t
+        assert condition.label is not None
+        return x * condition.label[:, None]
+
+    teacher = VelocityField.of(velocity, [2], Labels(3, null_label=3))
+    condition = teacher.conditions.draw(Draws(0, 0, 0, 8))
+    assert condition.label is not None
+    x = torch.ones(8, 2)
+    assert torch.equal(teacher(x, torch.ones(8), condition)[:, 0], condition.label.float())
+    assert bool((teacher.conditions.null(condition).label == 3).all())
+
+
 def loss(network: nn.Module, samples: Tensor, condition: Condition, draws: Draws) -> Tensor:
     del network, condition, draws
     return samples
