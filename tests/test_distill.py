@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ffcore.analytic import Gaussian
 from ffcore.build import build
-from ffcore.distill import Distillation
+from ffcore.distill import Distillation, WrongAnswer
 from ffcore.draws import Draws
 from ffcore.interfaces import (
     Auxiliary,
@@ -22,6 +22,7 @@ from ffcore.interfaces import (
     DataSource,
     FrozenTeacher,
     Gap,
+    Gaps,
     Labels,
     Networks,
     Teacher,
@@ -492,6 +493,34 @@ def test_a_teacher_that_cannot_be_guided_is_refused_before_training() -> None:
 def test_a_distillation_has_an_objective() -> None:
     with pytest.raises(ValueError, match="a predictor, a corrector or both"):
         distillation(predictor=None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda found: found.gaps, "answered tuple, not Gaps"),
+        (lambda found: found.gaps[0].gap, "answered Tensor, not Gaps"),
+        (lambda found: None, "answered NoneType, not Gaps"),
+        (
+            lambda found: Gaps(
+                gaps=tuple(Gap(output=g.output.detach(), gap=g.gap) for g in found.gaps)
+            ),
+            "answered an output that carries no gradient",
+        ),
+    ],
+    ids=["a tuple", "a tensor", "nothing", "detached"],
+)
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_an_answer_that_trains_nothing_is_refused_by_the_name_of_its_objective(
+    answer: Callable[[Gaps], Any], message: str, accumulation: int
+) -> None:
+    class Wrong(Towards):
+        def gaps(self, networks: Networks, batch: Any) -> Any:
+            return answer(super().gaps(networks, batch))
+
+    where = rf"the objective of prediction \({__name__}:.*Wrong\) "
+    with pytest.raises(WrongAnswer, match=where + message):
+        distillation(predictor=Wrong(), accumulation=accumulation).step()
 
 
 def test_two_objectives_do_not_name_one_auxiliary() -> None:

@@ -5,6 +5,7 @@ from ffcore.cli.exit_codes import ExitCode
 EXPECTED = {
     "ffcore.recipe.diagnostics:RecipeError": ExitCode.USAGE,
     "ffcore.plugins.errors:PluginError": ExitCode.PLUGIN,
+    "ffcore.distill:WrongAnswer": ExitCode.PLUGIN,
     "ffcore.build:BuildError": ExitCode.USAGE,
     "ffcore.run_directory:RunDirectoryError": ExitCode.USAGE,
     "ffcore.checkpoint.manifest:CheckpointError": ExitCode.USAGE,

@@ -17,11 +17,13 @@ from typing import Any
 import attrs
 
 from ffcore.files import File
-from ffcore.keys import ImpossibleValue
+from ffcore.keys import ImpossibleValue, kind_of, role_of
 from ffcore.plugins import Registry
 from ffcore.recipe.diagnostics import Path, Problem
 from ffcore.recipe.tables import Recipe, components
 
+NETWORK, COPY = "network", "trainable copy"
+"""A role, and the need of which a component of it relieves an objective."""
 OFFERING = ("teacher", "student", "data")
 NEEDING = ("student", "predictor", "corrector")
 DATA, ANYWHERE = "data", "student starts anywhere"
@@ -62,10 +64,27 @@ def _offered(recipe: Recipe, role: str) -> frozenset[str]:
 def _fitting(missing: frozenset[str], recipe: Recipe, registry: Registry) -> Iterator[str]:
     """What in a recipe would meet the needs that core knows."""
     if DATA in missing:
-        types = sorted({each.name for each in registry.components if each.role == DATA})
-        yield f"a [data] table of type {' or '.join(map(repr, types)) or 'your own'}"
+        yield f"a [data] table of type {_types(DATA, registry)}"
+    if COPY in missing:
+        for key in _own_networks(recipe):
+            yield f"{key} of type {_types(NETWORK, registry)}"
     if ANYWHERE in missing and "starts_at" in attrs.fields_dict(type(recipe.student)):
         yield "student.starts_at = 'anywhere'"
+
+
+def _own_networks(recipe: Recipe) -> Iterator[str]:
+    """The keys by which what needs a copy of the teacher takes a network of its own instead."""
+    for role in NEEDING:
+        table = getattr(recipe, role)
+        if COPY in _declared(table, "needs"):
+            for field in attrs.fields(type(table)):
+                if role_of(kind_of(field)) == NETWORK:
+                    yield f"{role}.{field.name}"
+
+
+def _types(role: str, registry: Registry) -> str:
+    types = sorted({each.name for each in registry.components if each.role == role})
+    return " or ".join(map(repr, types)) or "your own"
 
 
 def contradictions(recipe: Recipe) -> Iterator[Problem]:

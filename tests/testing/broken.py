@@ -805,7 +805,7 @@ RESTS = "rests-at-the-flow-map"
 GRADIENT = "sends-its-gradient-to-the-student-alone"
 
 
-@objective_breaks("answers-with-gaps", "there is no gap", also=(GRADIENT, TRAINS, RESTS))
+@objective_breaks("answers-as-its-role-does", "at least one Gap")
 class NoGap(Pull):
     def gaps(self, networks: Networks, batch: Batch) -> Gaps:
         return attrs.evolve(super().gaps(networks, batch), gaps=())
@@ -1055,6 +1055,16 @@ class AsksTheTeacherWhereItMatters(Pull):
     def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
         found = super().gap(networks, batch, samples)
         if bool((batch.draws.uniform("matters") > 0.5).any()):
+            with torch.no_grad():
+                networks.teacher(samples, torch.ones(len(samples)), batch.condition)
+        return found
+
+
+@objective_breaks("calls-networks-whatever-was-drawn", "batches call .* and others ")
+class AsksTheTeacherWhereSamplesArePositive(Pull):
+    def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
+        found = super().gap(networks, batch, samples)
+        if bool(samples.sum() > 0):
             with torch.no_grad():
                 networks.teacher(samples, torch.ones(len(samples)), batch.condition)
         return found
