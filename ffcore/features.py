@@ -71,6 +71,11 @@ class Moments:
         self._mean += away * share
         self.count = total
 
+    @property
+    def dimension(self) -> int:
+        """D, once a block was taken."""
+        return len(self._mean)
+
     def statistics(self) -> Statistics:
         """Return the statistics of all features so far, at least two."""
         assert self.count >= 2

@@ -342,9 +342,43 @@ def test_a_file_that_is_cut_short_is_told(tmp_path):
         list(stored)
 
 
+@pytest.mark.parametrize("number", [5, 3000])
+def test_a_damaged_file_is_told(tmp_path, number):
+    path = tmp_path / "a.npz"
+    npz(path, arr_0=pictures(0, number), mu=np.zeros(9), sigma=np.eye(9))
+    whole = bytearray(path.read_bytes())
+    for name in (b"arr_0.npy", b"mu.npy"):
+        whole[whole.index(name) + 200] ^= 255
+    path.write_bytes(whole)
+    with pytest.raises(FidelityError, match="is damaged: Bad CRC-32"):
+        list(open_samples(str(path), Making()))
+    samples = open_samples(npz(tmp_path / "b.npz", arr_0=pictures(0, 5)), Making())
+    with pytest.raises(FidelityError, match="mu cannot be read: Bad CRC-32"):
+        open_reference(str(path), samples, Making())
+
+
+def test_images_of_ones_are_wondered_at(tmp_path):
+    cut = (pictures(0) > 127).astype(np.uint8)
+    dark = opened(npz(tmp_path / "a.npz", arr_0=cut), npz(tmp_path / "b.npz", arr_0=pictures(1)))
+    notes = measure(*dark, [features()]).notes
+    assert notes == ("no pixel of the samples is above 1 of 255: were floats in [0, 1] cut down?",)
+
+
+def test_vectors_are_measured_in_float32_whatever_their_kind(tmp_path):
+    vectors = Stream(0).normal(40, 3).numpy()
+    a = npz(tmp_path / "a.npz", arr_0=vectors.astype(">f8"))
+    b = npz(tmp_path / "b.npz", arr_0=1 + vectors.astype(np.float32))
+    found = measure(*opened(a, b), [features("raw")]).features["raw"]
+    assert found.fd == pytest.approx(3, rel=1e-5)
+
+
 def test_the_record_of_other_samples_is_refused(tmp_path):
     path = npz(tmp_path / "a.npz", arr_0=pictures(0, 5))
     (tmp_path / "a.npz.json").write_text(json.dumps({"number": 6, "shape": [1, 8, 8]}))
+    with pytest.raises(FidelityError, match="it belongs to others"):
+        open_samples(path, Making())
+    labels = {"number": 5, "shape": [1, 8, 8], "label_of_each": [1, 2]}
+    (tmp_path / "a.npz.json").write_text(json.dumps(labels))
     with pytest.raises(FidelityError, match="it belongs to others"):
         open_samples(path, Making())
     (tmp_path / "a.npz.json").write_text("[]")
@@ -367,10 +401,12 @@ def test_what_does_not_fit_together_is_refused(two, tmp_path):
         open_samples(str(tmp_path / "a.npz"), Making(steps=2, teacher=True))
     with pytest.raises(FidelityError, match="there is no 'fid'; there are fd, kid, pr, classes"):
         measure(*two, [features()], ("fid",))
+    with pytest.raises(FidelityError, match="named once each"):
+        measure(*two, [features(), features()])
     of_other = Reference(
         record={"source": "x"}, statistics={"digits": Statistics(np.zeros(3), np.eye(3))}
     )
-    with pytest.raises(FidelityError, match="of 64 numbers, and the statistics of x of 3"):
+    with pytest.raises(FidelityError, match="of 64 numbers, and the stored statistics of 3"):
         measure(two[0], of_other, [features()])
 
 

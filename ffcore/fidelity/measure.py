@@ -27,6 +27,7 @@ from ffcore.fidelity.reference import Reference
 from ffcore.fidelity.samples import Samples
 from ffcore.fidelity.stored import FidelityError
 from ffcore.interfaces import ClassFeatures, Features
+from ffcore.sample import is_image
 
 METRICS = {
     "fd": "Fréchet distance",
@@ -35,6 +36,8 @@ METRICS = {
     "classes": "which class each sample is read as",
 }
 """What can be measured."""
+_DARK = 1.5 / 127.5 - 1
+"""Pixels of 0 and 1 of 255 are below."""
 _OF_ALL_FEATURES = {"kid", "pr"}
 
 Progress = Callable[[str, int, int], None]
@@ -99,6 +102,8 @@ def check_metrics(asked: Sequence[str], features: Sequence[Features], reference:
     if "classes" in asked and not any(isinstance(each, ClassFeatures) for each in features):
         names = ", ".join(each.name for each in features)
         raise FidelityError(f"classes: needs features of a classifier, and {names} tells none")
+    if len({each.name for each in features}) < len(features):
+        raise FidelityError(f"features: named once each, found {[each.name for each in features]}")
     for each in features:
         reference.statistics_of(each)
 
@@ -127,36 +132,47 @@ def measure(
     import_fidelity()  # before the clock runs
     clock = _Clock()
     keeps, reads = bool(_OF_ALL_FEATURES & {*metrics}), "classes" in metrics
-    seen = {each.name: _Seen(each, keeps=keeps, reads=reads) for each in features}
-    _watch(samples, list(seen.values()), device, clock, progress, "samples")
+    stored = {
+        each.name: reference.statistics_of(each) if "fd" in metrics else None for each in features
+    }
+    seen = {each.name: _Seen(each, stored[each.name], keeps, reads) for each in features}
+    clock.lap("statistics")
+    notes = _watch(samples, list(seen.values()), device, clock, progress, "samples")
     aside = {
-        each.name: _Seen(each, keeps=keeps)
+        each.name: _Seen(each, None, keeps)
         for each in features
-        if keeps or ("fd" in metrics and reference.statistics_of(each) is None)
+        if keeps or ("fd" in metrics and stored[each.name] is None)
     }
     if aside:
         assert reference.samples is not None
-        _watch(reference.samples, list(aside.values()), device, clock, progress, "reference")
-    found: dict[str, Fidelity] = {}
-    for each in features:
-        progress("distances", len(found), len(features))
-        found[each.name] = _fidelity(
-            samples, seen[each.name], aside.get(each.name), reference, metrics
+        notes += _watch(
+            reference.samples, list(aside.values()), device, clock, progress, "reference"
         )
+    if reference.note is not None and len(samples.shape) == 3:
+        notes.append(reference.note)
+    found: dict[str, Fidelity] = {}
+    for name, each in seen.items():
+        found[name] = _fidelity(each, aside.get(name), samples.labels, metrics)
         clock.lap("statistics")
-    progress("distances", len(found), len(features))
-    return Measured(
-        features=found,
-        notes=tuple(_notes(samples, seen, aside, reference)),
-        seconds=clock.seconds,
-    )
+        progress("distances", len(found), len(features))
+    return Measured(features=found, notes=tuple(notes), seconds=clock.seconds)
 
 
 class _Seen:
-    """What is kept of samples in one feature space."""
+    """What is kept of samples in one feature space.
 
-    def __init__(self, features: Features, *, keeps: bool, reads: bool = False) -> None:
+    Args:
+        features: the space.
+        stored: statistics of a reference that they are to be held against, if there are any.
+        keeps: whether to keep all features.
+        reads: whether to read classes, where the features tell them.
+    """
+
+    def __init__(
+        self, features: Features, stored: Statistics | None, keeps: bool, reads: bool = False
+    ) -> None:
         self.features = features
+        self.stored = stored
         self.moments = Moments()
         self.kept: list[Tensor] | None = [] if keeps else None
         self.classifier = features if reads and isinstance(features, ClassFeatures) else None
@@ -181,6 +197,11 @@ class _Seen:
                 f"features {self.features.name} cannot take samples of shape "
                 f"{tuple(samples.shape[1:])}: {error}"
             ) from error
+        if self.stored is not None and len(self.stored.mu) != found.shape[1]:
+            raise FidelityError(
+                f"features {self.features.name} are of {found.shape[1]} numbers, and the stored "
+                f"statistics of {len(self.stored.mu)}: they are of another network"
+            )
         bad = (~found.isfinite()).any(1).nonzero()
         if len(bad):
             raise FidelityError(
@@ -216,8 +237,9 @@ def _watch(
     clock: _Clock,
     progress: Progress,
     what: str,
-) -> None:
-    done = 0
+) -> list[str]:
+    """Pass samples through feature spaces once; return what is to be said of them."""
+    done, brightest = 0, -1.0
     for chunk in samples:
         clock.lap("samples")
         placed = chunk.to(device)
@@ -225,26 +247,32 @@ def _watch(
         clock.lap("features")
         for each, features in zip(seen, found, strict=True):
             each.keep(features)
-        clock.lap("statistics")
         done += len(chunk)
+        brightest = max(brightest, float(chunk.max()))
+        clock.lap("statistics")
         progress(what, done, samples.number)
+    notes = [
+        f"{done} {what} in {each.moments.dimension} dimensions ({each.features.name}): their "
+        "covariance is singular, and the Fréchet distance tells more of their number than of "
+        "them; take more"
+        for each in seen
+        if done <= each.moments.dimension
+    ]
+    if is_image(samples.shape) and brightest < _DARK:
+        notes.append(f"no pixel of the {what} is above 1 of 255: were floats in [0, 1] cut down?")
+    return notes
 
 
 def _fidelity(
-    samples: Samples,
-    seen: _Seen,
-    aside: _Seen | None,
-    reference: Reference,
-    metrics: Sequence[str],
+    seen: _Seen, aside: _Seen | None, labels: list[int] | None, metrics: Sequence[str]
 ) -> Fidelity:
     found: dict[str, Any] = {}
     here = seen.moments.statistics()
     if "fd" in metrics:
-        there = reference.statistics_of(seen.features)
+        there = seen.stored
         if there is None:
             assert aside is not None
             there = aside.moments.statistics()
-        _check_dimension(here, there, seen.features, reference)
         found["fd"] = frechet_distance(here, there)
     if "kid" in metrics:
         assert aside is not None
@@ -254,7 +282,7 @@ def _fidelity(
         assert aside is not None
         found["precision"], found["recall"] = precision_recall(seen.all, aside.all)
     if seen.classifier is not None:
-        found["classes"] = _classes(torch.cat(seen.read), samples.labels, seen.classifier.classes)
+        found["classes"] = _classes(torch.cat(seen.read), labels, seen.classifier.classes)
     return Fidelity(dimension=len(here.mu), **found)
 
 
@@ -286,31 +314,3 @@ def _check_alike(samples: Samples, reference: Reference) -> None:
     fewest = min(samples.number, samples.number if there is None else there.number)
     if fewest <= NEIGHBOUR:
         raise FidelityError(f"{fewest} samples are too few to be measured; 50,000 are usual")
-
-
-def _check_dimension(
-    here: Statistics, there: Statistics, features: Features, reference: Reference
-) -> None:
-    if here.mu.shape != there.mu.shape:
-        raise FidelityError(
-            f"features {features.name} are of {len(here.mu)} numbers, and the statistics of "
-            f"{reference.record['source']} of {len(there.mu)}: they are of another network"
-        )
-
-
-def _notes(
-    samples: Samples, seen: dict[str, _Seen], aside: dict[str, _Seen], reference: Reference
-) -> list[str]:
-    notes = []
-    for what, group in (("samples", seen), ("samples of the reference", aside)):
-        for name, each in group.items():
-            dimension = len(each.moments.statistics().mu)
-            if each.moments.count <= dimension:
-                notes.append(
-                    f"{each.moments.count} {what} in {dimension} dimensions ({name}): their "
-                    "covariance is singular, and the Fréchet distance tells more of their number "
-                    "than of them; take more samples"
-                )
-    if reference.note is not None and len(samples.shape) == 3:
-        notes.append(reference.note)
-    return notes

@@ -140,7 +140,7 @@ def _teachers(source: str) -> Reference:
         "content": file_digest(locate(source)),
         "number": identity["samples"],
         "seed": identity["seed"],
-        "labels": "random",
+        "labels": "drawn",
         "guidance": {"scale": identity["guidance"]},
         "solver": identity["solver"],
     }

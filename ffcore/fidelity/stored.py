@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ SAMPLES = "arr_0"
 """What ADM's evaluation calls the samples in an .npz."""
 _PICTURES = (".png", ".jpg", ".jpeg")
 _RECORD = "samples.json"
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError)
+"""How a damaged zip archive shows when it is read."""
 
 
 class FidelityError(ValueError):
@@ -90,12 +93,9 @@ class Arrays(Stored):
             _header(file, str(self.path))
             for start in range(0, self.number, CHUNK):
                 count = min(CHUNK, self.number - start)
-                found = file.read(count * size)
-                if len(found) < count * size:
-                    raise FidelityError(f"{self.path} is cut short within sample {start} or later")
-                rows = np.frombuffer(bytearray(found), self._dtype).reshape(count, *self._row)
-                _check_finite(rows, start, self.path)
-                yield rows
+                found = _read(file, count * size, self.path)
+                rows = np.frombuffer(found, self._dtype).reshape(count, *self._row)
+                yield rows if self.images else _finite(rows.astype(np.float32), start, self.path)
 
     def fingerprint(self) -> str:
         """Return the digest of the file."""
@@ -164,7 +164,7 @@ def whole_array(path: Path, name: str) -> NDArray[Any]:
     try:
         with np.load(path, allow_pickle=False) as file:
             found: NDArray[Any] = file[name]
-    except ValueError as error:
+    except (ValueError, *_DAMAGE) as error:
         raise FidelityError(f"{path}: {name} cannot be read: {error}") from None
     return found
 
@@ -185,6 +185,8 @@ def _header(file: IO[bytes], what: str) -> tuple[tuple[int, ...], np.dtype[Any]]
         shape, fortran, dtype = read(file)
     except ValueError as error:
         raise FidelityError(f"{what} is no array: {error}") from None
+    except _DAMAGE as error:
+        raise FidelityError(f"{what} is damaged: {error}") from None
     if dtype.hasobject or fortran:
         kind = "of Python objects" if dtype.hasobject else "in Fortran's order"
         raise FidelityError(f"{what} is an array {kind}: save it as plain numbers, in C's order")
@@ -211,12 +213,23 @@ def _check_form(shape: tuple[int, ...], dtype: np.dtype[Any], path: Path) -> Non
         )
 
 
-def _check_finite(rows: NDArray[Any], start: int, path: Path) -> None:
-    if rows.dtype == np.uint8:
-        return
+def _read(file: IO[bytes], size: int, path: Path) -> bytearray:
+    """Read so many bytes. Raises FidelityError where the file is damaged or ends before."""
+    try:
+        found = file.read(size)
+    except _DAMAGE as error:
+        raise FidelityError(f"{path} is damaged: {error}") from None
+    if len(found) < size:
+        raise FidelityError(f"{path} is cut short")
+    return bytearray(found)
+
+
+def _finite(rows: NDArray[Any], start: int, path: Path) -> NDArray[Any]:
+    """Return samples as they are. Raises FidelityError, naming the first that is not finite."""
     bad = ~np.isfinite(rows).all(tuple(range(1, rows.ndim)))
     if bad.any():
         raise FidelityError(f"{path}: sample {start + int(bad.argmax())} holds NaN or infinity")
+    return rows
 
 
 def _pixels(file: Path) -> NDArray[np.uint8]:
@@ -248,8 +261,8 @@ def _noted(path: Path, stored: Stored) -> dict[str, Any] | None:
         raise FidelityError(f"{path} cannot be read: {error}. Remove it, or mend it") from None
     if not isinstance(found, dict) or "number" not in found or "shape" not in found:
         raise FidelityError(f"{path} is no record of a sampling: remove it, or mend it")
-    told = (found["number"], found["shape"])
-    if told != (stored.number, list(stored.shape)):
+    told, labels = (found["number"], found["shape"]), found.get("label_of_each")
+    if told != (stored.number, list(stored.shape)) or len(labels or ()) not in (0, stored.number):
         raise FidelityError(
             f"{path} is of {told[0]} samples of shape {told[1]}, and {stored.path} holds "
             f"{stored.number} of {list(stored.shape)}: it belongs to others. Remove it, and the "

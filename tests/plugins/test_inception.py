@@ -48,6 +48,7 @@ def test_a_grey_image_is_its_three_equal_channels(features):
     assert torch.equal(features(grey), features(grey.expand(-1, 3, -1, -1)))
 
 
+@pytest.mark.slow
 def test_it_keeps_every_law(weights):
     results = check_tables("features/inception", "features", [Inception(weights=str(weights))])
     assert [each.name for each in results if each.fails] == []
