@@ -129,16 +129,18 @@ def evaluate(
     evaluate that: the numbers are the same.
     """
     _refuse_several_processes()
-    if out is not None and out.exists() and not overwrite:
-        raise click.UsageError(f"{out} exists: choose another place, or --overwrite")
     if solver is not None and not teacher:
         raise click.UsageError("--solver is the teacher's (--teacher): a student has none")
     tables = _tables(spaces)
     for table in tables:
         require(getattr(table, "files", ()))
     from ffcore import fidelity
-    from ffcore.build import usable_device
+    from ffcore.build import part, usable_device
 
+    if out is not None:
+        _check_place(out, overwrite)
+    with part("--device"):
+        place = usable_device(device)
     asked = fidelity.Making(
         number=number,
         seed=seed,
@@ -155,7 +157,6 @@ def evaluate(
     reference = fidelity.open_reference(against, samples, asked)
     if not any(isinstance(each, fidelity.Made) for each in (samples, reference.samples)):
         asked.refuse("seed", "labels", "guidance")
-    place = usable_device(device)
     features = [_built(table, place) for table in tables]
     chosen = _metrics(metrics, features)
     fidelity.check_metrics(chosen, features, reference)
@@ -189,6 +190,19 @@ def _refuse_several_processes() -> None:
             "evaluate is the work of one process: let `torchrun -m ffcore sample … -o samples.npz` "
             "share the sampling, and evaluate samples.npz"
         )
+
+
+def _check_place(out: Path, overwrite: bool) -> None:
+    """Raise UsageError where a result cannot be kept, before it is measured."""
+    from ffcore.export import is_export, is_run
+
+    folder = out.absolute().parent
+    if out.exists() and not overwrite:
+        raise click.UsageError(f"{out} exists: choose another place, or --overwrite")
+    if not folder.is_dir():
+        raise click.UsageError(f"there is no folder {folder} to keep a result in")
+    if is_run(folder) or is_export(folder):
+        raise click.UsageError(f"{folder} is a run's or an export's own: choose another place")
 
 
 def _tables(spaces: tuple[str, ...]) -> list[Any]:

@@ -122,6 +122,9 @@ def test_missing_classes_cry_out(finished):
         (["RUN", "-r", SHIPPED, "-m", "fid"], ExitCode.USAGE, "there is no 'fid'"),
         (["RUN", "-r", SHIPPED, "-m", "kid"], ExitCode.USAGE, "has statistics alone"),
         (["RUN", "-r", SHIPPED, "-o", "full"], ExitCode.USAGE, "full exists"),
+        (["RUN", "-r", SHIPPED, "-o", "no/a"], ExitCode.USAGE, "/no to keep a result in"),
+        (["RUN", "-r", SHIPPED, "-o", "RUN/a"], ExitCode.USAGE, "is a run's or an export's own"),
+        (["RUN", "-r", SHIPPED, "--device", "x"], ExitCode.USAGE, "device 'x' cannot be used"),
         (["RUN", "-r", SHIPPED, "--solver", "heun"], ExitCode.USAGE, "is the teacher's"),
         (["RUN", "-r", SHIPPED, "--compare", "full"], ExitCode.USAGE, "cannot be read as a result"),
         (["RUN", "-r", SHIPPED, "--steps", "4"], ExitCode.USAGE, "starts at the prior alone"),
@@ -133,7 +136,7 @@ def test_missing_classes_cry_out(finished):
 def test_what_cannot_be_is_told(finished, arguments, code, said):
     Path("full").write_text("full")
     np.savez("s.npz", arr_0=np.zeros((9, 8, 8, 1), np.uint8))
-    given = [finished if each == "RUN" else each for each in arguments]
+    given = [each.replace("RUN", finished) for each in arguments]
     if "-f" not in given:
         given += ["-f", "digits"]
     found = ffd(*given)
