@@ -99,6 +99,22 @@ class MeanFlowPredictor(PredictorObjective):
         with torch.no_grad():
             v, condition = self._velocity(networks, batch, x_t, t)
         output: Tensor = networks.student(x_t, t, delta, condition)  # F, with gradient
+        gap = output.detach() - v
+        if self.unequal:
+            gap = gap + self._change(networks, x_t, v, (t, delta), output, condition)
+        return Gaps(gaps=(Gap(output=output, gap=gap),))
+
+    def _change(
+        self,
+        networks: Networks,
+        x_t: Tensor,
+        v: Tensor,
+        times: tuple[Tensor, Tensor],
+        output: Tensor,
+        condition: Condition,
+    ) -> Tensor:
+        """Return δ D F of each sample at its times (t, δ), Float[B, *S]; 0 where δ is."""
+        t, delta = times
         moving = _some(delta > 0)  # the samples on which D F counts: [M]
         primals = (x_t[moving], t[moving], delta[moving])
         ones = torch.ones_like(primals[1])
@@ -109,9 +125,8 @@ class MeanFlowPredictor(PredictorObjective):
             value=output[moving],
             room=(delta[moving], 1 - t[moving]),
         )
-        gap = output.detach() - v
-        gap = gap.index_add(0, moving, expand_like(delta[moving], x_t) * d_output)
-        return Gaps(gaps=(Gap(output=output, gap=gap),))
+        change = expand_like(delta[moving], x_t) * d_output
+        return torch.zeros_like(output).detach().index_add(0, moving, change)
 
     def _times(self, draws: Draws, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return t and δ of each sample."""
