@@ -8,13 +8,16 @@ import ast
 import inspect
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from ffcore import interfaces
 from ffcore.draws import Draws
+from ffcore.flow import integrate
 from ffcore.optimizer import Optimizer
 from ffcore.plugins import ROLES, Component, Registry
+from ffcore.solver import Solver
 from ffcore.testing import SETTINGS, Law, laws_of
 from ffcore.testing.case import KINDS
 from ffcore.testing.law import ANY
@@ -37,6 +40,9 @@ VALUES = (
     Optimizer,
     interfaces.Norms,
     interfaces.DataError,
+    interfaces.ClassFeatures,
+    Solver,
+    integrate,
 )
 """What roles are handed and what they answer with, and what serves to make it."""
 
@@ -180,15 +186,18 @@ def _contract(kind: type) -> str:
     return "\n\n\n".join(map(_skeleton, ours))
 
 
-def _skeleton(kind: type) -> str:
-    """Return a class without its decorators, the code of its methods and what is private."""
+def _skeleton(kind: Callable[..., Any]) -> str:
+    """Return a class without its decorators, the code of its methods and what is private; of a
+    function its signature and docstring."""
     source = textwrap.dedent(inspect.getsource(kind))
     (node,) = ast.parse(source).body
-    assert isinstance(node, ast.ClassDef)
+    assert isinstance(node, ast.ClassDef | ast.FunctionDef)
+    if isinstance(node, ast.FunctionDef):
+        del node.body[1:]
     return "\n".join(_lines(node, source.splitlines()))
 
 
-def _lines(node: ast.ClassDef, lines: list[str]) -> Iterator[str]:
+def _lines(node: ast.ClassDef | ast.FunctionDef, lines: list[str]) -> Iterator[str]:
     yield from lines[node.lineno - 1 : node.body[0].lineno - 1]
     for index, member in enumerate(node.body):
         first, last = member.lineno, member.end_lineno

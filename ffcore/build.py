@@ -24,6 +24,7 @@ from ffcore.interfaces import (
     Teacher,
 )
 from ffcore.parallel import own_device
+from ffcore.plugins.discovery import fenced
 from ffcore.plugins.place import place
 from ffcore.recipe import Recipe
 
@@ -151,13 +152,20 @@ def build(recipe: Recipe) -> Built:
 
 
 def made(name: str, table: Any, context: Context, kind: type) -> Any:
-    """Build the component of a table, if there is one; it must be of the role's class."""
+    """Build the component of a table, if there is one; it must be of the role's class.
+
+    What else than a ValueError it raises gets a note that says whose it is.
+    """
     if table is None:
         return None
-    with part(name):
-        made = table.build(context)
+    where = f"{type(table).__module__}:{type(table).__qualname__}"
+    with part(name), fenced():
+        try:
+            made = table.build(context)
+        except (Exception, SystemExit) as error:
+            error.add_note(f"[{name}] {where} cannot be built")
+            raise
     if not isinstance(made, kind):
-        where = f"{type(table).__module__}:{type(table).__qualname__}"
         raise BuildError(f"[{name}] {where} builds {type(made).__name__}, not a {kind.__name__}")
     return made
 

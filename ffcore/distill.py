@@ -48,6 +48,10 @@ SECTIONS: dict[Objective, str] = {"prediction": "predictor", "correction": "corr
 """What the time of an objective's answer is called."""
 
 
+class WrongAnswer(ValueError):
+    """An objective answers what nothing can be trained by; the message names its class."""
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class Answer:
     """What an objective said to one part of its share, and how the balancer weighs it."""
@@ -251,11 +255,10 @@ class Distillation:
             gaps = self.objectives[objective].gaps(
                 self.networks(), self._batch(objective, share, part)
             )
-        if gaps.samples is not None and len(gaps.samples) != part.stop - part.start:
-            raise ValueError(
-                f"the objective of {objective} answered {len(gaps.samples)} samples to a batch of "
-                f"{part.stop - part.start}: it must be one to each"
-            )
+        if wrong := _wrong(gaps, part.stop - part.start):
+            kind = type(self.objectives[objective])
+            where = f"{kind.__module__}:{kind.__qualname__}"
+            raise WrongAnswer(f"the objective of {objective} ({where}) answered {wrong}")
         weights = [self.balancer.weights(objective, gap) for gap in gaps.gaps]
         return Answer.of(gaps, weights, part)
 
@@ -501,7 +504,7 @@ class Distillation:
             recomputed: whether the backward pass computes activations again, and keeps few.
             compiled: whether torch.compile translates the networks.
 
-        Raises ValueError where the batch is too small for so many processes.
+        Raises ValueError where the batch is too small for so many processes, or must not be cut.
         """
         self.processes = processes
         self._check_shares()
@@ -533,6 +536,13 @@ class Distillation:
     def _check_shares(self) -> None:
         """Raise ValueError where the balancer cannot split the batch, or a part has no sample."""
         parts = self.processes.size * self.accumulation
+        coupled = [name for name, each in self.objectives.items() if "whole batch" in each.needs]
+        if parts > 1 and coupled:
+            raise ValueError(
+                f"the objective of {coupled[0]} couples the samples of a batch, and "
+                f"{self.processes.size} processes × {self.accumulation} micro-batches would cut "
+                "it: take one of each, or another objective"
+            )
         for step in {0, self.steps - 1}:
             for name, share in self._shares(step):
                 if share < parts:
@@ -565,3 +575,17 @@ class Distillation:
                     raise ValueError(f"both objectives name an auxiliary network {name!r}")
                 auxiliary.network.to(self.device)
                 self.auxiliaries[name], self.owners[name] = auxiliary, owner
+
+
+def _wrong(gaps: object, size: int) -> str:
+    """Say what is wrong with what an objective answered to a batch of `size`, if anything is."""
+    if not isinstance(gaps, Gaps):
+        return f"{type(gaps).__name__}, not Gaps: let its `gaps` return Gaps(gaps=(gap, …))"
+    if not all(gap.output.requires_grad for gap in gaps.gaps):
+        return (
+            "an output that carries no gradient, and would train nothing: let it come from the "
+            "student's forward, not detached and not under torch.no_grad"
+        )
+    if gaps.samples is not None and len(gaps.samples) != size:
+        return f"{len(gaps.samples)} samples to a batch of {size}: it must be one to each"
+    return ""

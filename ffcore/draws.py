@@ -46,6 +46,10 @@ class Draws:
             raise ValueError("draws are sliced contiguously")
         return attrs.evolve(self, start=self.start + start, stop=self.start + max(start, stop))
 
+    def first(self, count: int) -> Draws:
+        """Return the streams of the global batch's first samples, whatever part of it this is."""
+        return attrs.evolve(self, start=0, stop=count)
+
     def normal(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
         """Draw N(0, 1): Float[len, *shape], float32."""
         return self._draw(purpose, lambda g: torch.randn(BLOCK, *shape, generator=g))

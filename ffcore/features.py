@@ -1,4 +1,4 @@
-"""Feature spaces and the Fréchet distance in them, which torch-fidelity computes.
+"""Feature spaces and the distances in them, which torch-fidelity computes.
 
 torch-fidelity is imported here only, and only when something is measured.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from importlib import import_module
 from typing import Any
 
 import attrs
@@ -39,14 +40,98 @@ class Statistics:
     @staticmethod
     def of(features: Tensor) -> Statistics:
         """Return the statistics of Float[N, D], N ≥ 2."""
-        found = _fidelity().fid_features_to_statistics(features.detach().cpu().double())
+        found = import_fidelity().fid_features_to_statistics(features.detach().cpu().double())
         return Statistics(found["mu"], np.atleast_2d(found["sigma"]))
+
+
+class Moments:
+    """Mean and covariance of features that come in blocks, in the memory of one block.
+
+    Each block is centred by its own mean, and two groups are joined by Chan, Golub & LeVeque
+    (1983): so nothing cancels where the mean is large beside the spread. float64, on the CPU.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean = torch.zeros(())
+        self._scatter = torch.zeros(())
+
+    def add(self, features: Tensor) -> None:
+        """Take a block Float[B, D], B ≥ 1."""
+        block = features.detach().cpu().double()
+        mean = block.mean(0)
+        centred = block - mean
+        if self.count == 0:
+            self.count, self._mean, self._scatter = len(block), mean, centred.T @ centred
+            return
+        total = self.count + len(block)
+        away = mean - self._mean
+        share = len(block) / total
+        self._scatter += centred.T @ centred + torch.outer(away, away) * (self.count * share)
+        self._mean += away * share
+        self.count = total
+
+    @property
+    def dimension(self) -> int:
+        """D, once a block was taken."""
+        return len(self._mean)
+
+    def statistics(self) -> Statistics:
+        """Return the statistics of all features so far, at least two."""
+        assert self.count >= 2
+        return Statistics(self._mean.numpy(), (self._scatter / (self.count - 1)).numpy())
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
     """Return ‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½) (Heusel et al., 1706.08500)."""
-    found = _fidelity().fid_statistics_to_metric(attrs.asdict(a), attrs.asdict(b), verbose=False)
+    found = import_fidelity().fid_statistics_to_metric(
+        attrs.asdict(a), attrs.asdict(b), verbose=False
+    )
     return float(found["frechet_inception_distance"])
+
+
+SUBSETS, SUBSET = 100, 1000
+"""Over how many subsets a kernel distance is averaged, and how many samples each has at most."""
+NEIGHBOUR = 3
+"""The ball around a sample reaches to its so-many-th nearest neighbour."""
+
+
+def kernel_distance(a: Tensor, b: Tensor) -> tuple[float, float, int]:
+    """Return the squared MMD with the kernel (⟨x, y⟩ / D + 1)³ (Bińkowski et al., 1801.01401).
+
+    Args:
+        a, b: features Float[N, D] and Float[M, D], at least four of each.
+
+    Returns:
+        Mean and standard deviation over SUBSETS random subsets, and the samples in each: SUBSET,
+        or half of what there is, for subsets that are all alike have no spread. Unbiased, so a
+        little below 0 where both are alike.
+    """
+    size = min(SUBSET, len(a) // 2, len(b) // 2)
+    found = import_fidelity("metric_kid").kid_features_to_metric(
+        a.double(), b.double(), kid_subsets=SUBSETS, kid_subset_size=size, verbose=False
+    )
+    mean, spread = (found[f"kernel_inception_distance_{each}"] for each in ("mean", "std"))
+    return float(mean), float(spread), size
+
+
+def precision_recall(samples: Tensor, reference: Tensor) -> tuple[float, float]:
+    """Return how many samples lie among the reference, and the reverse (1904.06991).
+
+    A point lies among others where one of their balls holds it; see NEIGHBOUR.
+
+    Args:
+        samples, reference: features Float[N, D] and Float[M, D], more than NEIGHBOUR of each.
+    """
+    found = import_fidelity("metric_prc").prc_features_to_metric(
+        samples.double(),
+        reference.double(),
+        prc_neighborhood=NEIGHBOUR,
+        prc_batch_size=1000,  # of which each has a row of distances in memory
+        save_cpu_ram=True,
+        verbose=False,
+    )
+    return float(found["precision"]), float(found["recall"])
 
 
 def register(features: Features) -> str:
@@ -56,7 +141,7 @@ def register(features: Features) -> str:
         The name for `calculate_metrics(feature_extractor=…)`: "ffcore-" and the features' own. Its
         inputs are then samples as `features` takes them, not 8-bit images.
     """
-    _fidelity()
+    import_fidelity()
     import torch_fidelity
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
@@ -109,16 +194,15 @@ def fingerprint(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _fidelity() -> Any:
-    """Import torch-fidelity's distance, curing torchvision's import where it needs it."""
+def import_fidelity(module: str = "metric_fid") -> Any:
+    """Import a module of torch-fidelity, curing torchvision's import where it needs it."""
     try:
-        from torch_fidelity import metric_fid
+        return import_module(f"torch_fidelity.{module}")
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
         declare_torchvision_operators()
-        from torch_fidelity import metric_fid
-    return metric_fid
+        return import_module(f"torch_fidelity.{module}")
 
 
 _torchvision: torch.library.Library | None = None

@@ -36,6 +36,8 @@ class File:
     origin: str | None = None
     """Where it comes from."""
     licence: str | None = None
+    named: str | None = None
+    """How a user names a copy of it where `--set KEY=PATH` does not."""
 
 
 def locate(reference: str, *, download: bool = True) -> Path:
@@ -70,12 +72,9 @@ def require(files: Iterable[File]) -> None:
     """
     missing = [(file, why) for file in files if (why := _why_missing(file.reference))]
     if missing:
-        what = "A file" if len(missing) == 1 else f"{len(missing)} files"
-        verb = "is" if len(missing) == 1 else "are"
+        what = "A needed file is" if len(missing) == 1 else f"{len(missing)} needed files are"
         entries = ("\n".join(_entry(file, why)) for file, why in missing)
-        raise MissingFile(
-            f"{what} that the recipe needs {verb} missing.\n\n" + "\n\n".join(entries)
-        )
+        raise MissingFile(f"{what} missing.\n\n" + "\n\n".join(entries))
 
 
 def file_digest(path: Path) -> str:
@@ -207,7 +206,7 @@ def _entry(file: File, why: str) -> Iterator[str]:
         "missing": why,
         "origin": file.origin,
         "licence": file.licence,
-        "your copy": f"--set {file.key}=PATH, or that key in the recipe",
+        "your copy": file.named or f"--set {file.key}=PATH, or that key in the recipe",
     }
     for label, text in rows.items():
         if text:

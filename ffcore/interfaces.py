@@ -151,10 +151,15 @@ class VelocityField(nn.Module, ABC):
 
     @staticmethod
     def of(
-        function: Callable[[Tensor, Tensor, Condition], Tensor], sample_shape: Sequence[int]
+        function: Callable[[Tensor, Tensor, Condition], Tensor],
+        sample_shape: Sequence[int],
+        conditions: ConditionSource | None = None,
     ) -> Teacher:
-        """Make a teacher of a plain function of (x_t, t, condition), in our convention."""
-        return FunctionTeacher(function, tuple(sample_shape))
+        """Make a teacher of a plain function of (x_t, t, condition), in our convention.
+
+        `conditions` says what it is conditioned on, as in Labels(10): by default nothing.
+        """
+        return FunctionTeacher(function, tuple(sample_shape), conditions)
 
 
 class Teacher(VelocityField):
@@ -231,14 +236,20 @@ class Gap:
     The loss contributed is ⟨output, sg(weight · gap)⟩, so that its gradient is Jᵀ(weight · gap):
     that of half the squared error where gap = output − target, and of any other loss whose
     derivative with respect to the output is the gap.
+
+    Raises TypeError for what is no tensor, ValueError for a gap that carries gradient or is of
+    another shape.
     """
 
     output: Tensor
-    """Carries gradient, Float[B', *S]."""
+    """Carries gradient, Float[B', *S]; a training step refuses one that does not."""
     gap: Tensor
     """Carries none, Float[B', *S]."""
 
     def __attrs_post_init__(self) -> None:
+        for name, value in (("output", self.output), ("gap", self.gap)):
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} of a Gap is a tensor, found {type(value).__name__}")
         if self.gap.requires_grad:
             raise ValueError("a gap carries no gradient: detach it")
         if self.gap.shape != self.output.shape:
@@ -256,14 +267,32 @@ class Gap:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Gaps:
-    """An objective's answer."""
+    """An objective's answer.
+
+    Raises TypeError where `gaps` is no tuple of Gap, ValueError where it is empty.
+    """
 
     gaps: tuple[Gap, ...]
+    """At least one."""
     samples: Tensor | None = None
     """The student's samples, detached, on which the auxiliaries may train: one to each of the
     batch, Float[B', *S]."""
     condition: Condition | None = None
     """The conditions of `samples`."""
+
+    def __attrs_post_init__(self) -> None:
+        if not isinstance(self.gaps, tuple):
+            raise TypeError(
+                f"gaps of Gaps is a tuple of Gap, found {type(self.gaps).__name__}: write "
+                "Gaps(gaps=(gap,))"
+            )
+        for each in self.gaps:
+            if not isinstance(each, Gap):
+                raise TypeError(
+                    f"gaps of Gaps is a tuple of Gap, found {type(each).__name__} in it"
+                )
+        if not self.gaps:
+            raise ValueError("Gaps holds at least one Gap, found none")
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -292,7 +321,8 @@ class _Objective(ABC):
     """What both kinds of objective answer; they differ in the share of the batch they get."""
 
     needs: frozenset[str] = frozenset()
-    """With "data" in it, batches hold data, and their conditions are the data's."""
+    """With "data" in it, batches hold data, and their conditions are the data's. With "whole
+    batch", the samples of a batch are coupled, and a step that is cut in parts is refused."""
 
     def auxiliaries(self, student: Student, teacher: Teacher) -> Mapping[str, Auxiliary]:
         """Return the networks to train beside the student, by name; called once, before step 0."""
@@ -314,7 +344,8 @@ class _Objective(ABC):
         No gradient flows through the teacher, the auxiliaries or the gaps; the outputs come from
         a plain forward of `networks.student`. Randomness comes from `batch.draws` alone. Which
         networks are called, and how often, does not depend on the numbers: processes that share a
-        batch wait for each other in every call.
+        batch wait for each other in every call. What is answered to a sample does not depend on
+        the rest of the batch, which may be cut anywhere, unless `needs` says "whole batch".
         """
 
 
@@ -363,6 +394,17 @@ class Features(nn.Module, ABC):
     @abstractmethod
     def forward(self, samples: Tensor) -> Tensor:
         """Return features Float[B, D] of samples Float[B, *S]."""
+
+
+class ClassFeatures(Features):
+    """Features of a network that also tells the class of a sample, so that collapse shows."""
+
+    classes: int
+    """How many it tells apart; they are the labels that students are conditioned on."""
+
+    @abstractmethod
+    def classify(self, samples: Tensor) -> Tensor:
+        """Return the class that each sample is read as, Int[B] in [0, classes)."""
 
 
 class Decoder(nn.Module, ABC):
@@ -552,7 +594,13 @@ class FrozenTeacher(Teacher):
 
 
 class FunctionTeacher(Teacher):
-    """A plain function as a teacher: a black box without conditions."""
+    """A plain function as a teacher: a black box, which cannot be copied to train.
+
+    Args:
+        function: the velocity of (x_t, t, condition); see VelocityField.
+        sample_shape: *S.
+        conditions: what it is conditioned on; by default nothing.
+    """
 
     def __init__(
         self,

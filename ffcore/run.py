@@ -320,6 +320,11 @@ def _go_on(
         observer.say(_how_it_stands(found.step, distillation.steps))
         if other := other_versions(directory / PROVENANCE, recipe):
             observer.say(f"what stands here was made with other versions: {', '.join(other)}")
+        if checkpoints.run["teacher"] == UNKNOWN:
+            observer.say(
+                "this teacher has no parameters to recognise it by: whether it is the one that the "
+                "run began with is not known"
+            )
     if changed:
         observer.say("\n  ".join(["the recipe has changed:", *changed.lines]))
     if changed.has("training.steps") and _scheduled(distillation):
@@ -409,9 +414,13 @@ def _evaluate(
 
 
 def _stored_reference(path: Path, built: Built) -> Reference | None:
-    """Return the reference that an earlier evaluation left, if it was measured as this one is."""
+    """Return the reference that an earlier evaluation left, if it was measured as this one is.
+
+    That of a teacher without parameters is not: nobody knows whether it is still the same.
+    """
     if not path.exists():
         return None
     reference = Reference.read(str(path))
     found = identity(built.distillation.teacher, built.features, built.measurement)
-    return reference if reference.identity == found else None
+    known = found["teacher"] != UNKNOWN
+    return reference if known and reference.identity == found else None

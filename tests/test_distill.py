@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ffcore.analytic import Gaussian
 from ffcore.build import build
-from ffcore.distill import Distillation
+from ffcore.distill import Distillation, WrongAnswer
 from ffcore.draws import Draws
 from ffcore.interfaces import (
     Auxiliary,
@@ -22,12 +22,14 @@ from ffcore.interfaces import (
     DataSource,
     FrozenTeacher,
     Gap,
+    Gaps,
     Labels,
     Networks,
     Teacher,
     Unconditional,
 )
 from ffcore.optimizer import Optimizer
+from ffcore.parallel import Processes
 from ffcore.recipe import load_recipe
 from ffcore_freeflow.balancer import AdaptiveBalancer
 
@@ -493,6 +495,34 @@ def test_a_distillation_has_an_objective() -> None:
         distillation(predictor=None)
 
 
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda found: found.gaps, "answered tuple, not Gaps"),
+        (lambda found: found.gaps[0].gap, "answered Tensor, not Gaps"),
+        (lambda found: None, "answered NoneType, not Gaps"),
+        (
+            lambda found: Gaps(
+                gaps=tuple(Gap(output=g.output.detach(), gap=g.gap) for g in found.gaps)
+            ),
+            "answered an output that carries no gradient",
+        ),
+    ],
+    ids=["a tuple", "a tensor", "nothing", "detached"],
+)
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_an_answer_that_trains_nothing_is_refused_by_the_name_of_its_objective(
+    answer: Callable[[Gaps], Any], message: str, accumulation: int
+) -> None:
+    class Wrong(Towards):
+        def gaps(self, networks: Networks, batch: Any) -> Any:
+            return answer(super().gaps(networks, batch))
+
+    where = rf"the objective of prediction \({__name__}:.*Wrong\) "
+    with pytest.raises(WrongAnswer, match=where + message):
+        distillation(predictor=Wrong(), accumulation=accumulation).step()
+
+
 def test_two_objectives_do_not_name_one_auxiliary() -> None:
     class Helped(Towards):
         def auxiliaries(self, student: Any, teacher: Any) -> Any:
@@ -554,3 +584,17 @@ def test_a_step_in_bfloat16_has_nearly_the_gradient_of_float32(predictor: dict[s
     assert (found - exact).norm() < 0.03 * exact.norm()
     for name, value in metrics.items():
         torch.testing.assert_close(value, wanted[name], rtol=0.02, atol=0.0)
+
+
+class Coupled(Correct):
+    """Says that its gaps couple the samples of a batch."""
+
+    needs = frozenset({"whole batch"})
+
+
+def test_a_step_that_would_cut_a_coupled_batch_is_refused() -> None:
+    distillation(corrector=Coupled())
+    with pytest.raises(ValueError, match=r"correction couples .* 1 processes × 2 micro-batches"):
+        distillation(corrector=Coupled(), accumulation=2)
+    with pytest.raises(ValueError, match=r"correction couples .* 2 processes × 1 micro-batches"):
+        distillation(corrector=Coupled()).lay_out(Processes(0, 2))

@@ -232,7 +232,7 @@ def test_all_missing_files_are_told_at_once_each_with_how_to_get_it(tmp_path: Pa
             ]
         )
     )
-    assert found.startswith("2 files that the recipe needs are missing.\n")
+    assert found.startswith("2 needed files are missing.\n")
     teacher, reference = entries(found)
     assert teacher.startswith("teacher.weights: SiT-XL/2\n")
     words = " ".join(teacher.split())
@@ -256,7 +256,7 @@ def test_the_message_fits_80_columns_and_breaks_no_path() -> None:
     lines = message(lambda: require([file])).splitlines()
     assert any(path in line for line in lines)
     assert max(len(line) for line in lines if path not in line) <= 80
-    assert lines[0] == "A file that the recipe needs is missing."
+    assert lines[0] == "A needed file is missing."
 
 
 def test_a_file_on_the_hub_counts_as_there_where_it_can_be_downloaded_later(cache: Path) -> None:
@@ -307,7 +307,7 @@ print("torch" in sys.modules)
     )
     lines = done.stdout.splitlines()
     assert lines[0] == str(file)
-    assert lines[1] == "A file that the recipe needs is missing."
+    assert lines[1] == "A needed file is missing."
     assert lines[3] == "other: another"
     assert lines[-1] == "False"
 

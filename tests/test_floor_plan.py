@@ -13,7 +13,7 @@ FLOORS: list[set[str]] = [
     {"__main__"},
     {"cli"},
     {"testing", "scaffold"},
-    {"run", "cost"},
+    {"run", "cost", "fidelity"},
     {"run_directory"},
     {"resume", "export"},
     {"build"},

@@ -1,6 +1,7 @@
 """The values between the roles: conditions, gaps, the sources of conditions, wrapped teachers."""
 
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 import pytest
@@ -17,6 +18,7 @@ from ffcore.interfaces import (
     Condition,
     FrozenTeacher,
     Gap,
+    Gaps,
     Labels,
     Unconditional,
     VelocityField,
@@ -84,6 +86,28 @@ def test_a_gap_carries_no_gradient() -> None:
 def test_a_gap_has_the_shape_of_its_output() -> None:
     with pytest.raises(ValueError, match=r"\(2, 1\) beside an output of \(2, 3\)"):
         Gap(output=torch.ones(2, 3), gap=torch.ones(2, 1))
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ((), "at least one Gap, found none"),
+        ([Gap(output=torch.ones(2, 3), gap=torch.ones(2, 3))], "a tuple of Gap, found list"),
+        (torch.ones(2, 3), "a tuple of Gap, found Tensor"),
+        ((torch.ones(2, 3),), "a tuple of Gap, found Tensor in it"),
+    ],
+    ids=["none", "a list", "a tensor", "a tensor in a tuple"],
+)
+def test_an_answer_holds_a_tuple_of_gaps(found: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        Gaps(gaps=found)
+
+
+@pytest.mark.parametrize("name", ["output", "gap"])
+def test_a_gap_is_of_tensors(name: str) -> None:
+    tensors: dict[str, Any] = {"output": torch.ones(2, 3), "gap": torch.ones(2, 3)}
+    with pytest.raises(TypeError, match=f"{name} of a Gap is a tensor, found float"):
+        Gap(**{**tensors, name: 0.5})
 
 
 # Conditions.
@@ -199,6 +223,20 @@ def test_a_plain_function_is_a_teacher() -> None:
     assert teacher.sample_shape == (3,)
     assert isinstance(teacher.conditions, Unconditional)
     assert teacher.trainable_copy() is None
+
+
+def test_a_plain_function_may_have_classes() -> None:
+    def velocity(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        del t
+        assert condition.label is not None
+        return x * condition.label[:, None]
+
+    teacher = VelocityField.of(velocity, [2], Labels(3, null_label=3))
+    condition = teacher.conditions.draw(Draws(0, 0, 0, 8))
+    assert condition.label is not None
+    x = torch.ones(8, 2)
+    assert torch.equal(teacher(x, torch.ones(8), condition)[:, 0], condition.label.float())
+    assert bool((teacher.conditions.null(condition).label == 3).all())
 
 
 def loss(network: nn.Module, samples: Tensor, condition: Condition, draws: Draws) -> Tensor:

@@ -24,6 +24,7 @@ from ffcore.plugins import (
     PluginError,
     Registry,
     UnknownComponent,
+    installed,
 )
 from ffcore.plugins.place import place, told
 
@@ -326,6 +327,29 @@ def test_two_claims_to_one_name_are_an_error_naming_both_until_one_is_chosen(
     table = registry.table("teacher", "Second_Dist:moon")
     assert table.__module__ == "moon_e_tables"
     assert registry.type_name("teacher", table()) == "second-dist:moon"
+
+
+def test_a_misspelt_target_is_told_its_nearest(distribute: Distribute) -> None:
+    misspelt = GOOD.replace(":Moon", ":Mon").format(module="moon_w")
+    distribute("moon-dist", {"moon_w": "moon_w"}, moon_w=misspelt, moon_w_tables=TABLES)
+    with pytest.raises(BrokenPlugin, match="has no attribute 'Mon'; did you mean 'Moon'"):
+        Registry.load().table("teacher", "moon")
+
+
+def test_a_broken_plugin_and_a_broken_table_show_their_tracebacks_with_debug(
+    distribute: Distribute, tmp_path: Path
+) -> None:
+    distribute("bad-dist", {"bad": "bad_v"}, bad_v="def fail():\n    1 / 0\nfail()\n")
+    code = {"moon_v": GOOD.format(module="moon_v"), "moon_v_tables": "raise OSError('no')"}
+    distribute("moon-dist", {"moon_v": "moon_v"}, **code)
+    (tmp_path / "mine.toml").write_text(RECIPE)
+    for command in (["list-plugins"], ["validate", str(tmp_path / "mine.toml")]):
+        assert "Traceback" not in _ffd(*command).stderr
+        installed.cache_clear()  # as in a process of its own
+        full = _ffd("--debug", *command).stderr
+        assert "plugin 'bad' (bad-dist 1.2) is broken:" in full
+        assert 'bad_v.py", line 2, in fail' in full
+    assert 'moon_v_tables.py", line 1' in full
 
 
 def test_a_name_claimed_twice_is_noted_beside_both_plugins(distribute: Distribute) -> None:

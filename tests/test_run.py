@@ -501,6 +501,32 @@ def test_a_teacher_that_points_the_other_way_is_told_before_training(tmp_path, t
     assert ("changes with the noise by +1.00, and an exact one by −1" in said) == wrong
 
 
+@attrs.frozen
+class Nameless:
+    """A teacher that nothing tells apart from another."""
+
+    def build(self, context):
+        exact = Gaussian([1.0, -2.0], SCALE)
+        return VelocityField.of(lambda x, t, c: exact(x, t, c), (2,))
+
+
+SCALE = 0.5
+
+
+def test_the_statistics_of_a_teacher_that_cannot_be_recognised_are_not_used_again(
+    tmp_path, monkeypatch
+):
+    recipe = attrs.evolve(small(), teacher=Nameless())
+    before = run(recipe, tmp_path)
+    monkeypatch.setattr(f"{__name__}.SCALE", 1.5)
+    assert "no parameters to recognise it by" in said_by(recipe, tmp_path)
+    after = json.loads((tmp_path / "evaluation.json").read_text())["distances"]
+    for name, each in before.distances.items():
+        assert after[name]["euler"]["1"] != each.euler[1]
+    assert "to recognise it by" not in said_by(small(), tmp_path / "another")
+    assert "to recognise it by" not in said_by(small(), tmp_path / "another")
+
+
 def test_features_are_named_once_each():
     recipe = small()
     twice = attrs.evolve(recipe.evaluation, features=2 * recipe.evaluation.features)

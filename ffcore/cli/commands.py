@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 
@@ -21,6 +21,10 @@ COMMANDS = {
         "Check a plugin by the laws of its roles.",
     ),
     "doctor": ("ffcore.cli.doctor:doctor", "Try what works on this machine."),
+    "evaluate": (
+        "ffcore.cli.evaluate:evaluate",
+        "Measure samples against a reference.",
+    ),
     "export": ("ffcore.cli.export:export", "Export the student of a finished run."),
     "new-plugin": ("ffcore.cli.new_plugin:new_plugin", "Write a plugin to begin with."),
     "run": ("ffcore.cli.run:run", "Distil a teacher as a recipe says."),
@@ -29,6 +33,7 @@ COMMANDS = {
     "list-plugins": ("ffcore.cli.list_plugins:list_plugins", "List the installed components."),
 }
 """Every command: where it is, and its line in `ffd --help`."""
+_HINT = "; ffd --debug shows the whole traceback"
 
 
 class Commands(click.Group):
@@ -64,15 +69,16 @@ class Commands(click.Group):
         """Run the command; an expected error becomes one message on stderr and an exit code."""
         _replace_what_a_locale_lacks()
         try:
-            with _news_on_stderr(logging.DEBUG if ctx.params["debug"] else logging.INFO):
+            level = logging.DEBUG if ctx.params["debug"] else logging.INFO
+            with _news_on_stderr(level), _misplaced_told(self.params):
                 return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
             click.echo(" ".join(["interrupted", *map(str, interrupt.args)]), err=True)
             ctx.exit(ExitCode.INTERRUPTED)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise  # which click tells
-        except Exception as error:
-            message, code = _told(error)
+        except (Exception, SystemExit) as error:
+            message, code = _told(error, "" if ctx.params["debug"] else _HINT)
             if code is None:
                 _tell_torchrun(error)
                 raise
@@ -96,13 +102,13 @@ def _process() -> str:
     return "" if rank == "0" else f"process {rank}: "
 
 
-def _of_another_process(error: Exception) -> bool:
+def _of_another_process(error: BaseException) -> bool:
     """Whether all processes raise this error, and another one tells it; see Processes.each."""
     notes = [each for each in getattr(error, "__notes__", ()) if each.startswith("in process ")]
     return bool(notes) and f"in process {os.environ.get('RANK', '0')} " not in notes[0]
 
 
-def _tell_torchrun(error: Exception) -> None:
+def _tell_torchrun(error: BaseException) -> None:
     """Leave the error where torchrun looks for what ended a process first."""
     if "TORCHELASTIC_ERROR_FILE" in os.environ:
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
@@ -110,17 +116,31 @@ def _tell_torchrun(error: Exception) -> None:
         get_error_handler().record_exception(error)
 
 
-def _told(error: Exception) -> tuple[str, ExitCode | None]:
+def _told(error: BaseException, hint: str) -> tuple[str, ExitCode | None]:
     """Return what to say of an error, and its exit code: None for a defect of ours.
 
-    What nobody expected, and what came out of a plugin's code, is the plugin's.
+    What nobody expected, and what came out of a plugin's code, is the plugin's; its notes say what
+    was being done.
     """
     if (code := verdict(error)) is not None:
         return str(error), code
     from ffcore.plugins.place import place, told
 
     fault = ExitCode.PLUGIN if place(error) else None
-    return f"{told(error)}; ffd --debug shows the whole traceback", fault
+    notes = (each for each in getattr(error, "__notes__", ()) if not each.startswith("in process "))
+    return ": ".join([*notes, told(error)]) + hint, fault
+
+
+@contextmanager
+def _misplaced_told(options: Sequence[click.Parameter]) -> Iterator[None]:
+    """Let what a command does not know say so, where it is one of these: ffd's own."""
+    try:
+        yield
+    except click.NoSuchOption as error:
+        if error.option_name in {name for each in options for name in each.opts}:
+            where = f"It stands before the command: ffd {error.option_name} …"
+            raise click.UsageError(f"{error.format_message()} {where}", error.ctx) from None
+        raise
 
 
 class _Stderr(logging.Handler):

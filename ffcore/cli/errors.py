@@ -5,11 +5,13 @@ from ffcore.cli.exit_codes import ExitCode
 EXPECTED = {
     "ffcore.recipe.diagnostics:RecipeError": ExitCode.USAGE,
     "ffcore.plugins.errors:PluginError": ExitCode.PLUGIN,
+    "ffcore.distill:WrongAnswer": ExitCode.PLUGIN,
     "ffcore.build:BuildError": ExitCode.USAGE,
     "ffcore.run_directory:RunDirectoryError": ExitCode.USAGE,
     "ffcore.checkpoint.manifest:CheckpointError": ExitCode.USAGE,
     "ffcore.export.sources:SourceError": ExitCode.USAGE,
     "ffcore.sample.sampler:SampleError": ExitCode.USAGE,
+    "ffcore.fidelity.stored:FidelityError": ExitCode.USAGE,
     "ffcore.sample.sampler:NotFinite": ExitCode.FAILED,
     "ffcore.flow:FlowError": ExitCode.FAILED,
     "ffcore.guard:Diverged": ExitCode.FAILED,

@@ -37,7 +37,7 @@ def new_plugin(name: str, role: str, directory: Path | None) -> None:
     click.echo(f"{directory}/")
     for line in _tree(plugin.files()):
         click.echo(f"  {line}")
-    click.echo("\nIt works as it stands. Next:")
+    click.echo("\nIt works as it stands. Next, in the environment where ffcore is installed:")
     click.echo(f"  cd {shlex.quote(str(directory))} && pip install -e '.[testing]'")
     click.echo("  pytest")
     click.echo(f"  ffd run {name}.toml")

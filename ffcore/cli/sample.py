@@ -113,7 +113,7 @@ def sample(
     asked = sampler.request(
         number,
         seed=seed,
-        labels=_labelling(labels),
+        labels=labelling(labels),
         guidance=guidance,
         steps=None if teacher else steps,
     )
@@ -140,7 +140,7 @@ def sample(
         _show(sampler, sampler.record(asked), out, time.perf_counter() - begun, as_json)
 
 
-def _labelling(labels: str | None) -> Labelling | None:
+def labelling(labels: str | None) -> Labelling | None:
     """Return what --labels means: a word as it is, or classes."""
     try:
         return None if labels is None else [int(each) for each in labels.split(",")]

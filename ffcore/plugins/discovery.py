@@ -9,6 +9,7 @@ What no host survives is a module that ends the process itself (`os._exit`, a cr
 returns. `FFCORE_DISABLE_PLUGINS` leaves it out before anything of it is imported.
 """
 
+import logging
 import os
 import reprlib
 import sys
@@ -27,6 +28,7 @@ from ffcore.plugins.component import Component
 from ffcore.plugins.metadata import Entry, canonical, entries
 from ffcore.plugins.place import told
 
+_LOG = logging.getLogger(__name__)
 GROUP = "ffcore.v1"
 DISABLE = "FFCORE_DISABLE_PLUGINS"
 THIRD_PARTIES = "third-party"
@@ -129,6 +131,7 @@ def _outcome(plugin: Plugin) -> dict[str, Any]:
             f"{DISABLE}={plugin.distribution} leaves it out"
         ) from interrupt
     except BaseException as error:  # noqa: BLE001 - a stranger's module may raise anything
+        _LOG.debug("plugin %r (%s) is broken:", plugin.name, plugin.origin, exc_info=error)
         return {"state": "broken", "cause": told(error)}
 
 

@@ -2,11 +2,13 @@
 
 import functools
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import attrs
@@ -22,6 +24,7 @@ from ffcore.plugins.metadata import canonical
 from ffcore.plugins.place import told
 from ffcore.spelling import did_you_mean
 
+_LOG = logging.getLogger(__name__)
 Claim = tuple[Plugin, Component]
 
 
@@ -183,14 +186,22 @@ def _import_table(target: str, where: str) -> type[Any]:
     module, _, name = target.rpartition(":")
     try:
         with fenced():
-            table = getattr(importlib.import_module(module), name)
+            table = _named(importlib.import_module(module), name)
         if not (isinstance(table, type) and attrs.has(table)):
             raise TypeError(f"{target} is not an attrs class")
         return attrs.resolve_types(table)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
+        _LOG.debug("%s cannot be used:", where, exc_info=error)
         raise BrokenPlugin(f"{where} cannot be used: {told(error)}") from error
+
+
+def _named(module: ModuleType, name: str) -> object:
+    if not hasattr(module, name):
+        near = did_you_mean(name, vars(module))
+        raise AttributeError(f"module {module.__name__} has no attribute {name!r}{near}")
+    return getattr(module, name)
 
 
 def _resolves_to(target: str, table: type) -> bool:

@@ -2,8 +2,8 @@
 
 A table may have the properties `needs` and `offers`, each a `frozenset[str]`. What the student
 and the objectives need, the teacher, the student or the data must offer; a [data] table offers
-"data" by being there. A table that reads files names them in a property `files`, a tuple of
-`File`s.
+"data" by being there, and "whole batch" is the trainer's to give. A table that reads files names
+them in a property `files`, a tuple of `File`s.
 
 A table may have a method `check_recipe(recipe)`, which raises ValueError where another table
 contradicts it, ImpossibleValue where a key is to blame. What it may ask of a teacher's table, which
@@ -17,15 +17,19 @@ from typing import Any
 import attrs
 
 from ffcore.files import File
-from ffcore.keys import ImpossibleValue
+from ffcore.keys import ImpossibleValue, kind_of, role_of
 from ffcore.plugins import Registry
 from ffcore.recipe.diagnostics import Path, Problem
 from ffcore.recipe.tables import Recipe, components
 
+NETWORK, COPY = "network", "trainable copy"
+"""A role, and the need of which a component of it relieves an objective."""
 OFFERING = ("teacher", "student", "data")
 NEEDING = ("student", "predictor", "corrector")
 DATA, ANYWHERE = "data", "student starts anywhere"
 """Needs of which core knows what would fit."""
+WHOLE = "whole batch"
+"""What an objective needs whose gaps couple the samples of a batch: to see all of it at once."""
 
 
 def unmet_needs(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
@@ -38,9 +42,10 @@ def unmet_needs(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
     there = [role for role in (*OFFERING, *NEEDING) if getattr(recipe, role) is not None]
     offers = {role: _offered(recipe, role) for role in OFFERING if role in there}
     needs = {role: _declared(getattr(recipe, role), "needs") for role in NEEDING if role in there}
+    met = (frozenset({WHOLE}), *offers.values())  # which the trainer sees to
     sides = "; ".join(f"{name(side)} offers {_listed(offers[side])}" for side in offers)
     for role, needed in needs.items():
-        if missing := needed.difference(*offers.values()):
+        if missing := needed.difference(*met):
             fit = " and ".join(_fitting(missing, recipe, registry))
             would = f". What would fit: {fit}" if fit else ""
             yield Problem(f"{name(role)} needs {_listed(missing)}, but {sides}{would}", (role,))
@@ -59,10 +64,27 @@ def _offered(recipe: Recipe, role: str) -> frozenset[str]:
 def _fitting(missing: frozenset[str], recipe: Recipe, registry: Registry) -> Iterator[str]:
     """What in a recipe would meet the needs that core knows."""
     if DATA in missing:
-        types = sorted({each.name for each in registry.components if each.role == DATA})
-        yield f"a [data] table of type {' or '.join(map(repr, types)) or 'your own'}"
+        yield f"a [data] table of type {_types(DATA, registry)}"
+    if COPY in missing:
+        for key in _own_networks(recipe):
+            yield f"{key} of type {_types(NETWORK, registry)}"
     if ANYWHERE in missing and "starts_at" in attrs.fields_dict(type(recipe.student)):
         yield "student.starts_at = 'anywhere'"
+
+
+def _own_networks(recipe: Recipe) -> Iterator[str]:
+    """The keys by which what needs a copy of the teacher takes a network of its own instead."""
+    for role in NEEDING:
+        table = getattr(recipe, role)
+        if COPY in _declared(table, "needs"):
+            for field in attrs.fields(type(table)):
+                if role_of(kind_of(field)) == NETWORK:
+                    yield f"{role}.{field.name}"
+
+
+def _types(role: str, registry: Registry) -> str:
+    types = sorted({each.name for each in registry.components if each.role == role})
+    return " or ".join(map(repr, types)) or "your own"
 
 
 def contradictions(recipe: Recipe) -> Iterator[Problem]:

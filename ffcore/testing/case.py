@@ -33,7 +33,7 @@ from ffcore.interfaces import (
     Tracker,
     VelocityField,
 )
-from ffcore.recipe.needs import ANYWHERE, DATA
+from ffcore.recipe.needs import ANYWHERE, DATA, WHOLE
 from ffcore.testing import process
 from ffcore.testing.small import SmallStudent, gaussian_teacher, small_teacher
 
@@ -82,7 +82,7 @@ class Setting:
 
     def meets(self, role: str, table: Any) -> bool:
         """Whether a table's needs are met here; objectives get data and a student at will."""
-        beside = {ANYWHERE, DATA} if role in OBJECTIVES else set()
+        beside = {ANYWHERE, DATA, WHOLE} if role in OBJECTIVES else set()
         return words(table, "needs") <= self.offers | beside
 
 

@@ -57,7 +57,7 @@ def check_distribution(
         registry: the plugins at hand; default: the installed ones, found anew.
         progress: told the component that is about to be checked.
 
-    Raises PluginError where no plugin is of that name, ExpectationError.
+    Raises PluginError where no plugin is of that name, or all are disabled; ExpectationError.
     """
     registry = registry or Registry.load()
     asked = canonical(name)
@@ -69,11 +69,13 @@ def check_distribution(
     if not plugins:
         known = ", ".join(sorted({each.distribution for each in registry.plugins})) or "none"
         raise PluginError(f"no plugin of {name!r} is installed (distributions: {known})")
+    if all(each.state == "disabled" for each in plugins):
+        raise PluginError(f"{name!r} cannot be checked, because it is disabled: {plugins[0].cause}")
     heavy = weights(plugins)
     found: list[Result] = []
     for plugin in plugins:
         progress(f"plugin {plugin.name}")
-        found += of_plugin(plugin, heavy.get(plugin.name, ""))
+        found += of_plugin(plugin, heavy.get(plugin.name, ""), registry)
         for component in plugin.components:
             progress(f"{component.role} {component.name}")
             found += _of_component(plugin, component, registry)
@@ -90,7 +92,7 @@ def check_class(
     Raises PluginError where there is no such class, ValueError where its role cannot be told,
     ExpectationError.
     """
-    table = Registry.load().table(role or "teacher", target)
+    table = Registry.load().table(role or "component", target)
     try:
         tables = examples(table)
     except Exception as error:  # noqa: BLE001 - a stranger's class may raise anything

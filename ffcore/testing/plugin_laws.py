@@ -6,7 +6,9 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 
-from ffcore.plugins import Plugin
+from ffcore.plugins import Plugin, Registry
+from ffcore.plugins.discovery import OWN
+from ffcore.plugins.metadata import canonical
 from ffcore.testing.result import Result, Status
 
 PLUGIN_LAWS = {
@@ -15,6 +17,8 @@ PLUGIN_LAWS = {
     "is-summarised": "Every component has a summary of one line.",
     "is-buildable": "Every component has an example that can be built in some setting; a setting "
     "is refused with a ValueError, if at all.",
+    "names-nothing-twice": "No component bears the role and the name of another plugin's: "
+    "every recipe that names that one would have to say whose it means.",
 }
 """By name, in the order of their numbers. A new one comes last."""
 
@@ -32,10 +36,10 @@ def weights(plugins: Iterable[Plugin]) -> dict[str, str]:
     return {name: _weight(each) for name, each in modules.items()}
 
 
-def of_plugin(plugin: Plugin, weight: str) -> Iterator[Result]:
+def of_plugin(plugin: Plugin, weight: str, registry: Registry) -> Iterator[Result]:
     """Yield what became of the laws of a plugin itself; of the first alone if it is not active.
 
-    `weight` is what `weights` says of it.
+    `weight` is what `weights` says of it; `registry` has the plugins beside it.
     """
     label = f"plugin/{plugin.name}"
     active = plugin.state == "active"
@@ -50,6 +54,7 @@ def of_plugin(plugin: Plugin, weight: str) -> Iterator[Result]:
     ]
     found = f"the summary is empty or of several lines: {', '.join(dull)}" if dull else ""
     yield plugin_result(label, "is-summarised", found)
+    yield plugin_result(label, "names-nothing-twice", _claimed_before(plugin, registry))
 
 
 def plugin_result(component: str, law: str, fault: str, unasked: str = "") -> Result:
@@ -63,6 +68,18 @@ def plugin_result(component: str, law: str, fault: str, unasked: str = "") -> Re
         status=status,
         found=fault or unasked,
     )
+
+
+def _claimed_before(plugin: Plugin, registry: Registry) -> str:
+    """Say which names of a plugin are another's too; those of ffcore itself are its own."""
+    if canonical(plugin.distribution) == OWN:
+        return ""
+    claims = [
+        f"{each.role} {each.name!r} is also of plugin {rival.name} ({rival.origin})"
+        for each in plugin.components
+        for rival in registry.rivals(plugin, each)
+    ]
+    return f"{'; '.join(claims)}: choose another name" if claims else ""
 
 
 def _modules(plugin: Plugin) -> list[str]:

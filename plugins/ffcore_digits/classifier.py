@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ffcore.interfaces import Features
+from ffcore.interfaces import ClassFeatures
 from ffcore.weights import Weights
 
 DIMENSION = 64
@@ -38,10 +38,11 @@ class DigitClassifier(nn.Module):
         return out
 
 
-class DigitFeatures(Features):
+class DigitFeatures(ClassFeatures):
     """The classifier's penultimate activations."""
 
     name = "digits"
+    classes = 10
 
     def __init__(self, weights: Weights) -> None:
         super().__init__()

@@ -256,6 +256,56 @@ def test_the_package_runs_as_a_module() -> None:
     assert result.stdout == "ffd 0.1.0\n"
 
 
+OBJECTIVE = """\
+import attrs
+
+from ffcore import PredictorObjective
+
+
+class Odd(PredictorObjective):
+    def gaps(self, networks, batch):
+        {answer}
+
+
+@attrs.frozen
+class Table:
+    def build(self, context):
+        print("hello")
+        return Odd()
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "answer", "says"),
+    [
+        ("odd_tuple", "return (batch.z,)", r"\(odd_tuple:Odd\) answered tuple, not Gaps"),
+        ("odd_exit", "raise SystemExit(5)", r"SystemExit: 5, at odd_exit.py:8;"),
+    ],
+)
+def test_an_objective_that_answers_amiss_or_quits_is_a_plugins_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, answer: str, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path(f"{module}.py").write_text(OBJECTIVE.format(answer=answer))
+    told = CliRunner().invoke(
+        main, ["run", "gaussian.toml", "--set", f"predictor.type={module}:Table"]
+    )
+    assert told.exit_code == ExitCode.PLUGIN
+    assert re.search(says, told.stderr)
+    assert "hello\n" in told.stderr
+    assert told.stdout == ""
+
+
+@pytest.mark.parametrize("option", ["--debug", "--no-plugins"])
+def test_what_stands_before_the_command_is_told_so_when_it_stands_behind(option: str) -> None:
+    told = CliRunner().invoke(main, ["validate", "gaussian.toml", option], prog_name="ffd")
+    assert told.exit_code == ExitCode.USAGE
+    assert f"It stands before the command: ffd {option} …" in " ".join(told.stderr.split())
+    other = CliRunner().invoke(main, ["validate", "gaussian.toml", "--debut"], prog_name="ffd")
+    assert "before the command" not in other.stderr
+
+
 FAULTY = """\
 import attrs
 
@@ -291,7 +341,10 @@ def test_a_fault_in_a_strangers_code_is_told_by_its_line_and_in_full_with_debug(
     told = CliRunner().invoke(main, worse)
     assert told.exit_code == ExitCode.PLUGIN
     assert told.stderr.endswith(", at worse_table.py:9; ffd --debug shows the whole traceback\n")
-    assert "Traceback" in CliRunner().invoke(main, ["--debug", *worse]).stderr
+    assert "[corrector] worse_table:Faulty cannot be built: TypeError" in told.stderr
+    whole = CliRunner().invoke(main, ["--debug", *worse]).stderr
+    assert "Traceback" in whole
+    assert "ffd --debug" not in whole
     check = ["check-plugin", "worse_table:Faulty", "--role", "corrector"]
     short, full = (CliRunner().invoke(main, [*more, *check]) for more in ([], ["--debug"]))
     assert "worse_table.py:9" in short.stdout

@@ -160,7 +160,7 @@ def test_errors_say_whether_the_recipe_or_a_plugin_is_to_blame(load: Load, text:
 def test_needs_that_nobody_offers_are_an_error_naming_both_sides(errors: Errors, text: str) -> None:
     assert errors(text + '[corrector]\ntype = "online"\n', "teacher.dim=1") == [
         "x.toml:13: corrector 'online' needs 'trainable copy', but teacher 'point' offers nothing; "
-        "student 'line' offers nothing"
+        "student 'line' offers nothing. What would fit: corrector.network of type 'small'"
     ]
 
 

@@ -11,6 +11,7 @@ import torch
 from healthy import (
     Flat,
     Follow,
+    Halves,
     Numbered,
     Pull,
     PullCorrector,
@@ -804,7 +805,7 @@ RESTS = "rests-at-the-flow-map"
 GRADIENT = "sends-its-gradient-to-the-student-alone"
 
 
-@objective_breaks("answers-with-gaps", "there is no gap", also=(GRADIENT, TRAINS, RESTS))
+@objective_breaks("answers-as-its-role-does", "at least one Gap")
 class NoGap(Pull):
     def gaps(self, networks: Networks, batch: Batch) -> Gaps:
         return attrs.evolve(super().gaps(networks, batch), gaps=())
@@ -1017,11 +1018,53 @@ class FollowsTheOtherWay(Follow):
         return Gaps(gaps=tuple(gaps))
 
 
+BY_ITSELF, COUPLED = (
+    "answers-to-each-sample-by-itself",
+    "are others where these are the whole batch",
+)
+
+
+class CentresItsSamples(Pull):
+    def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
+        found = super().gap(networks, batch, samples)
+        return found + 0.01 * (samples - samples.mean(0))
+
+
+@breaks(BY_ITSELF, COUPLED, role="corrector")
+class CorrectorThatCentresItsSamples(CentresItsSamples, CorrectorObjective):
+    pass
+
+
+@breaks(BY_ITSELF, COUPLED, role="predictor", also=("rests-at-the-flow-map",))
+class PredictorThatCentresItsSamples(CentresItsSamples, PredictorObjective):
+    pass
+
+
+@breaks(
+    HONEST,
+    "does need whole batch, and the objective does not",
+    role="corrector",
+    needs=frozenset({"whole batch"}),
+)
+class SaysThatItCouples(PullCorrector):
+    pass
+
+
 @objective_breaks("calls-networks-whatever-was-drawn", "batches call .* and others ")
 class AsksTheTeacherWhereItMatters(Pull):
     def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
         found = super().gap(networks, batch, samples)
         if bool((batch.draws.uniform("matters") > 0.5).any()):
+            with torch.no_grad():
+                networks.teacher(samples, torch.ones(len(samples)), batch.condition)
+        return found
+
+
+@objective_breaks("calls-networks-whatever-was-drawn", "batches call .* and others ")
+class AsksTheTeacherWhereSamplesArePositive(Pull):
+    def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
+        found = super().gap(networks, batch, samples)
+        if bool(samples.sum() > 0):
             with torch.no_grad():
                 networks.teacher(samples, torch.ones(len(samples)), batch.condition)
         return found
@@ -1267,6 +1310,29 @@ class FeaturesThatClampTheSamples(Flat):
 class FeaturesOfNothing(Flat):
     def forward(self, samples: Tensor) -> Tensor:
         return torch.ones(len(samples), 3)
+
+
+@breaks("reads-one-of-its-classes", "classes is 0", role="features")
+class FeaturesOfNoClasses(Halves):
+    classes = 0
+
+
+@breaks("reads-one-of-its-classes", "for 6 samples", role="features")
+class FeaturesThatReadOneClassForAll(Halves):
+    def classify(self, samples: Tensor) -> Tensor:
+        return super().classify(samples)[:1]
+
+
+@breaks("reads-one-of-its-classes", "classes are torch.float32", role="features")
+class FeaturesThatReadShares(Halves):
+    def classify(self, samples: Tensor) -> Tensor:
+        return super().classify(samples).float()
+
+
+@breaks("reads-one-of-its-classes", "of 2 classes", role="features")
+class FeaturesThatCountClassesFromOne(Halves):
+    def classify(self, samples: Tensor) -> Tensor:
+        return super().classify(samples) + 1
 
 
 @breaks("gives-images", "images are torch.float64", role="decoder")

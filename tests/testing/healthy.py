@@ -15,6 +15,7 @@ from ffcore.flow_map import generating_velocity, push
 from ffcore.interfaces import (
     Auxiliary,
     Batch,
+    ClassFeatures,
     Condition,
     Context,
     CorrectorObjective,
@@ -135,6 +136,15 @@ class Flat(Features):
         return samples.flatten(1)
 
 
+class Halves(Flat, ClassFeatures):
+    """Two classes, by the sign of the mean; sound."""
+
+    classes = 2
+
+    def classify(self, samples: Tensor) -> Tensor:
+        return (samples.flatten(1).mean(1) > 0).long()
+
+
 class Straight(Decoder):
     def forward(self, samples: Tensor) -> Tensor:
         return samples.float()
@@ -213,7 +223,7 @@ HEALTHY = {
     "data": table("data", Numbered),
     "balancer": table("balancer", Even),
     "network": table("network", SmallVelocity),
-    "features": table("features", Flat),
+    "features": table("features", Halves),
     "decoder": table("decoder", Straight),
     "tracker": table("tracker", Diary),
 }

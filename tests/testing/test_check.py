@@ -12,14 +12,14 @@ import attrs
 import pytest
 import torch
 from broken import StudentWithAParameterToSpare
-from healthy import HEALTHY, Flat, Straight, Tutor, table
+from healthy import HEALTHY, Flat, PullPredictor, Straight, Tutor, table
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ffcore.files import File
-from ffcore.interfaces import Context, Features, Student
+from ffcore.interfaces import Batch, Context, Features, Networks, Student
 from ffcore.keys import key
-from ffcore.plugins import PluginError
+from ffcore.plugins import PluginError, Registry, without_third_parties
 from ffcore.testing import (
     SETTINGS,
     ExpectationError,
@@ -29,7 +29,7 @@ from ffcore.testing import (
     check_tables,
 )
 from ffcore.testing.case import ANYWHERE, EXACT
-from ffcore.testing.plugin_laws import PLUGIN_LAWS
+from ffcore.testing.plugin_laws import PLUGIN_LAWS, of_plugin
 from ffcore.testing.small import SmallStudent
 from ffcore_data.tables import Latents
 from ffcore_vae.tables import SdVae
@@ -76,7 +76,8 @@ def test_every_component_of_ours_keeps_every_law() -> None:
     told: list[str] = []
     results = check_distribution("ffcore", progress=told.append)
     assert fails(results) == {}
-    assert unasked(results) == {"decoder/sd-vae", "data/latents"}  # their files: below
+    # Their files are made below, and in the tests of ffcore_inception.
+    assert unasked(results) == {"decoder/sd-vae", "data/latents", "features/inception"}
     assert {f"{each.component}".replace("/", " ") for each in results} == set(told)
 
 
@@ -119,8 +120,8 @@ def test_a_sound_plugin_is_found_by_its_distribution_or_its_own_name(
 ) -> None:
     results = plugin(distribute, "sound", tables())
     assert fails(results) == {}
-    assert [each.law for each in results[:4]] == list(PLUGIN_LAWS)
-    assert [each.number for each in results[:4]] == [f"plugin {n}" for n in (1, 2, 3, 4)]
+    assert {each.law for each in results[:5]} == PLUGIN_LAWS.keys()
+    assert [each.number for each in results[:5]] == [f"plugin {n}" for n in (1, 2, 3, 5, 4)]
     assert {each.component for each in results} == {"plugin/sound", "features/flat"}
     assert check_distribution("sound") == results
 
@@ -158,6 +159,49 @@ def test_a_broken_plugin_breaks_its_law(
     assert law in found
     assert re.search(says, found[law]), found[law]
     assert found.keys() == ({law, "is-buildable"} if name == "gone" else {law})
+
+
+def test_a_name_that_is_taken_is_a_broken_law_of_who_came_later(distribute: Distribute) -> None:
+    code = {"greedy_plugin": LIGHT.format(tables="greedy_tables", summary="x")}
+    code["greedy_plugin"] = code["greedy_plugin"].replace('"flat"', '"identity"')
+    code["greedy_plugin"] = code["greedy_plugin"].replace('"features"', '"decoder"')
+    distribute("greedy-dist", {"greedy": "greedy_plugin"}, **code, greedy_tables=tables())
+    registry = Registry.load()
+
+    def found(name: str) -> list[Result]:
+        (plugin,) = [each for each in registry.plugins if each.name == name]
+        return [each for each in of_plugin(plugin, "", registry) if each.fails]
+
+    (broken,) = found("greedy")
+    assert (broken.law, broken.number) == ("names-nothing-twice", "plugin 5")
+    assert "decoder 'identity' is also of plugin exact (ffcore " in broken.found
+    assert found("exact") == []
+
+
+def test_what_is_disabled_is_not_called_broken(distribute: Distribute) -> None:
+    with without_third_parties():
+        distribute("shy-dist", {"shy": "shy_plugin"}, shy_plugin="raise OSError('no')")
+        with pytest.raises(PluginError, match="cannot be checked, because it is disabled: third"):
+            check_distribution("shy-dist")
+
+
+def test_a_class_that_is_no_table_is_not_called_a_teacher(
+    module: Callable[[str, str], None],
+) -> None:
+    module("no_table", "class Bare:\n    pass\n")
+    with pytest.raises(PluginError, match=r"^component type 'no_table:Bare' cannot be used"):
+        check_class("no_table:Bare")
+
+
+def test_an_objective_of_hidden_randomness_is_not_said_to_read_data() -> None:
+    class Moody(PullPredictor):
+        def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
+            return super().gap(networks, batch, samples) + torch.rand(())
+
+    found = check_tables("x/y", "predictor", [table("predictor", Moody)], (EXACT,))
+    status = {each.law: each.status for each in found}
+    assert status["is-deterministic"] == "broken"
+    assert status["is-data-free-unless-it-says"] == "not asked"
 
 
 def test_an_unknown_distribution_is_told_with_those_that_are_there() -> None:
@@ -274,7 +318,7 @@ def test_two_plugins_of_a_distribution_are_told_apart(distribute: Distribute) ->
 def test_a_teacher_that_cannot_be_built_is_its_own_fault_alone(distribute: Distribute) -> None:
     code = LIGHT.format(tables="split_tables", summary="x")
     code += '    yield Component("teacher", "lost", "split_tables:Table", "x")\n'
-    code += '    yield Component("student", "mlp", "ffcore_mlp.tables:MlpStudent", "x")\n'
+    code += '    yield Component("student", "plain", "ffcore_mlp.tables:MlpStudent", "x")\n'
     built = "if context.teacher is None: raise OSError('lost')\n        return Raw()"
     distribute(
         "split-dist", {"split": "split_plugin"}, split_plugin=code, split_tables=tables(build=built)

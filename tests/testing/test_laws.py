@@ -115,6 +115,7 @@ NAMES = {
         "is-independent-of-the-batch",
         "leaves-its-inputs-alone",
         "tells-samples-apart",
+        "reads-one-of-its-classes",
     ],
     "decoder": [
         "gives-images",
@@ -134,7 +135,7 @@ NAMES = {
 }
 NAMES["predictor"] = [*NAMES["corrector"], "rests-at-the-flow-map"]
 for _role in ("corrector", "predictor"):
-    NAMES[_role].append("calls-networks-whatever-was-drawn")
+    NAMES[_role] += ["calls-networks-whatever-was-drawn", "answers-to-each-sample-by-itself"]
 
 
 def broken(results: list[Result]) -> dict[str, str]:

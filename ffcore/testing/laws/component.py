@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ffcore.interfaces import Student
 from ffcore.keys import kind_of, role_of
 from ffcore.plugins import Registry, installed
-from ffcore.recipe.needs import ANYWHERE, DATA
+from ffcore.recipe.needs import ANYWHERE, DATA, WHOLE
 from ffcore.recipe.plain import plain
 from ffcore.recipe.structure import make_converter
 from ffcore.testing import process
@@ -92,11 +92,12 @@ def is_honest_about_its_needs(case: Case, live: Any) -> None:
     elif isinstance(live, Student):
         _offers(case, ANYWHERE, live.starts_at == "anywhere", "starts_at says")
     elif case.role in OBJECTIVES:
-        table, own = DATA in words(case.table, "needs"), DATA in live.needs
-        require(
-            table == own,
-            f"the table {_does(table)} need data, and the objective {_does(own)}",
-        )
+        for word in (DATA, WHOLE):
+            table, own = word in words(case.table, "needs"), word in live.needs
+            require(
+                table == own,
+                f"the table {_does(table)} need {word}, and the objective {_does(own)}",
+            )
         if not words(case.table, "needs"):
             _works_with_a_black_box(case)
 

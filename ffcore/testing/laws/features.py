@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
+from ffcore.interfaces import ClassFeatures
 from ffcore.testing.answers import arguments
 from ffcore.testing.case import SIZE, Case
-from ffcore.testing.law import law, require
+from ffcore.testing.law import ask_only_where, law, require
 
 
 @law("features", 1)
@@ -35,3 +36,16 @@ def tells_samples_apart(case: Case, live: Any) -> None:
     with torch.no_grad():
         found = live(*arguments(case, live))
     require(bool((found != found[:1]).any()), "every sample has the same features")
+
+
+@law("features", 6)
+def reads_one_of_its_classes(case: Case, live: Any) -> None:
+    """Features of a classifier read each sample as one of its classes, by a whole number."""
+    ask_only_where(isinstance(live, ClassFeatures), "it tells no classes")
+    classes = getattr(live, "classes", None)
+    require(isinstance(classes, int) and classes > 1, f"classes is {classes!r}")
+    with torch.no_grad():
+        found = live.classify(*arguments(case, live))
+    require(found.shape == (SIZE,), f"{tuple(found.shape)} for {SIZE} samples")
+    require(not found.is_floating_point(), f"classes are {found.dtype}")
+    require(((found >= 0) & (found < classes)).all(), f"{found.tolist()} of {classes} classes")

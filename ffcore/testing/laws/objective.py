@@ -32,11 +32,12 @@ from ffcore.interfaces import (
 )
 from ffcore.learner import Learner
 from ffcore.optimizer import Optimizer
-from ffcore.recipe.needs import ANYWHERE, DATA
+from ffcore.recipe.needs import ANYWHERE, DATA, WHOLE
 from ffcore.testing import process
 from ffcore.testing.answers import same
-from ffcore.testing.case import EXACT, Asked, Case, networks_of, words
+from ffcore.testing.case import EXACT, SIZE, Asked, Case, networks_of, words
 from ffcore.testing.law import Broken, Check, ask_only_where, law, require
+from ffcore.testing.network import ROUNDING, relative
 from ffcore.testing.small import MEAN, SCALE, GaussianStudent
 
 STEPS, BATCH, RATE = 12, 64, 0.05
@@ -69,7 +70,6 @@ def answers_with_gaps(case: Case, live: Any) -> None:
         with torch.autocast("cpu", torch.bfloat16, precision != "float32"):
             found = live.gaps(asked.networks, asked.batch)
         require(isinstance(found, Gaps), f"gaps returns {type(found).__name__}")
-        require(len(found.gaps) > 0, "there is no gap")
         for gap in found.gaps:
             wanted = tuple(asked.batch.z.shape)
             require(gap.gap.shape == wanted, f"a gap is {tuple(gap.gap.shape)}, not {wanted}")
@@ -86,7 +86,7 @@ def sends_its_gradient_to_the_student_alone(case: Case, live: Any) -> None:
     with _gradients_through(others) as passed:
         found = live.gaps(asked.networks, asked.batch)
         silent = not all(gap.output.requires_grad for gap in found.gaps)
-        require(found.gaps and not silent, "an output carries no gradient")
+        require(not silent, "an output carries no gradient")
         torch.stack([gap.output.square().sum() for gap in found.gaps]).sum().backward()
     require(_has_gradient(asked.networks.student), "no gradient reaches the student")
     require(not passed, f"a gradient flows through {' and '.join(passed)}")
@@ -140,18 +140,22 @@ def is_data_free_unless_it_says(case: Case, live: Any) -> None:
     """An objective whose table does not need "data" works without: it reads none that it is handed,
     and opens no file and no connection to get some."""
     ask_only_where(DATA not in words(case.table, "needs"), "its table needs data")
-    found = []
-    for value in (None, 1.0):
-        asked = case.asked(live)
-        data = None if value is None else torch.full_like(asked.batch.z, value)
-        found.append(live.gaps(asked.networks, attrs.evolve(asked.batch, data=data)).gaps)
-    unmoved = all(same(a.gap, b.gap) for a, b in zip(*found, strict=True))
-    require(unmoved, "it reads data, and its table's `needs` does not say so")
     other = case.build()  # what is imported at the first call is imported now
     asked = case.asked(other)
     with _opened() as opened:
         other.gaps(asked.networks, asked.batch)
     require(not opened, f"gaps opens {', '.join(opened)}")
+
+    def answer(value: float | None) -> list[Tensor]:
+        asked = case.asked(live)
+        data = None if value is None else torch.full_like(asked.batch.z, value)
+        found = live.gaps(asked.networks, attrs.evolve(asked.batch, data=data))
+        return [gap.gap for gap in found.gaps]
+
+    without, again, beside = answer(None), answer(None), answer(1.0)
+    ask_only_where(all(map(same, without, again)), "two equal calls are answered differently")
+    unmoved = len(without) == len(beside) and all(map(same, without, beside))
+    require(unmoved, "it reads data, and its table's `needs` does not say so")
 
 
 @both(6)
@@ -303,18 +307,43 @@ def calls_networks_whatever_was_drawn(case: Case, live: Any) -> None:
 
         network.register_forward_pre_hook(note)
     ways = {}
-    whole = asked.batch
+    whole, shape = asked.batch, tuple(asked.batch.z.shape[1:])
     for step in range(MICRO_BATCHES):
+        draws = case.draws(1, step)
         batch = Batch(
-            z=whole.z[:1],
+            z=draws.normal("z", shape),
             condition=whole.condition[:1],
-            draws=case.draws(1, step),
-            data=None if whole.data is None else whole.data[:1],
+            draws=draws,
+            data=None if whole.data is None else draws.normal("data", shape),
         )
         calls.clear()
         live.gaps(asked.networks, batch)
         ways[", ".join(calls)] = step
     require(len(ways) == 1, f"of one sample each, batches call {' and others '.join(ways)}")
+
+
+@law("predictor", 12)
+@law("corrector", 11)
+def answers_to_each_sample_by_itself(case: Case, live: Any) -> None:
+    """The gaps of a batch are those of its parts: processes and micro-batches cut it anywhere. Not
+    so where the table needs "whole batch"."""
+    ask_only_where(WHOLE not in words(case.table, "needs"), "its table needs the whole batch")
+    asked = case.asked(live)
+    whole = live.gaps(asked.networks, asked.batch)
+    for part in (slice(0, 1), slice(1, SIZE)):
+        batch = Batch(
+            z=asked.batch.z[part],
+            condition=asked.batch.condition[part],
+            draws=asked.batch.draws[part],
+            data=None if asked.batch.data is None else asked.batch.data[part],
+        )
+        for gap, expected in zip(live.gaps(asked.networks, batch).gaps, whole.gaps, strict=True):
+            off = relative(gap.gap, expected.gap[part])
+            require(
+                off <= ROUNDING,
+                f"gaps of samples {part.start} to {part.stop - 1} of {SIZE} are others where these "
+                f"are the whole batch, by {off:.1e} of them",
+            )
 
 
 class _Even(Balancer):

@@ -1,0 +1,25 @@
+"""How faithful samples are to a reference: their distances, classes, and on what these depend."""
+
+from ffcore.fidelity.comparison import check_comparable, conditions, read_result
+from ffcore.fidelity.measure import METRICS, Measured, check_metrics, measure
+from ffcore.fidelity.reference import Reference, open_reference
+from ffcore.fidelity.samples import Kept, Made, Making, Samples, open_samples
+from ffcore.fidelity.stored import FidelityError
+
+__all__ = [
+    "METRICS",
+    "FidelityError",
+    "Kept",
+    "Made",
+    "Making",
+    "Measured",
+    "Reference",
+    "Samples",
+    "check_comparable",
+    "check_metrics",
+    "conditions",
+    "measure",
+    "open_reference",
+    "open_samples",
+    "read_result",
+]

@@ -1,0 +1,1 @@
+"""The features of the Inception network, in which published FIDs are measured."""

@@ -1,0 +1,65 @@
+"""The Inception network of published FIDs, as torch-fidelity has it.
+
+Its input is 8-bit RGB, which it enlarges to 299 × 299 as TensorFlow 1 did; its weights are those of
+2015-12-05, converted. Numbers of any other Inception network are not comparable.
+"""
+
+from __future__ import annotations
+
+import io
+
+import torch
+from torch import Tensor, nn
+
+from ffcore.features import import_fidelity
+from ffcore.interfaces import Features
+from ffcore.sample import is_image, to_uint8
+from ffcore.weights import Weights, WeightsError
+
+_LAYER = "2048"
+
+
+class InceptionFeatures(Features):
+    """The activations of the last pool."""
+
+    name = "inception"
+
+    def __init__(self, weights: Weights) -> None:
+        super().__init__()
+        self.network = _network(weights)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """Return Float[B, 2048] of images Float[B, C, H, W] in [−1, 1], C = 3, or 1 for grey.
+
+        They are rounded to 8 bits first. Raises ValueError for samples of another shape.
+        """
+        if not is_image(samples.shape[1:]):
+            raise ValueError(
+                f"inception reads images of 3 channels, or 1, found {tuple(samples.shape[1:])}"
+            )
+        pixels = to_uint8(samples).permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
+        found: Tensor
+        (found,) = self.network(pixels)
+        return found
+
+
+def _network(weights: Weights) -> nn.Module:
+    """Return the network, in eval mode. Raises WeightsError where the weights do not fit."""
+    weights.check_finite(name for name in weights.tensors)
+    # The network's constructor unpickles a file without restraint: it gets one made here.
+    file = io.BytesIO()
+    torch.save(weights.tensors, file)
+    file.seek(0)
+    extractor = import_fidelity("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
+    try:
+        # The random numbers are overwritten: no others of the run may move for their sake.
+        with torch.random.fork_rng(devices=[]):
+            network: nn.Module = extractor(
+                "inception-v3-compat", [_LAYER], feature_extractor_weights_path=file
+            )
+    except RuntimeError as error:
+        said = "\n".join(str(error).splitlines()[:5])
+        raise WeightsError(
+            f"{weights.label} does not fit torch-fidelity's Inception network: {said}"
+        ) from None
+    return network.eval()
