@@ -9,6 +9,7 @@ unit by unit when it is called (FSDP2; Zhao et al., 2304.11277). Both hook a net
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -134,6 +135,9 @@ def joined(device: str = "cpu") -> Iterator[Processes]:
     try:
         yield Processes(rank, size)
     finally:
+        # A DistributedDataParallel that outlives the group ends it while it holds the interpreter,
+        # for which gloo's thread may be waiting: neither would go on.
+        gc.collect()
         dist.destroy_process_group()
 
 

@@ -3,8 +3,9 @@
 import os
 import socket
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,15 +21,22 @@ from ffcore.checkpoint.snapshot import Snapshot
 from ffcore.distill import Distillation
 from ffcore.guard import Diverged
 from ffcore.interfaces import Batch, Gaps, Networks
-from ffcore.parallel import Processes, local
+from ffcore.parallel import Processes, joined, local
 
 
-def start(work: object, *arguments: object) -> None:
-    """Run `work(rank, port, *arguments)` in two processes; raise what either raises."""
+def start(work: Callable[..., None], *arguments: object) -> None:
+    """Run `work(rank, *arguments)` in two processes; raise what either raises."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(work, (port, *arguments), nprocs=2)
+    torch.multiprocessing.spawn(_together, (port, work, arguments), nprocs=2)
+
+
+def _together(rank: int, port: int, work: Callable[..., None], arguments: Sequence[Any]) -> None:
+    where = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in where.items()}
+    with joined():
+        work(rank, *arguments)
 
 
 def alone() -> Distillation:
@@ -98,24 +106,17 @@ def writes(directory: Path, kind: str) -> None:
         checkpoints.save(run)
 
 
-def _joins(rank: int, port: int) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-
-
-def exchanges(rank: int, port: int, folder: Path, kind: str, others: list[str]) -> None:
+def exchanges(rank: int, folder: Path, kind: str, others: list[str]) -> None:
     """Read what others wrote, write it anew, read that."""
-    _joins(rank, port)
+    del rank
     for other in others:
         reads(folder / other, kind)
     writes(folder / kind, kind)
     reads(folder / kind, kind)
-    dist.destroy_process_group()
 
 
-def fails(rank: int, port: int, directory: Path) -> None:
+def fails(rank: int, directory: Path) -> None:
     """One rank's failure is that of both."""
-    _joins(rank, port)
     run = fsdp()
     fill(run)
     checkpoints = Checkpoints(directory)
@@ -145,12 +146,10 @@ def fails(rank: int, port: int, directory: Path) -> None:
         (directory / "step-00000003" / "manifest.json").unlink()
     with pytest.raises(CheckpointError, match=r"manifest\.json is missing"):
         checkpoints.newest()
-    dist.destroy_process_group()
 
 
-def skips(rank: int, port: int, kind: str) -> None:
+def skips(rank: int, kind: str) -> None:
     """What is not finite in one rank leaves the step out in both."""
-    _joins(rank, port)
     run = KINDS[kind]()
     for _ in range(3):
         run.step()
@@ -170,4 +169,3 @@ def skips(rank: int, port: int, kind: str) -> None:
         assert torch.equal(here, there), name
     with pytest.raises(Diverged, match=r"step 4: gap_prediction, .* the gradients of student/body"):
         run.check()
-    dist.destroy_process_group()
