@@ -213,9 +213,13 @@ def final(directory: Path) -> dict[str, Tensor]:
 
 
 def metrics(directory: Path) -> list[dict[str, float]]:
-    """Return the lines of a run's metrics, without its speed."""
+    """Return the lines of a run's metrics, without its speed, its memory and its times."""
     lines = map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in each.items() if k != "steps_per_second"} for each in lines]
+    others = ("_per_second", "seconds_left", "memory_peak")
+    return [
+        {k: v for k, v in each.items() if not k.endswith(others) and not k.startswith("seconds/")}
+        for each in lines
+    ]
 
 
 def main() -> None:

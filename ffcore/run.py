@@ -273,7 +273,8 @@ def _train(
     )
     _go_on(directory, recipe, built, checkpoints, changed, start, observer)
     processes.first(lambda: forget_after(directory / METRICS, distillation.step_index))
-    tracking.begin(distillation.step_index)
+    begun = distillation.step_index
+    tracking.begin(begun)
     if distillation.step_index < distillation.steps:
         observer.say(f"training, with a word every {training.log_every} steps")
     reports = train(
@@ -293,6 +294,9 @@ def _train(
 
     def keep() -> None:
         with writable(directory, STUDENT):
+            if begun < distillation.steps:  # what was measured is of another student
+                for name in (EVALUATION, SAMPLES):
+                    (directory / name).unlink(missing_ok=True)
             write_student(directory / STUDENT, state, description)
             _draw_curves(directory)
 

@@ -275,7 +275,7 @@ def test_conditions_that_no_file_describes_are_said_when_it_is_sampled(tmp_path)
     distillation.teacher.conditions = Prompts()
     config = describe(recipe, distillation.teacher, distillation.average, step=1)
     assert config["conditions"] is None
-    write_student(tmp_path / "s.safetensors", distillation.average, config)
+    write_student(tmp_path / "s.safetensors", distillation.average.state_dict(), config)
     assert read_student(tmp_path / "s.safetensors").conditions is None
     with pytest.raises(SourceError, match="neither none nor classes"):
         load_sampler(tmp_path / "s.safetensors")

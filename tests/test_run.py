@@ -605,3 +605,12 @@ def test_of_several_averages_the_evaluation_names_the_student(tmp_path):
 def test_averages_that_there_are_not_are_refused(overrides, message):
     with pytest.raises(RecipeError, match=message):
         small(*overrides)
+
+
+def test_results_of_an_earlier_student_do_not_stay_beside_a_later_one(tmp_path):
+    run(small(), tmp_path / "run")
+    assert (tmp_path / "run" / "evaluation.json").exists()
+    longer = small("training.steps=8", "evaluation.enabled=false")
+    run(longer, tmp_path / "run")
+    assert not (tmp_path / "run" / "evaluation.json").exists()
+    assert not (tmp_path / "run" / "samples.png").exists()
