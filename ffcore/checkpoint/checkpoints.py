@@ -33,7 +33,7 @@ from ffcore.checkpoint.snapshot import Snapshot, read, shapes_in
 from ffcore.distill import Distillation
 from ffcore.faults import enough_memory, writable
 from ffcore.guard import Diverged
-from ffcore.parallel import Processes
+from ffcore.parallel import PATIENCE, Processes
 
 _LOG = logging.getLogger(__name__)
 _WHOLE = re.compile(r"step-\d{8,}")
@@ -177,7 +177,7 @@ class Checkpoints:
             raise
 
     def _write_part(self, partial: Path, step: int) -> dict[str, dict[str, object]]:
-        with self._writable(step):
+        with self._writable(step), enough_memory(f"the checkpoint of step {step}", _REMEDY):
             return {name: described(partial / name) for name in self._snapshot.write()}
 
     def _finish(self, partial: Path, step: int, files: dict[str, dict[str, object]]) -> None:
@@ -260,7 +260,8 @@ def _processes() -> Processes:
     """
     if not (dist.is_available() and dist.is_initialized()):
         return Processes()
-    return Processes(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    return Processes(dist.get_rank(), dist.get_world_size(), group)
 
 
 def _set_aside(path: Path, why: str, step: int) -> None:
