@@ -9,6 +9,7 @@ import attrs
 import pytest
 import torch
 from distillations import ends_as
+from observers import Listens
 from safetensors.torch import load_file
 
 from ffcore.analytic import Gaussian
@@ -52,22 +53,6 @@ def everything(directory: Path) -> dict[Path, bytes]:
 
 class Interrupted(Exception):
     """What stops a run half-way here."""
-
-
-class Listens:
-    """An observer that keeps what is said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def report(self, report: Report) -> None:
-        pass
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        pass
 
 
 class StopsAt:
@@ -444,24 +429,8 @@ def test_features_that_cannot_take_the_samples_are_told_before_training(tmp_path
     assert not (tmp_path / "run").exists()
 
 
-class Heard:
-    """An observer that keeps what is said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def report(self, report: Report) -> None:
-        pass
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        pass
-
-
 def said_by(recipe: Recipe, directory: Path) -> str:
-    heard = Heard()
+    heard = Listens()
     run(recipe, directory, observer=heard)
     return "\n".join(heard.said)
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from observers import Listens
 from safetensors.torch import load_file
 
 from ffcore.build import BuildError
 from ffcore.recipe import Recipe, load_recipe
 from ffcore.run import run
 from ffcore.run_directory import METRICS, TRACKING
-from ffcore.train import Report, Stopped
+from ffcore.train import Stopped
 
 SMALL = (
     "training.steps=6",
@@ -44,22 +45,6 @@ def diary(directory: Path) -> list[Any]:
 
 def written(directory: Path) -> list[Any]:
     return [json.loads(line) for line in (directory / METRICS).read_text().splitlines()]
-
-
-class Listening:
-    """An observer that keeps what is said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def report(self, report: Report) -> None:
-        pass
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        pass
 
 
 def test_a_tracker_is_told_what_the_run_writes_down_then_the_evaluation(tmp_path: Path) -> None:
@@ -116,7 +101,7 @@ def test_a_run_begun_anew_has_a_new_log(tmp_path: Path) -> None:
 def test_a_tracker_that_fails_is_told_once_and_the_run_and_the_others_go_on(
     at: str, tmp_path: Path
 ) -> None:
-    listening = Listening()
+    listening = Listens()
     recipe = load_recipe(
         "gaussian.toml", [*SMALL, f"trackers=[{failing(at)}, {{type='ffcore:tensorboard'}}]"]
     )

@@ -9,12 +9,13 @@ import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from ffcore.cli import options
 from ffcore.cli.bars import Bars
 from ffcore.cli.sample import labelling
 from ffcore.files import require, write_text
@@ -73,17 +74,9 @@ _COLUMNS = 80
     help="Of noise and labels; a reference that is made takes the next one. [default: 0]",
 )
 @click.option("--teacher", is_flag=True, help="Judge the teacher of a recipe or run instead.")
-@click.option(
-    "--solver", type=click.Choice(get_args(Method)), help="The teacher's. [default: the recipe's]"
-)
-@click.option(
-    "--batch",
-    default=64,
-    show_default=True,
-    type=click.IntRange(1, 256),
-    help="Samples made at a time; without influence on them.",
-)
-@click.option("--device", default="auto", show_default=True, help="Torch device.")
+@options.solver
+@options.batch
+@options.device
 @click.option(
     "--out",
     "-o",

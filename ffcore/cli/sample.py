@@ -6,11 +6,12 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
+from ffcore.cli import options
 from ffcore.cli.bars import Bars
 from ffcore.cli.signals import Signals
 from ffcore.solver import Method
@@ -46,22 +47,14 @@ if TYPE_CHECKING:
 )
 @click.option("--overwrite", is_flag=True, help="Replace what an earlier sampling left there.")
 @click.option("--teacher", is_flag=True, help="Sample the teacher of a recipe or run instead.")
-@click.option(
-    "--solver", type=click.Choice(get_args(Method)), help="The teacher's. [default: the recipe's]"
-)
+@options.solver
 @click.option(
     "--steps",
     type=click.IntRange(min=1),
     help="Of a student that starts anywhere [default: 1], or of the teacher's solver.",
 )
-@click.option(
-    "--batch",
-    default=64,
-    show_default=True,
-    type=click.IntRange(1, 256),
-    help="Samples made at a time; without influence on them.",
-)
-@click.option("--device", default="auto", show_default=True, help="Torch device.")
+@options.batch
+@options.device
 @click.option(
     "--set",
     "overrides",

@@ -33,7 +33,7 @@ from ffcore.interfaces import (
     Tracker,
     VelocityField,
 )
-from ffcore.recipe.needs import ANYWHERE, DATA, WHOLE
+from ffcore.recipe.needs import ANYWHERE, COPY, DATA, WHOLE
 from ffcore.testing import process
 from ffcore.testing.small import SmallStudent, gaussian_teacher, small_teacher
 
@@ -54,8 +54,6 @@ KINDS: dict[str, type] = {
 OBJECTIVES = ("predictor", "corrector")
 SETTLED = ("teacher", "tracker")
 """Roles that a teacher's kind does not matter to: one setting does."""
-COPY = "trainable copy"
-"""Beside DATA and ANYWHERE, the word of `needs` and `offers` whose meaning core knows."""
 
 SIZE = 6
 """Samples in a batch."""

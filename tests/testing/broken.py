@@ -45,7 +45,7 @@ from ffcore.interfaces import (
     Teacher,
 )
 from ffcore.keys import key
-from ffcore.testing.case import ANYWHERE, COPY
+from ffcore.recipe.needs import ANYWHERE, COPY
 from ffcore.testing.small import SmallStudent, SmallVelocity
 
 

@@ -32,7 +32,7 @@ from ffcore.interfaces import (
 )
 from ffcore.optimizer import Optimizer
 from ffcore.path import interpolate
-from ffcore.testing.case import ANYWHERE, COPY
+from ffcore.recipe.needs import ANYWHERE, COPY
 from ffcore.testing.small import SmallStudent, SmallVelocity
 
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from ffcore.interfaces import Student
 from ffcore.keys import kind_of, role_of
 from ffcore.plugins import Registry, installed
-from ffcore.recipe.needs import ANYWHERE, DATA, WHOLE
+from ffcore.recipe.needs import ANYWHERE, COPY, DATA, WHOLE
 from ffcore.recipe.plain import plain
 from ffcore.recipe.structure import make_converter
 from ffcore.testing import process
 from ffcore.testing.answers import answers, same
-from ffcore.testing.case import COPY, KINDS, OBJECTIVES, Case, words
+from ffcore.testing.case import KINDS, OBJECTIVES, Case, words
 from ffcore.testing.law import ANY, Broken, ask_only_where, law, require
 
 
