@@ -14,7 +14,7 @@ demo-quick: $(VENV)/ready  ## The same in a few steps, to see that everything wo
 	$(RUN)/ffd run digits.toml --directory runs/digits-quick --restart --set training.steps=30
 
 test: $(VENV)/ready  ## Run the tests
-	$(RUN)/python -m pytest -m "not slow"
+	$(RUN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 slow: $(VENV)/ready  ## Run the slow studies
 	$(RUN)/python -m pytest -m slow

@@ -365,13 +365,14 @@ class Distillation:
             return
         (step, names), (last, _) = self.guard.row[0], self.guard.row[self.guard.patience]
         again = self._not_finite_in(step)
-        steps = f"step {step + 1}" if step == last else f"steps {step + 1} to {last + 1}, each"
-        detail = f" Made again, so are {again}." if again else ""
-        raise Diverged(
-            f"{steps}: {', '.join(names)} not finite.{detail} No weight has met such a number. Try "
-            "a lower learning rate"
+        steps = f"step {step + 1}" if step == last else f"steps {step + 1} to {last + 1}"
+        detail = f"\nComputed once more, {again} are not finite either." if again else ""
+        error = Diverged(
+            f"{steps}: NaN or infinity in {', '.join(names)}.{detail}\nNo weight was changed. "
+            "Try a lower learning rate"
             + (", or training.on_nonfinite = 'skip'" if self.guard.patience == 0 else "")
         )
+        raise self.processes.alike(error)
 
     def _not_finite_in(self, step: int) -> str:
         """Make a step again as far as its gradients; name the weights or gradients not finite."""

@@ -35,6 +35,11 @@ PATIENCE = timedelta(days=30)
 """How long a process waits for the others: torchrun itself ends all where one has failed."""
 
 Value = TypeVar("Value")
+Error = TypeVar("Error", bound=Exception)
+
+
+class LostProcess(Exception):
+    """Another process of the job has ended. One message, for a person."""
 
 
 @attrs.frozen
@@ -79,6 +84,15 @@ class Processes:
         if self.size > 1:
             dist.barrier()
 
+    def alike(self, error: Error) -> Error:
+        """Return an error that all processes raise, with a note that it is the leading one's."""
+        if self.size > 1:
+            self._sign(error, 0)
+        return error
+
+    def _sign(self, error: Exception, rank: int) -> None:
+        error.add_note(f"in process {rank} of {self.size}")
+
     def each(self, work: Callable[[], Value]) -> list[Value]:
         """Do `work` in every process; return all answers, or raise the first error in all of them.
 
@@ -91,7 +105,7 @@ class Processes:
         dist.all_gather_object(outcomes, mine, group=self.group)
         for rank, (_, error) in enumerate(outcomes):
             if error is not None:
-                error.add_note(f"in process {rank} of {self.size}")
+                self._sign(error, rank)
                 raise error from mine[1]
         return [answer for answer, _ in outcomes]
 
@@ -119,7 +133,7 @@ def joined(device: str = "cpu") -> Iterator[Processes]:
     """Join the processes that torchrun started together with this one, if it did.
 
     They talk through gloo about what is on the CPU, and through NCCL about what is on a CUDA
-    `device`.
+    `device`. Raises LostProcess where another process has ended meanwhile.
     """
     if started() == 1:
         yield Processes()
@@ -134,6 +148,13 @@ def joined(device: str = "cpu") -> Iterator[Processes]:
     dist.init_process_group(backend, timeout=PATIENCE, world_size=size, rank=rank, store=attempt)
     try:
         yield Processes(rank, size)
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo/transport" in str(error)):
+            raise
+        raise LostProcess(
+            f"process {rank} of {size} has lost another one, whose own error is the cause; "
+            "torchrun names it below. Checkpoints are whole: the same command goes on from the last"
+        ) from error
     finally:
         # A DistributedDataParallel that outlives the group ends it while it holds the interpreter,
         # for which gloo's thread may be waiting: neither would go on.

@@ -169,14 +169,14 @@ def _run(
 ) -> Evaluation | None:
     """Do what `run` says; of several processes, the leading one alone writes."""
     changed = processes.first(lambda: inspect(directory, recipe, **attrs.asdict(start)))
-    with enough_memory("building the networks", _SMALLER):
-        built = build(recipe)
-        _check(built, observer)
     tree, name = tomllib.loads(to_toml(recipe)), directory.absolute().name
     tracking = Tracking(directory / TRACKING, name, tree, observer.say)
-    processes.first(lambda: tracking.add(_trackers(recipe)))
     with ExitStack() as stack:
         processes.first(lambda: stack.enter_context(alone(directory)))
+        processes.first(lambda: tracking.add(_trackers(recipe)))
+        with enough_memory("building the networks", _SMALLER):
+            built = build(recipe)
+            _check(built, observer)
         processes.first(
             lambda: prepare(directory, recipe, built.distillation.device, restart=start.restart)
         )
@@ -276,7 +276,10 @@ def _train(
     begun = distillation.step_index
     tracking.begin(begun)
     if distillation.step_index < distillation.steps:
-        observer.say(f"training, with a word every {training.log_every} steps")
+        observer.say(
+            f"training to step {distillation.steps}; {METRICS} gets a line every "
+            f"{training.log_every} steps"
+        )
     reports = train(
         distillation,
         log_every=training.log_every,

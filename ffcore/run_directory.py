@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def inspect(
     """
     if directory.exists() and not directory.is_dir():
         raise RunDirectoryError(f"{directory} is a file, and a run needs a directory")
-    if resume and not any((directory / CHECKPOINTS).glob("step-*")):
+    if resume and not _checkpointed(directory):
         raise RunDirectoryError(
             f"{directory} has no checkpoint to resume from: leave out --resume to begin there"
         )
@@ -70,13 +70,22 @@ def inspect(
             f"{stored} cannot be read: {error}\nChoose another directory, or --restart"
         ) from None
     if changed.binding and not allow_changes:
+        advice = (
+            "Choose another directory, or --allow-changes to go on with it all the same, or "
+            "--restart to throw that run away."
+            if _checkpointed(directory)
+            else "It has no checkpoint: --restart begins anew, and nothing but its metrics is lost."
+        )
         raise RunDirectoryError(
             f"{directory} holds another run; these keys differ:\n  "
             + "\n  ".join(changed.binding)
-            + "\nChoose another directory, or --allow-changes to go on with it all the same, or "
-            "--restart to throw that run away."
+            + f"\n{advice}"
         )
     return changed
+
+
+def _checkpointed(directory: Path) -> bool:
+    return any((directory / CHECKPOINTS).glob("step-*"))
 
 
 def _own_files(directory: Path) -> set[str]:
@@ -155,7 +164,7 @@ def forget_after(path: Path, step: int) -> None:
 
 @contextmanager
 def alone(directory: Path) -> Iterator[None]:
-    """Hold the directory against other processes, as long as this one lives."""
+    """Hold the directory against other processes meanwhile; it is made, and goes if left empty."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         held = os.open(directory, os.O_RDONLY)
@@ -171,6 +180,8 @@ def alone(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(held)
+        with suppress(OSError):
+            directory.rmdir()
 
 
 def _holder(held: int) -> str:

@@ -150,10 +150,11 @@ class Checkpoints:
         names = sorted({name for each in found for name in each})
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            raise Diverged(
+            error = Diverged(
                 f"step {distillation.step_index}: {', '.join(names[:5])}{more} hold NaN or "
                 "infinity, and no checkpoint is made of that"
             )
+            raise self._processes.alike(error)
 
     def _writable(self, step: int) -> AbstractContextManager[None]:
         return writable(self.directory.parent, f"the checkpoint of step {step}")

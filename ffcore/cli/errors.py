@@ -15,6 +15,7 @@ EXPECTED = {
     "ffcore.sample.sampler:NotFinite": ExitCode.FAILED,
     "ffcore.flow:FlowError": ExitCode.FAILED,
     "ffcore.guard:Diverged": ExitCode.FAILED,
+    "ffcore.parallel:LostProcess": ExitCode.FAILED,
     "ffcore.weights:WeightsError": ExitCode.USAGE,
     "ffcore.interfaces:DataError": ExitCode.USAGE,
     "ffcore.files:MissingFile": ExitCode.ENVIRONMENT,

@@ -84,8 +84,9 @@ class Training:
     average: float | tuple[float, ...] = key(
         0.9999,
         help=(
-            "decay of the exponential moving average of the student's weights; several decays "
-            "keep several averages, of which evaluation.average is measured and becomes the student"
+            "decay of the exponential moving average of the student's weights, at most "
+            "(1 + n) / (10 + n) at step n; several decays keep several averages, of which "
+            "evaluation.average is measured and becomes the student"
         ),
         at_least=0,
         below=1,
