@@ -167,5 +167,7 @@ def skips(rank: int, kind: str) -> None:
     for name, each in tensors_of(run).items():
         here, there = local([each, before[name]])
         assert torch.equal(here, there), name
-    with pytest.raises(Diverged, match=r"(?s)step 4: .*gap_prediction, .* the gradients of student/body"):
+    with pytest.raises(
+        Diverged, match=r"(?s)step 4: .*gap_prediction, .* the gradients of student/body"
+    ):
         run.check()
