@@ -251,6 +251,16 @@ def test_64_candidates_and_8_heun_steps_cost_80_like_40_steps_alone() -> None:
     assert (row.searched.nfe, row.teacher.nfe, row.teacher.steps) == (80, 80, 40)
 
 
+def test_a_candidate_costs_as_many_nfe_as_the_student_takes_steps() -> None:
+    teacher = gaussian()
+    exact = ExactStudent(teacher, starts_at="anywhere")
+    student = Sampler(Mapped(exact, (2,), teacher.conditions), AsItIs())
+    asked = student.request(4, steps=2)
+    row = compare(student, a_teacher(8), first_coordinate, asked, [8]).rows[-1]
+    assert (row.searched.nfe, row.student.nfe, row.student.steps) == (32, 16, 2)
+    assert (row.teacher.nfe, row.teacher.steps) == (32, 16)
+
+
 @pytest.mark.parametrize("interval", [None, (0.0, 1.0), (0.3, 0.7), (0.5, 0.5)])
 @pytest.mark.parametrize("method", ["euler", "heun", "midpoint", "rk4"])
 @pytest.mark.parametrize("last", ["full", "euler"])

@@ -66,6 +66,8 @@ def search(
     if not isinstance(verifier, Verifier):
         verifier = Verifier(verifier)
     most, batch = sizes[-1], whole_number("batch", batch, 1)
+    nfe = student.generator.nfe(asked.guidance, asked.steps)
+    assert nfe is not None
     chosen: dict[int, list[int]] = {size: [] for size in sizes}
     for start in range(0, asked.number if most > 1 else 0, batch):
         stop = min(asked.number, start + batch)
@@ -74,8 +76,8 @@ def search(
         for first in range(0, most, at_a_time):
             numbers = range(first, min(most, first + at_a_time))
             parts.append(_scores(student, verifier, asked, start, stop, numbers))
-            done = most * start + (numbers.stop) * (stop - start)
-            progress("search", done, most * asked.number)
+            done = most * start + numbers.stop * (stop - start)
+            progress("search", nfe * done, nfe * most * asked.number)
         scores = torch.cat(parts).numpy()  # [N, samples]; of equal ones numpy takes the first
         for size in sizes:
             chosen[size] += scores[:size].argmax(0).tolist()

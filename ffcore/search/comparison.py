@@ -1,6 +1,6 @@
 """What a search is worth: best-of-N against the teacher alone at the same number of evaluations.
 
-NFE counts evaluations of the base networks for one image: one for each candidate, and the
+NFE counts evaluations of the base networks for one image: the student's for each candidate, and the
 solver's for the teacher, twice as many where guidance acts. What chose is no fair judge of what it
 chose: judges and feature spaces that had no part in the choice are told beside it.
 """
@@ -112,7 +112,7 @@ def compare(
         raise SampleError(f"judges: each once, and not the verifier that chooses; found {names}")
     numbers = [1, *candidates]
     chosen = search(student, verifiers[0], asked, numbers, batch=batch, progress=progress)
-    plan = [_Planned.of(teacher, asked, size, request) for size, request in chosen.items()]
+    plan = [_Planned.of(student, teacher, asked, size, request) for size, request in chosen.items()]
     if reference is not None:
         reference = _with_statistics(reference, features, teacher.device)
     judging = _Judging(verifiers, features, reference, batch, progress, sum(p.cost for p in plan))
@@ -163,22 +163,29 @@ class _Planned:
 
     candidates: int
     request: Request
+    """For the chosen noise."""
     asked: Request
     nfe: int
+    """Of search and rendering."""
     steps: int
     """Of the teacher alone."""
     alone: int
     """NFE of the teacher alone."""
+    screened: int
+    """NFE of the candidates."""
     cost: int
-    """Evaluations, the search itself not counted."""
+    """Evaluations for all samples, the search itself not counted."""
 
     @staticmethod
-    def of(teacher: Sampler, asked: Request, candidates: int, request: Request) -> _Planned:
+    def of(
+        student: Sampler, teacher: Sampler, asked: Request, candidates: int, request: Request
+    ) -> _Planned:
         solved = teacher.generator
         assert isinstance(solved, Solved)
-        render = solved.nfe(asked.guidance, None)
+        render, each = (s.generator.nfe(asked.guidance, asked.steps) for s in (teacher, student))
         assert render is not None
-        nfe = render + (candidates if candidates > 1 else 0)
+        assert each is not None
+        nfe = render + (candidates * each if candidates > 1 else 0)
         interval = None if asked.guidance == 1 else solved.guided.interval
         steps = affordable(solved.solver, nfe, interval)
         alone = solved.in_steps(steps).nfe(asked.guidance, None)
@@ -190,7 +197,8 @@ class _Planned:
             nfe=nfe,
             steps=steps,
             alone=alone,
-            cost=asked.number * (1 + render + (alone if candidates > 1 else 0)),
+            screened=candidates * each,
+            cost=asked.number * (each + render + (alone if candidates > 1 else 0)),
         )
 
     def row(self, student: Sampler, teacher: Sampler, judging: _Judging) -> Row:
@@ -200,12 +208,8 @@ class _Planned:
         alone = searched
         if self.candidates > 1:
             alone = judging.arm(teacher.in_steps(self.steps), self.asked, self.alone, self.steps)
-        return Row(
-            candidates=self.candidates,
-            searched=searched,
-            teacher=alone,
-            student=judging.arm(student, self.request, self.candidates, 1),
-        )
+        itself = judging.arm(student, self.request, self.screened, self.asked.steps or 1)
+        return Row(candidates=self.candidates, searched=searched, teacher=alone, student=itself)
 
 
 class _Judging:
