@@ -167,7 +167,7 @@ def draw_against_nfe(path: Path, panels: Mapping[str, Mapping[str, Points]]) -> 
     """
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    columns = min(3, len(panels))
+    columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows = -(-len(panels) // columns)
     height = 2.6 * rows + 0.4
     figure, axes = _figure(rows, columns, width=3.4 * columns, height=height)
@@ -180,7 +180,7 @@ def draw_against_nfe(path: Path, panels: Mapping[str, Mapping[str, Points]]) -> 
                 markersize=5, capsize=2, elinewidth=0.8,
             )  # fmt: skip
             axis.annotate(
-                line.end, (line.nfe[-1], line.values[-1]), xytext=(0, 7), ha="center",
+                line.end, (line.nfe[-1], line.values[-1]), xytext=(0, -14), ha="center",
                 textcoords="offset points", fontsize=7, color=style["color"],
             )  # fmt: skip
         axis.set_title(title, fontsize=8, color=_INK)
@@ -191,7 +191,7 @@ def draw_against_nfe(path: Path, panels: Mapping[str, Mapping[str, Points]]) -> 
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.25, linewidth=0.4)
         axis.tick_params(labelsize=7, colors=_MUTED, which="both")
-        axis.margins(x=0.08, y=0.14)
+        axis.margins(x=0.11, y=0.14)
     handles, names = axes[0][0].get_legend_handles_labels()
     figure.tight_layout(rect=(0, 0.3 / height, 1, 1))
     figure.legend(handles, names, loc="lower center", ncols=len(names), fontsize=7, frameon=False)

@@ -184,6 +184,18 @@ def test_what_cannot_be_is_told_in_one_message(finished, arguments, code, said):
     assert {path.name for path in Path().iterdir()} <= {"mine.py", "__pycache__"}
 
 
+def test_the_pages_python_runs_and_finds_what_it_says(finished):
+    Path("runs").mkdir()
+    Path("runs/digits").symlink_to(finished)
+    page = (Path(__file__).parents[2] / "docs" / "search.md").read_text()
+    names = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(code, "docs/search.md", "exec"), names)
+    assert names["images"].shape == (20, 1, 8, 8)
+    assert names["best"] == {n: names["found"].chosen[n] for n in (4, 16)}
+    assert names["bright"](names["images"], None).shape == (20,)
+
+
 def test_ctrl_c_ends_a_search_and_leaves_nothing(finished):
     arguments = ["search", finished, "-v", "mine:slow", "-n", "2000", "-N", "512", "-o", "out"]
     process = subprocess.Popen(
