@@ -4,8 +4,8 @@
 
 Takes finished runs, each with noise of its own. Compares, at the same NFE, the teacher from the
 noise of the student's best with the teacher alone (see `ffcore/search`), prints means over the runs
-with their 95 % intervals (Student's t), and draws them. The gain is of best-of-N over the teacher
-alone, run by run.
+with their 95 % intervals (Student's t), and draws them. The student's best costs N. The gain is
+that of the rendered best over the teacher alone, run by run.
 """
 
 from __future__ import annotations
@@ -140,13 +140,13 @@ def _measures(found: Comparison) -> Iterator[tuple[str, Callable[[Arm], float]]]
 
 def _print(title: str, found: Sequence[Comparison], value: Callable[[Arm], float]) -> None:
     click.echo(f"\n{title}")
-    head = f"{'N':>5} {'NFE':>5}" + "".join(f"{each:>27}" for each in ARMS.values())
-    click.echo(f"{head} {'gain at the same NFE':>23}")
+    titles = ("best, rendered", "teacher alone", "student's best", "gain, same NFE")
+    click.echo(f"{'N':>4} {'NFE':>4}" + "".join(f"{each:>17}" for each in titles))
     for rows in zip(*(each.rows for each in found), strict=True):
         means = (Interval.of([value(getattr(row, arm)) for row in rows]) for arm in ARMS)
         gain = Interval.of([value(row.searched) - value(row.teacher) for row in rows])
-        line = f"{rows[0].candidates:5} {rows[0].searched.nfe:5}"
-        click.echo(line + "".join(f"{each!s:>27}" for each in means) + f" {gain!s:>23}")
+        line = f"{rows[0].candidates:4} {rows[0].searched.nfe:4}"
+        click.echo(line + "".join(f"{each!s:>17}" for each in (*means, gain)))
 
 
 def _lines(found: Sequence[Comparison], value: Callable[[Arm], float]) -> Mapping[str, Points]:

@@ -409,7 +409,7 @@ FILE = re.compile(r"\.?[\w./-]+\.(py|toml|md|png|jsonl?|safetensors)|\.?\w[\w/-]
 
 
 def missing_files(document: Path) -> list[str]:
-    """The files that a document names and that are nowhere: not here, nor made by a run or a search."""
+    """The files that a document names and that are nowhere: not here, nor made by a command."""
     written = {*FILES, RESULT, PLOT, EXAMPLES, *(block.title for block in blocks(document))}
     # Stands for a file of the reader's.
     written |= {"recipe.toml", "base.toml", "tracking/"}
