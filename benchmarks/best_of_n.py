@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +132,28 @@ def _measures(found: Comparison) -> Iterator[tuple[str, Callable[[Arm], float]]]
     arm = found.rows[0].searched
     for index, name in enumerate(arm.scores):
         does = "judges" if index else "chooses"
-        yield f"{name.rpartition(':')[2]} ({does})", lambda arm, n=name: arm.scores[n].mean
+        yield f"{name.rpartition(':')[2]} ({does})", partial(_mean, name)
     for name, each in arm.features.items():
-        yield f"Fréchet distance ({name})", lambda arm, n=name: arm.features[n].fd
+        yield f"Fréchet distance ({name})", partial(_distance, name)
         if each.classes is not None:
-            yield f"read as asked ({name})", lambda arm, n=name: arm.features[n].classes.as_asked
+            yield f"read as asked ({name})", partial(_as_asked, name)
+
+
+def _mean(name: str, arm: Arm) -> float:
+    return arm.scores[name].mean
+
+
+def _distance(name: str, arm: Arm) -> float:
+    found = arm.features[name].fd
+    assert found is not None
+    return found
+
+
+def _as_asked(name: str, arm: Arm) -> float:
+    classes = arm.features[name].classes
+    assert classes is not None
+    assert classes.as_asked is not None
+    return classes.as_asked
 
 
 def _print(title: str, found: Sequence[Comparison], value: Callable[[Arm], float]) -> None:
