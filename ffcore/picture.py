@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -15,6 +16,12 @@ from ffcore.interfaces import Condition, Labels, Student, Teacher
 from ffcore.solver import Solver
 
 _INK, _MUTED = "#1b1b1b", "#6b6b6b"
+_LINES = (
+    {"color": "#1f5fbf", "marker": "o"},
+    {"color": "#c2571a", "marker": "s", "linestyle": "--"},
+    {"color": "#6b6b6b", "marker": "^", "linestyle": ":"},
+)
+"""Told apart by colour, by marker and by dashes."""
 
 
 @torch.no_grad()
@@ -45,8 +52,6 @@ def _steps(number: int) -> str:
 
 def in_class_order(teacher: Teacher, condition: Condition) -> Condition:
     """Return `condition` with labels 0, 1, 2, … where the teacher has classes."""
-    import attrs
-
     if not isinstance(teacher.conditions, Labels) or condition.label is None:
         return condition
     order = torch.arange(condition.size, device=condition.label.device)
@@ -139,6 +144,57 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
         if len(names) > 1:
             axis.legend(fontsize=7, frameon=False)
     figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+@attrs.frozen(kw_only=True)
+class Points:
+    """A line of measured points: what was spent, what came of it, and its standard error."""
+
+    nfe: Sequence[int]
+    values: Sequence[float]
+    errors: Sequence[float] | None = None
+    end: str = ""
+    """What stands at the last point."""
+
+
+def draw_against_nfe(path: Path, panels: Mapping[str, Mapping[str, Points]]) -> None:
+    """Write what came of evaluations as a PNG.
+
+    Args:
+        path: of the PNG.
+        panels: by the title, which says what is measured: lines by their name, the same in each.
+    """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    columns = 2 if len(panels) == 4 else min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    height = 2.6 * rows + 0.4
+    figure, axes = _figure(rows, columns, width=3.4 * columns, height=height)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for (title, lines), axis in zip(panels.items(), axes.flat, strict=False):
+        for (name, line), style in zip(lines.items(), _LINES, strict=False):
+            axis.errorbar(
+                line.nfe, line.values, yerr=line.errors, label=name, **style, linewidth=1.2,
+                markersize=5, capsize=2, elinewidth=0.8,
+            )  # fmt: skip
+            axis.annotate(
+                line.end, (line.nfe[-1], line.values[-1]), xytext=(0, -14), ha="center",
+                textcoords="offset points", fontsize=7, color=style["color"],
+            )  # fmt: skip
+        axis.set_title(title, fontsize=8, color=_INK)
+        axis.set_xlabel("NFE per image", fontsize=8, color=_MUTED)
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_locator(LogLocator(base=2))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.grid(alpha=0.25, linewidth=0.4)
+        axis.tick_params(labelsize=7, colors=_MUTED, which="both")
+        axis.margins(x=0.11, y=0.14)
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.tight_layout(rect=(0, 0.3 / height, 1, 1))
+    figure.legend(handles, names, loc="lower center", ncols=len(names), fontsize=7, frameon=False)
     figure.savefig(path, dpi=150)
 
 

@@ -25,6 +25,7 @@ from ffcore.plugins import ROLES, Component, Registry
 from ffcore.recipe import Recipe
 from ffcore.run import run
 from ffcore.run_directory import FILES
+from ffcore.search.keeping import EXAMPLES, PLOT, RESULT
 from ffcore.testing.case import KINDS
 
 Distribute = Callable[..., None]
@@ -408,8 +409,8 @@ FILE = re.compile(r"\.?[\w./-]+\.(py|toml|md|png|jsonl?|safetensors)|\.?\w[\w/-]
 
 
 def missing_files(document: Path) -> list[str]:
-    """The files that a document names and that are nowhere: not here, nor made by a run."""
-    written = {*FILES, *(block.title for block in blocks(document))}
+    """The files that a document names and that are nowhere: not here, nor made by a command."""
+    written = {*FILES, RESULT, PLOT, EXAMPLES, *(block.title for block in blocks(document))}
     # Stands for a file of the reader's.
     written |= {"recipe.toml", "base.toml", "tracking/"}
     present = {path.name for path in _files()}

@@ -6,7 +6,14 @@ import torch
 
 from ffcore.analytic import Gaussian, GaussianMixture
 from ffcore.interfaces import Condition, Student
-from ffcore.picture import draw_curves, draw_samples, in_class_order, rows_of_samples
+from ffcore.picture import (
+    Points,
+    draw_against_nfe,
+    draw_curves,
+    draw_samples,
+    in_class_order,
+    rows_of_samples,
+)
 from ffcore.solver import Solver
 
 
@@ -98,3 +105,21 @@ def test_curves_are_drawn_of_what_was_measured(tmp_path):
     draw_curves(tmp_path / "alone.png", history[:1])
     both, alone = (matplotlib.image.imread(tmp_path / f"{n}.png") for n in ("both", "alone"))
     assert both.shape[1] > alone.shape[1]  # a panel for the online network
+
+
+@pytest.mark.parametrize(
+    ("panels", "rows", "columns"), [(1, 1, 1), (3, 1, 3), (4, 2, 2), (5, 2, 3)]
+)
+def test_scores_are_drawn_against_nfe_in_rows_of_at_most_three(panels, rows, columns, tmp_path):
+    lines = {
+        "one": Points(nfe=[1, 4], values=[0.1, 0.3], errors=[0.01, 0.02], end="N = 4"),
+        "two": Points(nfe=[16, 80], values=[0.2, 0.2]),
+    }
+    draw_against_nfe(tmp_path / "all.png", {f"panel {i}": lines for i in range(panels)})
+    draw_against_nfe(
+        tmp_path / "one.png", {f"panel {i}": lines | {"two": lines["one"]} for i in range(panels)}
+    )
+    pixels = matplotlib.image.imread(tmp_path / "all.png")
+    assert pixels.shape[:2] == (round(150 * (2.6 * rows + 0.4)), 150 * 3.4 * columns)
+    other = matplotlib.image.imread(tmp_path / "one.png")
+    assert (pixels != other).any()

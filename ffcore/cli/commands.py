@@ -29,6 +29,10 @@ COMMANDS = {
     "new-plugin": ("ffcore.cli.new_plugin:new_plugin", "Write a plugin to begin with."),
     "run": ("ffcore.cli.run:run", "Distil a teacher as a recipe says."),
     "sample": ("ffcore.cli.sample:sample", "Sample a student in one step, or a teacher."),
+    "search": (
+        "ffcore.cli.search:search",
+        "Let a student search the noise, and the teacher render the best.",
+    ),
     "validate": ("ffcore.cli.validate:validate", "Check recipes without running them."),
     "list-plugins": ("ffcore.cli.list_plugins:list_plugins", "List the installed components."),
 }

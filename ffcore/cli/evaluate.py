@@ -124,7 +124,7 @@ def evaluate(
     _refuse_several_processes()
     if solver is not None and not teacher:
         raise click.UsageError("--solver is the teacher's (--teacher): a student has none")
-    tables = _tables(spaces)
+    tables = feature_tables(spaces)
     for table in tables:
         require(getattr(table, "files", ()))
     from ffcore import fidelity
@@ -150,7 +150,7 @@ def evaluate(
     reference = fidelity.open_reference(against, samples, asked)
     if not any(isinstance(each, fidelity.Made) for each in (samples, reference.samples)):
         asked.refuse("seed", "labels", "guidance")
-    features = [_built(table, place) for table in tables]
+    features = [built_features(table, place) for table in tables]
     chosen = _metrics(metrics, features)
     fidelity.check_metrics(chosen, features, reference)
     conditions = fidelity.conditions(samples, reference, features)
@@ -198,7 +198,7 @@ def _check_place(out: Path, overwrite: bool) -> None:
         raise click.UsageError(f"{folder} is a run's or an export's own: choose another place")
 
 
-def _tables(spaces: tuple[str, ...]) -> list[Any]:
+def feature_tables(spaces: tuple[str, ...]) -> list[Any]:
     """Return the tables of feature spaces, each by its name or as an inline table of TOML."""
     from ffcore.recipe import component
 
@@ -212,7 +212,8 @@ def _tables(spaces: tuple[str, ...]) -> list[Any]:
     return found
 
 
-def _built(table: Any, device: str) -> Features:
+def built_features(table: Any, device: str) -> Features:
+    """Return the features of a table, on a device."""
     from ffcore.build import made
     from ffcore.interfaces import Context, Features
 

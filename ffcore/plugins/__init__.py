@@ -9,7 +9,7 @@ from ffcore.plugins.errors import (
     PluginError,
     UnknownComponent,
 )
-from ffcore.plugins.registry import Registry, installed, without_third_parties
+from ffcore.plugins.registry import Registry, imported, installed, without_third_parties
 
 __all__ = [
     "GROUP",
@@ -24,6 +24,7 @@ __all__ = [
     "UnknownComponent",
     "discover",
     "hookimpl",
+    "imported",
     "installed",
     "without_third_parties",
 ]

@@ -4,8 +4,9 @@ import functools
 import importlib
 import logging
 import os
+import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -176,6 +177,19 @@ def _ambiguous(role: str, name: str, claims: list[Claim]) -> AmbiguousComponent:
     )
 
 
+def imported(target: str, where: str) -> Callable[..., Any]:
+    """What `"module:function"` names, sought in the current folder too.
+
+    Raises `BrokenPlugin`, which begins with `where`, unless it is something that can be called.
+    """
+    _make_current_folder_importable()
+    with _blamed(where):
+        found = _imported(target)
+        if not callable(found):
+            raise TypeError(f"{target} is of type {type(found).__name__}, and cannot be called")
+        return found
+
+
 def _make_current_folder_importable() -> None:
     here = str(Path.cwd())
     if here not in sys.path:
@@ -183,13 +197,37 @@ def _make_current_folder_importable() -> None:
 
 
 def _import_table(target: str, where: str) -> type[Any]:
-    module, _, name = target.rpartition(":")
-    try:
-        with fenced():
-            table = _named(importlib.import_module(module), name)
+    with _blamed(where):
+        table = _imported(target)
         if not (isinstance(table, type) and attrs.has(table)):
             raise TypeError(f"{target} is not an attrs class")
         return attrs.resolve_types(table)
+
+
+def _imported(target: str) -> object:
+    module, _, name = target.rpartition(":")
+    with fenced():
+        return _named(_module(module), name)
+
+
+def _module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if not f"{name}.".startswith(f"{missing}."):
+            raise  # one that it imports
+        parent, _, last = missing.rpartition(".")
+        folders = getattr(sys.modules.get(parent), "__path__", []) if parent else None
+        near = did_you_mean(last, (each.name for each in pkgutil.iter_modules(folders)))
+        raise ModuleNotFoundError(f"{error}{near}", name=missing) from None
+
+
+@contextmanager
+def _blamed(where: str) -> Iterator[None]:
+    """Raise BrokenPlugin, which begins with `where`, for whatever goes wrong meanwhile."""
+    try:
+        yield
     except KeyboardInterrupt:
         raise
     except BaseException as error:

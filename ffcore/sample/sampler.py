@@ -2,6 +2,8 @@
 
 The noise and the label of a sample depend on (seed, index) alone, and so do its pixels but for the
 rounding of the machine's arithmetic: neither the batch size nor the number of processes counts.
+Where a search has chosen among several noises for each index, the noise depends on (seed, index,
+number of the noise); number 0 is the one that a sample has otherwise.
 """
 
 from __future__ import annotations
@@ -64,15 +66,17 @@ class Generator(ABC):
         """
 
     @abstractmethod
+    def nfe(self, guidance: float, steps: int | None) -> int | None:
+        """Return the evaluations of the base network for one sample; None where a solver decides
+        as it goes."""
+
+    @abstractmethod
     def to(self, device: str) -> Generator:
         """Move the network to `device`; return this generator."""
 
     @abstractmethod
     def record(self, guidance: float, steps: int | None) -> dict[str, Any]:
-        """Return what its samples so depend on, and their NFE, as JSON can hold it.
-
-        The NFE is null where a solver decides as it goes.
-        """
+        """Return what its samples so depend on, and their NFE, as JSON can hold it."""
 
 
 class Mapped(Generator):
@@ -123,6 +127,11 @@ class Mapped(Generator):
             "guidance.range in its recipe), or the teacher."
         )
 
+    def nfe(self, guidance: float, steps: int | None) -> int:
+        """Return the number of steps; see Generator."""
+        del guidance
+        return steps or 1
+
     def to(self, device: str) -> Mapped:
         """Move the student; see Generator."""
         self.student.to(device)
@@ -136,7 +145,7 @@ class Mapped(Generator):
             "guidance": {"scale": guidance},
             "solver": None,
             "steps": steps or 1,
-            "nfe": steps or 1,
+            "nfe": self.nfe(guidance, steps),
         }
 
 
@@ -189,6 +198,21 @@ class Solved(Generator):
             except ValueError as error:
                 raise SampleError(f"guidance: {error}; its one scale is 1") from None
 
+    def nfe(self, guidance: float, steps: int | None) -> int | None:
+        """Return those of the solver, twice as many where guidance acts; see Generator."""
+        del steps
+        return self.solver.nfe(None if guidance == 1 else self.guided.interval)
+
+    def in_steps(self, steps: int) -> Solved:
+        """Return the same teacher in another number of its solver's steps."""
+        return Solved(
+            self.guided.teacher,
+            attrs.evolve(self.solver, steps=steps),
+            scale=self.scale,
+            interval=self.guided.interval,
+            channels=self.guided.channels,
+        )
+
     def to(self, device: str) -> Solved:
         """Move the teacher; see Generator."""
         self.guided.to(device)
@@ -205,7 +229,7 @@ class Solved(Generator):
             "fingerprint": fingerprint(self.guided.teacher),
             "guidance": {"scale": guidance, **where},
             "solver": attrs.asdict(self.solver),
-            "nfe": self.solver.nfe(interval if guides else None),
+            "nfe": self.nfe(guidance, None),
         }
 
 
@@ -220,6 +244,8 @@ class Request:
     guidance: float
     steps: int | None = None
     """Of a student; None: one. A teacher's are its solver's."""
+    noise: int | tuple[int, ...] = 0
+    """Which of its noises a sample starts from: one number for all, or one for each."""
 
 
 class Sampler:
@@ -256,6 +282,12 @@ class Sampler:
         self.shape = tuple(probe.shape[1:])
         """Of one decoded sample: (C, H, W) of an image."""
 
+    def in_steps(self, steps: int) -> Sampler:
+        """Return a sampler of the same teacher in another number of its solver's steps."""
+        assert isinstance(self.generator, Solved)
+        generator = self.generator.in_steps(steps)
+        return Sampler(generator, self.decoder, device=self.device, origin=self.origin)
+
     @property
     def makes_images(self) -> bool:
         """Whether the decoded samples are images of one channel or three."""
@@ -290,6 +322,10 @@ class Sampler:
         there are not; NotFinite where a sample is not finite; FlowError.
         """
         asked = self.request(number, seed=seed, labels=labels, guidance=guidance, steps=steps)
+        return self.make(asked, batch=batch)
+
+    def make(self, asked: Request, *, batch: int = 64) -> Tensor:
+        """Return all samples of a request, decoded, as `__call__` does, `batch` at a time."""
         batch = whole_number("batch", batch, 1)
         parts = [
             self.images(asked, start, min(asked.number, start + batch))
@@ -318,23 +354,55 @@ class Sampler:
             steps=steps,
         )
 
-    @torch.no_grad()
     def images(self, asked: Request, start: int, stop: int) -> Tensor:
         """Return the samples [start, stop) of a request at once, decoded, as `__call__` does.
 
         Raises NotFinite for one that is not finite.
         """
+        z = self.noise(asked, start, stop)
+        return self.decoded(z, self.condition(asked, start, stop), asked.steps, start).cpu()
+
+    def noise(self, asked: Request, start: int, stop: int) -> Tensor:
+        """Return the prior noise Float[stop − start, *S] from which samples of a request start."""
+        numbers = asked.noise
+        if isinstance(numbers, int):
+            return self._noise(asked.seed, numbers, start, stop)
+        chosen = torch.tensor(numbers[start:stop], device=self.device)
+        z = torch.zeros(stop - start, *self.generator.sample_shape, device=self.device)
+        for number in sorted({*numbers[start:stop]}):
+            at = (chosen == number).nonzero()[:, 0]
+            first, last = int(at[0]), int(at[-1])
+            z[at] = self._noise(asked.seed, number, start + first, start + last + 1)[at - first]
+        return z
+
+    def _noise(self, seed: int, number: int, start: int, stop: int) -> Tensor:
+        draws = Draws(seed, number, start, stop, self.device).named("sample")
+        return draws.normal("z", self.generator.sample_shape)
+
+    def condition(self, asked: Request, start: int, stop: int) -> Condition:
+        """Return the conditions of the samples [start, stop) of a request, on the device."""
         draws = Draws(asked.seed, 0, start, stop, self.device).named("sample")
-        z = draws.normal("z", self.generator.sample_shape)
-        condition = self._condition(asked, draws)
-        samples: Tensor = self.decoder(self.generator.generate(z, condition, asked.steps))
+        condition = self.generator.conditions.draw(draws)
+        if isinstance(asked.labels, tuple) or asked.labels == "balanced":
+            condition = attrs.evolve(condition, label=self._labels(asked, draws))
+        return condition if asked.guidance == 1 else condition.at(asked.guidance, self.device)
+
+    @torch.no_grad()
+    def decoded(
+        self, z: Tensor, condition: Condition, steps: int | None = None, first: int = 0
+    ) -> Tensor:
+        """Return the samples of prior noise Float[B, *S], decoded, on the device.
+
+        Raises NotFinite for one that is not finite; `first` is the index that the first row has.
+        """
+        samples: Tensor = self.decoder(self.generator.generate(z, condition, steps))
         bad = (~samples.isfinite()).flatten(1).any(1).nonzero()
         if len(bad):
             raise NotFinite(
-                f"sample {start + int(bad[0])} is not finite: the weights may be damaged, or the "
+                f"sample {first + int(bad[0])} is not finite: the weights may be damaged, or the "
                 "guidance scale be too large"
             )
-        return (samples.clamp(-1, 1) if self.makes_images else samples).cpu()
+        return samples.clamp(-1, 1) if self.makes_images else samples
 
     def record(self, asked: Request) -> dict[str, Any]:
         """Return all that the samples depend on, as JSON can hold it."""
@@ -346,20 +414,14 @@ class Sampler:
             "seed": asked.seed,
             "labels": list(asked.labels) if isinstance(asked.labels, tuple) else asked.labels,
             "shape": list(self.shape),
+            **({"noise": list(asked.noise)} if isinstance(asked.noise, tuple) else {}),
             "ffcore": version("ffcore"),
         }
 
     def drawn_labels(self, asked: Request) -> list[int] | None:
         """Return the class of each sample of a request; None where its conditions have none."""
-        draws = Draws(asked.seed, 0, 0, asked.number, self.device).named("sample")
-        label = self._condition(asked, draws).label
+        label = self.condition(asked, 0, asked.number).label
         return None if label is None else [int(each) for each in label]
-
-    def _condition(self, asked: Request, draws: Draws) -> Condition:
-        condition = self.generator.conditions.draw(draws)
-        if isinstance(asked.labels, tuple) or asked.labels == "balanced":
-            condition = attrs.evolve(condition, label=self._labels(asked, draws))
-        return condition if asked.guidance == 1 else condition.at(asked.guidance, self.device)
 
     def _labels(self, asked: Request, draws: Draws) -> Tensor:
         index = torch.arange(draws.start, draws.stop)

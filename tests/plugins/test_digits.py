@@ -31,6 +31,7 @@ from ffcore.recipe import RecipeError, component, load_recipe
 from ffcore.solver import Solver
 from ffcore.testing.check import check_tables
 from ffcore.weights import read_weights
+from ffcore_digits import verifiers
 from ffcore_digits.classifier import DigitFeatures, accuracy
 from ffcore_digits.data import digits
 from ffcore_digits.tables import DigitsAsData
@@ -243,3 +244,46 @@ def test_the_digits_are_lawful_data():
     results = check_tables("data/digits", "data", tables)
     assert {each.status for each in results} <= {"holds", "not asked"}, results
     assert sum(each.status == "holds" for each in results) > 8
+
+
+# The verifiers of a search
+
+
+def asked(labels):
+    return Condition(size=len(labels), label=labels)
+
+
+def test_confidence_is_the_classifiers_log_probability_of_the_class_asked_for():
+    images, labels = digits("held out")
+    right = verifiers.confidence(images, asked(labels))
+    wrong = verifiers.confidence(images, asked((labels + 1) % 10))
+    assert right.shape == (360,)
+    assert (right <= 0).all()
+    assert (right > wrong).double().mean() > 0.99
+    each = [verifiers.confidence(images[:4], asked(torch.full((4,), c))) for c in range(10)]
+    torch.testing.assert_close(torch.stack(each).exp().sum(0), torch.ones(4))
+
+
+def test_nearness_is_largest_for_what_the_teacher_makes_of_that_class(monkeypatch):
+    monkeypatch.setattr(verifiers, "SAMPLES", 20)
+    monkeypatch.setattr(verifiers, "_teachers_samples", verifiers._teachers_samples.__wrapped__)
+    samples, labels = verifiers._teachers_samples()
+    assert labels.tolist() == list(range(10)) * 2
+    images = samples.view(-1, 1, 8, 8)
+    torch.testing.assert_close(
+        verifiers.nearness(images, asked(labels)), torch.zeros(20), rtol=0, atol=1e-3
+    )
+    assert verifiers.agreement(images, asked(labels)).tolist() == [1] * 20
+    other = (labels + 3) % 10
+    assert verifiers.agreement(images, asked(other)).tolist() == [0] * 20
+    distance = [
+        min((samples[i] - samples[j]).square().mean().sqrt() for j in range(20) if labels[j] == c)
+        for i, c in enumerate(other)
+    ]
+    found = verifiers.nearness(images, asked(other))
+    torch.testing.assert_close(-found, torch.stack(distance), rtol=1e-4, atol=1e-4)
+
+
+def test_digits_without_classes_are_not_judged():
+    with pytest.raises(ValueError, match="these have no classes"):
+        verifiers.confidence(torch.zeros(2, 1, 8, 8), Condition(size=2))

@@ -1,0 +1,324 @@
+"""`ffd search`: a student searches the noise, a verifier chooses, the teacher renders the best."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import textwrap
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from ffcore.cli import options
+from ffcore.cli.bars import Bars
+from ffcore.cli.evaluate import built_features, feature_tables
+from ffcore.cli.sample import labelling
+from ffcore.files import require
+from ffcore.solver import Method
+
+if TYPE_CHECKING:
+    from ffcore.fidelity import Reference
+    from ffcore.sample import Request, Sampler
+    from ffcore.search import Comparison
+
+_COLUMNS = 80
+_ARMS = {
+    "searched": "best, rendered",
+    "teacher": "teacher alone",
+    "student": "student's best",
+}
+
+
+class Numbers(click.ParamType[tuple[int, ...]]):
+    """Whole numbers of at least 1, with commas between."""
+
+    name = "LIST"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Return them in order, each once; a usage error for anything else."""
+        try:
+            found = sorted({int(each) for each in str(value).split(",")})
+        except ValueError:
+            found = [0]
+        if found[0] < 1:
+            self.fail(f"{value!r} must be numbers of at least 1, as in 4,16,64", param, ctx)
+        return tuple(found)
+
+
+@click.command()
+@click.argument("source")
+@click.option(
+    "--verifier",
+    "-v",
+    required=True,
+    metavar="MODULE:FUNCTION",
+    help="Chooses: (images, condition) -> scores, higher is better.",
+)
+@click.option(
+    "--judge",
+    "-j",
+    "judges",
+    multiple=True,
+    metavar="MODULE:FUNCTION",
+    help="A verifier that chooses nothing, but tells of what was chosen. May be repeated.",
+)
+@click.option("--number", "-n", default=100, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--candidates",
+    "-N",
+    default="4,16,64",
+    show_default=True,
+    type=Numbers(),
+    help="Among how many noises to choose; one search serves them all.",
+)
+@click.option(
+    "--teacher",
+    "of_teacher",
+    metavar="RECIPE",
+    help="Recipe or run whose teacher renders. [default: SOURCE; an export has none]",
+)
+@options.solver
+@click.option(
+    "--teacher-steps",
+    default=8,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Of the solver, to render what was chosen.",
+)
+@click.option(
+    "--labels",
+    metavar="HOW",
+    help="'balanced', 'random', or classes as in 0,3,7. [default: balanced, where there are "
+    "classes]",
+)
+@click.option("--guidance", type=float, help="Guidance scale γ. [default: the recipe's]")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 2**63 - 1),
+    help="Of noise and labels, as ffd sample has them: its noise is the first candidate.",
+)
+@click.option(
+    "--features",
+    "-f",
+    "spaces",
+    multiple=True,
+    metavar="NAME",
+    help="Feature space for Fréchet distances, and classes where it tells them. May be repeated.",
+)
+@click.option(
+    "--reference",
+    "-r",
+    "against",
+    help="What to measure them to, as ffd evaluate takes it. [default: the run's]",
+)
+@options.batch
+@options.device
+@click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Override a key of the teacher's recipe, or of the decoder. May be repeated.",
+)
+@click.option(
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path),
+    help="A directory for search.json, search.png, examples.png, and the images of the largest N.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an earlier search there.")
+@click.option("--json", "as_json", is_flag=True, help="Write the result as one JSON document.")
+def search(
+    source: str,
+    verifier: str,
+    judges: tuple[str, ...],
+    number: int,
+    candidates: tuple[int, ...],
+    of_teacher: str | None,
+    solver: Method | None,
+    teacher_steps: int,
+    labels: str | None,
+    guidance: float | None,
+    seed: int,
+    spaces: tuple[str, ...],
+    against: str | None,
+    batch: int,
+    device: str,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Search the noise with the student of SOURCE, and render the best by its teacher.
+
+    For each image the student makes N candidates in one evaluation each, the verifier scores them,
+    and the teacher follows its flow from the noise of the best. Beside it stand the teacher alone
+    in as many steps as the same evaluations afford, and the student's best itself. One candidate is
+    no search: there the teacher starts from noise that nobody chose.
+
+    SOURCE is a run directory, or an export with --teacher.
+
+    What chooses is no judge of what it chose: --judge and --features tell what had no part in it.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise click.UsageError("search is the work of one process")
+    if against is not None and not spaces:
+        raise click.UsageError("--reference is what --features are measured to: name some")
+    tables = feature_tables(spaces)
+    for table in tables:
+        require(getattr(table, "files", ()))
+    from ffcore.export import load_sampler, load_teacher_sampler
+    from ffcore.search import Verifier, check_alike, check_free, compare, keep
+
+    if out is not None:
+        check_free(out, overwrite=overwrite)
+    chooses, *told = [Verifier.load(each) for each in (verifier, *judges)]
+    teacher = load_teacher_sampler(
+        of_teacher or source,
+        method=solver,
+        steps=teacher_steps,
+        device=device,
+        overrides=overrides,
+    )
+    for_decoder = [each for each in overrides if each.startswith("decoder.")]
+    student = load_sampler(source, device=device, overrides=for_decoder)
+    asked = student.request(number, seed=seed, labels=labelling(labels), guidance=guidance)
+    check_alike(student, teacher, asked)
+    features = [built_features(table, teacher.device) for table in tables]
+    reference = _reference(against, of_teacher or source, student, asked) if features else None
+    begun = time.perf_counter()
+    with Bars(Console(stderr=True), told=time.monotonic()) as bars:
+        found = compare(
+            student,
+            teacher,
+            chooses,
+            asked,
+            candidates,
+            judges=told,
+            features=features,
+            reference=reference,
+            batch=batch,
+            progress=lambda what, done, total: bars.advance(what, done, total, "evaluations"),
+        )
+    conditions = {
+        "verifier": chooses.name,
+        "judges": [each.name for each in told],
+        "student": student.record(asked),
+        "teacher": teacher.record(asked),
+        "reference": None if reference is None else dict(reference.record),
+    }
+    result = _result(found, conditions, time.perf_counter() - begun)
+    if out is not None:
+        keep(out, found, student, teacher, result, batch=batch)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        _show(result, out)
+
+
+def _reference(against: str | None, source: str, student: Sampler, asked: Request) -> Reference:
+    """Return what distances are measured to: what is named, or what the run or recipe has."""
+    from ffcore.export import RECIPE
+    from ffcore.fidelity import Made, Making, open_reference
+    from ffcore.recipe import load_recipe
+    from ffcore.run_directory import REFERENCE
+
+    if against is None:
+        own = Path(source) / REFERENCE
+        recipe = load_recipe(Path(source) / RECIPE if Path(source).is_dir() else source)
+        against = str(own) if own.is_file() else recipe.evaluation.reference
+    if against is None:
+        raise click.UsageError(
+            f"{source} has no reference that --features could be measured to: name one, --reference"
+        )
+    making = Making(labels=asked.labels, guidance=asked.guidance, device=student.device)
+    return open_reference(against, Made(student, asked), making)
+
+
+def _result(found: Comparison, conditions: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    import attrs
+
+    return {
+        "schema": 1,
+        "rows": [attrs.asdict(row) for row in found.rows],
+        "conditions": dict(conditions),
+        "notes": list(found.notes),
+        "seconds": seconds,
+    }
+
+
+def _show(result: Mapping[str, Any], out: Path | None) -> None:
+    rows, conditions = result["rows"], result["conditions"]
+    first = rows[0]["searched"]
+    for name in first["scores"]:
+        part = "which chose" if name == conditions["verifier"] else "which had no part in it"
+        _table(f"{name}, {part}: mean ± standard error", rows, ("scores", name), _score)
+    for name, each in first["features"].items():
+        _table(f"Fréchet distance ({name})", rows, ("features", name), _fd)
+        if (each["classes"] or {}).get("as_asked") is not None:
+            _table(f"Read as asked ({name})", rows, ("features", name), _read)
+    teacher, student = conditions["teacher"], conditions["student"]
+    steps = ", ".join(str(each) for each in dict.fromkeys(row["teacher"]["steps"] for row in rows))
+    scale = teacher["guidance"]["scale"]
+    _say(
+        f"{student['number']} images, seed {student['seed']}, γ {scale:g}. NFE are evaluations of "
+        f"the networks for one image. The teacher renders the best in {first['steps']} steps of "
+        f"{teacher['solver']['method']}; alone it makes {steps}."
+    )
+    for note in result["notes"]:
+        click.echo(textwrap.fill(f"note: {note}", _COLUMNS, subsequent_indent="  "), err=True)
+    if out is not None:
+        click.echo(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+
+
+def _table(
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    place: tuple[str, str],
+    told: Callable[[Mapping[str, Any]], str],
+) -> None:
+    """Show what stands at a place in each arm, as `told` tells it."""
+    kind, key = place
+    click.echo(title)
+    table = Table(box=None)
+    table.add_column("N", justify="right")
+    for arm in _ARMS.values():
+        table.add_column("NFE", justify="right")
+        table.add_column(arm, justify="right", no_wrap=True, min_width=len("best, rendered"))
+    for row in rows:
+        arms = [row[name] for name in _ARMS]
+        cells = ((str(arm["nfe"]), told(arm[kind][key])) for arm in arms)
+        table.add_row(str(row["candidates"]), *(cell for pair in cells for cell in pair))
+    Console().print(table)
+    click.echo()
+
+
+def _score(score: Mapping[str, Any]) -> str:
+    """Tell a mean to the second digit of its error."""
+    mean, error = score["mean"], score["error"]
+    if not error:
+        return f"{mean:.4g}" if error is None else f"{mean:.4g} ± 0"
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{mean:.{digits}f} ± {error:.{digits}f}"
+
+
+def _fd(found: Mapping[str, Any]) -> str:
+    return f"{found['fd']:.4g}"
+
+
+def _read(found: Mapping[str, Any]) -> str:
+    return f"{found['classes']['as_asked']:.2%}"
+
+
+def _say(text: str) -> None:
+    click.echo(textwrap.fill(text, _COLUMNS, break_long_words=False, break_on_hyphens=False))

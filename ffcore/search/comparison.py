@@ -1,0 +1,296 @@
+"""What a search is worth: best-of-N against the teacher alone at the same number of evaluations.
+
+NFE counts evaluations of the base networks for one image: the student's for each candidate, and the
+solver's for the teacher, twice as many where guidance acts. What chose is no fair judge of what it
+chose: judges and feature spaces that had no part in the choice are told beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import attrs
+import torch
+from torch import Tensor
+
+from ffcore.features import Moments
+from ffcore.fidelity import Reference, Samples, measure
+from ffcore.fidelity.measure import Fidelity
+from ffcore.fidelity.samples import from_uint8
+from ffcore.interfaces import ClassFeatures, ConditionSource, Features, Labels
+from ffcore.sample import Request, SampleError, Sampler, Solved, to_uint8
+from ffcore.search.best_of import Progress, search, silent
+from ffcore.search.verifier import Function, Verifier
+from ffcore.solver import Solver
+
+
+@attrs.frozen(kw_only=True)
+class Score:
+    """Scores by one verifier, over the samples."""
+
+    mean: float
+    error: float | None
+    """Standard error of the mean; None for a single sample."""
+
+    @staticmethod
+    def of(scores: Tensor) -> Score:
+        """Return the mean of Float[n] and its standard error."""
+        error = float(scores.std() / len(scores) ** 0.5) if len(scores) > 1 else None
+        return Score(mean=float(scores.mean()), error=error)
+
+
+@attrs.frozen(kw_only=True)
+class Arm:
+    """One way to spend evaluations, and what came of it."""
+
+    nfe: int
+    """Of one sample, the search for its noise included."""
+    steps: int
+    """Of the network that made it: the student's, or the teacher's solver's."""
+    scores: Mapping[str, Score]
+    """By the name of the verifier, then of the judges."""
+    features: Mapping[str, Fidelity]
+    """By the name of the feature space."""
+
+
+@attrs.frozen(kw_only=True)
+class Row:
+    """What N candidates are worth. With one there is no search, and both teachers are one."""
+
+    candidates: int
+    searched: Arm
+    """The teacher, from the noise of the student's best."""
+    teacher: Arm
+    """The teacher alone, in as many steps as the same NFE affords."""
+    student: Arm
+    """The student's best itself."""
+
+
+@attrs.frozen(kw_only=True)
+class Comparison:
+    """Every number of candidates, and what is to be said of the numbers."""
+
+    rows: tuple[Row, ...]
+    chosen: Mapping[int, Request]
+    """The noise of the best, by the number of candidates."""
+    notes: tuple[str, ...]
+
+
+def compare(
+    student: Sampler,
+    teacher: Sampler,
+    verifier: Verifier | Function,
+    asked: Request,
+    candidates: Sequence[int],
+    *,
+    judges: Sequence[Verifier | Function] = (),
+    features: Sequence[Features] = (),
+    reference: Reference | None = None,
+    batch: int = 64,
+    progress: Progress = silent,
+) -> Comparison:
+    """Search, render, and spend the same on the teacher alone and on nothing but the student.
+
+    Args:
+        student: searches.
+        teacher: renders, by a solver of fixed steps.
+        verifier, asked, candidates, batch: as `search` takes them; one candidate, which is no
+            search and costs nothing, is compared in any case.
+        judges: verifiers that choose nothing.
+        features: in which Fréchet distances to the reference are measured, and by those of a
+            classifier the classes read. On the teacher's device.
+        reference: needed with features.
+        progress: told of evaluations after each batch.
+
+    Raises SampleError where student and teacher do not belong together, or the solver's NFE is not
+    known beforehand; what `search` and `ffcore.fidelity.measure` raise.
+    """
+    check_alike(student, teacher, asked)
+    verifiers = [v if isinstance(v, Verifier) else Verifier(v) for v in (verifier, *judges)]
+    names = [each.name for each in verifiers]
+    if len({*names}) < len(names):
+        raise SampleError(f"judges: each once, and not the verifier that chooses; found {names}")
+    numbers = [1, *candidates]
+    chosen = search(student, verifiers[0], asked, numbers, batch=batch, progress=progress)
+    plan = [_Planned.of(student, teacher, asked, size, request) for size, request in chosen.items()]
+    if reference is not None:
+        reference = _with_statistics(reference, features, teacher.device)
+    judging = _Judging(verifiers, features, reference, batch, progress, sum(p.cost for p in plan))
+    rows = tuple(each.row(student, teacher, judging) for each in plan)
+    return Comparison(rows=rows, chosen=chosen, notes=tuple(dict.fromkeys(judging.notes)))
+
+
+def check_alike(student: Sampler, teacher: Sampler, asked: Request) -> None:
+    """Raise SampleError unless the teacher can render what the student finds, at a known cost."""
+    ours, theirs = student.generator, teacher.generator
+    if not isinstance(theirs, Solved):
+        raise SampleError("search: what renders is a teacher's sampler, as of load_teacher_sampler")
+    here, there = ((each.sample_shape, _kind(each.conditions)) for each in (ours, theirs))
+    if here != there:
+        raise SampleError(
+            f"search: the student is not of this teacher: its samples are {here[0]} of {here[1]}, "
+            f"the teacher's {there[0]} of {there[1]}"
+        )
+    theirs.check(asked.guidance, None)
+    if theirs.nfe(asked.guidance, None) is None:
+        raise SampleError(
+            f"solver: {theirs.solver.method} decides on its evaluations as it goes, and a search "
+            "counts them beforehand: take a solver of fixed steps"
+        )
+
+
+def _kind(conditions: ConditionSource) -> str:
+    if isinstance(conditions, Labels):
+        return f"{conditions.classes} classes"
+    return f"conditions {type(conditions).__name__}"
+
+
+def affordable(solver: Solver, budget: int, interval: tuple[float, float] | None) -> int:
+    """Return the most steps of a fixed-step solver that cost at most `budget` NFE, at least 1."""
+    steps = budget
+    while steps > 1:
+        nfe = attrs.evolve(solver, steps=steps).nfe(interval)
+        assert nfe is not None
+        if nfe <= budget:
+            break
+        steps -= 1
+    return steps
+
+
+@attrs.frozen(kw_only=True)
+class _Planned:
+    """A row to come: the requests and what they cost."""
+
+    candidates: int
+    request: Request
+    """For the chosen noise."""
+    asked: Request
+    nfe: int
+    """Of search and rendering."""
+    steps: int
+    """Of the teacher alone."""
+    alone: int
+    """NFE of the teacher alone."""
+    screened: int
+    """NFE of the candidates."""
+    cost: int
+    """Evaluations for all samples, the search itself not counted."""
+
+    @staticmethod
+    def of(
+        student: Sampler, teacher: Sampler, asked: Request, candidates: int, request: Request
+    ) -> _Planned:
+        solved = teacher.generator
+        assert isinstance(solved, Solved)
+        render, each = (s.generator.nfe(asked.guidance, asked.steps) for s in (teacher, student))
+        assert render is not None
+        assert each is not None
+        nfe = render + (candidates * each if candidates > 1 else 0)
+        interval = None if asked.guidance == 1 else solved.guided.interval
+        steps = affordable(solved.solver, nfe, interval)
+        alone = solved.in_steps(steps).nfe(asked.guidance, None)
+        assert alone is not None
+        return _Planned(
+            candidates=candidates,
+            request=request,
+            asked=asked,
+            nfe=nfe,
+            steps=steps,
+            alone=alone,
+            screened=candidates * each,
+            cost=asked.number * (each + render + (alone if candidates > 1 else 0)),
+        )
+
+    def row(self, student: Sampler, teacher: Sampler, judging: _Judging) -> Row:
+        solved = teacher.generator
+        assert isinstance(solved, Solved)
+        searched = judging.arm(teacher, self.request, self.nfe, solved.solver.steps)
+        alone = searched
+        if self.candidates > 1:
+            alone = judging.arm(teacher.in_steps(self.steps), self.asked, self.alone, self.steps)
+        itself = judging.arm(student, self.request, self.screened, self.asked.steps or 1)
+        return Row(candidates=self.candidates, searched=searched, teacher=alone, student=itself)
+
+
+class _Judging:
+    """Makes the samples of each arm once, and judges them on the way."""
+
+    def __init__(
+        self,
+        verifiers: Sequence[Verifier],
+        features: Sequence[Features],
+        reference: Reference | None,
+        batch: int,
+        progress: Progress,
+        total: int,
+    ) -> None:
+        self.verifiers = verifiers
+        self.features = features
+        self.reference = reference
+        self.batch = batch
+        self.progress = progress
+        self.total = total
+        self.done = 0
+        self.notes: list[str] = []
+
+    def arm(self, sampler: Sampler, request: Request, nfe: int, steps: int) -> Arm:
+        samples = _Scored(sampler, request, self)
+        found: Mapping[str, Fidelity] = {}
+        if self.features:
+            assert self.reference is not None
+            reads = any(isinstance(each, ClassFeatures) for each in self.features)
+            metrics = ("fd", "classes") if reads else ("fd",)
+            measured = measure(samples, self.reference, self.features, metrics, sampler.device)
+            found = measured.features
+            self.notes += measured.notes
+        else:
+            for _ in samples:
+                pass
+        scores = {name: Score.of(torch.cat(parts)) for name, parts in samples.scores.items()}
+        return Arm(nfe=nfe, steps=steps, scores=scores, features=found)
+
+    def advance(self, evaluations: int) -> None:
+        self.done += evaluations
+        self.progress("compare", self.done, self.total)
+
+
+class _Scored(Samples):
+    """Samples that verifiers score while they are made. They see what is not yet rounded."""
+
+    def __init__(self, sampler: Sampler, request: Request, judging: _Judging) -> None:
+        self.sampler = sampler
+        self.request = request
+        self.judging = judging
+        self.number = request.number
+        self.shape = sampler.shape
+        self.labels = sampler.drawn_labels(request)
+        self.record = {}
+        self.scores: dict[str, list[Tensor]] = {each.name: [] for each in judging.verifiers}
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield them; see Samples."""
+        nfe = self.sampler.generator.nfe(self.request.guidance, self.request.steps)
+        assert nfe is not None
+        for start in range(0, self.number, self.judging.batch):
+            stop = min(self.number, start + self.judging.batch)
+            images = self.sampler.images(self.request, start, stop)
+            condition = self.sampler.condition(self.request, start, stop)
+            for each in self.judging.verifiers:
+                self.scores[each.name].append(each(images.to(self.sampler.device), condition))
+            self.judging.advance(nfe * (stop - start))
+            yield from_uint8(to_uint8(images)) if self.sampler.makes_images else images.float()
+
+
+@torch.no_grad()
+def _with_statistics(reference: Reference, features: Sequence[Features], device: str) -> Reference:
+    """Return a reference that has statistics, so that its samples are made and read but once."""
+    missing = [each for each in features if reference.statistics_of(each) is None]
+    if not missing:
+        return reference
+    assert reference.samples is not None
+    moments = {each.name: Moments() for each in missing}
+    for chunk in reference.samples:
+        for each in missing:
+            moments[each.name].add(each(chunk.to(device)))
+    statistics = {name: each.statistics() for name, each in moments.items()}
+    return attrs.evolve(reference, statistics=statistics, samples=None)

@@ -1,0 +1,80 @@
+"""Verifiers: functions that tell good images from bad ones. What they answer is checked here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ffcore.faults import OutOfMemory
+from ffcore.interfaces import Condition
+from ffcore.plugins import PluginError, imported
+from ffcore.plugins.place import told
+
+Function = Callable[[Tensor, Condition], Tensor]
+"""(images, condition) -> scores, Float[B]: of decoded images Float[B, C, H, W] in [−1, 1], or of
+samples Float[B, *S] as they are where nothing decodes them. Higher is better; each score from its
+own image and condition alone, so that no batch size counts."""
+
+
+class VerifierError(PluginError):
+    """A verifier failed, or answered what is no score. One message, for a person."""
+
+
+class Verifier:
+    """A function that scores images, by its name.
+
+    Args:
+        function: see Function.
+        name: as it is told; by default `module:function`.
+    """
+
+    def __init__(self, function: Function, name: str | None = None) -> None:
+        self.function = function
+        self.name = name or _name(function)
+
+    @staticmethod
+    def load(name: str) -> Verifier:
+        """Return the verifier `module:function`, sought in the current folder too.
+
+        Raises BrokenPlugin where it cannot be imported or called, VerifierError for another form.
+        """
+        module, _, function = name.partition(":")
+        if not (module and function):
+            raise VerifierError(f"verifier {name!r} is not of the form module:function")
+        return Verifier(imported(name, f"verifier {name!r}"), name)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, condition: Condition) -> Tensor:
+        """Return the scores, Float[B], in float64 on the CPU.
+
+        Raises VerifierError where the function fails, with the place in it, or where its answer is
+        not a finite number for each image.
+        """
+        try:
+            scores = self.function(images, condition)
+        except (torch.OutOfMemoryError, OutOfMemory):
+            raise
+        except Exception as error:
+            raise VerifierError(f"verifier {self.name} failed: {told(error)}") from error
+        found = scores.detach().cpu().double() if isinstance(scores, Tensor) else None
+        if found is None or found.shape != (len(images),):
+            what = type(scores).__name__ if found is None else f"a tensor {tuple(found.shape)}"
+            raise VerifierError(
+                f"verifier {self.name} answered {what} to {len(images)} images: it must be a "
+                f"tensor ({len(images)},), one score for each"
+            )
+        bad = (~found.isfinite()).nonzero()
+        if len(bad):
+            raise VerifierError(
+                f"verifier {self.name} answered {float(found[bad[0]])} to an image (row "
+                f"{int(bad[0])} of {len(images)}): a score must be finite"
+            )
+        return found
+
+
+def _name(function: Function) -> str:
+    kind = type(function)
+    name = getattr(function, "__qualname__", kind.__qualname__)
+    return f"{getattr(function, '__module__', kind.__module__)}:{name}"
