@@ -28,6 +28,7 @@ import attrs
 import cattrs
 import click
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import t as student_t
@@ -173,7 +174,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 def _measures(one: dict[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in one["distances"].items():
-        yield f"distance, {name}", value
+        yield f"Fréchet distance, {name}", value
     if "trajectory_error" in one:
         yield "trajectory error at δ = 1", one["trajectory_error"]["1.0"]
 
@@ -191,46 +192,71 @@ def table(study: Study, found: Found) -> str:
             for title, value in _measures(each[study.at[-1]]):
                 measured.setdefault(title, []).append(value)
         titles = ["run", *measured]
-        cells = [f"{mean:.3f} ± {half:.3f}" for mean, half in map(interval, measured.values())]
+        cells = [_told(*interval(values)) for values in measured.values()]
         rows.append([name, *cells])
     ruled = [titles, ["---"] * len(titles), *rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in ruled)
 
 
+def _told(mean: float, half: float) -> str:
+    return f"{mean:.3f}" if math.isnan(half) else f"{mean:.3f} ± {half:.3f}"
+
+
 def draw(study: Study, found: Found, path: Path) -> None:
-    """Draw each measure over the steps of training, a line for each case and its interval."""
-    titles = [title for title, _ in _measures(next(iter(found.values()))[0][study.at[0]])]
-    figure = Figure(figsize=(3.6 * len(titles), 3.6), layout="constrained")
+    """Draw the distances over the steps of training, and at the end the error over δ.
+
+    A line for each case, with its interval.
+    """
+    one = next(iter(found.values()))[0]
+    titles = [title for title, _ in _measures(one[study.at[0]])]
+    figure = Figure(figsize=(3.4 * (len(titles) + 1), 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    plots = figure.subplots(1, len(titles), squeeze=False)[0]
+    *plots, errors = figure.subplots(1, len(titles) + 1, squeeze=False)[0]
     for plot, title in zip(plots, titles, strict=True):
-        for number, (name, seeds) in enumerate(found.items()):
-            shift = 1.02 ** (number - len(found) / 2)  # so that bars do not cover each other
+        plot.set(title=title, xlabel="steps", xscale="log", yscale="log")
+        plot.set_xticks(study.at, [str(step) for step in study.at])
+        plot.xaxis.minorticks_off()
+        for number, seeds in enumerate(found.values()):
             points = [
                 interval([dict(_measures(each[step]))[title] for each in seeds])
                 for step in study.at
             ]
-            plot.errorbar(
-                [step * shift for step in study.at],
-                [mean for mean, _ in points],
-                [half for _, half in points],
-                label=name,
-                color=COLOURS[number % len(COLOURS)],
-                marker="os^Dv<>"[number % 7],
-                markersize=4,
-                linewidth=1.2,
-                capsize=2,
-            )
-        plot.set_xscale("log")
-        plot.set_yscale("log")
-        plot.set_xticks(study.at, [str(step) for step in study.at])
-        plot.minorticks_off()
-        plot.set_xlabel("steps")
-        plot.set_title(title, fontsize=10)
-        plot.grid(alpha=0.3)
-    figure.legend(*plots[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    figure.suptitle(study.title, fontsize=11)
+            shift = 1.03 ** (number - (len(found) - 1) / 2)  # so that no bar covers another
+            _line(plot, number, [step * shift for step in study.at], points)
+    errors.set(title="trajectory error at the end", xlabel="duration δ")
+    deltas = list(one[study.at[-1]]["trajectory_error"])
+    for number, (name, seeds) in enumerate(found.items()):
+        points = [
+            interval([each[study.at[-1]]["trajectory_error"][delta] for each in seeds])
+            for delta in deltas
+        ]
+        _line(errors, number, [float(delta) for delta in deltas], points, name)
+    errors.set_ylim(bottom=0)
+    handles, names = errors.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3)
+    figure.suptitle(f"{study.title}: means of seeds, 95 % intervals", fontsize=11)
     figure.savefig(path, dpi=110)
+
+
+def _line(
+    plot: Axes,
+    number: int,
+    at: Sequence[float],
+    points: Sequence[tuple[float, float]],
+    name: str | None = None,
+) -> None:
+    plot.errorbar(
+        at,
+        [mean for mean, _ in points],
+        [half for _, half in points],
+        label=name,
+        color=COLOURS[number % len(COLOURS)],
+        marker="os^Dv<>"[number % 7],
+        markersize=4,
+        linewidth=1.2,
+        capsize=2,
+    )
+    plot.grid(alpha=0.3)
 
 
 @click.command()
