@@ -84,7 +84,11 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Where to keep the result, as JSON; until then, how far the evaluation is.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace an earlier result there.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace an earlier result there, and an interrupted evaluation of other conditions.",
+)
 @click.option(
     "--compare",
     "earlier",
