@@ -38,7 +38,7 @@ def main(run: str, numbers: tuple[int, ...], keep: bool) -> None:
         for number in numbers if keep else ():
             file = Path(folder) / f"{number}.npz"
             command("sample", run, "-n", str(number), "--seed", "1", "-o", str(file))
-            row(run, "-n", str(number), "-r", str(file), "-m", "fd,kid,pr")
+            row(run, "-n", str(number), "-r", str(file), "-m", "fd,is,kid,pr")
 
 
 def row(*arguments: str) -> None:

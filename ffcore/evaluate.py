@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ffcore.draws import Draws
-from ffcore.features import Statistics, fingerprint, frechet_distance
+from ffcore.features import Moments, Statistics, fingerprint, frechet_distance
 from ffcore.flow import integrate
 from ffcore.flow_map import check_steps, generate
 from ffcore.guidance import Guided, unguided
@@ -186,15 +186,15 @@ def feature_statistics(
     what: str = "sampling",
 ) -> dict[str, Statistics]:
     """Return the statistics of a sampler's samples in each feature space."""
-    found: dict[str, list[Tensor]] = {each.name: [] for each in features}
+    found = {each.name: Moments() for each in features}
     done = 0
     for z, condition in prior(teacher, measurement, purpose):
         samples = sampler(z, condition)
         for each in features:
-            found[each.name].append(each(samples).cpu())
+            found[each.name].add(each(samples))
         done += len(z)
         progress(what, done, measurement.samples)
-    return {name: Statistics.of(torch.cat(parts)) for name, parts in found.items()}
+    return {name: moments.statistics() for name, moments in found.items()}
 
 
 def make_reference(

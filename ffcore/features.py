@@ -53,33 +53,39 @@ class Moments:
 
     def __init__(self) -> None:
         self.count = 0
-        self._mean = torch.zeros(())
-        self._scatter = torch.zeros(())
+        self.mean = torch.zeros(())
+        """Float[D]."""
+        self.scatter = torch.zeros(())
+        """Sum of the outer products of deviations from the mean, Float[D, D]."""
 
     def add(self, features: Tensor) -> None:
         """Take a block Float[B, D], B ≥ 1."""
         block = features.detach().cpu().double()
         mean = block.mean(0)
         centred = block - mean
+        self.join(len(block), mean, centred.T @ centred)
+
+    def join(self, count: int, mean: Tensor, scatter: Tensor) -> None:
+        """Take the moments of other features, at least one."""
         if self.count == 0:
-            self.count, self._mean, self._scatter = len(block), mean, centred.T @ centred
+            self.count, self.mean, self.scatter = count, mean.clone(), scatter.clone()
             return
-        total = self.count + len(block)
-        away = mean - self._mean
-        share = len(block) / total
-        self._scatter += centred.T @ centred + torch.outer(away, away) * (self.count * share)
-        self._mean += away * share
+        total = self.count + count
+        away = mean - self.mean
+        share = count / total
+        self.scatter += scatter + torch.outer(away, away) * (self.count * share)
+        self.mean += away * share
         self.count = total
 
     @property
     def dimension(self) -> int:
         """D, once a block was taken."""
-        return len(self._mean)
+        return len(self.mean)
 
     def statistics(self) -> Statistics:
         """Return the statistics of all features so far, at least two."""
         assert self.count >= 2
-        return Statistics(self._mean.numpy(), (self._scatter / (self.count - 1)).numpy())
+        return Statistics(self.mean.numpy(), (self.scatter / (self.count - 1)).numpy())
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
@@ -113,6 +119,28 @@ def kernel_distance(a: Tensor, b: Tensor) -> tuple[float, float, int]:
     )
     mean, spread = (found[f"kernel_inception_distance_{each}"] for each in ("mean", "std"))
     return float(mean), float(spread), size
+
+
+SPLITS = 10
+"""Over how many parts of the samples, drawn at random, an Inception Score is averaged."""
+_LEAST = -700.0
+"""Logarithm of a likelihood; float64 has none below −745."""
+
+
+def inception_score(logits: Tensor) -> tuple[float, float]:
+    """Return exp E KL(p(y|x) ‖ p(y)) of a classifier's logits (Salimans et al., 1606.03498).
+
+    Args:
+        logits: Float[N, K], N at least SPLITS.
+
+    Returns:
+        Mean and standard deviation over SPLITS; from 1 to K.
+    """
+    # A likelihood of 0 for all of a part would make torch-fidelity's 0 · log 0 of it, which is NaN.
+    likelihoods = logits.double().log_softmax(1).clamp(min=_LEAST)
+    found = import_fidelity("metric_isc").isc_features_to_metric(likelihoods, splits=SPLITS)
+    mean, spread = (found[f"inception_score_{each}"] for each in ("mean", "std"))
+    return float(mean), float(spread)
 
 
 def precision_recall(samples: Tensor, reference: Tensor) -> tuple[float, float]:

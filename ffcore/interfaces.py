@@ -397,14 +397,19 @@ class Features(nn.Module, ABC):
 
 
 class ClassFeatures(Features):
-    """Features of a network that also tells the class of a sample, so that collapse shows."""
+    """Features of a classifier, which tell how likely each class is."""
 
-    classes: int
-    """How many it tells apart; they are the labels that students are conditioned on."""
+    classes: int | None
+    """How many classes there are, where they are the labels that students are conditioned on: so
+    collapse shows. None where they are others."""
 
     @abstractmethod
+    def logits(self, features: Tensor) -> Tensor:
+        """Return the logits Float[B, K] of features Float[B, D], K being `classes` if there are."""
+
     def classify(self, samples: Tensor) -> Tensor:
-        """Return the class that each sample is read as, Int[B] in [0, classes)."""
+        """Return the class that each sample is read as, Int[B]."""
+        return self.logits(self(samples)).argmax(1)
 
 
 class Decoder(nn.Module, ABC):

@@ -109,6 +109,20 @@ class Processes:
                 raise error from mine[1]
         return [answer for answer, _ in outcomes]
 
+    def together(self, work: Callable[[], Value]) -> Value:
+        """Do `work` in every process; return this one's answer, or raise the first error in all."""
+        mine: list[Value] = []
+        self.each(lambda: mine.append(work()))
+        return mine[0]
+
+    def gather(self, value: Value) -> list[Value]:
+        """Return every process's value, by rank, in the leading one; in others nothing."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.leads else None
+        dist.gather_object(value, values, dst=0, group=self.group)
+        return values or []
+
     def first(self, work: Callable[[], Value]) -> Value:
         """Do `work` in the leading process; return its answer, or raise its error, in all."""
         answers: list[Any] = self.each(work if self.leads else lambda: None)
@@ -153,7 +167,7 @@ def joined(device: str = "cpu") -> Iterator[Processes]:
             raise
         raise LostProcess(
             f"process {rank} of {size} has lost another one, whose own error is the cause; "
-            "torchrun names it below. Checkpoints are whole: the same command goes on from the last"
+            "torchrun names it below. The same command goes on from what is whole on the disk"
         ) from error
     finally:
         # A DistributedDataParallel that outlives the group ends it while it holds the interpreter,

@@ -1,5 +1,6 @@
 """What a student is worth: distances and trajectory errors against a teacher."""
 
+import weakref
 from pathlib import Path
 
 import attrs
@@ -144,6 +145,28 @@ def test_the_statistics_are_those_of_all_samples() -> None:
     z = torch.cat([z for z, _ in prior(TEACHER, MEASUREMENT, "student")])
     assert len(z) == 2000
     assert frechet_distance(found["raw"], Statistics.of(z)) == pytest.approx(0, abs=1e-9)
+
+
+class Remembered(Features):
+    """Knows which of its answers are still there."""
+
+    name = "remembered"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: list[weakref.ref[Tensor]] = []
+
+    def forward(self, samples: Tensor) -> Tensor:
+        assert sum(each() is not None for each in self.answers) <= 1
+        found = samples.flatten(1).clone()
+        self.answers.append(weakref.ref(found))
+        return found
+
+
+def test_no_features_are_kept() -> None:
+    watched = Remembered()
+    feature_statistics(lambda z, condition: z, TEACHER, [watched], MEASUREMENT, "student")
+    assert len(watched.answers) == 4
 
 
 def test_progress_is_told_to_its_end() -> None:

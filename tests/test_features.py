@@ -70,12 +70,12 @@ class Sums(Moments):
 
     def add(self, features: Tensor) -> None:
         self.count += len(features)
-        self._mean = self._mean + features.sum(0)
-        self._scatter = self._scatter + features.T @ features
+        self.mean = self.mean + features.sum(0)
+        self.scatter = self.scatter + features.T @ features
 
     def statistics(self) -> Statistics:
-        mu = self._mean / self.count
-        sigma = (self._scatter - self.count * torch.outer(mu, mu)) / (self.count - 1)
+        mu = self.mean / self.count
+        sigma = (self.scatter - self.count * torch.outer(mu, mu)) / (self.count - 1)
         return Statistics(mu.numpy(), sigma.numpy())
 
 

@@ -15,7 +15,13 @@ from torch import Tensor
 
 from ffcore.evaluate import Reference as TeachersReference
 from ffcore.export import load_teacher_sampler
-from ffcore.features import SUBSETS, Statistics, fingerprint, frechet_distance
+from ffcore.features import (
+    SUBSETS,
+    Statistics,
+    fingerprint,
+    frechet_distance,
+    inception_score,
+)
 from ffcore.fidelity import (
     FidelityError,
     Kept,
@@ -120,6 +126,33 @@ def test_the_numbers_are_what_numpy_and_scipy_make_of_the_features(two, tmp_path
     assert found.kid == pytest.approx(np.mean(by_hand), rel=1e-9)
     assert found.kid_spread == pytest.approx(np.std(by_hand), rel=1e-9)
     assert np.mean(by_hand) == pytest.approx(kernel(a, b), abs=np.std(by_hand))
+
+
+def test_the_inception_score_is_what_numpy_makes_of_the_logits(two, tmp_path):
+    """exp of the mean divergence from the mean, in each of ten random parts."""
+    found = measure(*two, [features(), features("raw")], ("is",)).features
+    assert found["raw"].inception_score is None
+    assert found["digits"].fd is None
+    rows = digit_features(tmp_path / "a.npz")
+    head = features().classifier.head
+    logits = rows @ head.weight.double().numpy().T + head.bias.double().numpy()
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p = (p / p.sum(1, keepdims=True))[np.random.RandomState(2020).permutation(300)]
+    scores = [
+        np.exp((part * np.log(part / part.mean(0))).sum(1).mean()) for part in np.split(p, 10)
+    ]
+    assert 1.2 < np.mean(scores) < 10
+    # The features are of float32, and so are the logits of them.
+    assert found["digits"].inception_score == pytest.approx(np.mean(scores), rel=1e-5)
+    assert found["digits"].inception_score_spread == pytest.approx(np.std(scores), rel=1e-4)
+
+
+def test_the_score_of_certain_and_even_guesses_is_the_number_of_classes(two):
+    """And of guesses that say nothing, or always the same, 1."""
+    certain = 1000 * torch.eye(7)[torch.arange(70_000) % 7]
+    assert inception_score(certain)[0] == pytest.approx(7, rel=1e-3)
+    assert inception_score(certain[:1].expand(50, 7)) == pytest.approx((1, 0))
+    assert inception_score(torch.zeros(50, 7)) == pytest.approx((1, 0))
 
 
 def subsets(a: np.ndarray, b: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -278,9 +311,62 @@ def test_without_labels_the_spread_is_told_alone(two):
     assert (sum(found.counts), found.as_asked, found.recall) == (300, None, None)
 
 
+def test_labels_stand_beside_the_samples_as_adm_has_them(tmp_path):
+    digits = digits_of([3, 7] * 20, tmp_path, told=None)
+    with np.load(tmp_path / "d.npz") as file:
+        pixels = file["arr_0"]
+    path = npz(tmp_path / "adm.npz", arr_0=pixels, arr_1=np.array([3, 7] * 20))
+    samples = open_samples(path, Making())
+    assert (digits.labels, samples.labels) == (None, [3, 7] * 20)
+    reference = open_reference(SHIPPED, samples, Making())
+    found = measure(samples, reference, [features()], ("classes",)).features["digits"].classes
+    assert found.as_asked > 0.9
+    others = open_samples(npz(tmp_path / "o.npz", arr_0=pixels, arr_1=np.ones(40, int)), Making())
+    assert samples.record["labels"].startswith("arr_1 ")
+    assert others.record["labels"] != samples.record["labels"]
+    assert open_samples(path, Making(number=4)).labels == [3, 7, 3, 7]
+
+
+@pytest.mark.parametrize("wrong", [np.arange(39), np.arange(40) - 1, np.zeros((40, 1), int)])
+def test_whole_numbers_beside_samples_that_are_no_labels_are_refused(tmp_path, wrong):
+    path = npz(tmp_path / "a.npz", arr_0=pictures(0, 40), arr_1=wrong)
+    with pytest.raises(FidelityError, match=r"arr_1 is int64 of shape .* Leave anything else out"):
+        open_samples(path, Making())
+    floats = npz(tmp_path / "b.npz", arr_0=pictures(0, 40), arr_1=np.zeros(3))
+    assert open_samples(floats, Making()).labels is None
+
+
+def test_labels_that_the_features_do_not_tell_are_refused(two, tmp_path):
+    path = npz(tmp_path / "c.npz", arr_0=pictures(0, 40), arr_1=np.arange(40))
+    with pytest.raises(FidelityError, match="of class 39, and the features tell 10 classes"):
+        measure(open_samples(path, Making()), two[1], [features()], ("classes",))
+
+
+def test_a_part_of_samples_is_that_part(tmp_path):
+    vectors = Stream(0).normal(1000, 2).numpy().astype(np.float32)
+    asked = Making(number=600, teacher=True, steps=1, solver="euler", device="cpu", batch=100)
+    write_samples(
+        (sampler := load_teacher_sampler("digits.toml", method="euler", steps=1, device="cpu")),
+        sampler.request(600),
+        tmp_path / "s",
+    )
+    for samples in (
+        open_samples(npz(tmp_path / "v.npz", arr_0=vectors), Making()),
+        open_samples(str(tmp_path / "s"), Making()),
+        open_samples("digits.toml", asked),
+    ):
+        whole = torch.cat(list(samples))
+        part = list(samples.between(256, 600))
+        assert torch.equal(torch.cat(part), whole[256:600])
+        assert max(map(len, part)) <= 256
+        assert 512 in 256 + torch.tensor(list(map(len, part))).cumsum(0)
+
+
 def test_classes_need_a_classifier(two):
     with pytest.raises(FidelityError, match="needs features of a classifier, and reads tells none"):
         measure(*two, [Reads()], ("classes",))
+    with pytest.raises(FidelityError, match="is: needs features of a classifier, and reads has no"):
+        measure(*two, [Reads()], ("is",))
 
 
 # What is refused, and what is warned of
@@ -339,7 +425,7 @@ def test_a_file_that_is_cut_short_is_told(tmp_path):
     stored = open_stored(path)
     npz(path, arr_0=pictures(0, 4))
     with pytest.raises(FidelityError, match="cut short"):
-        list(stored)
+        list(stored.between(0, 5))
 
 
 @pytest.mark.parametrize("number", [5, 3000])
@@ -395,11 +481,14 @@ def test_what_does_not_fit_together_is_refused(two, tmp_path):
     few = open_samples(str(tmp_path / "a.npz"), Making(number=3))
     with pytest.raises(FidelityError, match="3 samples are too few"):
         measure(few, two[1], [features()])
+    few = open_samples(str(tmp_path / "a.npz"), Making(number=9))
+    with pytest.raises(FidelityError, match="is: 9 samples cannot be parted in 10"):
+        measure(few, two[1], [features()], ("is",))
     with pytest.raises(FidelityError, match="holds 300 samples, and 301 are asked for"):
         open_samples(str(tmp_path / "a.npz"), Making(number=301))
     with pytest.raises(FidelityError, match=r"^teacher, steps: "):
         open_samples(str(tmp_path / "a.npz"), Making(steps=2, teacher=True))
-    with pytest.raises(FidelityError, match="there is no 'fid'; there are fd, kid, pr, classes"):
+    with pytest.raises(FidelityError, match="no 'fid'; there are fd, is, kid, pr, classes"):
         measure(*two, [features()], ("fid",))
     with pytest.raises(FidelityError, match="named once each"):
         measure(*two, [features(), features()])

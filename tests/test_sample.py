@@ -48,6 +48,7 @@ from ffcore.sample import (
 )
 from ffcore.sample.chunks import CHUNK, Chunks
 from ffcore.sample.output import GRID_LIMIT, Arrays, grid
+from ffcore.sample.partial import Partial
 from ffcore.solver import Solver
 
 IMAGE = (1, 4, 4)
@@ -643,11 +644,11 @@ def test_a_crash_at_any_moment_loses_at_most_a_chunk(tmp_path, monkeypatch):
 def test_a_crash_before_the_chunks_are_taken_away_leaves_the_same_command_to_do_it(
     tmp_path, monkeypatch, name
 ):
-    def crash(self: Chunks) -> None:
+    def crash(self: Partial) -> None:
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr(Chunks, "remove", crash)
+        patch.setattr(Partial, "remove", crash)
         with pytest.raises(Crash):
             write(painting(), tmp_path / name)
     write(painting(), tmp_path / name)
@@ -844,8 +845,8 @@ def test_each_process_makes_its_own_chunks(tmp_path):
     write(painting(), tmp_path / "one.npz", NUMBER)
     second = painting()
     chunks = Chunks.beside(tmp_path / "two.npz", NUMBER)
-    with chunks.held():
-        chunks.begin(second.record(second.request(NUMBER)))
+    with chunks.partial.held():
+        chunks.partial.begin(second.record(second.request(NUMBER)))
         write(second, tmp_path / "two.npz", NUMBER, processes=Second(1, 2))
     assert painter(second).samples == CHUNK
     assert chunks.missing() == [0, 2]
@@ -889,15 +890,15 @@ def test_an_adaptive_solver_goes_on_at_its_own_batch_size_alone(tmp_path):
 def test_a_crash_while_tidying_up_gives_no_other_sampling_the_right_to_the_place(
     tmp_path, monkeypatch
 ):
-    empty = Chunks._empty
+    empty = Partial._empty
 
-    def crash_at_the_end(chunks: Chunks) -> None:
-        if chunks.placing:
+    def crash_at_the_end(partial: Partial) -> None:
+        if Chunks(partial, 0).placing:
             raise Crash
-        empty(chunks)
+        empty(partial)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Chunks, "_empty", crash_at_the_end)
+        patch.setattr(Partial, "_empty", crash_at_the_end)
         with pytest.raises(Crash):
             write(painting(), tmp_path / "s.npz")
     before = (tmp_path / "s.npz").read_bytes()

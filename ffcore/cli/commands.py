@@ -79,7 +79,9 @@ class Commands(click.Group):
         except KeyboardInterrupt as interrupt:
             click.echo(" ".join(["interrupted", *map(str, interrupt.args)]), err=True)
             ctx.exit(ExitCode.INTERRUPTED)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except (click.ClickException, click.exceptions.Exit, click.Abort) as error:
+            if isinstance(error, click.ClickException) and _of_another_process(error):
+                ctx.exit(error.exit_code)
             raise  # which click tells
         except (Exception, SystemExit) as error:
             message, code = _told(error, "" if ctx.params["debug"] else _HINT)

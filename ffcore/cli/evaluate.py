@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import textwrap
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from ffcore.cli import options
 from ffcore.cli.bars import Bars
+from ffcore.cli.exit_codes import ExitCode
+from ffcore.cli.fidelity import show_fidelity
 from ffcore.cli.sample import labelling
+from ffcore.cli.signals import Signals
 from ffcore.files import require, write_text
 from ffcore.solver import Method
 
 if TYPE_CHECKING:
+    from ffcore.fidelity import Making, Working
     from ffcore.interfaces import Features
-
-_COLUMNS = 80
 
 
 @click.command()
@@ -51,8 +51,9 @@ _COLUMNS = 80
     "--metrics",
     "-m",
     metavar="LIST",
-    help="Of fd, kid, pr, classes, with commas between. [default: fd, and classes where features "
-    "tell them]",
+    help="Of fd (Fréchet distance), is (Inception Score), kid (kernel distance), pr (precision and "
+    "recall) and classes, with commas between. [default: fd, and classes where features tell "
+    "them]",
 )
 @click.option(
     "--number",
@@ -81,9 +82,13 @@ _COLUMNS = 80
     "--out",
     "-o",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Where to keep the result, as JSON.",
+    help="Where to keep the result, as JSON; until then, how far the evaluation is.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace an earlier result there.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace an earlier result there, and an interrupted evaluation of other conditions.",
+)
 @click.option(
     "--compare",
     "earlier",
@@ -91,7 +96,9 @@ _COLUMNS = 80
     help="A kept result to show beside; refused if it is of other conditions.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Write the result as one JSON document.")
+@click.pass_context
 def evaluate(
+    ctx: click.Context,
     source: str,
     against: str,
     spaces: tuple[str, ...],
@@ -118,22 +125,17 @@ def evaluate(
     Statistics are a run's reference.safetensors, or an .npz as published for ADM (mu, sigma,
     arr_0), which is in the features inception alone. Nothing is downloaded.
 
-    To share the work, or to go on after an interruption, let ffd sample write an .npz, and
-    evaluate that: the numbers are the same.
+    The same command again, with --out, goes on with an interrupted evaluation. Under `torchrun -m
+    ffcore evaluate …` several processes share the work.
     """
-    _refuse_several_processes()
     if solver is not None and not teacher:
         raise click.UsageError("--solver is the teacher's (--teacher): a student has none")
-    tables = feature_tables(spaces)
-    for table in tables:
-        require(getattr(table, "files", ()))
     from ffcore import fidelity
     from ffcore.build import part, usable_device
+    from ffcore.parallel import joined, own_device
 
-    if out is not None:
-        _check_place(out, overwrite)
     with part("--device"):
-        place = usable_device(device)
+        place = own_device(usable_device(device))
     asked = fidelity.Making(
         number=number,
         seed=seed,
@@ -143,46 +145,114 @@ def evaluate(
         solver=solver,
         teacher=teacher,
         batch=batch,
-        device=device,
+        device=place,
     )
-    old = None if earlier is None else fidelity.read_result(earlier)
-    samples = fidelity.open_samples(source, asked)
-    reference = fidelity.open_reference(against, samples, asked)
-    if not any(isinstance(each, fidelity.Made) for each in (samples, reference.samples)):
-        asked.refuse("seed", "labels", "guidance")
-    features = [built_features(table, place) for table in tables]
-    chosen = _metrics(metrics, features)
-    fidelity.check_metrics(chosen, features, reference)
-    conditions = fidelity.conditions(samples, reference, features)
-    if old is not None:
-        assert earlier is not None
-        fidelity.check_comparable(old["conditions"], conditions, earlier)
-    names = ", ".join(each.name for each in features)
-    with Bars(Console(stderr=True), told=time.monotonic()) as bars:
-        found = fidelity.measure(
-            samples,
-            reference,
-            features,
-            chosen,
-            device=place,
-            progress=lambda what, done, total: bars.advance(what, done, total, names),
+    leads = os.environ.get("RANK", "0") == "0"
+    bars = Bars(Console(stderr=True, quiet=not leads), told=time.monotonic())
+    with joined(place) as processes, Signals() as signals, bars:
+
+        def opened() -> _Work:
+            if out is not None:
+                _check_place(out, overwrite)
+            return _Work(source, against, asked, feature_tables(spaces), metrics, earlier)
+
+        work = processes.together(opened)
+        telling = Telling(bars, ", ".join(each.name for each in work.features))
+        working = fidelity.Working(
+            device=place, processes=processes, progress=telling.progress, stop=signals.stop
         )
-    result = _result(found, conditions)
-    if out is not None:
-        write_text(out, json.dumps(result, indent=2) + "\n")
-    if as_json:
-        beside = None if old is None else {"file": str(earlier), "metrics": old["metrics"]}
-        click.echo(json.dumps(result | {"compared_with": beside}))
-    else:
-        _show(result, old, earlier)
+        try:
+            result = work.done(working, out, overwrite=overwrite)
+        except fidelity.StoppedEvaluation as stopped:
+            bars.say(str(stopped))
+            ctx.exit(signals.code or ExitCode.TERMINATED)  # or another process was asked
+    if leads and as_json:
+        click.echo(json.dumps(result | {"compared_with": work.beside}))
+    elif leads:
+        show_fidelity(result, work.beside)
 
 
-def _refuse_several_processes() -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise click.UsageError(
-            "evaluate is the work of one process: let `torchrun -m ffcore sample … -o samples.npz` "
-            "share the sampling, and evaluate samples.npz"
-        )
+class _Work:
+    """What is to be measured. Raises FidelityError, and what opening sources does."""
+
+    def __init__(
+        self,
+        source: str,
+        against: str,
+        asked: Making,
+        tables: Sequence[Any],
+        metrics: str | None,
+        earlier: Path | None,
+    ) -> None:
+        from ffcore import fidelity
+
+        require(file for table in tables for file in getattr(table, "files", ()))
+        old = None if earlier is None else fidelity.read_result(earlier)
+        self.samples = fidelity.open_samples(source, asked)
+        self.reference = fidelity.open_reference(against, self.samples, asked)
+        kept = (self.samples, self.reference.samples)
+        if not any(isinstance(each, fidelity.Made) for each in kept):
+            asked.refuse("seed", "labels", "guidance")
+        self.features = [built_features(table, asked.device) for table in tables]
+        self.metrics = _metrics(metrics, self.features)
+        fidelity.check_metrics(self.metrics, self.features, self.reference)
+        self.conditions = fidelity.conditions(self.samples, self.reference, self.features)
+        self.beside: dict[str, Any] | None = None
+        """The earlier result to show beside."""
+        if old is not None and earlier is not None:
+            fidelity.check_comparable(old["conditions"], self.conditions, earlier)
+            self.beside = {"file": str(earlier), "metrics": old["metrics"]}
+
+    def done(self, working: Working, out: Path | None, *, overwrite: bool) -> dict[str, Any]:
+        """Return the result, kept at `out` if it is given; raises what `measure` does."""
+        if out is None:
+            return self._measured(working)
+        bound = {**self.conditions, "metrics": {"asked": self.metrics}}
+        import attrs
+
+        from ffcore import fidelity
+
+        with fidelity.begun(out, bound, working.processes, overwrite=overwrite) as partial:
+            result = self._measured(attrs.evolve(working, partial=partial))
+
+            def keep() -> None:
+                whole = partial.directory / out.name
+                write_text(whole, json.dumps(result, indent=2) + "\n")
+                whole.replace(out)
+                partial.remove()
+
+            working.processes.first(keep)
+        return result
+
+    def _measured(self, working: Working) -> dict[str, Any]:
+        import attrs
+
+        from ffcore import fidelity
+
+        found = fidelity.measure(self.samples, self.reference, self.features, self.metrics, working)
+        return {
+            "schema": 1,
+            "metrics": {name: attrs.asdict(each) for name, each in found.features.items()},
+            "conditions": self.conditions,
+            "notes": list(found.notes),
+            "seconds": found.seconds,
+        }
+
+
+class Telling:
+    """Tells how far an evaluation is, in the features of these names."""
+
+    def __init__(self, bars: Bars, names: str) -> None:
+        self.bars = bars
+        self.names = names
+        self.begun: set[str] = set()
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Take how many of what there are, of how many."""
+        if what not in self.begun and 0 < done < total and what != "distances":
+            self.bars.say(f"going on after {done} of {total} {what}")
+        self.begun.add(what)
+        self.bars.advance(what, done, total, self.names)
 
 
 def _check_place(out: Path, overwrite: bool) -> None:
@@ -222,129 +292,8 @@ def built_features(table: Any, device: str) -> Features:
 
 
 def _metrics(text: str | None, features: list[Features]) -> tuple[str, ...]:
-    from ffcore.interfaces import ClassFeatures
+    from ffcore.fidelity import tells_classes
 
     if text is not None:
         return tuple(dict.fromkeys(each.strip() for each in text.split(",")))
-    tell = any(isinstance(each, ClassFeatures) for each in features)
-    return ("fd", "classes") if tell else ("fd",)
-
-
-def _result(found: Any, conditions: Mapping[str, Any]) -> dict[str, Any]:
-    import attrs
-
-    return {
-        "schema": 1,
-        "metrics": {name: attrs.asdict(each) for name, each in found.features.items()},
-        "conditions": dict(conditions),
-        "notes": list(found.notes),
-        "seconds": found.seconds,
-    }
-
-
-def _show(result: Mapping[str, Any], old: Mapping[str, Any] | None, earlier: Path | None) -> None:
-    table = Table(box=None)
-    table.add_column("features")
-    table.add_column("")
-    table.add_column("here", justify="right", style="bold")
-    if old is not None:
-        table.add_column(str(earlier), justify="right", overflow="fold")
-    for name, metrics in result["metrics"].items():
-        before = {} if old is None else old["metrics"].get(name, {})
-        for title, value, then in _rows(metrics, before):
-            table.add_row(name, title, value, *([then] if old is not None else []))
-    Console().print(table)
-    for name, metrics in result["metrics"].items():
-        if metrics["classes"] is not None:
-            _say("classes", f"({name}) {_classes(metrics['classes'])}")
-    conditions, seconds = result["conditions"], result["seconds"]
-    _say("samples", _described(conditions["samples"]))
-    _say("reference", _described(conditions["reference"]))
-    _say("networks", ", ".join(f"{n} {each[:12]}" for n, each in conditions["features"].items()))
-    _say("seconds", ", ".join(f"{name} {each:.1f}" for name, each in seconds.items()))
-    for note in result["notes"]:
-        click.echo(textwrap.fill(f"note: {note}", _COLUMNS, subsequent_indent="  "), err=True)
-
-
-def _rows(now: Mapping[str, Any], then: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield what was measured, its number here, and the earlier one."""
-    for key, title in (
-        ("fd", "Fréchet distance"),
-        ("kid", "kernel distance × 1000"),
-        ("precision", "precision"),
-        ("recall", "recall"),
-    ):
-        if now[key] is not None:
-            yield title, _number(key, now), _number(key, then)
-    if now["classes"] is not None and now["classes"]["as_asked"] is not None:
-        yield "read as asked", _share(now["classes"]), _share(then.get("classes") or {})
-
-
-def _number(key: str, metrics: Mapping[str, Any]) -> str:
-    value = metrics.get(key)
-    if value is None:
-        return "not there"
-    if key == "kid":
-        return f"{1000 * value:.4g} ± {1000 * metrics['kid_spread']:.2g}"
-    return f"{value:.4g}"
-
-
-def _share(classes: Mapping[str, Any]) -> str:
-    share = classes.get("as_asked")
-    return "not there" if share is None else f"{share:.2%}"
-
-
-def _classes(found: Mapping[str, Any]) -> str:
-    """Tell how samples are spread over the classes, and where they are not."""
-    counts, missing = found["counts"], found["missing"]
-    text = f"{len(counts) - len(missing)} of {len(counts)} are there"
-    if missing:
-        text += f", MISSING {', '.join(map(str, missing[:10]))}"
-        text += f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-    text += f"; the rarest is {counts.index(min(counts))} with {min(counts):,} samples, "
-    text += f"the most frequent {counts.index(max(counts))} with {max(counts):,}"
-    recall = [(share, c) for c, share in enumerate(found["recall"] or ()) if share is not None]
-    if recall:
-        text += f"; {min(recall)[1]} is the worst read as asked, {min(recall)[0]:.1%}"
-    return text
-
-
-def _described(record: Mapping[str, Any]) -> str:
-    """Tell all that samples depend on, in one line."""
-    number = f"{record['number']:,} of " if "number" in record else ""
-    told = [f"{number}{record['source']}", *([record["kind"]] if "kind" in record else [])]
-    for key, title in (
-        ("seed", "seed"),
-        ("labels", "labels"),
-        ("guidance", "γ"),
-        ("nfe", "NFE"),
-        ("decoder", "decoder"),
-        ("fingerprint", "fingerprint"),
-        ("content", "file"),
-    ):
-        if key in record:
-            told.append(f"{title} {_value(key, record[key])}")
-    return ", ".join(told)
-
-
-def _value(key: str, value: Any) -> str:
-    if value is None:
-        return "as many as it takes" if key == "nfe" else "unknown"
-    if key == "guidance":
-        return f"{value['scale']:g}"
-    if key == "decoder":
-        return str(value["type"])
-    return value[:12] if key in ("fingerprint", "content") else str(value)
-
-
-def _say(title: str, text: str) -> None:
-    click.echo(
-        textwrap.fill(
-            text,
-            _COLUMNS,
-            initial_indent=f"{title:<11}",
-            subsequent_indent=" " * 11,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    )
+    return ("fd", "classes") if any(map(tells_classes, features)) else ("fd",)

@@ -1,13 +1,22 @@
 """How faithful samples are to a reference: their distances, classes, and on what these depend."""
 
 from ffcore.fidelity.comparison import check_comparable, conditions, read_result
-from ffcore.fidelity.measure import METRICS, Measured, check_metrics, measure
+from ffcore.fidelity.measure import (
+    METRICS,
+    Fidelity,
+    Measured,
+    check_metrics,
+    measure,
+    tells_classes,
+)
 from ffcore.fidelity.reference import Reference, open_reference
 from ffcore.fidelity.samples import Kept, Made, Making, Samples, open_samples
 from ffcore.fidelity.stored import FidelityError
+from ffcore.fidelity.watching import StoppedEvaluation, Working, begun
 
 __all__ = [
     "METRICS",
+    "Fidelity",
     "FidelityError",
     "Kept",
     "Made",
@@ -15,6 +24,9 @@ __all__ = [
     "Measured",
     "Reference",
     "Samples",
+    "StoppedEvaluation",
+    "Working",
+    "begun",
     "check_comparable",
     "check_metrics",
     "conditions",
@@ -22,4 +34,5 @@ __all__ = [
     "open_reference",
     "open_samples",
     "read_result",
+    "tells_classes",
 ]

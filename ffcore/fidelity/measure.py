@@ -1,13 +1,9 @@
-"""The numbers: distances between samples and a reference in feature spaces, and classes.
-
-The Fréchet distance needs moments alone, which are streamed. The kernel distance, precision and
-recall need the features of all samples, which are kept, 4 bytes a number. No sample is.
-"""
+"""The numbers: distances between samples and a reference in feature spaces, scores, and classes."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -16,21 +12,24 @@ from torch import Tensor
 
 from ffcore.features import (
     NEIGHBOUR,
-    Moments,
-    Statistics,
+    SPLITS,
     frechet_distance,
     import_fidelity,
+    inception_score,
     kernel_distance,
     precision_recall,
 )
 from ffcore.fidelity.reference import Reference
-from ffcore.fidelity.samples import Samples
+from ffcore.fidelity.samples import Samples, same_samples
 from ffcore.fidelity.stored import FidelityError
+from ffcore.fidelity.watched import Space, Watched
+from ffcore.fidelity.watching import Clock, Working, watch
 from ffcore.interfaces import ClassFeatures, Features
 from ffcore.sample import is_image
 
 METRICS = {
     "fd": "Fréchet distance",
+    "is": "Inception Score",
     "kid": "kernel distance",
     "pr": "precision and recall",
     "classes": "which class each sample is read as",
@@ -38,15 +37,10 @@ METRICS = {
 """What can be measured."""
 _DARK = 1.5 / 127.5 - 1
 """Pixels of 0 and 1 of 255 are below."""
-_OF_ALL_FEATURES = {"kid", "pr"}
-
-Progress = Callable[[str, int, int], None]
-"""(what is going on, done, of how many)."""
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Report no progress."""
-    del what, done, total
+_OF_BOTH = {"kid", "pr"}
+"""What needs the features of all samples and of the whole reference."""
+_BLOCK = 1000
+"""Features whose logits are computed at a time."""
 
 
 @attrs.frozen(kw_only=True)
@@ -69,6 +63,9 @@ class Fidelity:
 
     dimension: int
     fd: float | None = None
+    inception_score: float | None = None
+    inception_score_spread: float | None = None
+    """Standard deviation over the parts; there are `ffcore.features.SPLITS`."""
     kid: float | None = None
     kid_spread: float | None = None
     """Standard deviation over the subsets."""
@@ -89,19 +86,29 @@ class Measured:
     """Where the time went: samples, features, statistics."""
 
 
+def tells_classes(features: Features) -> bool:
+    """Whether features tell the classes that students are conditioned on."""
+    return isinstance(features, ClassFeatures) and features.classes is not None
+
+
 def check_metrics(asked: Sequence[str], features: Sequence[Features], reference: Reference) -> None:
     """Raise FidelityError for metrics that there are not, or that cannot be had."""
     for name in asked:
         if name not in METRICS:
             raise FidelityError(f"metrics: there is no {name!r}; there are {', '.join(METRICS)}")
-    if (kept := _OF_ALL_FEATURES & {*asked}) and reference.samples is None:
+    if (kept := _OF_BOTH & {*asked}) and reference.samples is None:
         raise FidelityError(
             f"{', '.join(sorted(kept))}: needs the samples of the reference, and "
             f"{reference.record['source']} has statistics alone"
         )
-    if "classes" in asked and not any(isinstance(each, ClassFeatures) for each in features):
-        names = ", ".join(each.name for each in features)
-        raise FidelityError(f"classes: needs features of a classifier, and {names} tells none")
+    names = ", ".join(each.name for each in features)
+    if "classes" in asked and not any(map(tells_classes, features)):
+        raise FidelityError(
+            f"classes: needs features of a classifier, and {names} tells none of the classes that "
+            "samples are asked for"
+        )
+    if "is" in asked and not any(isinstance(each, ClassFeatures) for each in features):
+        raise FidelityError(f"is: needs features of a classifier, and {names} has no logits")
     if len({each.name for each in features}) < len(features):
         raise FidelityError(f"features: named once each, found {[each.name for each in features]}")
     for each in features:
@@ -113,183 +120,137 @@ def measure(
     reference: Reference,
     features: Sequence[Features],
     metrics: Sequence[str] = ("fd",),
-    device: str = "cpu",
-    progress: Progress = silent,
+    working: Working | None = None,
 ) -> Measured:
     """Measure samples against a reference.
 
     Args:
         samples, reference: of one shape.
-        features: on `device`; one name each.
-        metrics: of METRICS; see `check_metrics`. Classes are read by those features that can.
-        device: where features are computed.
-        progress: told of each batch.
+        features: on the device of `working`; one name each.
+        metrics: of METRICS; see `check_metrics`. Each is measured in those features that have it.
+        working: how; by default on the CPU, by this process alone.
 
-    Raises FidelityError where samples are not finite, or the features cannot take them.
+    Raises FidelityError where samples are not finite, or the features cannot take them;
+    StoppedEvaluation.
     """
+    working = working or Working()
     check_metrics(metrics, features, reference)
-    _check_alike(samples, reference)
+    _check_alike(samples, reference, metrics)
     import_fidelity()  # before the clock runs
-    clock = _Clock()
-    keeps, reads = bool(_OF_ALL_FEATURES & {*metrics}), "classes" in metrics
+    clock = Clock()
+    reads = "classes" in metrics
     stored = {
         each.name: reference.statistics_of(each) if "fd" in metrics else None for each in features
     }
-    seen = {each.name: _Seen(each, stored[each.name], keeps, reads) for each in features}
-    clock.lap("statistics")
-    notes = _watch(samples, list(seen.values()), device, clock, progress, "samples")
-    aside = {
-        each.name: _Seen(each, None, keeps)
+    seen = watch(
+        samples,
+        [
+            Space(each, stored[each.name], keeps=_keeps(each, metrics), reads=reads)
+            for each in features
+        ],
+        "samples",
+        working,
+        clock,
+    )
+    compared = bool(_OF_BOTH & {*metrics})
+    aside = [
+        Space(each, keeps=compared)
         for each in features
-        if keeps or ("fd" in metrics and stored[each.name] is None)
-    }
+        if compared or ("fd" in metrics and stored[each.name] is None)
+    ]
+    beside: Watched | None = None
     if aside:
         assert reference.samples is not None
-        notes += _watch(
-            reference.samples, list(aside.values()), device, clock, progress, "reference"
-        )
-    if reference.note is not None and len(samples.shape) == 3:
-        notes.append(reference.note)
+        beside = watch(reference.samples, aside, "reference", working, clock)
+    notes = working.processes.first(partial(_notes, seen, beside, samples, reference))
+    clock.lap("statistics")
     found: dict[str, Fidelity] = {}
-    for name, each in seen.items():
-        found[name] = _fidelity(each, aside.get(name), samples.labels, metrics)
+    for name, space in seen.spaces.items():
+        working.check("all samples were seen, before the distances")
+        there = None if beside is None else beside.spaces.get(name)
+        work = partial(_fidelity, space, there, samples.labels, metrics, working.device)
+        found[name] = working.processes.first(work)
         clock.lap("statistics")
-        progress("distances", len(found), len(features))
+        working.progress("distances", len(found), len(features))
     return Measured(features=found, notes=tuple(notes), seconds=clock.seconds)
 
 
-class _Seen:
-    """What is kept of samples in one feature space.
-
-    Args:
-        features: the space.
-        stored: statistics of a reference that they are to be held against, if there are any.
-        keeps: whether to keep all features.
-        reads: whether to read classes, where the features tell them.
-    """
-
-    def __init__(
-        self, features: Features, stored: Statistics | None, keeps: bool, reads: bool = False
-    ) -> None:
-        self.features = features
-        self.stored = stored
-        self.moments = Moments()
-        self.kept: list[Tensor] | None = [] if keeps else None
-        self.classifier = features if reads and isinstance(features, ClassFeatures) else None
-        self.read: list[Tensor] = []
-
-    @property
-    def all(self) -> Tensor:
-        assert self.kept is not None
-        return torch.cat(self.kept)
-
-    @torch.no_grad()
-    def look(self, samples: Tensor, start: int) -> Tensor:
-        """Return the features of samples; the first of them is number `start`."""
-        try:
-            found: Tensor = self.features(samples)
-            if self.classifier is not None:
-                self.read.append(self.classifier.classify(samples).cpu())
-        except (ValueError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise FidelityError(
-                f"features {self.features.name} cannot take samples of shape "
-                f"{tuple(samples.shape[1:])}: {error}"
-            ) from error
-        if self.stored is not None and len(self.stored.mu) != found.shape[1]:
-            raise FidelityError(
-                f"features {self.features.name} are of {found.shape[1]} numbers, and the stored "
-                f"statistics of {len(self.stored.mu)}: they are of another network"
-            )
-        bad = (~found.isfinite()).any(1).nonzero()
-        if len(bad):
-            raise FidelityError(
-                f"features {self.features.name} of sample {start + int(bad[0])} are not finite"
-            )
-        return found.cpu()
-
-    def keep(self, features: Tensor) -> None:
-        """Take them into account."""
-        self.moments.add(features)
-        if self.kept is not None:
-            self.kept.append(features)
+def _keeps(features: Features, metrics: Sequence[str]) -> bool:
+    """Whether all features of the samples are needed."""
+    scored = "is" in metrics and isinstance(features, ClassFeatures)
+    return scored or bool(_OF_BOTH & {*metrics})
 
 
-class _Clock:
-    """Where the time went."""
-
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(("samples", "features", "statistics"), 0.0)
-        self.last = time.perf_counter()
-
-    def lap(self, what: str) -> None:
-        """Count the time since the last lap for `what`."""
-        now = time.perf_counter()
-        self.seconds[what] += now - self.last
-        self.last = now
-
-
-def _watch(
-    samples: Samples,
-    seen: Sequence[_Seen],
-    device: str,
-    clock: _Clock,
-    progress: Progress,
-    what: str,
+def _notes(
+    seen: Watched, beside: Watched | None, samples: Samples, reference: Reference
 ) -> list[str]:
-    """Pass samples through feature spaces once; return what is to be said of them."""
-    done, brightest = 0, -1.0
-    for chunk in samples:
-        clock.lap("samples")
-        placed = chunk.to(device)
-        found = [each.look(placed, done) for each in seen]
-        clock.lap("features")
-        for each, features in zip(seen, found, strict=True):
-            each.keep(features)
-        done += len(chunk)
-        brightest = max(brightest, float(chunk.max()))
-        clock.lap("statistics")
-        progress(what, done, samples.number)
-    notes = [
-        f"{done} {what} in {each.moments.dimension} dimensions ({each.features.name}): their "
-        "covariance is singular, and the Fréchet distance tells more of their number than of "
-        "them; take more"
-        for each in seen
-        if done <= each.moments.dimension
-    ]
-    if is_image(samples.shape) and brightest < _DARK:
-        notes.append(f"no pixel of the {what} is above 1 of 255: were floats in [0, 1] cut down?")
+    """Return what is to be said of the samples and of the reference."""
+    notes = []
+    for watched, what in ((seen, "samples"), (beside, "reference")):
+        if watched is None:
+            continue
+        notes += watched.notes(what)
+        if is_image(samples.shape) and watched.brightest < _DARK:
+            notes.append(
+                f"no pixel of the {what} is above 1 of 255: were floats in [0, 1] cut down?"
+            )
+    if seen.taken_up or (beside is not None and beside.taken_up):
+        notes.append("this evaluation was interrupted: the seconds are of its last start alone")
+    if reference.samples is not None and same_samples(samples.record, reference.samples.record):
+        notes.append(
+            "samples and reference are the same samples: that their distance is nothing, tells "
+            "nothing"
+        )
+    if reference.note is not None and is_image(samples.shape):
+        notes.append(reference.note)
     return notes
 
 
 def _fidelity(
-    seen: _Seen, aside: _Seen | None, labels: list[int] | None, metrics: Sequence[str]
+    here: Space,
+    there: Space | None,
+    labels: list[int] | None,
+    metrics: Sequence[str],
+    device: str,
 ) -> Fidelity:
     found: dict[str, Any] = {}
-    here = seen.moments.statistics()
     if "fd" in metrics:
-        there = seen.stored
-        if there is None:
-            assert aside is not None
-            there = aside.moments.statistics()
-        found["fd"] = frechet_distance(here, there)
+        stored = here.stored
+        if stored is None:
+            assert there is not None
+            stored = there.moments.statistics()
+        found["fd"] = frechet_distance(here.moments.statistics(), stored)
+    if "is" in metrics and isinstance(here.features, ClassFeatures):
+        mean, spread = inception_score(_logits(here.features, here.all_kept(), device))
+        found |= {"inception_score": mean, "inception_score_spread": spread}
     if "kid" in metrics:
-        assert aside is not None
-        mean, spread, subset = kernel_distance(seen.all, aside.all)
+        assert there is not None
+        mean, spread, subset = kernel_distance(here.all_kept(), there.all_kept())
         found |= {"kid": mean, "kid_spread": spread, "kid_subset": subset}
     if "pr" in metrics:
-        assert aside is not None
-        found["precision"], found["recall"] = precision_recall(seen.all, aside.all)
-    if seen.classifier is not None:
-        found["classes"] = _classes(torch.cat(seen.read), labels, seen.classifier.classes)
-    return Fidelity(dimension=len(here.mu), **found)
+        assert there is not None
+        found["precision"], found["recall"] = precision_recall(here.all_kept(), there.all_kept())
+    if here.read is not None:
+        assert isinstance(here.features, ClassFeatures)
+        assert here.features.classes is not None
+        found["classes"] = _classes(torch.cat(here.read), labels, here.features.classes)
+    return Fidelity(dimension=here.moments.dimension, **found)
+
+
+@torch.no_grad()
+def _logits(features: ClassFeatures, kept: Tensor, device: str) -> Tensor:
+    return torch.cat([features.logits(each.to(device)).cpu() for each in kept.split(_BLOCK)])
 
 
 def _classes(read: Tensor, asked: list[int] | None, classes: int) -> Classes:
     counts = torch.bincount(read, minlength=classes).tolist()
     recall = as_asked = None
     if asked is not None:
+        if max(asked) >= classes:
+            raise FidelityError(
+                f"classes: a sample is asked to be of class {max(asked)}, and the features tell "
+                f"{classes} classes, from 0"
+            )
         labels = torch.tensor(asked)
         right = read == labels
         as_asked = float(right.double().mean())
@@ -303,7 +264,7 @@ def _classes(read: Tensor, asked: list[int] | None, classes: int) -> Classes:
     )
 
 
-def _check_alike(samples: Samples, reference: Reference) -> None:
+def _check_alike(samples: Samples, reference: Reference, metrics: Sequence[str]) -> None:
     """Raise FidelityError where samples and reference are of different shapes, or too few."""
     there = reference.samples
     if there is not None and there.shape != samples.shape:
@@ -314,3 +275,7 @@ def _check_alike(samples: Samples, reference: Reference) -> None:
     fewest = min(samples.number, samples.number if there is None else there.number)
     if fewest <= NEIGHBOUR:
         raise FidelityError(f"{fewest} samples are too few to be measured; 50,000 are usual")
+    if "is" in metrics and samples.number < SPLITS:
+        raise FidelityError(
+            f"is: {samples.number} samples cannot be parted in {SPLITS}; 50,000 are usual"
+        )

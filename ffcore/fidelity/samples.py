@@ -6,8 +6,10 @@ student and the file of its samples have the same numbers.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ffcore.export import is_export, is_run, load_sampler, load_teacher_sampler
-from ffcore.fidelity.stored import FidelityError, Stored, open_stored
+from ffcore.fidelity.stored import LABELS, FidelityError, Stored, open_stored
 from ffcore.sample import CHUNK, Labelling, Request, Sampler, to_uint8
 from ffcore.solver import Method
 
@@ -37,8 +39,23 @@ class Samples(ABC):
     """The class that each was asked for, where it is known."""
 
     @abstractmethod
+    def between(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Yield the samples [start, stop), Float[n, *S] at a time.
+
+        Images are in [−1, 1], of 256 levels. `start` is the first of a chunk of CHUNK, and nothing
+        that is yielded reaches into two of them.
+        """
+
     def __iter__(self) -> Iterator[Tensor]:
-        """Yield all samples, Float[n, *S] at a time; images in [−1, 1], of 256 levels."""
+        """Yield all samples."""
+        return self.between(0, self.number)
+
+
+def pieces(start: int, stop: int, batch: int) -> Iterator[tuple[int, int]]:
+    """Cut [start, stop) into pieces of `batch` at most, none of which reaches into two chunks."""
+    for first in range(start, stop, CHUNK):
+        last = min(stop, first + CHUNK)
+        yield from ((begin, min(last, begin + batch)) for begin in range(first, last, batch))
 
 
 class Made(Samples):
@@ -50,13 +67,13 @@ class Made(Samples):
         self.batch = batch
         self.number = asked.number
         self.shape = sampler.shape
-        self.record = sampler.record(asked)
+        self.record = sampler.record(asked, batch)
         self.labels = sampler.drawn_labels(asked)
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def between(self, start: int, stop: int) -> Iterator[Tensor]:
         """Yield them; see Samples. Raises NotFinite for one that is not finite."""
-        for start in range(0, self.number, self.batch):
-            made = self.sampler.images(self.asked, start, min(self.number, start + self.batch))
+        for first, last in pieces(start, stop, self.batch):
+            made = self.sampler.images(self.asked, first, last)
             yield from_uint8(to_uint8(made)) if self.sampler.makes_images else made.float()
 
 
@@ -72,13 +89,13 @@ class Kept(Samples):
         self.number = stored.number if number is None else number
         self.shape = stored.shape
         found = stored.record or {}
-        labels = found.get("label_of_each")
+        labels = found.get("label_of_each") or stored.labels
         self.labels = None if labels is None else labels[: self.number]
         self.record = {
             "source": str(stored.path),
             "fingerprint": None,
             "seed": None,
-            "labels": None,
+            "labels": None if stored.labels is None else _named(stored.labels[: self.number]),
             "guidance": None,
             "nfe": "unknown",
             "decoder": None,
@@ -88,15 +105,11 @@ class Kept(Samples):
             "content": stored.fingerprint(),
         }
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def between(self, start: int, stop: int) -> Iterator[Tensor]:
         """Yield them; see Samples. Raises FidelityError for one that is not finite."""
-        left = self.number
-        for chunk in self.stored:
-            rows = torch.from_numpy(chunk[:left])
-            left -= len(rows)
+        for chunk in self.stored.between(start, stop):
+            rows = torch.from_numpy(chunk)
             yield from_uint8(rows) if self.stored.images else rows.float()
-            if not left:
-                return
 
 
 def from_uint8(images: Tensor) -> Tensor:
@@ -167,10 +180,24 @@ def is_kept(source: str) -> bool:
     return path.suffix.lower() in (".npz", ".png", ".jpg", ".jpeg")
 
 
+def same_samples(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two records are of the same samples, or of some of the same."""
+    if a.get("content") is not None and a.get("content") == b.get("content"):
+        return True
+    made = ("fingerprint", "seed", "labels", "guidance", "solver", "nfe", "decoder", "shape")
+    known = all(each.get(name) is not None for each in (a, b) for name in ("fingerprint", "seed"))
+    return known and all(a.get(name) == b.get(name) for name in made)
+
+
 def other_noise(samples: Samples) -> int:
     """Return a seed for samples that have nothing in common with these."""
     seed = samples.record["seed"]
     return ((0 if seed is None else int(seed)) + 1) % _SEEDS
+
+
+def _named(labels: list[int]) -> str:
+    """Return what tells these labels apart from others."""
+    return f"{LABELS} {hashlib.sha256(json.dumps(labels).encode()).hexdigest()[:12]}"
 
 
 def _stored(source: str) -> Stored | None:

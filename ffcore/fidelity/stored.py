@@ -19,8 +19,8 @@ from ffcore.files import MissingFile, file_digest
 from ffcore.sample import CHUNK
 from ffcore.sample.sampler import IMAGE_CHANNELS
 
-SAMPLES = "arr_0"
-"""What ADM's evaluation calls the samples in an .npz."""
+SAMPLES, LABELS = "arr_0", "arr_1"
+"""What ADM's sampling and evaluation call the samples in an .npz, and the classes of them."""
 _PICTURES = (".png", ".jpg", ".jpeg")
 _RECORD = "samples.json"
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError)
@@ -41,12 +41,15 @@ class Stored(ABC):
     images: bool
     record: dict[str, Any] | None
     """What a sampling noted beside them, if one did."""
+    labels: list[int] | None
+    """The class of each, where the samples themselves come with it."""
 
     @abstractmethod
-    def __iter__(self) -> Iterator[NDArray[Any]]:
-        """Yield at most CHUNK at a time: UInt8[n, H, W, C] of images, else floats [n, *S].
+    def between(self, start: int, stop: int) -> Iterator[NDArray[Any]]:
+        """Yield the samples [start, stop), at most CHUNK at a time, as they are numbered.
 
-        Raises FidelityError for a sample that is not finite.
+        UInt8[n, H, W, C] of images, else floats [n, *S]. Raises FidelityError for a sample that is
+        not finite.
         """
 
     @abstractmethod
@@ -85,17 +88,20 @@ class Arrays(Stored):
         self._dtype = dtype
         self._row = shape[1:]
         self.record = _noted(path.with_name(f"{path.name}.json"), self)
+        self.labels = _labels(path, self.number) if LABELS in names else None
 
-    def __iter__(self) -> Iterator[NDArray[Any]]:
+    def between(self, start: int, stop: int) -> Iterator[NDArray[Any]]:
         """Yield them; see Stored."""
         size = int(np.prod(self._row)) * self._dtype.itemsize
         with members(self.path) as archive, archive.open(f"{SAMPLES}.npy") as file:
             _header(file, str(self.path))
-            for start in range(0, self.number, CHUNK):
-                count = min(CHUNK, self.number - start)
+            for begin in range(0, stop, CHUNK):
+                count = min(CHUNK, stop - begin)
                 found = _read(file, count * size, self.path)
+                if begin < start:
+                    continue  # a seek would spare the reading, and the archive's own check
                 rows = np.frombuffer(found, self._dtype).reshape(count, *self._row)
-                yield rows if self.images else _finite(rows.astype(np.float32), start, self.path)
+                yield rows if self.images else _finite(rows.astype(np.float32), begin, self.path)
 
     def fingerprint(self) -> str:
         """Return the digest of the file."""
@@ -106,6 +112,7 @@ class Folder(Stored):
     """A folder of pictures, in the order of their names."""
 
     images = True
+    labels = None
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -120,10 +127,11 @@ class Folder(Stored):
         self.shape = (channels, height, width)
         self.record = _noted(path / _RECORD, self)
 
-    def __iter__(self) -> Iterator[NDArray[Any]]:
+    def between(self, start: int, stop: int) -> Iterator[NDArray[Any]]:
         """Yield them; see Stored. Raises FidelityError where they differ in size."""
-        for start in range(0, self.number, CHUNK):
-            yield np.stack([self._picture(file) for file in self.files[start : start + CHUNK]])
+        for begin in range(start, stop, CHUNK):
+            files = self.files[begin : min(stop, begin + CHUNK)]
+            yield np.stack([self._picture(file) for file in files])
 
     def _picture(self, file: Path) -> NDArray[np.uint8]:
         pixels = _pixels(file)
@@ -191,6 +199,19 @@ def _header(file: IO[bytes], what: str) -> tuple[tuple[int, ...], np.dtype[Any]]
         kind = "of Python objects" if dtype.hasobject else "in Fortran's order"
         raise FidelityError(f"{what} is an array {kind}: save it as plain numbers, in C's order")
     return shape, dtype
+
+
+def _labels(path: Path, number: int) -> list[int] | None:
+    """Return what stands beside the samples of an .npz, if it is whole numbers: their classes."""
+    found = whole_array(path, LABELS)
+    if not np.issubdtype(found.dtype, np.integer):
+        return None
+    if found.shape != (number,) or found.min() < 0:
+        raise FidelityError(
+            f"{path}: {LABELS} is {found.dtype} of shape {found.shape}, and the classes of "
+            f"{number} samples are as many numbers, none below 0. Leave anything else out"
+        )
+    return [int(each) for each in found]
 
 
 def _check_form(shape: tuple[int, ...], dtype: np.dtype[Any], path: Path) -> None:

@@ -3,6 +3,7 @@
 from ffcore.parallel import Processes, joined, own_device
 from ffcore.sample.chunks import CHUNK
 from ffcore.sample.output import output
+from ffcore.sample.partial import Partial, differences
 from ffcore.sample.sampler import (
     Generator,
     Labelling,
@@ -24,12 +25,14 @@ __all__ = [
     "Labelling",
     "Mapped",
     "NotFinite",
+    "Partial",
     "Processes",
     "Request",
     "SampleError",
     "Sampler",
     "Solved",
     "StoppedSampling",
+    "differences",
     "is_image",
     "joined",
     "output",

@@ -404,12 +404,18 @@ class Sampler:
             )
         return samples.clamp(-1, 1) if self.makes_images else samples
 
-    def record(self, asked: Request) -> dict[str, Any]:
-        """Return all that the samples depend on, as JSON can hold it."""
+    def record(self, asked: Request, batch: int | None = None) -> dict[str, Any]:
+        """Return all that the samples depend on, as JSON can hold it.
+
+        `batch` is how many are made at a time: the steps of an adaptive solver suit them all.
+        """
+        generated = self.generator.record(asked.guidance, asked.steps)
+        adapts = (generated["solver"] or {}).get("method") == "dopri5"
         return {
             "schema": 1,
             **self.origin,
-            **self.generator.record(asked.guidance, asked.steps),
+            **generated,
+            **({"batch": batch} if adapts and batch is not None else {}),
             "number": asked.number,
             "seed": asked.seed,
             "labels": list(asked.labels) if isinstance(asked.labels, tuple) else asked.labels,

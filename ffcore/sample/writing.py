@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ffcore.parallel import Processes
-from ffcore.sample.chunks import CHUNK, Chunks, differences
+from ffcore.sample.chunks import CHUNK, Chunks
 from ffcore.sample.output import Output, output
+from ffcore.sample.partial import differences
 from ffcore.sample.sampler import Request, SampleError, Sampler, to_uint8, whole_number
 
 
@@ -61,13 +62,13 @@ def write_samples(
     batch = whole_number("batch", batch, 1, CHUNK)
     processes = processes or Processes()
     place = output(path, sampler.shape, asked.number, images=sampler.makes_images)
-    conditions = _conditions(sampler, asked, batch)
+    conditions = sampler.record(asked, batch)
     chunks = Chunks.beside(place.path, asked.number)
     with ExitStack() as stack:
         missing: list[int] | None = None
         try:
             if processes.leads:
-                stack.enter_context(chunks.held())
+                stack.enter_context(chunks.partial.held())
                 _prepare(place, chunks, conditions, overwrite)
                 missing = chunks.missing()
         finally:  # the other processes learn of an error, too, and leave it to the leading one
@@ -83,21 +84,14 @@ def write_samples(
             chunks.place()
             record = conditions | {"label_of_each": sampler.drawn_labels(asked)}
             place.put(_stoppable(chunks, stop), asked.number, record, chunks.directory)
-            chunks.remove()
-
-
-def _conditions(sampler: Sampler, asked: Request, batch: int) -> dict[str, Any]:
-    conditions = sampler.record(asked)
-    if (conditions["solver"] or {}).get("method") == "dopri5":
-        conditions["batch"] = batch  # for whose samples it chooses common steps
-    return conditions
+            chunks.partial.remove()
 
 
 def _prepare(place: Output, chunks: Chunks, conditions: dict[str, Any], overwrite: bool) -> None:
     """Make the chunks ready to go on, or to begin; raise SampleError where neither is possible."""
     if overwrite:
         place.check_overwriting()
-    there = chunks.conditions()
+    there = chunks.partial.conditions()
     changed = [] if there is None else differences(there, conditions)
     if changed and not overwrite and chunks.stored():
         raise SampleError(
@@ -110,7 +104,7 @@ def _prepare(place: Output, chunks: Chunks, conditions: dict[str, Any], overwrit
     if occupied is not None and not (overwrite or ours):
         raise SampleError(f"{occupied} exists: choose another place, or --overwrite")
     if there is None or changed:
-        chunks.begin(conditions)
+        chunks.partial.begin(conditions)
 
 
 def _make(

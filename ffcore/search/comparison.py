@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ffcore.features import Moments
-from ffcore.fidelity import Reference, Samples, measure
+from ffcore.fidelity import Reference, Samples, Working, measure, tells_classes
 from ffcore.fidelity.measure import Fidelity
-from ffcore.fidelity.samples import from_uint8
-from ffcore.interfaces import ClassFeatures, ConditionSource, Features, Labels
+from ffcore.fidelity.samples import from_uint8, pieces
+from ffcore.interfaces import ConditionSource, Features, Labels
 from ffcore.sample import Request, SampleError, Sampler, Solved, to_uint8
 from ffcore.search.best_of import Progress, search, silent
 from ffcore.search.verifier import Function, Verifier
@@ -238,9 +238,9 @@ class _Judging:
         found: Mapping[str, Fidelity] = {}
         if self.features:
             assert self.reference is not None
-            reads = any(isinstance(each, ClassFeatures) for each in self.features)
-            metrics = ("fd", "classes") if reads else ("fd",)
-            measured = measure(samples, self.reference, self.features, metrics, sampler.device)
+            metrics = ("fd", "classes") if any(map(tells_classes, self.features)) else ("fd",)
+            working = Working(device=sampler.device)
+            measured = measure(samples, self.reference, self.features, metrics, working)
             found = measured.features
             self.notes += measured.notes
         else:
@@ -267,17 +267,16 @@ class _Scored(Samples):
         self.record = {}
         self.scores: dict[str, list[Tensor]] = {each.name: [] for each in judging.verifiers}
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def between(self, start: int, stop: int) -> Iterator[Tensor]:
         """Yield them; see Samples."""
         nfe = self.sampler.generator.nfe(self.request.guidance, self.request.steps)
         assert nfe is not None
-        for start in range(0, self.number, self.judging.batch):
-            stop = min(self.number, start + self.judging.batch)
-            images = self.sampler.images(self.request, start, stop)
-            condition = self.sampler.condition(self.request, start, stop)
+        for first, last in pieces(start, stop, self.judging.batch):
+            images = self.sampler.images(self.request, first, last)
+            condition = self.sampler.condition(self.request, first, last)
             for each in self.judging.verifiers:
                 self.scores[each.name].append(each(images.to(self.sampler.device), condition))
-            self.judging.advance(nfe * (stop - start))
+            self.judging.advance(nfe * (last - first))
             yield from_uint8(to_uint8(images)) if self.sampler.makes_images else images.float()
 
 

@@ -51,13 +51,18 @@ class DigitFeatures(ClassFeatures):
         self.requires_grad_(False).eval()
 
     def forward(self, samples: Tensor) -> Tensor:
-        """Return Float[B, 64] of digits Float[B, 1, 8, 8]; values outside [−1, 1] are clamped."""
+        """Return Float[B, 64] of digits Float[B, 1, 8, 8]; values outside [−1, 1] are clamped.
+
+        Raises ValueError for samples of another shape.
+        """
+        if samples.shape[1:] != (1, 8, 8):
+            raise ValueError(f"digits reads images (1, 8, 8), found {tuple(samples.shape[1:])}")
         return self.classifier.features(samples)
 
-    def classify(self, samples: Tensor) -> Tensor:
-        """Return the class that each sample is read as, Int[B]."""
-        logits: Tensor = self.classifier(samples)
-        return logits.argmax(1)
+    def logits(self, features: Tensor) -> Tensor:
+        """Return the logits of the ten digits, Float[B, 10]."""
+        found: Tensor = self.classifier.head(features)
+        return found
 
 
 def accuracy(classifier: nn.Module, images: Tensor, labels: Tensor) -> float:

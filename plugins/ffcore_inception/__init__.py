@@ -1,1 +1,1 @@
-"""The features of the Inception network, in which published FIDs are measured."""
+"""The features in which published distances are measured: of Inception, and of DINOv2."""

@@ -7,22 +7,24 @@ Its input is 8-bit RGB, which it enlarges to 299 × 299 as TensorFlow 1 did; its
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ffcore.features import import_fidelity
-from ffcore.interfaces import Features
+from ffcore.interfaces import ClassFeatures
 from ffcore.sample import is_image, to_uint8
 from ffcore.weights import Weights, WeightsError
 
 _LAYER = "2048"
 
 
-class InceptionFeatures(Features):
+class InceptionFeatures(ClassFeatures):
     """The activations of the last pool."""
 
     name = "inception"
+    classes = None  # its 1008 are those of 2015, in an order of their own
 
     def __init__(self, weights: Weights) -> None:
         super().__init__()
@@ -42,8 +44,12 @@ class InceptionFeatures(Features):
         (found,) = self.network(pixels)
         return found
 
+    def logits(self, features: Tensor) -> Tensor:
+        """Return Float[B, 1008], without the bias, of which published Inception Scores are made."""
+        return features.mm(self.network.fc.weight.T)
 
-def _network(weights: Weights) -> nn.Module:
+
+def _network(weights: Weights) -> Any:
     """Return the network, in eval mode. Raises WeightsError where the weights do not fit."""
     weights.check_finite(name for name in weights.tensors)
     # The network's constructor unpickles a file without restraint: it gets one made here.
@@ -54,7 +60,7 @@ def _network(weights: Weights) -> nn.Module:
     try:
         # The random numbers are overwritten: no others of the run may move for their sake.
         with torch.random.fork_rng(devices=[]):
-            network: nn.Module = extractor(
+            network = extractor(
                 "inception-v3-compat", [_LAYER], feature_extractor_weights_path=file
             )
     except RuntimeError as error:

@@ -7,7 +7,7 @@ from ffcore.plugins import Component, hookimpl
 
 @hookimpl
 def ffcore_components() -> Iterable[Component]:
-    """Offer the Inception network's features."""
+    """Offer the features in which published distances are measured."""
     yield Component(
         role="features",
         name="inception",
@@ -15,4 +15,12 @@ def ffcore_components() -> Iterable[Component]:
         summary="Pool of the Inception network of published FIDs, 2048 numbers, by torch-fidelity",
         citation="Heusel et al.: GANs Trained by a Two Time-Scale Update Rule Converge to a Local "
         "Nash Equilibrium, NeurIPS 2017, arXiv 1706.08500",
+    )
+    yield Component(
+        role="features",
+        name="dinov2",
+        target="ffcore_inception.tables:DinoV2",
+        summary="Class token of DINOv2, of any published size, as torch-fidelity measures with it",
+        citation="Oquab et al.: DINOv2: Learning Robust Visual Features without Supervision, 2023, "
+        "arXiv 2304.07193",
     )

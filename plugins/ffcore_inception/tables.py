@@ -1,4 +1,4 @@
-"""The recipe table of the Inception features."""
+"""The recipe tables of the features."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from ffcore.interfaces import Context, Features
     from ffcore.recipe import Recipe
 
-_NAME = "weights-inception-2015-12-05-6726825d.pth"
-_ORIGIN = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{_NAME}"
+_INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
+_INCEPTION_ORIGIN = (
+    f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{_INCEPTION}"
+)
+_DINOV2 = "dinov2_vitl14_pretrain.pth"
+_DINOV2_ORIGIN = f"https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/{_DINOV2}"
 
 
 @attrs.frozen(kw_only=True)
@@ -32,29 +36,16 @@ class Inception:
     )
 
     def __attrs_post_init__(self) -> None:
-        if self.weights == "":
-            raise ImpossibleValue("weights", "", "a file, or 'none' for torch-fidelity's own")
+        _check_weights(self.weights)
 
     @property
     def files(self) -> tuple[File, ...]:
         """The weights file."""
-        return (
-            File(
-                self.weights or str(_cache() / _NAME),
-                "features.weights",
-                "the Inception network's weights",
-                _ORIGIN,
-                "Apache-2.0",
-                """download it to that place, or name yours: in ffd evaluate as --features """
-                """'{type="inception", weights="PATH"}', in a recipe by that key""",
-            ),
-        )
+        return (_file(self.weights, "inception", "Inception", _INCEPTION, _INCEPTION_ORIGIN),)
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Raise ValueError where the teacher's samples, as far as it says, are no images."""
-        shape = getattr(recipe.teacher, "sample_shape", None)
-        if shape is not None and not _is_image(shape):
-            raise ValueError(_refusal(shape))
+        _check_images("inception", getattr(recipe.teacher, "sample_shape", None))
 
     def build(self, context: Context) -> Features:
         """Return the features.
@@ -62,23 +53,74 @@ class Inception:
         Raises MissingFile where there is no file, WeightsError where it does not fit, and
         ValueError where the teacher's samples are no images.
         """
-        if context.teacher is not None and not _is_image(context.teacher.sample_shape):
-            raise ValueError(_refusal(context.teacher.sample_shape))
+        _check_images("inception", getattr(context.teacher, "sample_shape", None))
         from ffcore.weights import read_weights
         from ffcore_inception.features import InceptionFeatures
 
         return InceptionFeatures(read_weights(self.files[0].reference))
 
 
-def _is_image(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 3 and shape[0] in (1, 3)
+@attrs.frozen(kw_only=True)
+class DinoV2:
+    """Class token of RGB or grey images in [−1, 1], by a network of any published size."""
 
-
-def _refusal(shape: tuple[int, ...]) -> str:
-    return (
-        f"inception reads images, (3, height, width) or (1, height, width), and the teacher's "
-        f"samples are {tuple(shape)}. Of latents, `ffd evaluate` measures the decoded images"
+    weights: str | None = key(
+        None,
+        help=(
+            "the network's weights file, without registers; none: that of ViT-L/14, in the cache "
+            "where torch's hub keeps it. Nothing is downloaded"
+        ),
     )
+
+    def __attrs_post_init__(self) -> None:
+        _check_weights(self.weights)
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        """The weights file."""
+        return (_file(self.weights, "dinov2", "DINOv2", _DINOV2, _DINOV2_ORIGIN),)
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Raise ValueError where the teacher's samples, as far as it says, are no images."""
+        _check_images("dinov2", getattr(recipe.teacher, "sample_shape", None))
+
+    def build(self, context: Context) -> Features:
+        """Return the features.
+
+        Raises MissingFile where there is no file, WeightsError where it does not fit, and
+        ValueError where the teacher's samples are no images.
+        """
+        _check_images("dinov2", getattr(context.teacher, "sample_shape", None))
+        from ffcore.weights import read_weights
+        from ffcore_inception.dinov2 import DinoV2Features
+
+        return DinoV2Features(read_weights(self.files[0].reference))
+
+
+def _check_weights(weights: str | None) -> None:
+    if weights == "":
+        raise ImpossibleValue("weights", "", "a file, or 'none' for the published one")
+
+
+def _file(weights: str | None, features: str, network: str, name: str, origin: str) -> File:
+    return File(
+        weights or str(_cache() / name),
+        "features.weights",
+        f"the {network} network's weights",
+        origin,
+        "Apache-2.0",
+        """download it to that place, or name yours: in ffd evaluate as --features """
+        f"""'{{type="{features}", weights="PATH"}}', in a recipe by that key""",
+    )
+
+
+def _check_images(features: str, shape: tuple[int, ...] | None) -> None:
+    """Raise ValueError for samples that are known to be no images."""
+    if shape is not None and not (len(shape) == 3 and shape[0] in (1, 3)):
+        raise ValueError(
+            f"{features} reads images, (3, height, width) or (1, height, width), and the teacher's "
+            f"samples are {tuple(shape)}. Of latents, `ffd evaluate` measures the decoded images"
+        )
 
 
 def _cache() -> Path:

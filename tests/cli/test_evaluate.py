@@ -1,6 +1,12 @@
 """`ffd evaluate`, as a person meets it."""
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -99,9 +105,16 @@ def test_every_metric_between_two_files():
     for name, seed in (("a.npz", 0), ("b.npz", 1)):
         pixels = Stream(seed).uniform(0, 255, 80, 8, 8, 1).numpy().astype(np.uint8)
         np.savez(name, arr_0=pixels)
-    found = ffd("a.npz", "-r", "b.npz", "-f", "digits", "-m", "fd,kid,pr,classes")
+    found = ffd("a.npz", "-r", "b.npz", "-f", "digits", "-m", "fd,is,kid,pr,classes")
     assert found.exit_code == ExitCode.OK, found.output
-    for said in ("Fréchet distance", "kernel distance × 1000", "precision", "recall", "classes"):
+    for said in (
+        "Fréchet distance",
+        "Inception Score",
+        "kernel distance × 1000",
+        "precision",
+        "recall",
+        "classes",
+    ):
         assert said in found.stdout
     assert "seed unknown, labels unknown, γ unknown, NFE unknown" in " ".join(found.stdout.split())
 
@@ -128,6 +141,7 @@ def test_missing_classes_cry_out(finished):
         (["RUN", "-r", SHIPPED, "--solver", "heun"], ExitCode.USAGE, "is the teacher's"),
         (["RUN", "-r", SHIPPED, "--compare", "full"], ExitCode.USAGE, "cannot be read as a result"),
         (["RUN", "-r", SHIPPED, "--steps", "4"], ExitCode.USAGE, "starts at the prior alone"),
+        (["v.npz", "-r", "v.npz"], ExitCode.USAGE, "digits reads images (1, 8, 8), found (2,)"),
         (["gone", "-r", SHIPPED], ExitCode.USAGE, "gone"),
         (["digits.toml", "-r", SHIPPED], ExitCode.USAGE, "is a recipe, and has no student"),
         (["s.npz", "-r", SHIPPED, "--seed", "1"], ExitCode.USAGE, "seed: nothing is made here"),
@@ -136,6 +150,7 @@ def test_missing_classes_cry_out(finished):
 def test_what_cannot_be_is_told(finished, arguments, code, said):
     Path("full").write_text("full")
     np.savez("s.npz", arr_0=np.zeros((9, 8, 8, 1), np.uint8))
+    np.savez("v.npz", arr_0=np.zeros((9, 2), np.float32))
     given = [each.replace("RUN", finished) for each in arguments]
     if "-f" not in given:
         given += ["-f", "digits"]
@@ -144,11 +159,68 @@ def test_what_cannot_be_is_told(finished, arguments, code, said):
     assert said in found.stderr
 
 
-def test_several_processes_are_sent_to_the_sampler(finished, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    found = ffd(finished, "-r", SHIPPED, "-f", "digits")
-    assert found.exit_code == ExitCode.USAGE
-    assert "torchrun -m ffcore sample" in found.stderr
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "ffcore", "evaluate", *arguments]
+
+
+def together(*arguments: str) -> subprocess.CompletedProcess[str]:
+    launched = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launched += ["--nproc-per-node", "2", *command(*arguments)[1:]]
+    return subprocess.run(
+        launched, capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def test_two_processes_share_the_work_and_one_tells(finished):
+    arguments = (finished, "-r", SHIPPED, "-f", "digits", "-n", "600", "-m", "fd,is,classes")
+    alone = ffd(*arguments, "-o", "one.json")
+    shared = together(*arguments, "-o", "two.json")
+    assert shared.returncode == ExitCode.OK, shared.stderr
+    assert shared.stdout.splitlines()[:-1] == alone.stdout.splitlines()[:-1]  # the last are seconds
+    one, two = (json.loads(Path(name).read_text()) for name in ("one.json", "two.json"))
+    assert one["conditions"] == two["conditions"]
+    assert one["metrics"]["digits"].pop("classes") == two["metrics"]["digits"].pop("classes")
+    for name, value in one["metrics"]["digits"].items():
+        if value is not None:
+            assert two["metrics"]["digits"][name] == pytest.approx(value, rel=1e-9)
+    refused = together(*arguments, "-o", "one.json")
+    assert refused.stderr.count("one.json exists: choose another place, or --overwrite") == 1
+    assert not any(path.name.startswith(".") for path in Path().iterdir())
+
+
+def test_a_signal_stops_it_and_the_same_command_goes_on(finished):
+    arguments = (finished, "-r", SHIPPED, "-f", "digits", "-n", "3000", "-o", "a.json")
+    with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True) as running:
+        while not Path(".a.json.partial", "conditions.json").exists():
+            assert running.poll() is None
+            time.sleep(0.005)
+        running.send_signal(signal.SIGTERM)
+        assert running.stderr is not None
+        said = running.stderr.read()
+    assert running.returncode == ExitCode.TERMINATED
+    stopped = re.search(r"stopped after (\d+) of 3000 samples; the same command goes on", said)
+    assert stopped is not None
+    assert 0 <= int(stopped[1]) < 3000
+    again = ffd(*arguments)
+    assert again.exit_code == ExitCode.OK, again.output
+    if int(stopped[1]):
+        assert f"going on after {stopped[1]} of 3000 samples" in again.stderr
+    ffd(*arguments[:-1], "whole.json")
+    interrupted, whole = (json.loads(Path(name).read_text()) for name in ("a.json", "whole.json"))
+    assert interrupted["metrics"] == whole["metrics"]
+    assert {path.name for path in Path().iterdir()} == {"a.json", "whole.json"}
+
+
+def test_samples_against_themselves_are_wondered_at(finished):
+    ffd(finished, "-n", "40", "-o", "s.npz", command="sample")
+    arguments = ("-r", "s.npz", "-f", "digits", "-m", "fd")
+    for same in (["s.npz"], [finished, "-n", "40"]):
+        found = ffd(*same, *arguments)
+        assert found.exit_code == ExitCode.OK, found.output
+        assert "note: samples and reference are the same samples" in found.stderr
+    other = ffd(finished, "-n", "40", "--seed", "1", *arguments)
+    assert "the same samples" not in other.stderr
 
 
 def test_an_absent_inception_network_is_told_with_its_origin(finished, monkeypatch, tmp_path):

@@ -43,6 +43,17 @@ def test_features_are_what_torch_fidelity_makes_of_8_bit_images(features, weight
     assert torch.equal(found, network(pixels)[0])
 
 
+def test_logits_are_those_that_torch_fidelity_scores(features, weights):
+    extractor = import_fidelity("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
+    layer = extractor.get_default_feature_layer_for_metric("isc")
+    network = extractor("x", [layer], feature_extractor_weights_path=str(weights))
+    pixels = ((images() + 1) * 127.5).round().to(torch.uint8)
+    found = features.logits(features(images()))
+    assert features.classes is None
+    assert found.shape == (2, 1008)
+    assert torch.equal(found, network(pixels)[0])
+
+
 def test_a_grey_image_is_its_three_equal_channels(features):
     grey = images(1)
     assert torch.equal(features(grey), features(grey.expand(-1, 3, -1, -1)))

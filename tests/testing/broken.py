@@ -1319,20 +1319,32 @@ class FeaturesOfNoClasses(Halves):
 
 @breaks("reads-one-of-its-classes", "for 6 samples", role="features")
 class FeaturesThatReadOneClassForAll(Halves):
-    def classify(self, samples: Tensor) -> Tensor:
-        return super().classify(samples)[:1]
+    def logits(self, features: Tensor) -> Tensor:
+        return super().logits(features)[:1]
 
 
-@breaks("reads-one-of-its-classes", "classes are torch.float32", role="features")
-class FeaturesThatReadShares(Halves):
-    def classify(self, samples: Tensor) -> Tensor:
-        return super().classify(samples).float()
+@breaks("reads-one-of-its-classes", "logits are torch.int64", role="features")
+class FeaturesThatReadWholeNumbers(Halves):
+    def logits(self, features: Tensor) -> Tensor:
+        return super().logits(features).long()
 
 
-@breaks("reads-one-of-its-classes", "of 2 classes", role="features")
+@breaks("reads-one-of-its-classes", "3 for 2 classes", role="features")
 class FeaturesThatCountClassesFromOne(Halves):
+    def logits(self, features: Tensor) -> Tensor:
+        return nn.functional.pad(super().logits(features), (1, 0))
+
+
+@breaks("reads-one-of-its-classes", "logits are not finite", role="features")
+class FeaturesWithoutTheRestOfTheClasses(Halves):
+    def logits(self, features: Tensor) -> Tensor:
+        return super().logits(features).log()
+
+
+@breaks("reads-one-of-its-classes", "not its largest logit", role="features")
+class FeaturesThatReadTheLeastLikelyClass(Halves):
     def classify(self, samples: Tensor) -> Tensor:
-        return super().classify(samples) + 1
+        return 1 - super().classify(samples)
 
 
 @breaks("gives-images", "images are torch.float64", role="decoder")

@@ -141,8 +141,8 @@ class Halves(Flat, ClassFeatures):
 
     classes = 2
 
-    def classify(self, samples: Tensor) -> Tensor:
-        return (samples.flatten(1).mean(1) > 0).long()
+    def logits(self, features: Tensor) -> Tensor:
+        return torch.stack([-features.mean(1), features.mean(1)], 1)
 
 
 class Straight(Decoder):

@@ -40,12 +40,19 @@ def tells_samples_apart(case: Case, live: Any) -> None:
 
 @law("features", 6)
 def reads_one_of_its_classes(case: Case, live: Any) -> None:
-    """Features of a classifier read each sample as one of its classes, by a whole number."""
+    """Features of a classifier have a finite logit for each class, and samples a class."""
     ask_only_where(isinstance(live, ClassFeatures), "it tells no classes")
-    classes = getattr(live, "classes", None)
-    require(isinstance(classes, int) and classes > 1, f"classes is {classes!r}")
+    classes = getattr(live, "classes", 0)
+    known = classes is None or (isinstance(classes, int) and classes > 1)
+    require(known, f"classes is {classes!r}")
+    samples = arguments(case, live)
     with torch.no_grad():
-        found = live.classify(*arguments(case, live))
-    require(found.shape == (SIZE,), f"{tuple(found.shape)} for {SIZE} samples")
-    require(not found.is_floating_point(), f"classes are {found.dtype}")
-    require(((found >= 0) & (found < classes)).all(), f"{found.tolist()} of {classes} classes")
+        found = live.logits(live(*samples))
+        read = live.classify(*samples)
+    require(found.ndim == 2 and len(found) == SIZE, f"{tuple(found.shape)} for {SIZE} samples")
+    require(
+        found.shape[1] == (classes or found.shape[1]), f"{found.shape[1]} for {classes} classes"
+    )
+    require(found.is_floating_point(), f"logits are {found.dtype}")
+    require(found.isfinite().all(), "logits are not finite")
+    require(read.tolist() == found.argmax(1).tolist(), "a sample's class is not its largest logit")

@@ -1,0 +1,125 @@
+"""How the result of an evaluation looks on a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+_COLUMNS = 80
+
+
+def show_fidelity(result: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> None:
+    """Print a result, and beside it the metrics of an earlier one and its file, if there is one."""
+    table = Table(box=None)
+    table.add_column("features")
+    table.add_column("")
+    table.add_column("here", justify="right", style="bold")
+    if earlier is not None:
+        table.add_column(earlier["file"], justify="right", overflow="fold")
+    for name, metrics in result["metrics"].items():
+        before = {} if earlier is None else earlier["metrics"].get(name, {})
+        for title, value, then in _rows(metrics, before):
+            table.add_row(name, title, value, *([then] if earlier is not None else []))
+    Console().print(table)
+    for name, metrics in result["metrics"].items():
+        if metrics["classes"] is not None:
+            _say("classes", f"({name}) {_classes(metrics['classes'])}")
+    conditions, seconds = result["conditions"], result["seconds"]
+    _say("samples", _described(conditions["samples"]))
+    _say("reference", _described(conditions["reference"]))
+    _say("networks", ", ".join(f"{n} {each[:12]}" for n, each in conditions["features"].items()))
+    _say("seconds", ", ".join(f"{name} {each:.1f}" for name, each in seconds.items()))
+    for note in result["notes"]:
+        click.echo(textwrap.fill(f"note: {note}", _COLUMNS, subsequent_indent="  "), err=True)
+
+
+def _rows(now: Mapping[str, Any], then: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield what was measured, its number here, and the earlier one."""
+    for key, title in (
+        ("fd", "Fréchet distance"),
+        ("inception_score", "Inception Score"),
+        ("kid", "kernel distance × 1000"),
+        ("precision", "precision"),
+        ("recall", "recall"),
+    ):
+        if now.get(key) is not None:
+            yield title, _number(key, now), _number(key, then)
+    if now["classes"] is not None and now["classes"]["as_asked"] is not None:
+        yield "read as asked", _share(now["classes"]), _share(then.get("classes") or {})
+
+
+def _number(key: str, metrics: Mapping[str, Any]) -> str:
+    value = metrics.get(key)
+    if value is None:
+        return "not there"
+    if key == "kid":
+        return f"{1000 * value:.4g} ± {1000 * metrics['kid_spread']:.2g}"
+    if key == "inception_score":
+        return f"{value:.4g} ± {metrics['inception_score_spread']:.2g}"
+    return f"{value:.4g}"
+
+
+def _share(classes: Mapping[str, Any]) -> str:
+    share = classes.get("as_asked")
+    return "not there" if share is None else f"{share:.2%}"
+
+
+def _classes(found: Mapping[str, Any]) -> str:
+    """Tell how samples are spread over the classes, and where they are not."""
+    counts, missing = found["counts"], found["missing"]
+    text = f"{len(counts) - len(missing)} of {len(counts)} are there"
+    if missing:
+        text += f", MISSING {', '.join(map(str, missing[:10]))}"
+        text += f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+    text += f"; the rarest is {counts.index(min(counts))} with {min(counts):,} samples, "
+    text += f"the most frequent {counts.index(max(counts))} with {max(counts):,}"
+    recall = [(share, c) for c, share in enumerate(found["recall"] or ()) if share is not None]
+    if recall:
+        text += f"; {min(recall)[1]} is the worst read as asked, {min(recall)[0]:.1%}"
+    return text
+
+
+def _described(record: Mapping[str, Any]) -> str:
+    """Tell all that samples depend on, in one line."""
+    number = f"{record['number']:,} of " if "number" in record else ""
+    told = [f"{number}{record['source']}", *([record["kind"]] if "kind" in record else [])]
+    for key, title in (
+        ("seed", "seed"),
+        ("labels", "labels"),
+        ("guidance", "γ"),
+        ("nfe", "NFE"),
+        ("decoder", "decoder"),
+        ("fingerprint", "fingerprint"),
+        ("content", "file"),
+    ):
+        if key in record:
+            told.append(f"{title} {_value(key, record[key])}")
+    return ", ".join(told)
+
+
+def _value(key: str, value: Any) -> str:
+    if value is None:
+        return "as many as it takes" if key == "nfe" else "unknown"
+    if key == "guidance":
+        return f"{value['scale']:g}"
+    if key == "decoder":
+        return str(value["type"])
+    return value[:12] if key in ("fingerprint", "content") else str(value)
+
+
+def _say(title: str, text: str) -> None:
+    click.echo(
+        textwrap.fill(
+            text,
+            _COLUMNS,
+            initial_indent=f"{title:<11}",
+            subsequent_indent=" " * 11,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    )

@@ -1,0 +1,101 @@
+"""Work that is not whole yet: a directory beside what it is to become, held by one command.
+
+What is being made for `NAME` lies in `.NAME.partial`, with the conditions under which it is made,
+so that only the same work goes on with it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ffcore.files import write_text
+from ffcore.sample.sampler import SampleError
+
+_CONDITIONS = "conditions.json"
+_UNCOMPARED = ("source",)
+"""What may differ between two that are the same: by which name a source was called."""
+
+
+@attrs.frozen
+class Partial:
+    """The directory of one piece of work."""
+
+    directory: Path
+
+    @staticmethod
+    def beside(out: Path) -> Partial:
+        """Return that of the output `out`."""
+        return Partial(out.with_name(f".{out.name}.partial"))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the directory, and hold it against other processes meanwhile.
+
+        Raises SampleError where another process holds it.
+        """
+        held = self._open()
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _is(held, self.directory):  # its last holder finished and took it away
+                raise BlockingIOError
+        except BlockingIOError:
+            os.close(held)
+            raise SampleError(f"{self.directory} is in use by another process") from None
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                self.directory.rmdir()  # where nothing came of it
+            os.close(held)
+
+    def _open(self) -> int:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        return os.open(self.directory, os.O_RDONLY)
+
+    def conditions(self) -> dict[str, Any] | None:
+        """Return the conditions of what is there; None where nothing is, or it was given up."""
+        try:
+            found = json.loads((self.directory / _CONDITIONS).read_text())
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def begin(self, conditions: Mapping[str, Any]) -> None:
+        """Empty the directory, and write the conditions of what is to come."""
+        self._empty()
+        write_text(self.directory / _CONDITIONS, json.dumps(conditions, indent=2) + "\n")
+
+    def remove(self) -> None:
+        """Take the directory away: first the conditions, without which the rest is void."""
+        (self.directory / _CONDITIONS).unlink(missing_ok=True)
+        self._empty()
+        self.directory.rmdir()
+
+    def _empty(self) -> None:
+        for path in self.directory.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Say in which conditions two pieces of work differ, one line for each."""
+    return [
+        f"{name}: {there.get(name)} there, {wanted.get(name)} here"
+        for name in sorted(there.keys() | wanted.keys())
+        if there.get(name) != wanted.get(name) and name not in _UNCOMPARED
+    ]
+
+
+def _is(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
