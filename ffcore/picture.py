@@ -1,4 +1,4 @@
-"""Pictures of a run: samples beside the teacher's from the same noise, and the curves."""
+"""Pictures of a run: samples beside the teacher's from the same noise, previews, the curves."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from ffcore.flow_map import generate
 from ffcore.interfaces import Condition, Labels, Student, Teacher
 from ffcore.solver import Solver
 
+CONDITIONS = "conditions"
+"""Under which name a preview holds what it depends on."""
+
 _INK, _MUTED = "#1b1b1b", "#6b6b6b"
 _LINES = (
     {"color": "#1f5fbf", "marker": "o"},
@@ -22,6 +25,9 @@ _LINES = (
     {"color": "#6b6b6b", "marker": "^", "linestyle": ":"},
 )
 """Told apart by colour, by marker and by dashes."""
+_SMALLEST, _LARGEST = 64, 128
+"""Pixels along a side of an image in a preview."""
+_COLUMNS, _GAP = 10, 4
 
 
 @torch.no_grad()
@@ -106,6 +112,54 @@ def _draw_points(path: Path, rows: Mapping[str, Tensor]) -> None:
         axis.set_aspect("equal", adjustable="datalim")
     figure.tight_layout()
     figure.savefig(path, dpi=150)
+
+
+def draw_preview(path: Path, samples: Tensor, behind: Tensor, conditions: str) -> None:
+    """Write samples as a small PNG without words, as good on white as on black.
+
+    Args:
+        path: of the PNG, whatever it is called.
+        samples: images in [−1, 1] become rows of them, vectors a scatter plot.
+        behind: samples that show where vectors belong, and which part of the plane is drawn.
+        conditions: kept in the file.
+    """
+    if samples.ndim == 4:
+        _draw_row(path, samples if samples.shape[1] in (1, 3) else samples[:, :1], conditions)
+        return
+    figure, axes = _figure(1, 1, width=2.4, height=2.4)
+    figure.patch.set_alpha(0)
+    axis, low, high = axes[0, 0], behind[:, :2].amin(0), behind[:, :2].amax(0)
+    middle, half = ((low + high) / 2).tolist(), float((high - low).max()) * 0.6 or 1.0
+    for points, colour in ((behind, "#9c9c9c"), (samples, "#3d80d6")):
+        second = points[:, 1] if points.shape[1] > 1 else torch.zeros(len(points))
+        axis.scatter(points[:, 0], second, s=3, color=colour, linewidths=0)
+    axis.set_axis_off()
+    axis.set_xlim(middle[0] - half, middle[0] + half)
+    axis.set_ylim(middle[-1] - half, middle[-1] + half)
+    axis.set_position((0, 0, 1, 1))
+    figure.savefig(path, dpi=150, format="png", metadata={CONDITIONS: conditions})
+
+
+def _draw_row(path: Path, images: Tensor, conditions: str) -> None:
+    """Write images side by side, without one to be smaller or larger than can be compared."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    cells = [Image.fromarray(each.squeeze(-1) if each.shape[-1] == 1 else each) for each in pixels]
+    factor = -(-_SMALLEST // max(cells[0].size))
+    cells = [each.resize((factor * each.width, factor * each.height), 0) for each in cells]
+    for each in cells:
+        each.thumbnail((_LARGEST, _LARGEST))
+    wide, high = (side + _GAP for side in cells[0].size)
+    columns = min(len(cells), _COLUMNS)
+    size = (columns * wide - _GAP, -(-len(cells) // columns) * high - _GAP)
+    whole = Image.new("RGBA", size)  # transparent between the images
+    for index, each in enumerate(cells):
+        whole.paste(each, (index % columns * wide, index // columns * high))
+    kept = PngInfo()
+    kept.add_text(CONDITIONS, conditions)
+    whole.save(path, format="png", pnginfo=kept)
 
 
 def draw_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
