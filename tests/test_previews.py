@@ -1,7 +1,5 @@
 """Samples from the same noise while a student trains: seen, and without influence."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -119,20 +117,3 @@ def test_large_images_are_shown_small_and_many_in_several_rows(tmp_path):
         assert [found.getpixel(place)[3] for place in ((64, 64), (130, 64), (1000, 380))] == [
             255, 0, 0,
         ]  # fmt: skip
-
-
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_show_what_one_does(tmp_path, strategy):
-    settings = [*VECTORS, "training.steps=4", "evaluation.enabled=false"]
-    told = ["run", "gaussian.toml", "--set", f"parallel.strategy={strategy}"]
-    told += [word for each in settings for word in ("--set", each)]
-    together = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ffcore"]
-    found = subprocess.run(
-        [sys.executable, "-m", *together, *told, "--directory", str(tmp_path / "two")],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
-    assert found.returncode == 0, found.stderr
-    run(load_recipe("gaussian.toml", settings), tmp_path / "one")
-    one, two = pictures(tmp_path / "one"), pictures(tmp_path / "two")
-    assert one.keys() == two.keys()
-    assert one["step-00000000.png"] == two["step-00000000.png"]

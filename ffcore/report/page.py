@@ -106,12 +106,13 @@ def _ladder(group: Comparable, records: Sequence[Record]) -> list[Mark]:
     for record in group.records:
         assert record.evaluation is not None
         distances = record.evaluation.distances[group.space]
-        whose = f"{record.name}, " if len(records) > 1 else "student, "
         colour = records.index(record) % COLOURS
-        found += [
-            (f"{whose}{_steps(steps)}", value, "student", colour)
-            for steps, value in distances.student.items()
-        ]
+        for steps, value in distances.student.items():
+            if len(records) == 1:
+                label = f"student, {_steps(steps)}"
+            else:
+                label = record.name if steps == 1 else f"{record.name}, {_steps(steps)}"
+            found.append((label, value, "student", colour))
         for steps, value in distances.euler.items():
             label = f"teacher, {steps} Euler"
             baselines.setdefault(label, (label, value, "euler", 0))
