@@ -7,55 +7,27 @@ charts that are made here.
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
-import attrs
 import jinja2
 
-from ffcore.report.chart import Line, chart
+from ffcore.report.figures import COLOURS, curves, error_panel, ladder
 from ffcore.report.record import Picture, Record
 from ffcore.report.summary import (
-    Comparable,
     answer,
     comparables,
     cost,
-    differences,
     differing_keys,
-    error_conditions,
     keys,
     method,
 )
 
-COLOURS = 6
-"""Of the page; more runs take them again."""
 _LISTED = 12
 """Numbers of a verification that are shown at most."""
-
-
-@attrs.frozen(kw_only=True)
-class Panel:
-    """A chart with what its lines are."""
-
-    title: str
-    drawn: str
-    lines: Sequence[Line]
-
-
-@attrs.frozen(kw_only=True)
-class Mark:
-    """A row of a ladder: a distance, and where it is from 0 at the near end to 1."""
-
-    label: str
-    value: float
-    place: float
-    kind: str
-    """"student", "euler" or "floor"."""
-    colour: int = 0
 
 
 def page(records: Sequence[Record], *, written: datetime | None = None) -> str:
@@ -83,10 +55,10 @@ def page(records: Sequence[Record], *, written: datetime | None = None) -> str:
         answer=answer,
         colour=lambda record: records.index(record) % COLOURS,
         groups=groups,
-        ladder=lambda group: _ladder(group, records),
+        ladder=lambda group: ladder(group, records),
         steps_in=_steps_in,
-        error=_error_panel(records),
-        panels=_curves(records),
+        error=error_panel(records),
+        panels=curves(records),
         costs=[cost(each) for each in records],
         sections=_sections(records),
         different=differing_keys(records) if len(records) > 1 else {},
@@ -96,44 +68,7 @@ def page(records: Sequence[Record], *, written: datetime | None = None) -> str:
     )
 
 
-# The answer
-
-
-def _ladder(group: Comparable, records: Sequence[Record]) -> list[Mark]:
-    """Return all distances of a group, the nearest to the teacher first."""
-    found: list[tuple[str, float, str, int]] = []
-    baselines: dict[str, tuple[str, float, str, int]] = {}
-    for record in group.records:
-        assert record.evaluation is not None
-        distances = record.evaluation.distances[group.space]
-        colour = records.index(record) % COLOURS
-        for steps, value in distances.student.items():
-            if len(records) == 1:
-                label = f"student, {_steps(steps)}"
-            else:
-                label = record.name if steps == 1 else f"{record.name}, {_steps(steps)}"
-            found.append((label, value, "student", colour))
-        for steps, value in distances.euler.items():
-            label = f"teacher, {steps} Euler"
-            baselines.setdefault(label, (label, value, "euler", 0))
-        baselines.setdefault("floor", ("noise floor", distances.floor, "floor", 0))
-    found = sorted([*found, *baselines.values()], key=lambda each: each[1])
-    low, high = found[0][1], found[-1][1]
-    return [
-        Mark(label=label, value=value, place=_place(value, low, high), kind=kind, colour=colour)
-        for label, value, kind, colour in found
-    ]
-
-
-def _place(value: float, low: float, high: float) -> float:
-    """Return where a value is between two others, by their logarithms if they have any."""
-    if low > 0:
-        value, low, high = math.log(value), math.log(low), math.log(high)
-    return (value - low) / (high - low or 1.0)
-
-
-def _steps(number: int) -> str:
-    return f"{number} step{'s' if number > 1 else ''}"
+# Tables
 
 
 def _steps_in(group: Sequence[Record], space: str) -> dict[str, list[int]]:
@@ -143,84 +78,6 @@ def _steps_in(group: Sequence[Record], space: str) -> dict[str, list[int]]:
         "student": sorted({steps for each in measured for steps in each.student}),
         "euler": sorted({steps for each in measured for steps in each.euler}),
     }
-
-
-# Charts
-
-
-_CURVES: dict[str, Sequence[str]] = {
-    "loss": ["loss"],
-    "gaps, RMS": ["gap_prediction", "gap_correction"],
-    "λ": ["lambda"],
-    "norm of the gradient": ["gradient_norm"],
-}
-_SPEED = "images per second"
-_KNOWN = {"step", "steps_per_second", "images_per_second", "seconds_left", "memory_peak", "skipped"}
-
-
-def _curves(records: Sequence[Record]) -> list[Panel]:
-    """Return the charts of all that was measured while training."""
-    told = dict.fromkeys(name for each in records for line in each.metrics for name in line)
-    shown = {name for names in _CURVES.values() for name in names} | _KNOWN
-    others = [name for name in told if name not in shown and not name.startswith("seconds/")]
-    panels = _CURVES | {_title(name): [name] for name in others}
-    panels |= {_SPEED: ["images_per_second"]}
-    found = [_panel(title, names, records) for title, names in panels.items()]
-    return [each for each in found if each is not None]
-
-
-def _title(name: str) -> str:
-    """Return what a metric is called: loss_online is the loss of a network called so."""
-    for start, words in {
-        "loss_": "loss of the {} network",
-        "gradient_norm_": "norm of the {} network's gradient",
-    }.items():
-        if name.startswith(start):
-            return words.format(name.removeprefix(start))
-    return name.replace("_", " ")
-
-
-def _panel(title: str, names: Sequence[str], records: Sequence[Record]) -> Panel | None:
-    lines = []
-    for index, record in enumerate(records):
-        for kind, name in enumerate(names):
-            points = [(line["step"], float(line[name])) for line in record.metrics if name in line]
-            if not points:
-                continue
-            what = name.removeprefix("gap_") if len(names) > 1 else ""
-            whose = record.name if len(records) > 1 else ""
-            alone = len(records) == 1
-            lines.append(
-                Line(
-                    label=", ".join(filter(None, (whose, what))) or title,
-                    points=points,
-                    colour=(kind if alone else index) % COLOURS,
-                    dashes=kind,
-                )
-            )
-    drawn = chart(title, lines)
-    return None if drawn is None else Panel(title=title, drawn=drawn, lines=lines)
-
-
-def _error_panel(records: Sequence[Record]) -> Panel | None:
-    measured = [each for each in records if each.evaluation]
-    lines = []
-    for record in measured:
-        assert record.evaluation is not None
-        apart = differences(error_conditions(measured[0]), error_conditions(record))
-        name = record.name if len(records) > 1 else "student"
-        lines.append(
-            Line(
-                label=f"{name} (not comparable)" if apart and record is not measured[0] else name,
-                points=[*record.evaluation.trajectory_error.items()],
-                colour=records.index(record) % COLOURS,
-            )
-        )
-    drawn = chart("relative error of the flow map", lines, along="duration δ")
-    return None if drawn is None else Panel(title="", drawn=drawn, lines=lines)
-
-
-# Tables
 
 
 def _all_keys(records: Sequence[Record]) -> dict[str, list[Any]]:

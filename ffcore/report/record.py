@@ -139,7 +139,7 @@ def _read(directory: Path, name: str) -> Record:
         directory=directory,
         recipe=_parsed(directory / RECIPE, _recipe),
         recipe_text=text,
-        provenance=_parsed(directory / PROVENANCE, _mapping),
+        provenance=_parsed(directory / PROVENANCE, _provenance),
         metrics=_parsed(directory / METRICS, _lines) if (directory / METRICS).exists() else [],
         evaluation=_if_there(directory / EVALUATION, _evaluation),
         has_student=(directory / STUDENT).is_file(),
@@ -185,8 +185,19 @@ def _recipe(text: str) -> Mapping[str, Any]:
     tree = tomllib.loads(text)
     for role in ("teacher", "student"):
         str(tree[role]["type"])
+    for table, name in (("training", "batch"), ("guidance", "scale"), ("guidance", "range")):
+        str(tree[table][name])
     int(tree["training"]["steps"])
     return tree
+
+
+def _provenance(text: str) -> Mapping[str, Any]:
+    found = _mapping(text)
+    for each in found["components"]:
+        str(each["role"]), str(each["type"]), str(each["plugin"]), str(each["distribution"])
+    for each in found["changes"]:
+        int(each["after_step"]), list(each["changed"])
+    return found
 
 
 def _mapping(text: str) -> Mapping[str, Any]:
@@ -199,7 +210,10 @@ def _mapping(text: str) -> Mapping[str, Any]:
 def _lines(text: str) -> list[Mapping[str, Any]]:
     """Return the lines of the metrics; the last may lack its end, in a run that goes on."""
     whole = [_mapping(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    return [{**line, "step": int(line["step"])} for line in whole]
+    return [
+        {name: float(value) for name, value in line.items()} | {"step": int(line["step"])}
+        for line in whole
+    ]
 
 
 def _evaluation(text: str) -> Evaluation:
