@@ -7,7 +7,7 @@ charts that are made here.
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.resources import files
@@ -109,14 +109,50 @@ def _packages(records: Sequence[Record]) -> dict[str, list[str]]:
 
 
 def _verified(record: Record) -> dict[str, str]:
-    """Return the first of what a verification says in single values, whatever its form."""
+    """Return the main numbers of a verification; of a form that is not known, its single values."""
     told = keys(record.verification or {})
     plain = {
         name: _value(value)
         for name, value in told.items()
         if isinstance(value, bool | int | float | str) and name != "schema" and len(str(value)) < 80
     }
-    return dict([*plain.items()][:_LISTED])
+    return _verified_mainly(record.verification or {}) or dict([*plain.items()][:_LISTED])
+
+
+def _verified_mainly(found: Mapping[str, Any]) -> dict[str, str]:
+    """Return what `ffd verify` finds at δ = 1, over noise levels and of classes, where it is."""
+    told: dict[str, Any] = {
+        "of the student after step": _at(found, "conditions", "student", "step")
+    }
+    for name, title in (
+        ("trajectory", "trajectory error"),
+        ("identity", "residual of the identity"),
+    ):
+        told[f"{title} at δ = 1, median"] = _at(found, name, "1.0", "relative", "median")
+    for whose, title in (("student", "student's samples"), ("control", "teacher's own")):
+        levels = _at(found, "noising", whose) or {}
+        gaps = {r: _at(levels, r, "errors", "absolute", "rms") for r in levels}
+        known = {r: gap for r, gap in gaps.items() if isinstance(gap, float)}
+        if known:
+            worst = max(known, key=lambda r: known[r])
+            told[f"noising gap of the {title}, greatest, at r = {worst}"] = known[worst]
+    for name in _at(found, "classes") or {}:
+        for whose in ("student", "teacher"):
+            share = _at(found, "classes", name, whose)
+            if isinstance(share, float):
+                told[f"{whose} read as asked by {name}"] = f"{share:.1%}"
+    return {
+        title: _number(value) if isinstance(value, float) else str(value)
+        for title, value in told.items()
+        if value is not None
+    }
+
+
+def _at(tree: Any, *names: str) -> Any:
+    """Return what is at a place of nested tables; None where there is nothing."""
+    for name in names:
+        tree = tree.get(name) if isinstance(tree, Mapping) else None
+    return tree
 
 
 # Words

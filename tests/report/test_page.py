@@ -148,15 +148,37 @@ def test_changes_since_a_run_began_are_told(copy: Copy):
 
 def test_what_verify_found_is_shown(copy: Copy):
     directory = copy("whole")
+    spread = {"relative": {"median": 0.12345, "rms": 9.0}, "absolute": {"rms": 9.0}}
+    gap = {"errors": {"absolute": {"rms": 0.5}}}
     found = {
-        "schema": 1, "passed": True, "max_error": 0.12345, "deep": {"worst": 3},
-        "long": list(range(99)), "note": "x" * 100,
-    }  # fmt: skip
+        "schema": 1,
+        "trajectory": {"0.5": spread, "1.0": spread},
+        "identity": {"1.0": {"relative": None}},
+        "noising": {"student": {"0.25": gap, "0.5": {"errors": {"absolute": {"rms": 0.75}}}}},
+        "classes": {"digits": {"student": 0.996, "teacher": 1.0}},
+        "conditions": {"student": {"step": 6}},
+    }
     (directory / "verify.json").write_text(json.dumps(found))
     shutil.copy(directory / "samples.png", directory / "verify.png")
     shown = parsed(directory)
-    assert "ffd verify passed true max_error 0.12345 deep.worst 3 Training" in words(shown)
+    assert (
+        "ffd verify of the student after step 6 trajectory error at δ = 1, median 0.1235 noising "
+        "gap of the student's samples, greatest, at r = 0.5 0.75 student read as asked by digits "
+        "99.6% teacher read as asked by digits 100.0% Training"
+    ) in words(shown)
     assert any("ffd verify" in (each["alt"] or "") for each in shown.of("img"))
+
+
+def test_a_verification_of_another_form_is_shown_as_far_as_it_is_plain(copy: Copy):
+    directory = copy("whole")
+    found = {
+        "schema": 1, "passed": True, "max_error": 0.12345, "deep": {"worst": 3},
+        "long": list(range(99)), "note": "x" * 100, "noising": 3, "classes": None,
+    }  # fmt: skip
+    (directory / "verify.json").write_text(json.dumps(found))
+    assert "ffd verify passed true max_error 0.12345 deep.worst 3 noising 3 Training" in words(
+        parsed(directory)
+    )
 
 
 def test_everything_that_a_run_holds_is_escaped(copy: Copy, tmp_path: Path):
