@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
@@ -14,6 +14,9 @@ from ffcore.flow import integrate
 from ffcore.flow_map import generate
 from ffcore.interfaces import Condition, Labels, Student, Teacher
 from ffcore.solver import Solver
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 CONDITIONS = "conditions"
 """Under which name a preview holds what it depends on."""
@@ -28,6 +31,8 @@ _LINES = (
 _SMALLEST, _LARGEST = 64, 128
 """Pixels along a side of an image in a preview."""
 _COLUMNS, _GAP = 10, 4
+_PLANE, _DOT = 320, 4
+"""Pixels along a side of a scatter plot in a preview; thirds of one from a dot's middle out."""
 
 
 @torch.no_grad()
@@ -123,27 +128,20 @@ def draw_preview(path: Path, samples: Tensor, behind: Tensor, conditions: str) -
         behind: samples that show where vectors belong, and which part of the plane is drawn.
         conditions: kept in the file.
     """
-    if samples.ndim == 4:
-        _draw_row(path, samples if samples.shape[1] in (1, 3) else samples[:, :1], conditions)
-        return
-    figure, axes = _figure(1, 1, width=2.4, height=2.4)
-    figure.patch.set_alpha(0)
-    axis, low, high = axes[0, 0], behind[:, :2].amin(0), behind[:, :2].amax(0)
-    middle, half = ((low + high) / 2).tolist(), float((high - low).max()) * 0.6 or 1.0
-    for points, colour in ((behind, "#9c9c9c"), (samples, "#3d80d6")):
-        second = points[:, 1] if points.shape[1] > 1 else torch.zeros(len(points))
-        axis.scatter(points[:, 0], second, s=3, color=colour, linewidths=0)
-    axis.set_axis_off()
-    axis.set_xlim(middle[0] - half, middle[0] + half)
-    axis.set_ylim(middle[-1] - half, middle[-1] + half)
-    axis.set_position((0, 0, 1, 1))
-    figure.savefig(path, dpi=150, format="png", metadata={CONDITIONS: conditions})
-
-
-def _draw_row(path: Path, images: Tensor, conditions: str) -> None:
-    """Write images side by side, without one to be smaller or larger than can be compared."""
-    from PIL import Image
     from PIL.PngImagePlugin import PngInfo
+
+    if samples.ndim == 4:
+        drawn = _rows(samples if samples.shape[1] in (1, 3) else samples[:, :1])
+    else:
+        drawn = _scattered(samples.flatten(1), behind.flatten(1))
+    kept = PngInfo()
+    kept.add_text(CONDITIONS, conditions)
+    drawn.save(path, format="png", pnginfo=kept)
+
+
+def _rows(images: Tensor) -> Image:
+    """Return images side by side, none too small or too large to be compared."""
+    from PIL import Image
 
     pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     cells = [Image.fromarray(each.squeeze(-1) if each.shape[-1] == 1 else each) for each in pixels]
@@ -157,9 +155,24 @@ def _draw_row(path: Path, images: Tensor, conditions: str) -> None:
     whole = Image.new("RGBA", size)  # transparent between the images
     for index, each in enumerate(cells):
         whole.paste(each, (index % columns * wide, index // columns * high))
-    kept = PngInfo()
-    kept.add_text(CONDITIONS, conditions)
-    whole.save(path, format="png", pnginfo=kept)
+    return whole
+
+
+def _scattered(points: Tensor, behind: Tensor) -> Image:
+    """Return points of the plane over others, which fill five sixths of the picture."""
+    from PIL import Image, ImageDraw
+
+    fine = 3 * _PLANE  # and then made smaller, so that dots are round
+    drawn = Image.new("RGBA", (fine, fine))
+    pen = ImageDraw.Draw(drawn)
+    low, high = behind[:, :2].amin(0), behind[:, :2].amax(0)
+    middle, half = (low + high) / 2, float((high - low).max()) * 0.6 or 1.0
+    for these, colour in ((behind, "#9c9c9c"), (points, "#3d80d6")):
+        places = (fine * ((these[:, :2] - middle) / half + 1) / 2).clamp(-fine, 2 * fine)
+        for place in places[places.isfinite().all(1)].tolist():
+            x, y = place if len(place) == 2 else (place[0], fine / 2)
+            pen.ellipse((x - _DOT, fine - y - _DOT, x + _DOT, fine - y + _DOT), fill=colour)
+    return drawn.resize((_PLANE, _PLANE), Image.Resampling.BOX)
 
 
 def draw_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:

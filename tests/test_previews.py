@@ -117,3 +117,22 @@ def test_large_images_are_shown_small_and_many_in_several_rows(tmp_path):
         assert [found.getpixel(place)[3] for place in ((64, 64), (130, 64), (1000, 380))] == [
             255, 0, 0,
         ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 5])
+def test_vectors_are_shown_where_the_teachers_are(tmp_path, dimensions):
+    behind = torch.zeros(2, dimensions)
+    behind[:, 0] = torch.tensor([-1.0, 3.0])  # the picture reaches from −1.4 to 3.4
+    samples = torch.full((3, dimensions), 1.0)
+    samples[1], samples[2, 0] = torch.nan, -1e9
+    picture.draw_preview(tmp_path / "preview.png", samples, behind, "some")
+    with Image.open(tmp_path / "preview.png") as image:
+        assert image.size == (320, 320)
+        place = (160, 160 - round(1 / 2.4 * 160) if dimensions > 1 else 160)
+        assert image.getpixel(place) == (0x3D, 0x80, 0xD6, 255)
+        for x in (160 - round(2 / 2.4 * 160), 160 + round(2 / 2.4 * 160)):
+            assert image.getpixel((x, 160)) == (0x9C, 0x9C, 0x9C, 255)
+        colours = image.getcolors()
+    assert colours is not None
+    transparent = sum(count for count, colour in colours if colour[3] == 0)
+    assert 320 * 320 - 3 * 25 <= transparent < 320 * 320

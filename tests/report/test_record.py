@@ -30,7 +30,7 @@ def test_a_whole_run_is_read_whole(runs: Path):
     assert [line["step"] for line in found.metrics] == [2, 4, 6]
     assert list(found.previews) == [0, 1, 3, 6]
     assert found.teachers is not None
-    assert found.teachers.size == (360, 360)
+    assert found.teachers.size == (320, 320)
     kept = json.loads((runs / "whole" / "evaluation.json").read_text())
     assert found.evaluation is not None
     assert found.evaluation.distances["raw"].student == {1: kept["distances"]["raw"]["student"]}
