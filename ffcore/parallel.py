@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -228,6 +228,16 @@ def shard(network: nn.Module, device: str) -> None:
         if unit is not network:
             fully_shard(unit, mesh=mesh)
     fully_shard(network, mesh=mesh)
+
+
+def cut_again(network: nn.Module) -> None:
+    """Cut what a sharded network gathered when it was called, where no backward pass has done so.
+
+    Until then its own parameters, beside its units', are whole, and no average can follow them.
+    """
+    for module in network.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 class Replicated(DistributedDataParallel):

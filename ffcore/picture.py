@@ -1,10 +1,10 @@
-"""Pictures of a run: samples beside the teacher's from the same noise, and the curves."""
+"""Pictures of a run: samples beside the teacher's from the same noise, previews, the curves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
@@ -15,6 +15,12 @@ from ffcore.flow_map import generate
 from ffcore.interfaces import Condition, Labels, Student, Teacher
 from ffcore.solver import Solver
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CONDITIONS = "conditions"
+"""Under which name a preview holds what it depends on."""
+
 _INK, _MUTED = "#1b1b1b", "#6b6b6b"
 _LINES = (
     {"color": "#1f5fbf", "marker": "o"},
@@ -22,6 +28,11 @@ _LINES = (
     {"color": "#6b6b6b", "marker": "^", "linestyle": ":"},
 )
 """Told apart by colour, by marker and by dashes."""
+_SMALLEST, _LARGEST = 64, 128
+"""Pixels along a side of an image in a preview."""
+_COLUMNS, _GAP = 10, 4
+_PLANE, _DOT = 320, 4
+"""Pixels along a side of a scatter plot in a preview; thirds of one from a dot's middle out."""
 
 
 @torch.no_grad()
@@ -106,6 +117,62 @@ def _draw_points(path: Path, rows: Mapping[str, Tensor]) -> None:
         axis.set_aspect("equal", adjustable="datalim")
     figure.tight_layout()
     figure.savefig(path, dpi=150)
+
+
+def draw_preview(path: Path, samples: Tensor, behind: Tensor, conditions: str) -> None:
+    """Write samples as a small PNG without words, as good on white as on black.
+
+    Args:
+        path: of the PNG, whatever it is called.
+        samples: images in [−1, 1] become rows of them, vectors a scatter plot.
+        behind: samples that show where vectors belong, and which part of the plane is drawn.
+        conditions: kept in the file.
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    if samples.ndim == 4:
+        drawn = _rows(samples if samples.shape[1] in (1, 3) else samples[:, :1])
+    else:
+        drawn = _scattered(samples.flatten(1), behind.flatten(1))
+    kept = PngInfo()
+    kept.add_text(CONDITIONS, conditions)
+    drawn.save(path, format="png", pnginfo=kept)
+
+
+def _rows(images: Tensor) -> Image:
+    """Return images side by side, none too small or too large to be compared."""
+    from PIL import Image
+
+    pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    cells = [Image.fromarray(each.squeeze(-1) if each.shape[-1] == 1 else each) for each in pixels]
+    factor = -(-_SMALLEST // max(cells[0].size))
+    cells = [each.resize((factor * each.width, factor * each.height), 0) for each in cells]
+    for each in cells:
+        each.thumbnail((_LARGEST, _LARGEST))
+    wide, high = (side + _GAP for side in cells[0].size)
+    columns = min(len(cells), _COLUMNS)
+    size = (columns * wide - _GAP, -(-len(cells) // columns) * high - _GAP)
+    whole = Image.new("RGBA", size)  # transparent between the images
+    for index, each in enumerate(cells):
+        whole.paste(each, (index % columns * wide, index // columns * high))
+    return whole
+
+
+def _scattered(points: Tensor, behind: Tensor) -> Image:
+    """Return points of the plane over others, which fill five sixths of the picture."""
+    from PIL import Image, ImageDraw
+
+    fine = 3 * _PLANE  # and then made smaller, so that dots are round
+    drawn = Image.new("RGBA", (fine, fine))
+    pen = ImageDraw.Draw(drawn)
+    low, high = behind[:, :2].amin(0), behind[:, :2].amax(0)
+    middle, half = (low + high) / 2, float((high - low).max()) * 0.6 or 1.0
+    for these, colour in ((behind, "#9c9c9c"), (points, "#3d80d6")):
+        places = (fine * ((these[:, :2] - middle) / half + 1) / 2).clamp(-fine, 2 * fine)
+        for place in places[places.isfinite().all(1)].tolist():
+            x, y = place if len(place) == 2 else (place[0], fine / 2)
+            pen.ellipse((x - _DOT, fine - y - _DOT, x + _DOT, fine - y + _DOT), fill=colour)
+    return drawn.resize((_PLANE, _PLANE), Image.Resampling.BOX)
 
 
 def draw_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:

@@ -3,10 +3,10 @@
     run(load_recipe("recipes/digits.toml"), Path("runs/digits"))
 
 The directory holds the resolved recipe (recipe.toml, which runs as it is), provenance.json,
-metrics.jsonl, the checkpoints, the student's average (student.safetensors), after the evaluation
-evaluation.json, samples.png and curves.png, and what trackers keep (tracking). Started again with
-the same recipe, a run goes on where its last checkpoint stands; another recipe, or other files, are
-refused.
+metrics.jsonl, the checkpoints, previews, the student's average (student.safetensors), after the
+evaluation evaluation.json, samples.png and curves.png, and what trackers keep (tracking). Started
+again with the same recipe, a run goes on where its last checkpoint stands; another recipe, or other
+files, are refused.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from ffcore.guidance import unguided
 from ffcore.interfaces import Context, Student, Tracker
 from ffcore.parallel import Processes, joined, own_device, whole_state
 from ffcore.plugins import installed
+from ffcore.previews import PREVIEWS, Previews, shown_noise
 from ffcore.recipe import Changes, Recipe, Training, binding_digest, to_toml
 from ffcore.resume import note, noted, resume
 from ffcore.run_directory import (
@@ -71,9 +72,6 @@ _SMALLER = (
     "The teacher, the student, its averages and the auxiliary networks must fit together: take a "
     "smaller student, or an accelerator with more memory."
 )
-
-POINTS = 1000
-"""Samples in a scatter plot, which vectors get instead of rows of images."""
 
 
 class Observer(Protocol):
@@ -254,6 +252,7 @@ def _train(
     description = describe(
         recipe, unguided(distillation.teacher), student, distillation.steps, built.decoder
     )
+    previews = Previews(directory / PREVIEWS, built, recipe, processes)
     with part("parallel"):
         distillation.lay_out(
             processes,
@@ -273,6 +272,7 @@ def _train(
     )
     _go_on(directory, recipe, built, checkpoints, changed, start, observer)
     processes.first(lambda: forget_after(directory / METRICS, distillation.step_index))
+    previews.begin()
     begun = distillation.step_index
     tracking.begin(begun)
     if distillation.step_index < distillation.steps:
@@ -286,6 +286,7 @@ def _train(
         checkpoints=checkpoints,
         checkpoint_every=training.checkpoint_every,
         stop=stop,
+        made=previews.show,
     )
     with closing(reports):
         for report in reports:
@@ -396,13 +397,12 @@ def _evaluate(
         evaluation, reference = evaluate(
             student, teacher, built.features, built.measurement, known, progress
         )
-    count = recipe.evaluation.rows if len(teacher.sample_shape) > 1 else POINTS
-    z, condition = next(prior(teacher, attrs.evolve(built.measurement, batch=count), "picture"))
+    z, condition = shown_noise(built, recipe.evaluation.rows)
     rows = picture.rows_of_samples(
         student,
         teacher,
         z,
-        picture.in_class_order(teacher, condition),
+        condition,
         solver=built.measurement.solver,
         student_steps=built.measurement.student_steps,
     )

@@ -21,6 +21,7 @@ from ffcore.export import EVALUATION, RECIPE, STUDENT
 from ffcore.faults import writable
 from ffcore.files import write_text
 from ffcore.plugins import installed
+from ffcore.previews import PREVIEWS
 from ffcore.recipe import Changes, Recipe, changes, provenance, to_toml, versions
 from ffcore.train import Report
 
@@ -28,17 +29,20 @@ PROVENANCE, METRICS = "provenance.json", "metrics.jsonl"
 CHECKPOINTS, REFERENCE = "checkpoints", "reference.safetensors"
 SAMPLES, CURVES = "samples.png", "curves.png"
 TRACKING = "tracking"  # where the recipe names trackers
+REPORT = "report.html"  # where `ffd report` was asked for one
 FILES = (
     RECIPE,
     PROVENANCE,
     METRICS,
     CHECKPOINTS,
+    PREVIEWS,
     STUDENT,
     EVALUATION,
     REFERENCE,
     SAMPLES,
     CURVES,
     TRACKING,
+    REPORT,
 )
 
 

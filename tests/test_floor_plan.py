@@ -15,7 +15,7 @@ FLOORS: list[set[str]] = [
     {"testing", "scaffold", "search"},
     {"run", "cost", "fidelity"},
     {"run_directory"},
-    {"resume", "export"},
+    {"resume", "export", "previews"},
     {"build"},
     {"recipe"},
     {"train", "evaluate", "picture", "sample", "verify", "report"},

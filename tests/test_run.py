@@ -21,7 +21,7 @@ from ffcore.files import MissingFile
 from ffcore.interfaces import VelocityField
 from ffcore.recipe import Recipe, RecipeError, load_recipe, to_toml
 from ffcore.run import load_student, run
-from ffcore.run_directory import FILES, METRICS, TRACKING, RunDirectoryError
+from ffcore.run_directory import FILES, METRICS, REPORT, TRACKING, RunDirectoryError
 from ffcore.train import Report, Stopped, train
 from ffcore.weights import WeightsError, read_weights, write_weights
 
@@ -78,7 +78,7 @@ def test_a_run_directory_holds_the_whole_run(tmp_path):
     evaluation = run(small(), tmp_path / "run")
     assert evaluation is not None
     found = {path.name for path in (tmp_path / "run").iterdir()}
-    assert found == set(FILES) - {TRACKING}  # which has none
+    assert found == set(FILES) - {TRACKING, REPORT}  # which nobody asked for
     assert evaluation.distances["raw"].student > 0
     for picture in ("samples.png", "curves.png"):
         assert (tmp_path / "run" / picture).read_bytes().startswith(b"\x89PNG")

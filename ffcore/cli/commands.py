@@ -27,6 +27,7 @@ COMMANDS = {
     ),
     "export": ("ffcore.cli.export:export", "Export the student of a finished run."),
     "new-plugin": ("ffcore.cli.new_plugin:new_plugin", "Write a plugin to begin with."),
+    "report": ("ffcore.cli.report:report", "Write a page about runs, side by side."),
     "run": ("ffcore.cli.run:run", "Distil a teacher as a recipe says."),
     "sample": ("ffcore.cli.sample:sample", "Sample a student in one step, or a teacher."),
     "search": (

@@ -12,6 +12,7 @@ EXPECTED = {
     "ffcore.export.sources:SourceError": ExitCode.USAGE,
     "ffcore.sample.sampler:SampleError": ExitCode.USAGE,
     "ffcore.fidelity.stored:FidelityError": ExitCode.USAGE,
+    "ffcore.report.record:ReportError": ExitCode.USAGE,
     "ffcore.sample.sampler:NotFinite": ExitCode.FAILED,
     "ffcore.flow:FlowError": ExitCode.FAILED,
     "ffcore.guard:Diverged": ExitCode.FAILED,

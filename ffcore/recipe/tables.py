@@ -214,7 +214,15 @@ class Evaluation:
     reference: str | None = key(
         None, help="file of stored teacher statistics and baselines, instead of sampling anew"
     )
-    rows: int = key(10, help="samples shown in each row of the picture", at_least=1)
+    rows: int = key(10, help="samples shown in each row of a picture", at_least=1)
+    previews: int = key(
+        8,
+        help=(
+            "how often samples from the same noise are shown while the student trains, evaluated "
+            "or not: before the first step, at the end, after a half of all steps, a quarter, …"
+        ),
+        at_least=0,
+    )
 
     def check_recipe(self, recipe: "Recipe") -> None:
         """Raise ValueError where the same features are named twice, for too many steps, and for

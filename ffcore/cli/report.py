@@ -1,0 +1,53 @@
+"""`ffd report`: one page about a run, or about several side by side."""
+
+import json
+from pathlib import Path
+
+import click
+
+from ffcore.files import write_text
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The HTML file to write. [default: report.html in the directory of a single run]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace what stands at --out.")
+@click.option("--json", "as_json", is_flag=True, help="Write its place and its numbers as JSON.")
+def report(runs: tuple[Path, ...], out: Path | None, overwrite: bool, as_json: bool) -> None:
+    """Write a page about the runs in the directories RUNS, finished or not.
+
+    It is one HTML file without scripts, which asks nothing of the network: what was distilled,
+    distances beside their conditions, samples and curves, cost, recipe and provenance. Numbers of
+    several runs that were measured under other conditions are marked as not comparable.
+    """
+    from ffcore.report import page, read_records, summary
+
+    place = _place(runs, out, overwrite=overwrite)
+    records = read_records(runs)
+    write_text(place, page(records))
+    if as_json:
+        click.echo(json.dumps({"schema": 1, "report": str(place)} | summary(records)))
+    else:
+        click.echo(place)
+
+
+def _place(runs: tuple[Path, ...], out: Path | None, *, overwrite: bool) -> Path:
+    """Return where to write; raise UsageError where that cannot be."""
+    from ffcore.report.record import RECIPE, REPORT
+
+    if out is None:
+        if len(runs) > 1:
+            raise click.UsageError("a report of several runs has no place of its own: name --out")
+        return runs[0] / REPORT
+    if not out.absolute().parent.is_dir():
+        raise click.UsageError(f"there is no folder {out.absolute().parent} to write to")
+    if (out.parent / RECIPE).is_file() and out.name != REPORT:
+        raise click.UsageError(f"{out.parent} is a run's or an export's own: choose another place")
+    if out.exists() and not overwrite:
+        raise click.UsageError(f"{out} exists: choose another place, or --overwrite")
+    return out

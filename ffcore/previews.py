@@ -1,0 +1,129 @@
+"""Samples from the same noise as training goes on: how a student comes to be what it is.
+
+Most happens early, so a run of N steps is shown after N, N/2, N/4, … of them and before the first.
+Each picture is of the moving average that is evaluated, and stands in previews/step-00000125.png
+beside the teacher's own samples, teacher.png.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ffcore import picture
+from ffcore.build import Built
+from ffcore.checkpoint.manifest import directory_name
+from ffcore.evaluate import prior
+from ffcore.faults import enough_memory, writable
+from ffcore.flow import integrate
+from ffcore.flow_map import generate
+from ffcore.interfaces import Condition
+from ffcore.parallel import Processes, cut_again
+from ffcore.recipe import Recipe
+
+PREVIEWS = "previews"
+POINTS = 1000
+"""Samples in a scatter plot, which vectors get instead of rows of images."""
+_REMEDY = "Make evaluation.rows smaller, or evaluation.previews = 0."
+
+
+def shown_noise(built: Built, rows: int) -> tuple[Tensor, Condition]:
+    """Return the noise of every picture of a run, and its conditions in the order of classes.
+
+    Args:
+        built: the run's.
+        rows: how many samples there are, where they are images.
+    """
+    teacher = built.distillation.teacher
+    count = rows if len(teacher.sample_shape) > 1 else POINTS
+    z, condition = next(prior(teacher, attrs.evolve(built.measurement, batch=count), "picture"))
+    return z, picture.in_class_order(teacher, condition)
+
+
+def shown_steps(steps: int, previews: int) -> set[int]:
+    """Return after which of a run's steps its student is shown, `previews` of them at most."""
+    if not previews:
+        return set()
+    first = {0} if previews > 1 else set()
+    return first | {steps >> halved for halved in range(max(1, previews - 1))}
+
+
+class Previews:
+    """The pictures that a run makes while it trains.
+
+    They change nothing that is trained, and wait for the device at those few steps alone. Made
+    before networks are laid out: the teacher is asked here, and never again.
+
+    Args:
+        folder: where they are kept.
+        built: the run's.
+        recipe: resolved.
+        processes: all of them make the samples; the leading one draws.
+    """
+
+    def __init__(self, folder: Path, built: Built, recipe: Recipe, processes: Processes) -> None:
+        evaluation, distillation = recipe.evaluation, built.distillation
+        self.folder, self.built, self.processes = folder, built, processes
+        self.steps = shown_steps(distillation.steps, evaluation.previews)
+        self.conditions = (
+            f"seed {evaluation.seed}, guidance {recipe.guidance.scale:g}, {evaluation.rows} rows, "
+            f"average {recipe.measured_average:g}, {recipe.decoder}"
+        )
+        if not self.steps:
+            return
+        self.z, self.condition = shown_noise(built, evaluation.rows)
+
+        @torch.no_grad()
+        def ask() -> Tensor:
+            solver = built.measurement.solver
+            return integrate(distillation.teacher, self.z, self.condition, solver).cpu()
+
+        with enough_memory("the teacher's samples for previews", _REMEDY):
+            self.teachers = processes.first(ask)
+
+    def begin(self) -> None:
+        """Forget what will be made again or was made otherwise, and show the student as it is."""
+        step = self.built.distillation.step_index
+        self.processes.first(lambda: self._forget(step))
+        if self.steps:
+            self.processes.first(lambda: self._draw("teacher", self.teachers))
+            self.show(step)
+
+    @torch.no_grad()
+    def show(self, step: int) -> None:
+        """Show the student after `step` steps, if that is one of those, and not shown already."""
+        if step not in self.steps:
+            return
+        name = directory_name(step)
+        if self.processes.first((self.folder / f"{name}.png").exists):
+            return
+        with self.built.distillation.time(PREVIEWS), enough_memory("a preview", _REMEDY):
+            samples = generate(self.built.student, self.z, self.condition)
+            cut_again(self.built.student)
+            self.processes.first(lambda: self._draw(name, samples))
+
+    @torch.no_grad()
+    def _draw(self, name: str, samples: Tensor) -> None:
+        device = self.z.device
+        images, behind = (
+            # One at a time: beside all that training holds, there may be room for no more.
+            torch.cat([self.built.decoder(each.to(device)).cpu() for each in of.split(1)])
+            for of in (samples, self.teachers)
+        )
+        partial = self.folder / f".{name}.png.partial"
+        with writable(self.folder.parent, f"{PREVIEWS}/{name}.png"):
+            self.folder.mkdir(exist_ok=True)
+            picture.draw_preview(partial, images, behind, self.conditions)
+            partial.replace(self.folder / f"{name}.png")
+
+    def _forget(self, step: int) -> None:
+        with writable(self.folder.parent, PREVIEWS):
+            for path in self.folder.glob("step-*.png"):
+                with Image.open(path) as image:
+                    same = image.info.get(picture.CONDITIONS) == self.conditions
+                if not same or int(path.stem.removeprefix("step-")) > step:
+                    path.unlink()

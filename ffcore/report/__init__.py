@@ -1,0 +1,7 @@
+"""One page about runs: what was distilled, what it is worth, how it came to be. Without torch."""
+
+from ffcore.report.page import page
+from ffcore.report.record import Record, ReportError, read_records
+from ffcore.report.summary import summary
+
+__all__ = ["Record", "ReportError", "page", "read_records", "summary"]

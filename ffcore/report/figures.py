@@ -1,0 +1,142 @@
+"""The figures of a page: distances beside each other, and what was measured on the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import attrs
+
+from ffcore.report.chart import Line, chart
+from ffcore.report.record import Record
+from ffcore.report.summary import Comparable, differences, error_conditions
+
+COLOURS = 6
+"""Of the page; more runs take them again."""
+_CURVES: dict[str, Sequence[str]] = {
+    "loss": ["loss"],
+    "gaps, RMS": ["gap_prediction", "gap_correction"],
+    "λ": ["lambda"],
+    "norm of the gradient": ["gradient_norm"],
+}
+_SPEED = "images per second"
+_KNOWN = {"step", "steps_per_second", "images_per_second", "seconds_left", "memory_peak", "skipped"}
+
+
+@attrs.frozen(kw_only=True)
+class Panel:
+    """A chart with what its lines are."""
+
+    title: str
+    drawn: str
+    lines: Sequence[Line]
+
+
+@attrs.frozen
+class Mark:
+    """A row of a ladder: a distance."""
+
+    label: str
+    value: float
+    kind: str
+    """"student", "euler" or "floor"."""
+    colour: int = 0
+    place: float = 0.0
+    """Where it is, from 0 at the near end to 1."""
+
+
+def ladder(group: Comparable, records: Sequence[Record]) -> list[Mark]:
+    """Return all distances of a group, the nearest to the teacher first.
+
+    Args:
+        group: of runs that may be compared, whose baselines are the same.
+        records: all runs of the page, by which they are named and coloured.
+    """
+    students: list[Mark] = []
+    baselines: dict[str, Mark] = {}
+    for record in group.records:
+        assert record.evaluation is not None
+        distances = record.evaluation.distances[group.space]
+        for steps, value in distances.student.items():
+            made = f"{steps} step{'s' if steps > 1 else ''}"
+            if len(records) == 1:
+                label = f"student, {made}"
+            else:
+                label = record.name if steps == 1 else f"{record.name}, {made}"
+            students.append(Mark(label, value, "student", records.index(record) % COLOURS))
+        for steps, value in distances.euler.items():
+            baselines.setdefault(f"euler {steps}", Mark(f"teacher, {steps} Euler", value, "euler"))
+        baselines.setdefault("floor", Mark("noise floor", distances.floor, "floor"))
+    marks = sorted([*students, *baselines.values()], key=lambda each: each.value)
+    low, high = marks[0].value, marks[-1].value
+    return [attrs.evolve(each, place=_place(each.value, low, high)) for each in marks]
+
+
+def _place(value: float, low: float, high: float) -> float:
+    """Return where a value is between two others, by their logarithms if they have any."""
+    if low > 0:
+        value, low, high = math.log(value), math.log(low), math.log(high)
+    return (value - low) / (high - low or 1.0)
+
+
+def curves(records: Sequence[Record]) -> list[Panel]:
+    """Return the charts of all that was measured while training."""
+    told = dict.fromkeys(name for each in records for line in each.metrics for name in line)
+    shown = {name for names in _CURVES.values() for name in names} | _KNOWN
+    others = [name for name in told if name not in shown and not name.startswith("seconds/")]
+    panels = _CURVES | {_title(name): [name] for name in others}
+    panels |= {_SPEED: ["images_per_second"]}
+    found = [_panel(title, names, records) for title, names in panels.items()]
+    return [each for each in found if each is not None]
+
+
+def _title(name: str) -> str:
+    """Return what a metric is called: loss_online is the loss of a network called so."""
+    for start, words in {
+        "loss_": "loss of the {} network",
+        "gradient_norm_": "norm of the {} network's gradient",
+    }.items():
+        if name.startswith(start):
+            return words.format(name.removeprefix(start))
+    return name.replace("_", " ")
+
+
+def _panel(title: str, names: Sequence[str], records: Sequence[Record]) -> Panel | None:
+    lines = []
+    for index, record in enumerate(records):
+        for kind, name in enumerate(names):
+            points = [(line["step"], float(line[name])) for line in record.metrics if name in line]
+            if not points:
+                continue
+            what = name.removeprefix("gap_") if len(names) > 1 else ""
+            whose = record.name if len(records) > 1 else ""
+            alone = len(records) == 1
+            lines.append(
+                Line(
+                    label=", ".join(filter(None, (whose, what))) or title,
+                    points=points,
+                    colour=(kind if alone else index) % COLOURS,
+                    dashes=kind,
+                )
+            )
+    drawn = chart(title, lines)
+    return None if drawn is None else Panel(title=title, drawn=drawn, lines=lines)
+
+
+def error_panel(records: Sequence[Record]) -> Panel | None:
+    """Return the chart of trajectory errors by δ; None where no run has any."""
+    measured = [each for each in records if each.evaluation]
+    lines = []
+    for record in measured:
+        assert record.evaluation is not None
+        apart = differences(error_conditions(measured[0]), error_conditions(record))
+        name = record.name if len(records) > 1 else "student"
+        lines.append(
+            Line(
+                label=f"{name} (not comparable)" if apart and record is not measured[0] else name,
+                points=[*record.evaluation.trajectory_error.items()],
+                colour=records.index(record) % COLOURS,
+            )
+        )
+    drawn = chart("relative error of the flow map", lines, along="duration δ")
+    return None if drawn is None else Panel(title="", drawn=drawn, lines=lines)

@@ -1,0 +1,197 @@
+"""The page: one HTML file that asks nothing of the network, with pictures and charts within.
+
+What is on it is gathered here, and laid out by page.html, where everything is escaped but the
+charts that are made here.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+
+from ffcore.report.figures import COLOURS, curves, error_panel, ladder
+from ffcore.report.record import Picture, Record
+from ffcore.report.summary import (
+    answer,
+    comparables,
+    cost,
+    differing_keys,
+    keys,
+    method,
+)
+
+_LISTED = 12
+"""Numbers of a verification that are shown at most."""
+
+
+def page(records: Sequence[Record], *, written: datetime | None = None) -> str:
+    """Return the report of runs as HTML, those of several side by side.
+
+    Args:
+        records: at least one.
+        written: when; now, if not told.
+    """
+    folder = files("ffcore.report")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "data": _data, "number": _number, "value": _value, "duration": _duration, "size": _size,
+    }  # fmt: skip
+    template = environment.from_string((folder / "page.html").read_text(encoding="utf-8"))
+    groups = comparables(records)
+    return template.render(
+        records=records,
+        style=(folder / "page.css").read_text(encoding="utf-8"),
+        written=written or datetime.now(UTC),
+        ffcore=version("ffcore"),
+        method=method,
+        answer=answer,
+        colour=lambda record: records.index(record) % COLOURS,
+        groups=groups,
+        ladder=lambda group: ladder(group, records),
+        steps_in=_steps_in,
+        error=error_panel(records),
+        panels=curves(records),
+        costs=[cost(each) for each in records],
+        sections=_sections(records),
+        different=differing_keys(records) if len(records) > 1 else {},
+        keys=_all_keys(records),
+        verified=_verified,
+        packages=_packages(records),
+    )
+
+
+# Tables
+
+
+def _steps_in(group: Sequence[Record], space: str) -> dict[str, list[int]]:
+    """Return the numbers of steps in which student and teacher were measured by any run."""
+    measured = [each.evaluation.distances[space] for each in group if each.evaluation]
+    return {
+        "student": sorted({steps for each in measured for steps in each.student}),
+        "euler": sorted({steps for each in measured for steps in each.euler}),
+    }
+
+
+def _all_keys(records: Sequence[Record]) -> dict[str, list[Any]]:
+    trees = [keys(each.recipe) for each in records]
+    return {
+        name: [tree.get(name) for tree in trees]
+        for name in dict.fromkeys(name for tree in trees for name in tree)
+    }
+
+
+def _sections(records: Sequence[Record]) -> list[str]:
+    """Return the sections of a step that any run tells, the rest last."""
+    found = [each for each in map(cost, records) if each is not None]
+    names = dict.fromkeys(name for each in found for name in each.sections)
+    return sorted(names, key=lambda name: name == "the rest")
+
+
+def _packages(records: Sequence[Record]) -> dict[str, list[str]]:
+    """Return the versions that each run was made with, by what they are of."""
+    found: dict[str, list[str]] = {}
+    for index, record in enumerate(records):
+        told = {name: record.provenance.get(name) for name in ("ffcore", "python", "torch")}
+        for each in record.provenance.get("components", []):
+            if each.get("distribution"):
+                told[each["distribution"]] = each.get("version")
+        for name, each in told.items():
+            found.setdefault(name, [""] * len(records))[index] = str(each or "")
+    return found
+
+
+def _verified(record: Record) -> dict[str, str]:
+    """Return the main numbers of a verification; of a form that is not known, its single values."""
+    told = keys(record.verification or {})
+    plain = {
+        name: _value(value)
+        for name, value in told.items()
+        if isinstance(value, bool | int | float | str) and name != "schema" and len(str(value)) < 80
+    }
+    return _verified_mainly(record.verification or {}) or dict([*plain.items()][:_LISTED])
+
+
+def _verified_mainly(found: Mapping[str, Any]) -> dict[str, str]:
+    """Return what `ffd verify` finds at δ = 1, over noise levels and of classes, where it is."""
+    told: dict[str, Any] = {
+        "of the student after step": _at(found, "conditions", "student", "step")
+    }
+    for name, title in (
+        ("trajectory", "trajectory error"),
+        ("identity", "residual of the identity"),
+    ):
+        told[f"{title} at δ = 1, median"] = _at(found, name, "1.0", "relative", "median")
+    for whose, title in (("student", "student's samples"), ("control", "teacher's own")):
+        levels = _at(found, "noising", whose) or {}
+        gaps = {r: _at(levels, r, "errors", "absolute", "rms") for r in levels}
+        known = {r: gap for r, gap in gaps.items() if isinstance(gap, float)}
+        if known:
+            worst = max(known, key=lambda r: known[r])
+            told[f"noising gap of the {title}, greatest, at r = {worst}"] = known[worst]
+    for name in _at(found, "classes") or {}:
+        for whose in ("student", "teacher"):
+            share = _at(found, "classes", name, whose)
+            if isinstance(share, float):
+                told[f"{whose} read as asked by {name}"] = f"{share:.1%}"
+    return {
+        title: _number(value) if isinstance(value, float) else str(value)
+        for title, value in told.items()
+        if value is not None
+    }
+
+
+def _at(tree: Any, *names: str) -> Any:
+    """Return what is at a place of nested tables; None where there is nothing."""
+    for name in names:
+        tree = tree.get(name) if isinstance(tree, Mapping) else None
+    return tree
+
+
+# Words
+
+
+def _data(picture: Picture) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture.content).decode()}"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
+def _value(value: Any) -> str:
+    """Return a recipe's value as a reader knows it from TOML."""
+    match value:
+        case None:
+            return "–"
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:g}"
+        case list():
+            return f"[{', '.join(map(_value, value))}]"
+        case dict():
+            return f"{{ {', '.join(f'{name} = {_value(each)}' for name, each in value.items())} }}"
+    return str(value)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    minutes = seconds / 60
+    if minutes < 100:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.1f} h" if minutes < 6000 else f"{minutes / 1440:.1f} days"
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB"

@@ -1,0 +1,257 @@
+"""What a run's directory tells of it, finished or not.
+
+Nothing is recomputed, and no plugin is needed: a report is made where the files are.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+
+# As `ffcore.run_directory` calls them, which imports torch; a test compares.
+RECIPE, PROVENANCE, METRICS = "recipe.toml", "provenance.json", "metrics.jsonl"
+EVALUATION, STUDENT, CHECKPOINTS = "evaluation.json", "student.safetensors", "checkpoints"
+PREVIEWS, SAMPLES, REPORT = "previews", "samples.png", "report.html"
+VERIFICATION, VERIFICATION_PICTURE = "verify.json", "verify.png"
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+Value = TypeVar("Value")
+
+
+class ReportError(Exception):
+    """A directory that no report can be made of. One message, for a person."""
+
+
+@attrs.frozen
+class Picture:
+    """A PNG."""
+
+    content: bytes
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Its width and height, in pixels."""
+        return int.from_bytes(self.content[16:20]), int.from_bytes(self.content[20:24])
+
+
+@attrs.frozen(kw_only=True)
+class Distances:
+    """Fréchet distances to the teacher in one feature space, as an evaluation keeps them."""
+
+    floor: float
+    euler: Mapping[int, float]
+    student: Mapping[int, float]
+    """By the number of steps, 1 first."""
+
+
+@attrs.frozen(kw_only=True)
+class Evaluation:
+    """What a run found at its end."""
+
+    distances: Mapping[str, Distances]
+    trajectory_error: Mapping[float, float]
+    identity: Mapping[str, Any]
+    """What the numbers depend on."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Record:
+    """A run, as far as it has gone."""
+
+    name: str
+    directory: Path
+    recipe: Mapping[str, Any]
+    recipe_text: str
+    provenance: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]]
+    evaluation: Evaluation | None
+    has_student: bool
+    saved: int
+    """The step of the newest checkpoint, 0 where there is none."""
+    previews: Mapping[int, Picture]
+    """The student's samples, by the step."""
+    teachers: Picture | None
+    """The teacher's, from the same noise."""
+    samples: Picture | None
+    verification: Mapping[str, Any] | None
+    verification_picture: Picture | None
+
+    @property
+    def steps(self) -> int:
+        """How many steps the run is to make."""
+        return int(self.recipe["training"]["steps"])
+
+    @property
+    def step(self) -> int:
+        """How many steps are known to have been made."""
+        told = [int(line["step"]) for line in self.metrics[-1:]]
+        return max([self.saved, *told])
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is a student of the recipe's last step."""
+        return self.has_student and self.step >= self.steps
+
+    @property
+    def missing(self) -> list[str]:
+        """What a report of a whole run would have, and this one has not; sentences."""
+        found = []
+        if not self.finished:
+            state = f"{self.step:,} of {self.steps:,} steps are known to be made"
+            found.append(f"Training has not finished: {state}. The same ffd run goes on.")
+        if not self.metrics:
+            found.append(f"There are no curves: no line of {METRICS} yet.")
+        if self.evaluation is not None and not self.finished:
+            found.append("The evaluation is of an earlier student, after fewer steps.")
+        if self.evaluation is None:
+            off = self.recipe.get("evaluation", {}).get("enabled") is False
+            why = "the recipe switches it off" if off else "it comes after training"
+            found.append(f"There is no evaluation: {why}.")
+        if not self.previews:
+            found.append("There are no samples from training: the run made no previews.")
+        return found
+
+
+def read_records(directories: Sequence[Path]) -> list[Record]:
+    """Return the records of runs; those of one name are called by their paths.
+
+    Raises ReportError for what is no run's directory, and where a file in it is damaged.
+    """
+    counts = Counter(each.absolute().name for each in directories)
+    names = [each.absolute().name for each in directories]
+    return [
+        _read(each, name if counts[name] == 1 else str(each))
+        for each, name in zip(directories, names, strict=True)
+    ]
+
+
+def _read(directory: Path, name: str) -> Record:
+    _check(directory)
+    text = _parsed(directory / RECIPE, str)
+    return Record(
+        name=name,
+        directory=directory,
+        recipe=_parsed(directory / RECIPE, _recipe),
+        recipe_text=text,
+        provenance=_parsed(directory / PROVENANCE, _provenance),
+        metrics=_parsed(directory / METRICS, _lines) if (directory / METRICS).exists() else [],
+        evaluation=_if_there(directory / EVALUATION, _evaluation),
+        has_student=(directory / STUDENT).is_file(),
+        saved=max(map(_step, (directory / CHECKPOINTS).glob("step-*[0-9]")), default=0),
+        previews=dict(
+            sorted(
+                (_step(each), _picture(each)) for each in (directory / PREVIEWS).glob("step-*.png")
+            )
+        ),
+        teachers=_picture_if_there(directory / PREVIEWS / "teacher.png"),
+        samples=_picture_if_there(directory / SAMPLES),
+        verification=_if_there(directory / VERIFICATION, _mapping),
+        verification_picture=_picture_if_there(directory / VERIFICATION_PICTURE),
+    )
+
+
+def _check(directory: Path) -> None:
+    if not directory.is_dir():
+        found = "is a file" if directory.exists() else "is not there"
+        raise ReportError(f"{directory} {found}: a report is of the directory of an ffd run")
+    lacking = [each for each in (RECIPE, PROVENANCE) if not (directory / each).is_file()]
+    if lacking:
+        raise ReportError(
+            f"{directory} is no run directory: it has no {' and no '.join(lacking)}. A report is "
+            "of the directory that ffd run wrote"
+        )
+
+
+def _parsed(path: Path, parse: Callable[[str], Value]) -> Value:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ReportError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ReportError(f"{path} is damaged: {type(error).__name__}, {error}") from None
+
+
+def _if_there(path: Path, parse: Callable[[str], Value]) -> Value | None:
+    return _parsed(path, parse) if path.exists() else None
+
+
+def _recipe(text: str) -> Mapping[str, Any]:
+    tree = tomllib.loads(text)
+    for role in ("teacher", "student"):
+        str(tree[role]["type"])
+    for table, name in (("training", "batch"), ("guidance", "scale"), ("guidance", "range")):
+        str(tree[table][name])
+    int(tree["training"]["steps"])
+    return tree
+
+
+def _provenance(text: str) -> Mapping[str, Any]:
+    found = _mapping(text)
+    for each in found["components"]:
+        str(each["role"]), str(each["type"]), str(each["plugin"]), str(each["distribution"])
+    for each in found["changes"]:
+        int(each["after_step"]), list(each["changed"])
+    return found
+
+
+def _mapping(text: str) -> Mapping[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise TypeError(f"an object is needed, found {type(found).__name__}")
+    return found
+
+
+def _lines(text: str) -> list[Mapping[str, Any]]:
+    """Return the lines of the metrics; the last may lack its end, in a run that goes on."""
+    whole = [_mapping(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    return [
+        {name: float(value) for name, value in line.items()} | {"step": int(line["step"])}
+        for line in whole
+    ]
+
+
+def _evaluation(text: str) -> Evaluation:
+    found = _mapping(text)
+    return Evaluation(
+        distances={
+            str(name): Distances(
+                floor=float(each["floor"]),
+                euler=_by_steps(each["euler"]),
+                student={1: float(each["student"])} | _by_steps(each["student_steps"]),
+            )
+            for name, each in found["distances"].items()
+        },
+        trajectory_error={float(d): float(e) for d, e in found["trajectory_error"].items()},
+        identity=dict(found["identity"]),
+    )
+
+
+def _by_steps(found: Mapping[str, Any]) -> dict[int, float]:
+    return dict(sorted((int(steps), float(value)) for steps, value in found.items()))
+
+
+def _picture(path: Path) -> Picture:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ReportError(f"{path} cannot be read: {error.strerror}") from None
+    if not content.startswith(_PNG) or len(content) < 24:
+        raise ReportError(f"{path} is damaged: it is no PNG")
+    return Picture(content)
+
+
+def _picture_if_there(path: Path) -> Picture | None:
+    return _picture(path) if path.exists() else None
+
+
+def _step(path: Path) -> int:
+    try:
+        return int(path.stem.removeprefix("step-"))
+    except ValueError:
+        raise ReportError(f"{path} is of no step, as its name should say") from None

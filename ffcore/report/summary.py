@@ -1,0 +1,246 @@
+"""The numbers of a report: what a student is worth, what may be compared, where time went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from ffcore.report.record import Distances, Record
+
+UNKNOWN = "unknown"
+"""The fingerprint of a teacher that nothing tells apart from another; see ffcore/features.py."""
+_LACKING = object()
+
+
+def answer(distances: Distances) -> str:
+    """Say where the student's one step stands among its teacher's Euler steps, in a clause."""
+    student = distances.student[1]
+    if student <= distances.floor:
+        return "cannot be told from the teacher: it is at the noise floor"
+    beaten = [steps for steps, distance in distances.euler.items() if student < distance]
+    if not beaten:
+        fewest = min(distances.euler, default=None)
+        return (
+            "has no Euler steps to compare with"
+            if fewest is None
+            else (f"is farther from the teacher than {_euler(fewest)}")
+        )
+    return f"is closer to the teacher than {_euler(max(beaten))}"
+
+
+def _euler(steps: int) -> str:
+    return f"{steps} of its own Euler steps" if steps > 1 else "its own single Euler step"
+
+
+def method(record: Record) -> str:
+    """Return the objectives of a run, by their names."""
+    found = [record.recipe.get(role) for role in ("predictor", "corrector")]
+    return " + ".join(str(each["type"]) for each in found if isinstance(each, dict))
+
+
+# What may be compared
+
+
+def space_conditions(record: Record, space: str) -> Mapping[str, Any]:
+    """Return what the distances in a feature space depend on.
+
+    How many Euler steps were measured beside them does not count, nor do other feature spaces.
+    """
+    assert record.evaluation is not None
+    identity = record.evaluation.identity
+    own = f"features {space}"
+    names = [name for name in identity if name == own or not name.startswith("features ")]
+    return {name: identity[name] for name in names if name != "euler"}
+
+
+def error_conditions(record: Record) -> Mapping[str, Any]:
+    """Return what the trajectory errors depend on: neither samples' number nor features."""
+    assert record.evaluation is not None
+    identity = record.evaluation.identity
+    others = ("samples", "euler")
+    return {
+        name: value
+        for name, value in identity.items()
+        if name not in others and not name.startswith("features ")
+    }
+
+
+def differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Say in what two sets of conditions differ; nothing where numbers may be compared."""
+    found = [
+        f"{name}: {_said(name, there)} there, {_said(name, here)} here"
+        for name, there, here in _differing(first, other)
+    ]
+    if first.get("teacher") == UNKNOWN == other.get("teacher"):
+        found.append("whether the teacher is the same is not known: it has no parameters")
+    return found
+
+
+def _differing(first: Any, other: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the leaves in which two trees differ, with their dotted names."""
+    for name in dict.fromkeys([*first, *other]):
+        there, here = first.get(name, _LACKING), other.get(name, _LACKING)
+        if isinstance(there, Mapping) and isinstance(here, Mapping):
+            yield from _differing(there, here, f"{prefix}{name}.")
+        elif there != here:
+            yield f"{prefix}{name}", there, here
+
+
+def _said(name: str, value: Any) -> str:
+    if value is _LACKING:
+        return "none"
+    is_fingerprint = name == "teacher" or name.startswith("features ")
+    return str(value)[:12] if is_fingerprint else str(value)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Comparable:
+    """Runs whose distances in a feature space may stand side by side."""
+
+    space: str
+    records: Sequence[Record]
+    different: Sequence[str] = ()
+    """In what their conditions differ from those of the first run that was measured in it."""
+
+
+def comparables(records: Sequence[Record]) -> list[Comparable]:
+    """Return, space by space, the groups of runs whose distances may be compared."""
+    found = []
+    measured = [each for each in records if each.evaluation]
+    for space in dict.fromkeys(name for each in measured for name in _spaces(each)):
+        groups: list[list[Record]] = []
+        for each in (record for record in measured if space in _spaces(record)):
+            mine = space_conditions(each, space)
+            for group in groups:
+                if not differences(space_conditions(group[0], space), mine):
+                    group.append(each)
+                    break
+            else:
+                groups.append([each])
+        first = space_conditions(groups[0][0], space)
+        found += [
+            Comparable(
+                space=space,
+                records=group,
+                different=differences(first, space_conditions(group[0], space))
+                if group is not groups[0]
+                else (),
+            )
+            for group in groups
+        ]
+    return found
+
+
+def _spaces(record: Record) -> Sequence[str]:
+    return [] if record.evaluation is None else [*record.evaluation.distances]
+
+
+# Recipes
+
+
+def keys(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a recipe's keys with their values, tables opened, by dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            found |= keys(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+            for index, each in enumerate(value):
+                found |= keys(each, f"{prefix}{name}[{index}].")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def differing_keys(records: Sequence[Record]) -> dict[str, list[Any]]:
+    """Return the keys in which recipes differ, with each one's value; None where it has none."""
+    trees = [keys(each.recipe) for each in records]
+    names = dict.fromkeys(name for tree in trees for name in tree)
+    found = {name: [tree.get(name) for tree in trees] for name in names}
+    return {name: values for name, values in found.items() if values != [values[0]] * len(values)}
+
+
+# Time
+
+
+@attrs.frozen(kw_only=True)
+class Cost:
+    """Where a training's time went, over all of its reports."""
+
+    seconds: float
+    """Of training, without the steps that were made again."""
+    images_per_second: float
+    sections: Mapping[str, float]
+    """Seconds of a step on average, by section, the longest first; what is left is "the rest"."""
+    memory_peak: int
+    """In bytes."""
+    skipped: int
+    """Steps that were left out, whose numbers were not finite."""
+
+
+def cost(record: Record) -> Cost | None:
+    """Return what a run's training took; None where no report tells."""
+    total, images, before = 0.0, 0.0, 0
+    sections: dict[str, float] = {}
+    for line in record.metrics:
+        made, before = line["step"] - before, line["step"]
+        if not line.get("steps_per_second"):
+            continue
+        seconds = made / line["steps_per_second"]
+        total += seconds
+        images += seconds * line.get("images_per_second", 0.0)
+        for name, each in line.items():
+            if name.startswith("seconds/"):
+                section = name.removeprefix("seconds/")
+                sections[section] = sections.get(section, 0.0) + made * each
+    if not total:
+        return None
+    of_a_step = {name: seconds / before for name, seconds in sections.items()}
+    rest = total / before - sum(of_a_step.values())
+    ordered = dict(sorted(of_a_step.items(), key=lambda each: -each[1]))
+    return Cost(
+        seconds=total,
+        images_per_second=images / total,
+        sections=ordered | {"the rest": max(rest, 0.0)},
+        memory_peak=max(int(line.get("memory_peak", 0)) for line in record.metrics),
+        skipped=round(sum(line.get("skipped", 0) for line in record.metrics)),
+    )
+
+
+def summary(records: Sequence[Record]) -> dict[str, Any]:
+    """Return a report's numbers as JSON can hold them."""
+    return {
+        "runs": [_summary(each) for each in records],
+        "not_comparable": [
+            {
+                "features": each.space,
+                "runs": [record.name for record in each.records],
+                "because": list(each.different),
+            }
+            for each in comparables(records)
+            if each.different
+        ],
+        "recipes_differ_in": differing_keys(records),
+    }
+
+
+def _summary(record: Record) -> dict[str, Any]:
+    evaluation = record.evaluation
+    taken = cost(record)
+    return {
+        "name": record.name,
+        "directory": str(record.directory),
+        "step": record.step,
+        "steps": record.steps,
+        "finished": record.finished,
+        "missing": record.missing,
+        "distances": None
+        if evaluation is None
+        else {name: attrs.asdict(each) for name, each in evaluation.distances.items()},
+        "trajectory_error": None if evaluation is None else dict(evaluation.trajectory_error),
+        "conditions": None if evaluation is None else dict(evaluation.identity),
+        "cost": None if taken is None else attrs.asdict(taken),
+        "verification": record.verification,
+    }
