@@ -27,6 +27,7 @@ from ffcore.train import Report
 PROVENANCE, METRICS = "provenance.json", "metrics.jsonl"
 CHECKPOINTS, REFERENCE = "checkpoints", "reference.safetensors"
 SAMPLES, CURVES = "samples.png", "curves.png"
+VERIFICATION, VERIFICATION_PICTURE = "verify.json", "verify.png"  # what `ffd verify` leaves
 TRACKING = "tracking"  # where the recipe names trackers
 FILES = (
     RECIPE,
@@ -38,8 +39,12 @@ FILES = (
     REFERENCE,
     SAMPLES,
     CURVES,
+    VERIFICATION,
+    VERIFICATION_PICTURE,
     TRACKING,
 )
+MEASURED = (EVALUATION, SAMPLES, VERIFICATION, VERIFICATION_PICTURE)
+"""What tells of one student, and of no later one."""
 
 
 class RunDirectoryError(Exception):
