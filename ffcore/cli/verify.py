@@ -17,7 +17,7 @@ from rich.table import Table
 
 from ffcore.cli import options
 from ffcore.cli.bars import Bars
-from ffcore.solver import Method, Solver
+from ffcore.solver import Method
 
 _COLUMNS = 80
 _MOST_CLASSES = 10
@@ -132,28 +132,30 @@ def verify(
         subject = open_subject(
             source, guidance=guidance, network=table, device=device, overrides=overrides
         )
-        for note in subject.notes:
-            click.echo(textwrap.fill(f"note: {note}", _COLUMNS, subsequent_indent="  "), err=True)
-        asked = {
-            "samples": number,
-            "fit_steps": fit_steps,
-            "fit_samples": fit_samples,
-            "batch": batch,
-        }
+        directory.mkdir(parents=True, exist_ok=True)
+        usual = Settings.usual(subject.teacher.sample_shape)
+        given = _given(steps=steps, tolerance=tolerance)
         settings = attrs.evolve(
-            Settings.usual(subject.teacher.sample_shape),
+            usual,
             seed=seed,
-            solver=Solver(solver, steps=steps or 256, tolerance=tolerance or 1e-5),
-            **{name: value for name, value in asked.items() if value is not None},
+            solver=attrs.evolve(usual.solver, method=solver, **given),
+            **_given(samples=number, fit_steps=fit_steps, fit_samples=fit_samples, batch=batch),
         )
         with Bars(Console(stderr=True), told=time.monotonic()) as bars:
             found = verified(subject, settings, bars.advance).document()
         _keep(directory, found)
+    for note in found["notes"]:
+        click.echo(textwrap.fill(f"note: {note}", _COLUMNS, subsequent_indent="  "), err=True)
     if as_json:
         click.echo(json.dumps(found))
     else:
         _show(found)
         click.echo(f"{'kept':<12}{directory / 'verify.json'}, {directory / 'verify.png'}")
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 @contextmanager
@@ -176,7 +178,6 @@ def _place(source: Path, out: Path | None) -> Iterator[Path]:
             raise click.UsageError(
                 f"{out} is another run's or an export's own directory: choose another place"
             )
-        out.mkdir(parents=True, exist_ok=True)
         yield out
         return
     with alone(source):  # so that no training changes the student meanwhile
@@ -313,10 +314,13 @@ def _conditions(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             'the gap, as the teacher\'s own samples show; "at least" holds whatever the fit',
         )
         yield "held out", _held_out(found["noising"])
-    scale = conditions["guidance"]["scale"]
+    guidance = conditions["guidance"]
+    where = (
+        "" if guidance["scale"] == 1 else " at t from {:g} to {:g}".format(*guidance["interval"])
+    )
     yield (
         "samples",
-        f"{conditions['samples']}, seed {conditions['seed']}, γ {scale:g}, on "
+        f"{conditions['samples']}, seed {conditions['seed']}, γ {guidance['scale']:g}{where}, on "
         f"{conditions['device']}",
     )
     student, teacher = conditions["student"], conditions["teacher"]
@@ -326,7 +330,7 @@ def _conditions(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _error(found: Mapping[str, Any]) -> str:
     error = found["conditions"]["solver"]["error"]
-    return f"{error:.1g}" if found["closed_form"] is not None else f"below {error:.1g}"
+    return f"{error:.1g}" if found["closed_form"] is not None else f"about {error:.1g}"
 
 
 def _held_out(noising: Mapping[str, Any]) -> str:

@@ -36,8 +36,8 @@ class Flows:
     closed_form: dict[float, Errors] | None
     """The same with the exact flow map for Φ; None where it is not known."""
     solver_error: float
-    """‖Φ − exact‖ relative to the way, or ‖Φ − coarser‖, which is more: root mean square over
-    samples at the worst δ."""
+    """‖Φ − exact‖ relative to the way, or ‖Φ − coarser‖, which is usually more: root mean square
+    over samples at the worst δ."""
     backend: Backend
     """Of ∂_δ F."""
     derivative_error: float
@@ -140,7 +140,7 @@ def solutions(
 
 
 def coarser(solver: Solver) -> Solver:
-    """Return a solver so much worse that their difference is more than the error of `solver`."""
+    """Return a solver so much worse that their difference tells the error of `solver`."""
     if solver.method == "dopri5":
         return attrs.evolve(solver, tolerance=10 * solver.tolerance)
     return attrs.evolve(solver, steps=max(1, solver.steps // 2))

@@ -95,11 +95,6 @@ def open_subject(
         context = Context(teacher=teacher)
         classifiers = _classifiers(recipe, context, notes)
         fitted = _network(recipe, network, context)
-    if fitted is None:
-        notes.append(
-            "the noising gap is left out: this teacher cannot be copied, and its recipe names no "
-            "network to fit to samples; --network names one, as in --network mlp"
-        )
     scale = found.scale if guidance is None else guidance
     _check_scale(found, teacher, scale)
     told = found.config["guidance"]

@@ -30,6 +30,12 @@ Progress = Callable[[str, int, int, str], None]
 """(what is going on, done, of how many, news)."""
 
 
+_NO_NETWORK = (
+    "the noising gap is left out: this teacher cannot be copied, and its recipe names no network "
+    "to fit to samples; --network names one, as in --network mlp"
+)
+
+
 def silent(what: str, done: int, total: int, news: str) -> None:
     """Report no progress."""
     del what, done, total, news
@@ -41,7 +47,7 @@ class Settings:
 
     samples: int = 256
     seed: int = 0
-    solver: Solver = attrs.field(factory=lambda: Solver("dopri5", tolerance=1e-5))
+    solver: Solver = attrs.field(factory=lambda: Solver("dopri5", steps=256, tolerance=1e-5))
     """Of the teacher's solutions."""
     fit_steps: int = 300
     """Of the noising velocity's fit; 0 leaves the noising gap out."""
@@ -146,10 +152,12 @@ def verify(
                 "step": None if flows.backend == "jvp" else STEP,
                 "error": flows.derivative_error,
             },
-            "fit": None if fit is None else attrs.asdict(fit),
+            "fit": None
+            if fit is None
+            else {"network": type(subject.network).__name__, **attrs.asdict(fit)},
             "ffcore": version("ffcore"),
         },
-        notes=subject.notes,
+        notes=(*subject.notes, *([_NO_NETWORK] if settings.fit_steps and fit is None else [])),
         seconds={"flows": middle - begun, "noising": time.perf_counter() - middle},
     )
 
@@ -180,7 +188,7 @@ def _noising(
     found: dict[str, dict[float, NoisingGap]] = {}
     for whose, pool in pools.items():
         assert subject.network is not None
-        g = copy.deepcopy(subject.network).train()
+        g = copy.deepcopy(subject.network)
 
         def told(step: int, loss: float, whose: str = whose) -> None:
             progress(f"fit, {whose}", step, fit.steps, f"loss {loss:.3f}")

@@ -59,7 +59,7 @@ def test_a_run_is_verified_and_keeps_the_result(digits):
     for said in (
         "r student's samples at least teacher's own at least",
         "Read as asked, in %, by the features digits",
-        "Φ by heun, 8 steps; its own error below",
+        "Φ by heun, 8 steps; its own error about",
         "∂F/∂δ by forward mode",
         "16 samples of either, by 2 steps of 8, learning rate 0.001",
         "12, seed 0, γ 1, on cpu",

@@ -70,15 +70,16 @@ def test_the_exact_flow_map_of_a_mixture_is_a_closed_form_too_and_a_guided_one_i
 
 
 @pytest.mark.parametrize(
-    "solver", [Solver("heun", 32), Solver("rk4", 16), Solver("dopri5", tolerance=1e-3)]
+    "solver", [Solver("heun", 32), Solver("rk4", 32), Solver("dopri5", tolerance=1e-3)]
 )
-def test_a_solvers_own_error_is_told_and_no_less_than_it_is(solver):
+def test_a_solvers_own_error_is_told_where_it_is_not_known(solver):
+    teacher = GaussianMixture([[1.5, 1.5], [-1.5, 1.5], [-1.5, -1.5]], 0.1)
+    student = ExactStudent(Gaussian([0.0, 0.0], 1.0))
     measurement = attrs.evolve(MEASUREMENT, solver=solver, samples=32)
-    true = compare(ExactStudent(TEACHER), TEACHER, measurement).solver_error
-    unknown = FieldTeacher.around(TEACHER)
-    told = compare(ExactStudent(TEACHER), unknown, measurement)
+    true = compare(student, teacher, measurement).solver_error
+    told = compare(student, FieldTeacher.around(teacher), measurement)
     assert told.closed_form is None
-    assert 1e-7 < true < told.solver_error < 100 * true
+    assert 1e-5 < true < told.solver_error < 30 * true
 
 
 def test_a_student_that_is_not_finite_is_told():

@@ -80,6 +80,7 @@ def test_the_fit_may_be_left_out(changes):
     found = verify(subject(TEACHER, **changes), short)
     assert found.noising is None
     assert found.conditions["fit"] is None
+    assert len(found.notes) == len(changes)  # what was asked for need not be said
 
 
 def test_progress_is_told_of_every_part():
