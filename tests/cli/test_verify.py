@@ -101,6 +101,15 @@ def test_a_result_is_replaced_and_does_not_outlive_its_student(vectors):
     assert (place / "verify.png").read_bytes() != picture
 
 
+def test_a_result_does_not_outlive_the_average_that_it_is_of():
+    short = ["training.steps=2", "evaluation.enabled=false", "training.average=[0.9, 0.5]"]
+    place = Path("run")
+    for average, stays in ((0.9, False), (0.9, True), (0.5, False)):
+        run(load_recipe("gaussian.toml", [*short, f"evaluation.average={average}"]), place)
+        assert (place / "verify.json").exists() == stays
+        (place / "verify.json").touch()
+
+
 def test_an_exact_teacher_is_held_against_its_closed_form_and_needs_a_network_to_fit(vectors):
     without = ffd(str(vectors), "-n", "64", "--out", "a")
     assert without.exit_code == ExitCode.OK, without.output
