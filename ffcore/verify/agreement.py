@@ -42,11 +42,12 @@ def agreement(
         torch.cat([classifier.classify(part) for part in each.split(chunk)]).cpu()
         for each in (student, teacher)
     )
-    label = label.cpu()
-    asked = torch.bincount(label, minlength=classifier.classes)
+    classes, label = classifier.classes, label.cpu()
+    assert classes is not None
+    asked = torch.bincount(label, minlength=classes)
 
     def shares(read: Tensor) -> tuple[float | None, ...]:
-        right = torch.bincount(label[read == label], minlength=classifier.classes)
+        right = torch.bincount(label[read == label], minlength=classes)
         pairs = zip(right.tolist(), asked.tolist(), strict=True)
         return tuple(each / count if count else None for each, count in pairs)
 
