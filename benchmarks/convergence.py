@@ -107,9 +107,7 @@ class Case:
         """Return f*(z, 1)."""
         ones = torch.ones(len(z))
         condition = self.teacher.conditions.draw(Draws(0, 0, 0, len(z)))
-        if isinstance(self.teacher, Gaussian):
-            return self.teacher.flow_map(z, ones, ones, condition)
-        return self.teacher.flow_map(z, 1.0, condition)
+        return self.teacher.flow_map(z, ones, ones, condition)
 
 
 def meanflow(teacher: Gaussian | GaussianMixture, velocity: Literal["data", "teacher"]) -> Case:

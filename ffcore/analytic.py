@@ -8,6 +8,7 @@ is the mean of its components' velocities under their responsibilities for x.
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,7 +39,25 @@ def _spread(t: Tensor, scale: Tensor) -> Tensor:
     return ((1 - t) ** 2 * scale**2 + t**2).sqrt()
 
 
-class Gaussian(Teacher):
+class ExactTeacher(Teacher):
+    """A teacher whose flow map is known, so that a student's can be held against it."""
+
+    @abstractmethod
+    def flow_map(self, x: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        """Return where the flow carries x from t to t − δ, unguided.
+
+        Args:
+            x: Float[B, *S].
+            t: times of the start in (0, 1], Float[B].
+            delta: durations in [0, t], Float[B].
+            condition: of size B.
+
+        Returns:
+            Float[B, *S] of x's dtype; in float64 right to 1e-7 or better.
+        """
+
+
+class Gaussian(ExactTeacher):
     """Data N(μ, s² I); with several means and scales, one Gaussian for each class.
 
     Args:
@@ -86,7 +105,7 @@ class Gaussian(Teacher):
         return mean - slope * (x_t - expand_like(1 - t, x_t) * mean)
 
     def flow_map(self, x: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
-        """Return the exact flow map from t to r = t − δ; x is Float[B, *S], the others Float[B]."""
+        """Return m_r + (a_r / a_t)(x − m_t) with r = t − δ; see ExactTeacher."""
         mean, scale = (part.to(x.dtype) for part in self._law(condition))
         r = t - delta
         ratio = expand_like(_spread(r, scale) / _spread(t, scale), x)
@@ -113,7 +132,7 @@ class Gaussian(Teacher):
         return None
 
 
-class GaussianMixture(Teacher):
+class GaussianMixture(ExactTeacher):
     """Data Σ_k w_k N(μ_k, s_k² I); conditional on which components may have made it.
 
     Args:
@@ -190,21 +209,20 @@ class GaussianMixture(Teacher):
         velocity: Tensor = torch.tensordot(along_mean, means, 1)
         return velocity - expand_like(along_x, x_t) * x_t
 
-    def flow_map(self, x: Tensor, delta: float, condition: Condition) -> Tensor:
-        """Return f(x, δ) from the prior by an adaptive solve in float64 (rtol 1e-9)."""
+    def flow_map(self, x: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        """Return the flow map by an adaptive solve in float64 (rtol 1e-9); see ExactTeacher."""
         from torchdiffeq import odeint
 
         field = copy.deepcopy(self).double()
+        start, length = t.double(), delta.double()
 
-        def derivative(d: Tensor, state: Tensor) -> Tensor:
-            velocity: Tensor = field(state, (1 - d).expand(len(state)), condition)
-            return velocity
+        def derivative(share: Tensor, state: Tensor) -> Tensor:  # of each sample's own way
+            velocity: Tensor = field(state, start - share * length, condition)
+            return expand_like(length, state) * velocity
 
-        durations = torch.tensor([0.0, delta], dtype=torch.float64, device=x.device)
-        if delta == 0:
-            return x
+        ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=x.device)
         with torch.no_grad():
-            path: Tensor = odeint(derivative, x.double(), durations, rtol=1e-9, atol=1e-10)
+            path: Tensor = odeint(derivative, x.double(), ends, rtol=1e-9, atol=1e-10)
         return path[-1].to(x.dtype)
 
     def trainable_copy(self, *, takes_guidance: bool = False) -> None:

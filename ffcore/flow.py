@@ -152,7 +152,7 @@ class _Derivative:
                 f"t = {self.start - float(delta):.6g}, and the tolerance {self.tolerance:g} asks "
                 f"for a step of {float(length):.1g}. A velocity in {str(self.dtype)[6:]} is exact "
                 f"to about {torch.finfo(self.dtype).eps:.0e} of its size: choose a larger "
-                "tolerance (evaluation.solver.tolerance), or a solver of fixed steps."
+                "tolerance (in recipes evaluation.solver.tolerance), or a solver of fixed steps."
             )
 
 

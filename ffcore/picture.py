@@ -22,10 +22,11 @@ CONDITIONS = "conditions"
 """Under which name a preview holds what it depends on."""
 
 _INK, _MUTED = "#1b1b1b", "#6b6b6b"
+_BLUE, _ORANGE = "#1f5fbf", "#c2571a"
 _LINES = (
-    {"color": "#1f5fbf", "marker": "o"},
-    {"color": "#c2571a", "marker": "s", "linestyle": "--"},
-    {"color": "#6b6b6b", "marker": "^", "linestyle": ":"},
+    {"color": _BLUE, "marker": "o"},
+    {"color": _ORANGE, "marker": "s", "linestyle": "--"},
+    {"color": _MUTED, "marker": "^", "linestyle": ":"},
 )
 """Told apart by colour, by marker and by dashes."""
 _SMALLEST, _LARGEST = 64, 128
@@ -102,21 +103,21 @@ def _draw_images(path: Path, rows: Mapping[str, Tensor]) -> None:
         )
     left = 0.95 / (1.0 + 0.62 * count)
     figure.subplots_adjust(left=left, right=0.995, top=0.99, bottom=0.01, wspace=0.06, hspace=0.06)
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
 
 
 def _draw_points(path: Path, rows: Mapping[str, Tensor]) -> None:
     figure, axes = _figure(1, len(rows), width=2.1 * len(rows), height=2.5)
     target = next(iter(rows.values()))
     for (name, row), axis in zip(rows.items(), axes[0], strict=True):
-        for points, colour in ((target, "#c9c9c9"), (row, "#1f5fbf")):
+        for points, colour in ((target, "#c9c9c9"), (row, _BLUE)):
             second = points[:, 1] if points.shape[1] > 1 else torch.zeros(len(points))
             axis.scatter(points[:, 0], second, s=4, color=colour, linewidths=0)
         axis.set_title(name.replace("\n", ", "), fontsize=8, color=_INK)
         axis.tick_params(labelsize=6, colors=_MUTED)
         axis.set_aspect("equal", adjustable="datalim")
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
 
 
 def draw_preview(path: Path, samples: Tensor, behind: Tensor, conditions: str) -> None:
@@ -196,7 +197,7 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     }
     figure, axes = _figure(1, len(present), width=3.4 * len(present), height=2.5)
     for (title, names), axis in zip(present.items(), axes[0], strict=True):
-        for name, colour in zip(names, ("#1f5fbf", "#c2571a"), strict=False):
+        for name, colour in zip(names, (_BLUE, _ORANGE), strict=False):
             points = [(line["step"], line[name]) for line in history if name in line]
             label = name.removeprefix("gap_")
             axis.plot(*zip(*points, strict=True), color=colour, linewidth=1.2, label=label)
@@ -211,7 +212,74 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
         if len(names) > 1:
             axis.legend(fontsize=7, frameon=False)
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
+
+
+def draw_verification(path: Path, found: Mapping[str, Any]) -> None:
+    """Write, as a PNG, how a student departs from its teacher over durations and noise levels.
+
+    Args:
+        path: of the PNG.
+        found: a verification as JSON holds it; see ffcore.verify.
+    """
+    noising = found["noising"]
+    figure, axes = _figure(1, 3 if noising else 2, width=9.6 if noising else 6.6, height=2.9)
+    panels = {
+        "trajectory": ("Trajectory error", r"$\|f-\Phi\|\,/\,\|\Phi-z\|$"),
+        "identity": ("Identity residual", r"$\|v_G-u\|\,/\,\|u\|$"),
+    }
+    for (name, (title, unit)), axis in zip(panels.items(), axes[0], strict=False):
+        _draw_spread(axis, found[name])
+        _label(axis, title, unit, r"duration $\delta$")
+    if noising:
+        axis = axes[0][2]
+        _draw_gaps(axis, noising)
+        _label(
+            axis, "Noising gap", r"$\|v_N-u\|\,/\,\sqrt{d}$, root mean square", "noise level $r$"
+        )
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def _draw_spread(axis: Any, errors: Mapping[str, Any]) -> None:
+    """Draw the median and the band of relative errors over durations, where there are any."""
+    rows = [(float(at), each["relative"]) for at, each in errors.items() if each["relative"]]
+    at = [place for place, _ in rows]
+    low, median, high = ([each[key] for _, each in rows] for key in ("low", "median", "high"))
+    axis.fill_between(at, low, high, color=_BLUE, alpha=0.2, linewidth=0, label="10 to 90 %")
+    axis.plot(at, median, color=_BLUE, linewidth=1.4, marker="o", markersize=3, label="median")
+
+
+def _draw_gaps(axis: Any, noising: Mapping[str, Any]) -> None:
+    """Draw the fitted gap of both, and below each the bound that holds whatever the fit."""
+    for whose, colour, name in (
+        ("student", _BLUE, "student"),
+        ("control", _ORANGE, "teacher's own samples"),
+    ):
+        at = [float(r) for r in noising[whose]]
+        gaps = list(noising[whose].values())
+        fitted = [each["errors"]["absolute"]["rms"] for each in gaps]
+        bound = [max(0.0, each["at_least"]) for each in gaps]
+        axis.plot(at, fitted, color=colour, linewidth=1.4, marker="o", markersize=3, label=name)
+        axis.plot(at, bound, color=colour, linewidth=1.2, linestyle="--", label="  at least")
+
+
+def _label(axis: Any, title: str, unit: str, below: str) -> None:
+    axis.set_title(title, fontsize=9, color=_INK)
+    axis.set_xlabel(below, fontsize=8, color=_MUTED)
+    axis.set_ylabel(unit, fontsize=8, color=_MUTED)
+    axis.set_xlim(0, 1.03)
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.25, linewidth=0.4)
+    axis.tick_params(labelsize=7, colors=_MUTED)
+    axis.legend(fontsize=7, frameon=False)
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Write a PNG whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format="png", dpi=150)
+    partial.replace(path)
 
 
 @attrs.frozen(kw_only=True)
@@ -262,7 +330,7 @@ def draw_against_nfe(path: Path, panels: Mapping[str, Mapping[str, Points]]) -> 
     handles, names = axes[0][0].get_legend_handles_labels()
     figure.tight_layout(rect=(0, 0.3 / height, 1, 1))
     figure.legend(handles, names, loc="lower center", ncols=len(names), fontsize=7, frameon=False)
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
 
 
 def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:

@@ -49,6 +49,7 @@ from ffcore.resume import note, noted, resume
 from ffcore.run_directory import (
     CHECKPOINTS,
     CURVES,
+    MEASURED,
     METRICS,
     PROVENANCE,
     REFERENCE,
@@ -298,8 +299,8 @@ def _train(
 
     def keep() -> None:
         with writable(directory, STUDENT):
-            if begun < distillation.steps:  # what was measured is of another student
-                for name in (EVALUATION, SAMPLES):
+            if begun < distillation.steps or changed.has("evaluation.average"):
+                for name in MEASURED:
                     (directory / name).unlink(missing_ok=True)
             write_student(directory / STUDENT, state, description)
             _draw_curves(directory)

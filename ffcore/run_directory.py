@@ -28,6 +28,7 @@ from ffcore.train import Report
 PROVENANCE, METRICS = "provenance.json", "metrics.jsonl"
 CHECKPOINTS, REFERENCE = "checkpoints", "reference.safetensors"
 SAMPLES, CURVES = "samples.png", "curves.png"
+VERIFICATION, VERIFICATION_PICTURE = "verify.json", "verify.png"  # what `ffd verify` leaves
 TRACKING = "tracking"  # where the recipe names trackers
 REPORT = "report.html"  # where `ffd report` was asked for one
 FILES = (
@@ -41,9 +42,13 @@ FILES = (
     REFERENCE,
     SAMPLES,
     CURVES,
+    VERIFICATION,
+    VERIFICATION_PICTURE,
     TRACKING,
     REPORT,
 )
+MEASURED = (EVALUATION, SAMPLES, VERIFICATION, VERIFICATION_PICTURE)
+"""What tells of one student, and of no later one."""
 
 
 class RunDirectoryError(Exception):

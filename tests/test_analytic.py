@@ -220,22 +220,36 @@ def test_the_flow_map_of_a_mixture_is_what_its_velocity_leads_to(
     seed: int, conditional: bool
 ) -> None:
     case = MixtureCase.of(seed, conditional=conditional)
-    delta = float(Stream(seed).uniform(0.2, 0.9))
-    found = case.teacher.flow_map(case.x, delta, case.condition)
-    steps = integrate(case.teacher, case.x, case.condition, Solver("rk4", 150), stop=1 - delta)
+    start, stop = 1 - float(Stream(seed).uniform(0, 0.1)), float(Stream(seed).uniform(0.1, 0.8))
+    ones = torch.ones_like(case.t)
+    found = case.teacher.flow_map(case.x, start * ones, (start - stop) * ones, case.condition)
+    steps = integrate(
+        case.teacher, case.x, case.condition, Solver("rk4", 150), start=start, stop=stop
+    )
     agree(found, steps, 1e-6)
     assert found.dtype == torch.float64
 
 
+def test_each_sample_of_a_mixture_goes_its_own_way_from_its_own_time() -> None:
+    case = MixtureCase.of(3)
+    delta = case.t * Stream(1).uniform(0, 1, len(case.t))
+    together = case.teacher.flow_map(case.x, case.t, delta, case.condition)
+    for each in range(len(case.t)):
+        row = slice(each, each + 1)
+        alone = case.teacher.flow_map(case.x[row], case.t[row], delta[row], case.condition[row])
+        agree(together[row], alone, 1e-7)
+
+
 def test_the_flow_map_of_a_mixture_begins_at_the_identity() -> None:
     case = MixtureCase.of(0)
-    assert torch.equal(case.teacher.flow_map(case.x, 0.0, case.condition), case.x)
+    nothing = torch.zeros_like(case.t)
+    agree(case.teacher.flow_map(case.x, case.t, nothing, case.condition), case.x)
 
 
 def test_the_flow_map_of_a_mixture_of_one_is_the_gaussian_s() -> None:
     case = GaussianCase.of(0)
     mixture = GaussianMixture(case.teacher.mean, case.teacher.scale)
-    found = mixture.flow_map(case.z, 1.0, case.condition)
+    found = mixture.flow_map(case.z, case.ones, case.ones, case.condition)
     exact = case.teacher.flow_map(case.z, case.ones, case.ones, case.condition)
     agree(found, exact, 1e-7)  # the solver's relative tolerance, 1e-9, accumulated
 

@@ -35,6 +35,7 @@ COMMANDS = {
         "Let a student search the noise, and the teacher render the best.",
     ),
     "validate": ("ffcore.cli.validate:validate", "Check recipes without running them."),
+    "verify": ("ffcore.cli.verify:verify", "Hold a student against its teacher's flow."),
     "list-plugins": ("ffcore.cli.list_plugins:list_plugins", "List the installed components."),
 }
 """Every command: where it is, and its line in `ffd --help`."""

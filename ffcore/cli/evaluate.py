@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -270,16 +269,7 @@ def _check_place(out: Path, overwrite: bool) -> None:
 
 def feature_tables(spaces: tuple[str, ...]) -> list[Any]:
     """Return the tables of feature spaces, each by its name or as an inline table of TOML."""
-    from ffcore.recipe import component
-
-    found = []
-    for text in spaces:
-        try:
-            tree = tomllib.loads(f"x = {text}")["x"] if text.startswith("{") else {"type": text}
-        except tomllib.TOMLDecodeError as error:
-            raise click.UsageError(f"--features {text} is no table: {error}") from None
-        found.append(component("features", tree))
-    return found
+    return [options.table("features", text) for text in spaces]
 
 
 def built_features(table: Any, device: str) -> Features:

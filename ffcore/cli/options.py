@@ -1,6 +1,7 @@
 """Options of several commands, which mean the same in each."""
 
-from typing import get_args
+import tomllib
+from typing import Any, get_args
 
 import click
 
@@ -17,3 +18,14 @@ batch = click.option(
     help="Samples made at a time; without influence on them.",
 )
 device = click.option("--device", default="auto", show_default=True, help="Torch device.")
+
+
+def table(role: str, text: str) -> Any:
+    """Return the table of a component that an option names, or gives as an inline table of TOML."""
+    from ffcore.recipe import component
+
+    try:
+        tree = tomllib.loads(f"x = {text}")["x"] if text.startswith("{") else {"type": text}
+    except tomllib.TOMLDecodeError as error:
+        raise click.UsageError(f"--{role} {text} is no table: {error}") from None
+    return component(role, tree)

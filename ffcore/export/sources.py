@@ -127,7 +127,7 @@ def student_path(source: str | PathLike[str]) -> Path:
         if is_run(path):
             raise SourceError(
                 f"{path} has no student yet: its training has not finished. The same `ffd run` "
-                "goes on with it; until then --teacher samples its teacher."
+                "goes on with it; until then `ffd sample --teacher` samples its teacher."
             )
         raise SourceError(f"{path} is neither a run directory nor an export: it has no {STUDENT}")
     if path.is_file() and path.suffix != ".toml":
@@ -135,7 +135,7 @@ def student_path(source: str | PathLike[str]) -> Path:
     load_recipe(source)  # raises where there is nothing of that name
     raise SourceError(
         f"{source} is a recipe, and has no student: `ffd run {source}` makes one, in "
-        f"runs/{path.stem} if not told otherwise, to sample from. --teacher samples its teacher."
+        f"runs/{path.stem} if not told otherwise. `ffd sample --teacher` samples its teacher."
     )
 
 

@@ -1,0 +1,348 @@
+"""`ffd verify`: is a student a flow map of its teacher, and where is it not."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from ffcore.cli import options
+from ffcore.cli.bars import Bars
+from ffcore.solver import Method
+
+_COLUMNS = 80
+_MOST_CLASSES = 10
+"""Of which a table has room."""
+
+
+@click.command()
+@click.argument("source")
+@click.option(
+    "--number",
+    "-n",
+    type=click.IntRange(min=2),
+    help="Of samples. [default: 256; 2048 vectors]",
+)
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 2**63 - 1),
+    help="Of noise and labels, which are none that training saw.",
+)
+@click.option("--guidance", type=float, help="Guidance scale γ. [default: the recipe's]")
+@click.option(
+    "--solver",
+    default="dopri5",
+    show_default=True,
+    type=click.Choice(get_args(Method)),
+    help="Of the teacher's solutions.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Of dopri5. [default: 1e-05]",
+)
+@click.option("--steps", type=click.IntRange(min=8), help="Of any other solver. [default: 256]")
+@click.option(
+    "--fit-steps",
+    type=click.IntRange(min=0),
+    help="In which the noising velocity is fitted, twice; 0 leaves the noising gap out. "
+    "[default: 300; 1000 to vectors]",
+)
+@click.option(
+    "--fit-samples",
+    type=click.IntRange(min=1),
+    help="To which it is fitted. [default: 512; 4096 vectors]",
+)
+@click.option(
+    "--network",
+    metavar="NAME",
+    help="""What is fitted, or its table as in '{type="mlp", width=64}'. [default: a copy of """
+    "the teacher, or the recipe's]",
+)
+@click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Override a key of the teacher, as in teacher.weights=PATH. May be repeated.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    help="Samples that pass through a network at a time. [default: 64; 1024 vectors]",
+)
+@options.device
+@click.option(
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory for verify.json and verify.png. [default: SOURCE, where that is a run]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Write the result as one JSON document.")
+def verify(
+    source: str,
+    number: int | None,
+    seed: int,
+    guidance: float | None,
+    solver: Method,
+    tolerance: float | None,
+    steps: int | None,
+    fit_steps: int | None,
+    fit_samples: int | None,
+    network: str | None,
+    overrides: tuple[str, ...],
+    batch: int | None,
+    device: str,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure how far the student of SOURCE is from its teacher's flow map, and where.
+
+    SOURCE is the directory of a run, or an export with --out. At durations δ: the error of its
+    trajectories against the teacher's ODE, and the residual of the identity that a flow map obeys.
+    At noise levels r: the gap between the velocity of its samples, fitted anew, and the teacher's,
+    beside the same for the teacher's own samples. Classes, where the recipe's features tell them.
+
+    A second run of this command replaces the result of the first.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise click.UsageError("verify is the work of one process: leave torchrun out")
+    if solver == "dopri5" and steps is not None:
+        raise click.UsageError("--steps: dopri5 chooses its own; --tolerance says how exact it is")
+    if solver != "dopri5" and tolerance is not None:
+        raise click.UsageError(f"--tolerance is dopri5's; --steps says how exact {solver} is")
+    table = None if network is None else options.table("network", network)
+    import attrs
+
+    from ffcore.verify import Settings, open_subject
+    from ffcore.verify import verify as verified
+
+    with _place(Path(source), out) as directory:
+        subject = open_subject(
+            source, guidance=guidance, network=table, device=device, overrides=overrides
+        )
+        directory.mkdir(parents=True, exist_ok=True)
+        usual = Settings.usual(subject.teacher.sample_shape)
+        given = _given(steps=steps, tolerance=tolerance)
+        settings = attrs.evolve(
+            usual,
+            seed=seed,
+            solver=attrs.evolve(usual.solver, method=solver, **given),
+            **_given(samples=number, fit_steps=fit_steps, fit_samples=fit_samples, batch=batch),
+        )
+        with Bars(Console(stderr=True), told=time.monotonic()) as bars:
+            found = verified(subject, settings, bars.advance).document()
+        _keep(directory, found)
+    for note in found["notes"]:
+        click.echo(textwrap.fill(f"note: {note}", _COLUMNS, subsequent_indent="  "), err=True)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        _show(found)
+        click.echo(f"{'kept':<12}{directory / 'verify.json'}, {directory / 'verify.png'}")
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+@contextmanager
+def _place(source: Path, out: Path | None) -> Iterator[Path]:
+    """Yield where results are kept; a run's own directory is held meanwhile."""
+    from ffcore.export import is_export, is_run, student_path
+    from ffcore.run_directory import alone
+
+    student_path(source)  # raises where there is no student
+    run = source.is_dir() and is_run(source)
+    if out is None and not run:
+        raise click.UsageError(
+            f"{source} is no run's directory, in which results would be kept: name another one "
+            "for them (--out DIR)"
+        )
+    own = out is None or (run and out.exists() and out.samefile(source))
+    if not own:
+        assert out is not None
+        if is_run(out) or is_export(out):
+            raise click.UsageError(
+                f"{out} is another run's or an export's own directory: choose another place"
+            )
+        yield out
+        return
+    with alone(source):  # so that no training changes the student meanwhile
+        yield source
+
+
+def _keep(directory: Path, found: Mapping[str, Any]) -> None:
+    """Replace an earlier result; its picture goes first: none stands beside other numbers."""
+    from ffcore import picture
+    from ffcore.faults import writable
+    from ffcore.files import write_text
+    from ffcore.run_directory import VERIFICATION, VERIFICATION_PICTURE
+
+    with writable(directory, VERIFICATION):
+        (directory / VERIFICATION_PICTURE).unlink(missing_ok=True)
+        write_text(directory / VERIFICATION, json.dumps(found, indent=2) + "\n")
+        picture.draw_verification(directory / VERIFICATION_PICTURE, found)
+
+
+def _show(found: Mapping[str, Any]) -> None:
+    out = Console(width=_COLUMNS)
+    click.echo("Relative errors by duration: medians, and 10 to 90 % of the samples")
+    out.print(_flow(found))
+    if found["noising"] is not None:
+        click.echo("Noising gap ‖v_N − u‖ / √d by noise level, root mean square")
+        out.print(_noising(found["noising"]))
+    for name, each in found["classes"].items():
+        click.echo(f"Read as asked, in %, by the features {name}")
+        out.print(_classes(each))
+    for title, text in _conditions(found):
+        wrapped = textwrap.fill(
+            text,
+            _COLUMNS,
+            initial_indent=f"{title:<12}",
+            subsequent_indent=" " * 12,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        click.echo(wrapped)
+
+
+def _flow(found: Mapping[str, Any]) -> Table:
+    table = _table("δ")
+    known = found["closed_form"]
+    columns = {"trajectory": found["trajectory"], "identity": found["identity"]}
+    for name in columns:
+        table.add_column(name, justify="right", style="bold")
+        table.add_column("10–90 %", justify="right")
+    if known is not None:
+        table.add_column("closed form", justify="right")
+    for delta in found["trajectory"]:
+        row = [delta]
+        for errors in columns.values():
+            relative = errors[delta]["relative"]
+            row += [_median(relative), "" if relative is None else _band(relative)]
+        table.add_row(*row, *([] if known is None else [_median(known[delta]["relative"])]))
+    return table
+
+
+def _median(spread: Mapping[str, float] | None) -> str:
+    return "–" if spread is None else _digits(spread["median"])
+
+
+def _noising(noising: Mapping[str, Any]) -> Table:
+    table = _table("r")
+    for name in ("student's samples", "teacher's own"):
+        table.add_column(name, justify="right", style="bold")
+        table.add_column("at least", justify="right")
+    for r in noising["student"]:
+        row = [r]
+        for whose in ("student", "control"):
+            gap = noising[whose][r]
+            row.append(_digits(gap["errors"]["absolute"]["rms"]))
+            row.append(f"{gap['at_least']:.3f} ± {gap['at_least_error']:.3f}")
+        table.add_row(*row)
+    return table
+
+
+def _classes(found: Mapping[str, Any]) -> Table:
+    """Show all classes, or those in which the student is read worst."""
+    asked, mine, its = found["asked"], found["student_by_class"], found["teacher_by_class"]
+    there = [each for each, count in enumerate(asked) if count]
+    shown = sorted(sorted(there, key=lambda each: mine[each])[:_MOST_CLASSES])
+    table = _table("" if len(shown) == len(asked) else "worst classes")
+    for title in ("all", *map(str, shown)):
+        table.add_column(title, justify="right")
+    for title, share, shares in (
+        ("student", found["student"], mine),
+        ("teacher", found["teacher"], its),
+    ):
+        table.add_row(
+            title, *(f"{100 * each:.0f}" for each in (share, *(shares[c] for c in shown)))
+        )
+    return table
+
+
+def _table(first: str) -> Table:
+    table = Table(box=None)
+    table.add_column(first)
+    return table
+
+
+def _digits(number: float) -> str:
+    return f"{number:.3f}" if number >= 0.001 else f"{number:.0e}"
+
+
+def _band(spread: Mapping[str, float]) -> str:
+    return f"{_digits(spread['low'])}–{_digits(spread['high'])}"
+
+
+def _conditions(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what the numbers depend on, each with its title."""
+    conditions = found["conditions"]
+    solver, derivative, fit = (conditions[name] for name in ("solver", "derivative", "fit"))
+    method = solver["method"]
+    how = f"tolerance {solver['tolerance']:g}" if method == "dopri5" else f"{solver['steps']} steps"
+    yield (
+        "trajectory",
+        f"f(z, δ) against the teacher's solution Φ, by ‖Φ − z‖. Φ by {method}, {how}; "
+        f"its own error {_error(found)}",
+    )
+    by = "forward mode"
+    if derivative["backend"] != "jvp":
+        step, error = derivative["step"], derivative["error"]
+        by = f"differences of step {step:g}, by which v_G is uncertain by {error:.1g} of u"
+    yield "identity", f"v_G = F + δ ∂F/∂δ against u at (f, 1 − δ), by ‖u‖; ∂F/∂δ by {by}"
+    if found["closed_form"] is not None:
+        yield "closed form", "f(z, δ) against the exact flow map"
+    if fit is not None:
+        yield (
+            "noising",
+            f"v_N fitted anew to {fit['samples']} samples of either, by {fit['steps']} steps of "
+            f"{fit['batch']}, learning rate {fit['optimizer']['learning_rate']:g}. The fit adds to "
+            'the gap, as the teacher\'s own samples show; "at least" holds whatever the fit',
+        )
+        yield "held out", _held_out(found["noising"])
+    guidance = conditions["guidance"]
+    where = (
+        "" if guidance["scale"] == 1 else " at t from {:g} to {:g}".format(*guidance["interval"])
+    )
+    yield (
+        "samples",
+        f"{conditions['samples']}, seed {conditions['seed']}, γ {guidance['scale']:g}{where}, on "
+        f"{conditions['device']}",
+    )
+    student, teacher = conditions["student"], conditions["teacher"]
+    yield "student", f"after step {student['step']}, {student['fingerprint'][:12]}"
+    yield "teacher", f"{teacher['type']}, {teacher['fingerprint'][:12]}"
+
+
+def _error(found: Mapping[str, Any]) -> str:
+    error = found["conditions"]["solver"]["error"]
+    return f"{error:.1g}" if found["closed_form"] is not None else f"about {error:.1g}"
+
+
+def _held_out(noising: Mapping[str, Any]) -> str:
+    """Tell the flow-matching losses on samples that were not fitted to, as means over r."""
+
+    def mean(whose: str, key: str) -> float:
+        found = [each[key] for each in noising[whose].values()]
+        return float(sum(found) / len(found))
+
+    told = (
+        f"{mean(whose, 'loss'):.4f} on {name}, where the teacher's own velocity has "
+        f"{mean(whose, 'loss_of_teacher'):.4f}"
+        for whose, name in (("student", "the student's"), ("control", "the teacher's samples"))
+    )
+    return f"flow-matching loss of the fit {'; '.join(told)}"

@@ -1,0 +1,101 @@
+"""Is the student a flow map of the teacher? The identity it must obey, at each duration.
+
+F + δ ∂_δ F = u(f, 1 − δ) at f = z + δ F (Tong et al., 2511.19428): it holds at all δ if and only if
+f is the flow map. What is missing, v_G − u, is by how much the student's flow departs per unit of
+time; FreeFlow's predictor trains on its square.
+"""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from torch import Tensor
+
+from ffcore.derivative import Backend, Function, jvp
+from ffcore.flow_map import generating_velocity, push
+from ffcore.interfaces import Condition, Student, Teacher
+from ffcore.verify.errors import norm
+
+STEP = 5e-3
+"""Of the finite difference. In float32 rounding is about 1e-4 ‖F‖ there, and what is cut off
+STEP²/3 ∂³_δ F; shorter steps round worse, and longer ones cut off more."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Residual:
+    """The identity at one duration, of B samples; norms are divided by √d."""
+
+    end: Tensor
+    """f(z, δ), Float[B, *S]."""
+    gap: Tensor
+    """‖v_G − u‖, Float[B]."""
+    velocity: Tensor
+    """‖u‖, Float[B]."""
+    uncertainty: Tensor
+    """How far v_G changes where the finite difference's step is doubled, Float[B]; 0 with "jvp"."""
+
+
+def backend_for(student: Student, z: Tensor, condition: Condition) -> Backend:
+    """Return "jvp" where the student has a forward-mode derivative in δ."""
+    ones = torch.ones(len(z), dtype=z.dtype, device=z.device)
+    try:
+        jvp(lambda delta: student(z, ones, delta, condition), (ones / 2,), (ones,))
+    except torch.OutOfMemoryError:
+        raise
+    except (NotImplementedError, RuntimeError):
+        return "finite-difference"
+    return "jvp"
+
+
+@torch.no_grad()
+def residual(
+    student: Student,
+    teacher: Teacher,
+    z: Tensor,
+    condition: Condition,
+    delta: float,
+    backend: Backend,
+) -> Residual:
+    """Return the identity's residual at (z, δ).
+
+    Args:
+        student, teacher: the latter guided by what the condition carries.
+        z: prior noise, Float[B, *S].
+        condition: of size B.
+        delta: at least 4 STEP.
+        backend: as `backend_for` finds it.
+    """
+    ones = torch.ones(len(z), dtype=z.dtype, device=z.device)
+    duration = delta * ones
+
+    def average_velocity(duration: Tensor) -> Tensor:
+        output: Tensor = student(z, ones, duration, condition)
+        return output
+
+    F = average_velocity(duration)
+    if backend == "jvp":
+        d_output = again = jvp(average_velocity, (duration,), (ones,))
+    else:
+        d_output, again = _differences(average_velocity, duration, F)
+    v_G = generating_velocity(F, d_output, duration)
+    end = push(z, F, duration)
+    u = teacher(end, 1 - duration, condition)
+    return Residual(
+        end=end,
+        gap=norm(v_G - u),
+        velocity=norm(u),
+        uncertainty=delta * norm(d_output - again),
+    )
+
+
+def _differences(F: Function, duration: Tensor, here: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ∂_δ F to second order by a step, and by a step twice as long.
+
+    From the point itself and two behind it, so that it is the same formula at δ = 1, beyond which
+    no student is defined.
+    """
+    one, two, four = (F(duration - behind * STEP) for behind in (1, 2, 4))
+    return (
+        (3 * here - 4 * one + two) / (2 * STEP),
+        (3 * here - 4 * two + four) / (4 * STEP),
+    )

@@ -1,0 +1,196 @@
+"""What is verified: a student beside its own teacher, opened from a run directory or an export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+
+from ffcore.build import made, part, usable_device
+from ffcore.export import (
+    RECIPE,
+    SourceError,
+    StudentFile,
+    read_student,
+    student_path,
+)
+from ffcore.features import UNKNOWN, fingerprint
+from ffcore.files import MissingFile, require
+from ffcore.guidance import Guided
+from ffcore.interfaces import (
+    ClassFeatures,
+    Context,
+    Features,
+    Labels,
+    Student,
+    Teacher,
+    VelocityField,
+)
+from ffcore.optimizer import Optimizer
+from ffcore.plugins import installed
+from ffcore.recipe import Recipe, load_recipe
+from ffcore.recipe.merge import parse_override
+from ffcore.recipe.tables import components
+from ffcore.sample import Mapped
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Subject:
+    """A student and its teacher on one device, with what is needed to compare them."""
+
+    student: Student
+    teacher: Teacher
+    """Guided by the scale that a condition carries."""
+    guidance: float
+    """The scale γ at which they are compared."""
+    network: VelocityField | None
+    """To fit to samples: the teacher's trainable copy, or one that was named; None: there is none.
+    It is copied before it is trained."""
+    optimizer: Optimizer
+    """The recipe's, for that fit."""
+    batch: int
+    """The recipe's, for that fit."""
+    classifiers: tuple[ClassFeatures, ...]
+    """Those of the recipe's features that tell the teacher's classes."""
+    record: dict[str, Any]
+    """Who they are, as JSON can hold it."""
+    notes: tuple[str, ...]
+    """What is to be said of them."""
+
+
+def open_subject(
+    source: str | PathLike[str],
+    *,
+    guidance: float | None = None,
+    network: Any = None,
+    device: str = "auto",
+    overrides: Iterable[str] = (),
+) -> Subject:
+    """Open the student of a source, and the teacher that the recipe beside it names.
+
+    Args:
+        source: a run directory or an export.
+        guidance: the scale γ; by default the recipe's.
+        network: a table of the role network, to fit instead of the teacher's copy.
+        device: of torch; "auto" takes an accelerator if there is one.
+        overrides: of the keys of the recipe's teacher, as in "teacher.weights=PATH".
+
+    Raises SourceError where there is no student, no recipe, or the teacher is another; MissingFile,
+    WeightsError, BuildError, RecipeError; SampleError for a scale the student was not trained for.
+    """
+    path = student_path(source)
+    found = read_student(path)
+    recipe = _recipe(path, tuple(overrides))
+    require(getattr(recipe.teacher, "files", ()))
+    with part("--device"):
+        place = usable_device(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.training.seed)
+        teacher: Teacher = made("teacher", recipe.teacher, Context(), Teacher)
+        notes = [*_check_teacher(path, teacher, found)]
+        context = Context(teacher=teacher)
+        classifiers = _classifiers(recipe, context, notes)
+        fitted = _network(recipe, network, context)
+    scale = found.scale if guidance is None else guidance
+    _check_scale(found, teacher, scale)
+    told = found.config["guidance"]
+    guided = Guided(teacher, tuple(told["interval"]), told["channels"])
+    return Subject(
+        student=found.student.to(place),
+        teacher=guided.to(place),
+        guidance=scale,
+        network=None if fitted is None else fitted.to(place),
+        optimizer=recipe.optimizer,
+        batch=recipe.training.batch,
+        classifiers=tuple(each.to(place).eval() for each in classifiers),
+        record={
+            "source": str(source),
+            "student": {"fingerprint": fingerprint(found.student), "step": found.config["step"]},
+            "teacher": {
+                "type": installed().type_name("teacher", recipe.teacher),
+                "fingerprint": fingerprint(teacher),
+            },
+            "guidance": {**told, "scale": scale},
+            "device": place,
+        },
+        notes=tuple(notes),
+    )
+
+
+def _recipe(path: Path, overrides: tuple[str, ...]) -> Recipe:
+    recipe = path.with_name(RECIPE)
+    if not recipe.is_file():
+        raise SourceError(
+            f"{path} has no {RECIPE} beside it that names its teacher, and a student is verified "
+            "against that: name the run directory or the export that it came from"
+        )
+    for text in overrides:
+        try:
+            keys = parse_override(text).keys()
+        except ValueError as error:
+            raise SourceError(f"--set {text}: {error}") from None
+        if keys != {"teacher"}:
+            raise SourceError(
+                f"--set {text}: only keys of the teacher can be set, as in teacher.weights=PATH; "
+                "the student is what its training made it"
+            )
+    return load_recipe(recipe, overrides)
+
+
+def _check_teacher(path: Path, teacher: Teacher, found: StudentFile) -> Iterable[str]:
+    """Raise SourceError where a teacher is not the student's; yield what cannot be known."""
+    there, here = found.config["teacher"]["fingerprint"], fingerprint(teacher)
+    if here == UNKNOWN:
+        yield (
+            "the teacher has no parameters to recognise it by: whether it is the one that the "
+            "student was distilled from is not known"
+        )
+    elif here != there:
+        raise SourceError(
+            f"{path} was distilled from another teacher: that had the fingerprint {there[:12]}, "
+            f"and the one that the recipe beside it names has {here[:12]}. Name the file that it "
+            "was read from: --set teacher.weights=PATH"
+        )
+
+
+def _check_scale(found: StudentFile, teacher: Teacher, scale: float) -> None:
+    Mapped(
+        found.student,
+        found.sample_shape,
+        teacher.conditions,
+        scale=found.scale,
+        range=found.range,
+    ).check(scale, None)
+
+
+def _classifiers(recipe: Recipe, context: Context, notes: list[str]) -> list[ClassFeatures]:
+    """Return the recipe's features that tell the teacher's classes."""
+    source = context.teacher.conditions if context.teacher else None
+    found: list[ClassFeatures] = []
+    for table in recipe.evaluation.features if isinstance(source, Labels) else ():
+        try:
+            require(getattr(table, "files", ()))
+        except MissingFile:
+            name = installed().type_name("features", table)
+            notes.append(f"the features {name} are left out: their files are not here")
+            continue
+        features = made("evaluation.features", table, context, Features)
+        if isinstance(features, ClassFeatures) and features.classes == context.classes:
+            found.append(features)
+    return found
+
+
+def _network(recipe: Recipe, table: Any, context: Context) -> VelocityField | None:
+    """Return a network to fit: of this table, the teacher's copy, or the one the recipe names."""
+    assert context.teacher is not None
+    if table is None and (copy := context.teacher.trainable_copy()) is not None:
+        return copy
+    named = (each for role, each in components(recipe.corrector) if role == "network")
+    network: VelocityField | None = made(
+        "network", table or next(named, None), context, VelocityField
+    )
+    return network

@@ -1,0 +1,232 @@
+"""All that is measured of a student beside its teacher, and under which conditions."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from ffcore.evaluate import DELTAS, Measurement, prior
+from ffcore.faults import enough_memory
+from ffcore.flow import integrate
+from ffcore.flow_map import generate
+from ffcore.interfaces import Condition, Teacher
+from ffcore.solver import Solver
+from ffcore.verify.agreement import Agreement, agreement
+from ffcore.verify.errors import Errors
+from ffcore.verify.flows import compare_flows, exact_solution
+from ffcore.verify.noising import Fit, NoisingGap, fit_velocity, noising_gap
+from ffcore.verify.residual import STEP
+from ffcore.verify.subject import Subject
+
+Progress = Callable[[str, int, int, str], None]
+"""(what is going on, done, of how many, news)."""
+
+
+_NO_NETWORK = (
+    "the noising gap is left out: this teacher cannot be copied, and its recipe names no network "
+    "to fit to samples; --network names one, as in --network mlp"
+)
+
+
+def silent(what: str, done: int, total: int, news: str) -> None:
+    """Report no progress."""
+    del what, done, total, news
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """How much is measured, and how exactly."""
+
+    samples: int = 256
+    seed: int = 0
+    solver: Solver = attrs.field(factory=lambda: Solver("dopri5", steps=256, tolerance=1e-5))
+    """Of the teacher's solutions."""
+    fit_steps: int = 300
+    """Of the noising velocity's fit; 0 leaves the noising gap out."""
+    fit_samples: int = 512
+    """To which it is fitted, apart from those that are measured."""
+    batch: int = 64
+    """Samples that pass through a network at a time."""
+
+    @staticmethod
+    def usual(sample_shape: tuple[int, ...]) -> Settings:
+        """Return what takes about a minute on a CPU, for small images or for vectors.
+
+        A vector is cheap, and has few numbers over which noise would average out; what is fitted
+        to vectors is usually no copy of a teacher, and begins from scratch.
+        """
+        if len(sample_shape) > 1:
+            return Settings()
+        return Settings(samples=2048, fit_steps=1000, fit_samples=4096, batch=1024)
+
+
+@attrs.frozen(kw_only=True)
+class Noising:
+    """The noising gap at each noise level r."""
+
+    student: dict[float, NoisingGap]
+    control: dict[float, NoisingGap]
+    """Of the teacher's own samples, by the same fit: what a perfect student would get."""
+
+
+@attrs.frozen(kw_only=True)
+class Verification:
+    """The numbers, and all that they depend on."""
+
+    identity: dict[float, Errors]
+    """v_G − u at each δ, relative to u."""
+    trajectory: dict[float, Errors]
+    """f(z, δ) − Φ(z, δ) at each δ, relative to Φ(z, δ) − z; Φ is the solver's."""
+    closed_form: dict[float, Errors] | None
+    """The same with the exact flow map for Φ; None where the teacher does not know it."""
+    noising: Noising | None
+    """None where it is left out."""
+    classes: dict[str, Agreement]
+    """By the name of the features."""
+    conditions: dict[str, Any]
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
+
+    def document(self) -> dict[str, Any]:
+        """Return all of it as JSON holds it: δ and r, by which numbers are found, are strings."""
+        tree = {"schema": 1, **attrs.asdict(self)}
+        return dict(json.loads(json.dumps(tree, allow_nan=False)))
+
+
+def verify(
+    subject: Subject, settings: Settings | None = None, progress: Progress = silent
+) -> Verification:
+    """Measure a student beside its teacher.
+
+    Raises FlowError where the solver does not get on, OutOfMemory.
+    """
+    settings = settings or Settings()
+    measurement = Measurement(
+        samples=settings.samples,
+        solver=settings.solver,
+        seed=settings.seed,
+        guidance=subject.guidance,
+        batch=settings.batch,
+    )
+    begun = time.perf_counter()
+    with enough_memory("verifying", "Make --batch smaller, or leave out the fit: --fit-steps 0."):
+        flows = compare_flows(
+            subject.student,
+            subject.teacher,
+            measurement,
+            lambda done, total: progress("both flows", done, total, settings.solver.method),
+        )
+        middle = time.perf_counter()
+        fit = _fit(subject, settings)
+        noising = None
+        if fit is not None:
+            samples = {"student": flows.student, "teacher": flows.teacher}
+            noising = _noising(subject, measurement, fit, samples, flows.condition, progress)
+    return Verification(
+        identity=flows.identity,
+        trajectory=flows.trajectory,
+        closed_form=flows.closed_form,
+        noising=noising,
+        classes={
+            each.name: agreement(
+                each, flows.student, flows.teacher, flows.condition.label, settings.batch
+            )
+            for each in subject.classifiers
+            if flows.condition.label is not None
+        },
+        conditions=subject.record
+        | {
+            "samples": settings.samples,
+            "seed": settings.seed,
+            "solver": {**attrs.asdict(settings.solver), "error": flows.solver_error},
+            "derivative": {
+                "backend": flows.backend,
+                "step": None if flows.backend == "jvp" else STEP,
+                "error": flows.derivative_error,
+            },
+            "fit": None
+            if fit is None
+            else {"network": type(subject.network).__name__, **attrs.asdict(fit)},
+            "ffcore": version("ffcore"),
+        },
+        notes=(*subject.notes, *([_NO_NETWORK] if settings.fit_steps and fit is None else [])),
+        seconds={"flows": middle - begun, "noising": time.perf_counter() - middle},
+    )
+
+
+def _fit(subject: Subject, settings: Settings) -> Fit | None:
+    if settings.fit_steps == 0 or subject.network is None:
+        return None
+    table = attrs.evolve(subject.optimizer, warmup=settings.fit_steps // 10, schedule="cosine")
+    return Fit(
+        steps=settings.fit_steps,
+        batch=subject.batch,
+        samples=settings.fit_samples,
+        optimizer=table,
+        seed=settings.seed,
+    )
+
+
+def _noising(
+    subject: Subject,
+    measurement: Measurement,
+    fit: Fit,
+    samples: dict[str, Tensor],
+    condition: Condition,
+    progress: Progress,
+) -> Noising:
+    """Fit the noising velocity of both, and hold it against the teacher on these samples."""
+    pools, pooled = _pools(subject, attrs.evolve(measurement, samples=fit.samples), progress)
+    found: dict[str, dict[float, NoisingGap]] = {}
+    for whose, pool in pools.items():
+        assert subject.network is not None
+        g = copy.deepcopy(subject.network)
+
+        def told(step: int, loss: float, whose: str = whose) -> None:
+            progress(f"fit, {whose}", step, fit.steps, f"loss {loss:.3f}")
+
+        fit_velocity(g, pool, pooled, fit, measurement.batch, told)
+        g.eval()
+        found[whose] = {
+            r: noising_gap(
+                g,
+                subject.teacher,
+                samples[whose],
+                condition,
+                r,
+                seed=measurement.seed,
+                chunk=measurement.batch,
+            )
+            for r in DELTAS
+        }
+    return Noising(student=found["student"], control=found["teacher"])
+
+
+@torch.no_grad()
+def _pools(
+    subject: Subject, measurement: Measurement, progress: Progress
+) -> tuple[dict[str, Tensor], Condition]:
+    """Return samples to fit to, the student's and the teacher's from the same noise."""
+    mine, its, conditions = [], [], []
+    done = 0
+    for z, condition in prior(subject.teacher, measurement, "verify fit"):
+        mine.append(generate(subject.student, z, condition))
+        its.append(_sample(subject.teacher, z, condition, measurement.solver))
+        conditions.append(attrs.evolve(condition, guidance=None))
+        done += len(z)
+        progress("teacher's samples", done, measurement.samples, "")
+    pools = {"student": torch.cat(mine), "teacher": torch.cat(its)}
+    return pools, Condition.cat(conditions)
+
+
+def _sample(teacher: Teacher, z: Tensor, condition: Condition, solver: Solver) -> Tensor:
+    known = exact_solution(teacher, z, condition, 1.0)
+    return integrate(teacher, z, condition, solver) if known is None else known.to(z.dtype)
