@@ -38,7 +38,7 @@ from ffcore.checkpoint import Checkpoints, Manifest
 from ffcore.evaluate import feature_statistics, make_reference
 from ffcore.features import frechet_distance
 from ffcore.flow_map import generate
-from ffcore.recipe import Recipe, load_recipe, to_toml
+from ffcore.recipe import Recipe, binding_digest, load_recipe, to_toml
 from ffcore.run import run
 from ffcore.run_directory import CHECKPOINTS
 
@@ -99,8 +99,9 @@ class Keeping:
         key = _key(study.recipe_of(overrides, seed))
         lines = self.results.read_text().splitlines() if self.results.exists() else []
         for line in map(json.loads, lines):
-            if line["key"] == key:
-                return {int(step): each for step, each in line["at"].items()}
+            found = {int(step): each for step, each in line["at"].items()}
+            if line["key"] == key and found.keys() >= {*study.at}:
+                return found
         return None
 
     def make(self, study: Study, overrides: Sequence[str], seed: int) -> None:
@@ -145,7 +146,10 @@ class Keeping:
         """Return the distances of the student as a checkpoint has it."""
         built = build(recipe)
         directory = self.runs / key / CHECKPOINTS
-        checkpoint = Manifest.read(directory / f"step-{step:08}")
+        path = directory / f"step-{step:08}"
+        if not path.exists():
+            raise click.ClickException(f"{path} was not kept: remove {directory.parent}, try again")
+        checkpoint = Manifest.read(path)
         Checkpoints(directory).restore(checkpoint, built.distillation)
         assert built.reference is not None
         stored = built.reference.statistics
@@ -160,8 +164,15 @@ class Keeping:
         return {"distances": distances}
 
 
+_MEASURED_BY = ("features", "samples", "seed", "solver")
+
+
 def _key(recipe: Recipe) -> str:
-    return hashlib.sha256(to_toml(recipe).encode()).hexdigest()[:12]
+    """Return a name for all that a run and its numbers depend on."""
+    tree = tomllib.loads(to_toml(recipe))
+    measured = {name: tree["evaluation"][name] for name in _MEASURED_BY}
+    depends = [binding_digest(recipe), recipe.training.steps, measured]
+    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
