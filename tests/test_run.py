@@ -21,7 +21,15 @@ from ffcore.files import MissingFile
 from ffcore.interfaces import VelocityField
 from ffcore.recipe import Recipe, RecipeError, load_recipe, to_toml
 from ffcore.run import load_student, run
-from ffcore.run_directory import FILES, METRICS, REPORT, TRACKING, RunDirectoryError
+from ffcore.run_directory import (
+    FILES,
+    METRICS,
+    REPORT,
+    TRACKING,
+    VERIFICATION,
+    VERIFICATION_PICTURE,
+    RunDirectoryError,
+)
 from ffcore.train import Report, Stopped, train
 from ffcore.weights import WeightsError, read_weights, write_weights
 
@@ -78,7 +86,8 @@ def test_a_run_directory_holds_the_whole_run(tmp_path):
     evaluation = run(small(), tmp_path / "run")
     assert evaluation is not None
     found = {path.name for path in (tmp_path / "run").iterdir()}
-    assert found == set(FILES) - {TRACKING, REPORT}  # which nobody asked for
+    asked_for = {TRACKING, REPORT, VERIFICATION, VERIFICATION_PICTURE}
+    assert found == set(FILES) - asked_for  # which nobody did
     assert evaluation.distances["raw"].student > 0
     for picture in ("samples.png", "curves.png"):
         assert (tmp_path / "run" / picture).read_bytes().startswith(b"\x89PNG")
@@ -424,7 +433,7 @@ def test_a_foreign_folder_among_the_checkpoints_is_left_alone(tmp_path, restart)
 
 def test_features_that_cannot_take_the_samples_are_told_before_training(tmp_path):
     recipe = small("evaluation.features=[{type='digits'}]")
-    with pytest.raises(BuildError, match=r"digits cannot take samples \(2,\)"):
+    with pytest.raises(BuildError, match=r"digits reads images \(1, 8, 8\), found \(2,\)"):
         run(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
