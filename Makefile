@@ -28,6 +28,7 @@ clean:
 	rm -rf $(VENV) runs
 
 $(VENV)/ready: pyproject.toml constraints.txt
+	@echo "installing ffcore into $(VENV): some minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@

@@ -200,7 +200,14 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
         for name, colour in zip(names, (_BLUE, _ORANGE), strict=False):
             points = [(line["step"], line[name]) for line in history if name in line]
             label = name.removeprefix("gap_")
-            axis.plot(*zip(*points, strict=True), color=colour, linewidth=1.2, label=label)
+            marker = "o" if len(points) == 1 else None  # a line of one point shows nothing
+            axis.plot(
+                *zip(*points, strict=True),
+                color=colour,
+                linewidth=1.2,
+                marker=marker,
+                label=label,
+            )
         axis.set_title(title, fontsize=9, color=_INK)
         axis.set_xlabel("step", fontsize=8, color=_MUTED)
         axis.set_yscale("log")

@@ -26,6 +26,7 @@ from ffcore.fidelity.watched import Space, Watched
 from ffcore.fidelity.watching import Clock, Working, watch
 from ffcore.interfaces import ClassFeatures, Features
 from ffcore.sample import is_image
+from ffcore.spelling import did_you_mean
 
 METRICS = {
     "fd": "Fréchet distance",
@@ -95,11 +96,15 @@ def check_metrics(asked: Sequence[str], features: Sequence[Features], reference:
     """Raise FidelityError for metrics that there are not, or that cannot be had."""
     for name in asked:
         if name not in METRICS:
-            raise FidelityError(f"metrics: there is no {name!r}; there are {', '.join(METRICS)}")
+            raise FidelityError(
+                f"metrics: there is no {name!r}{did_you_mean(name, METRICS)}; there are "
+                f"{', '.join(METRICS)}"
+            )
     if (kept := _OF_BOTH & {*asked}) and reference.samples is None:
         raise FidelityError(
-            f"{', '.join(sorted(kept))}: needs the samples of the reference, and "
-            f"{reference.record['source']} has statistics alone"
+            f"{' and '.join(sorted(kept))} can be told against samples alone, and "
+            f"{reference.record['source']} has statistics: name a recipe (its teacher), a run or "
+            "kept samples as the reference"
         )
     names = ", ".join(each.name for each in features)
     if "classes" in asked and not any(map(tells_classes, features)):
@@ -136,6 +141,8 @@ def measure(
     working = working or Working()
     check_metrics(metrics, features, reference)
     _check_alike(samples, reference, metrics)
+    if "classes" in metrics and samples.labels is not None:
+        _check_labels(samples.labels, features)
     import_fidelity()  # before the clock runs
     clock = Clock()
     reads = "classes" in metrics
@@ -242,15 +249,21 @@ def _logits(features: ClassFeatures, kept: Tensor, device: str) -> Tensor:
     return torch.cat([features.logits(each.to(device)).cpu() for each in kept.split(_BLOCK)])
 
 
+def _check_labels(asked: list[int], features: Sequence[Features]) -> None:
+    """Raise FidelityError where a sample is asked to be of a class that features do not know."""
+    for each in features:
+        classes = each.classes if isinstance(each, ClassFeatures) else None
+        if classes is not None and max(asked) >= classes:
+            raise FidelityError(
+                f"classes: a sample is asked to be of class {max(asked)}, and the features "
+                f"{each.name} tell {classes} classes, from 0"
+            )
+
+
 def _classes(read: Tensor, asked: list[int] | None, classes: int) -> Classes:
     counts = torch.bincount(read, minlength=classes).tolist()
     recall = as_asked = None
     if asked is not None:
-        if max(asked) >= classes:
-            raise FidelityError(
-                f"classes: a sample is asked to be of class {max(asked)}, and the features tell "
-                f"{classes} classes, from 0"
-            )
         labels = torch.tensor(asked)
         right = read == labels
         as_asked = float(right.double().mean())

@@ -81,6 +81,8 @@ class Record:
     samples: Picture | None
     verification: Mapping[str, Any] | None
     verification_picture: Picture | None
+    damaged: Sequence[str] = ()
+    """What else is there and cannot be used, and why; sentences without their ends."""
 
     @property
     def steps(self) -> int:
@@ -106,22 +108,27 @@ class Record:
             state = f"{self.step:,} of {self.steps:,} steps are known to be made"
             found.append(f"Training has not finished: {state}. The same ffd run goes on.")
         if not self.metrics:
-            found.append(f"There are no curves: no line of {METRICS} yet.")
+            found.append(f"There are no curves: {METRICS} tells nothing.")
         if self.evaluation is not None and not self.finished:
             found.append("The evaluation is of an earlier student, after fewer steps.")
         if self.evaluation is None:
             off = self.recipe.get("evaluation", {}).get("enabled") is False
-            why = "the recipe switches it off" if off else "it comes after training"
+            why = "it comes after training"
+            if off:
+                why = "the recipe switches it off"
+            elif self.finished:
+                why = "the same ffd run makes it again"
             found.append(f"There is no evaluation: {why}.")
         if not self.previews:
-            found.append("There are no samples from training: the run made no previews.")
-        return found
+            found.append("There are no samples from training: there are no previews.")
+        return [*found, *(f"{each}." for each in self.damaged)]
 
 
 def read_records(directories: Sequence[Path]) -> list[Record]:
     """Return the records of runs; those of one name are called by their paths.
 
-    Raises ReportError for what is no run's directory, and where a file in it is damaged.
+    Raises ReportError for what is no run's directory, and where its recipe or provenance is
+    damaged; of anything else that is, the record tells.
     """
     counts = Counter(each.absolute().name for each in directories)
     names = [each.absolute().name for each in directories]
@@ -134,25 +141,37 @@ def read_records(directories: Sequence[Path]) -> list[Record]:
 def _read(directory: Path, name: str) -> Record:
     _check(directory)
     text = _parsed(directory / RECIPE, str)
+    damaged: list[str] = []
+
+    def found(file: str, parse: Callable[[Path], Value]) -> Value | None:
+        """Return what a file tells; None where it is not there, or is damaged."""
+        path = directory / file
+        try:
+            return parse(path) if path.exists() else None
+        except ReportError as error:
+            damaged.append(str(error))
+            return None
+
+    previews = [
+        found(f"{PREVIEWS}/{each.name}", lambda path: (_step(path), _picture(path)))
+        for each in sorted((directory / PREVIEWS).glob("step-*.png"))
+    ]
     return Record(
         name=name,
         directory=directory,
         recipe=_parsed(directory / RECIPE, _recipe),
         recipe_text=text,
         provenance=_parsed(directory / PROVENANCE, _provenance),
-        metrics=_parsed(directory / METRICS, _lines) if (directory / METRICS).exists() else [],
-        evaluation=_if_there(directory / EVALUATION, _evaluation),
+        metrics=found(METRICS, lambda path: _parsed(path, _lines)) or [],
+        evaluation=found(EVALUATION, lambda path: _parsed(path, _evaluation)),
         has_student=(directory / STUDENT).is_file(),
         saved=max(map(_step, (directory / CHECKPOINTS).glob("step-*[0-9]")), default=0),
-        previews=dict(
-            sorted(
-                (_step(each), _picture(each)) for each in (directory / PREVIEWS).glob("step-*.png")
-            )
-        ),
-        teachers=_picture_if_there(directory / PREVIEWS / "teacher.png"),
-        samples=_picture_if_there(directory / SAMPLES),
-        verification=_if_there(directory / VERIFICATION, _mapping),
-        verification_picture=_picture_if_there(directory / VERIFICATION_PICTURE),
+        previews=dict(sorted(each for each in previews if each is not None)),
+        teachers=found(f"{PREVIEWS}/teacher.png", _picture),
+        samples=found(SAMPLES, _picture),
+        verification=found(VERIFICATION, lambda path: _parsed(path, _mapping)),
+        verification_picture=found(VERIFICATION_PICTURE, _picture),
+        damaged=damaged,
     )
 
 
@@ -173,12 +192,10 @@ def _parsed(path: Path, parse: Callable[[str], Value]) -> Value:
         return parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ReportError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ReportError(f"{path} is damaged: {type(error).__name__}, {error}") from None
-
-
-def _if_there(path: Path, parse: Callable[[str], Value]) -> Value | None:
-    return _parsed(path, parse) if path.exists() else None
+    except KeyError as error:
+        raise ReportError(f"{path} is damaged: it lacks {error}") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ReportError(f"{path} is damaged: {error}") from None
 
 
 def _recipe(text: str) -> Mapping[str, Any]:
@@ -209,11 +226,16 @@ def _mapping(text: str) -> Mapping[str, Any]:
 
 def _lines(text: str) -> list[Mapping[str, Any]]:
     """Return the lines of the metrics; the last may lack its end, in a run that goes on."""
-    whole = [_mapping(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    return [
-        {name: float(value) for name, value in line.items()} | {"step": int(line["step"])}
-        for line in whole
-    ]
+    found: list[Mapping[str, Any]] = []
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        if line.endswith("\n"):
+            try:
+                told = _mapping(line)
+                numbers = {name: float(value) for name, value in told.items()}
+                found.append(numbers | {"step": int(told["step"])})
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"line {number}, {error}") from None
+    return found
 
 
 def _evaluation(text: str) -> Evaluation:
@@ -244,10 +266,6 @@ def _picture(path: Path) -> Picture:
     if not content.startswith(_PNG) or len(content) < 24:
         raise ReportError(f"{path} is damaged: it is no PNG")
     return Picture(content)
-
-
-def _picture_if_there(path: Path) -> Picture | None:
-    return _picture(path) if path.exists() else None
 
 
 def _step(path: Path) -> int:
