@@ -40,6 +40,10 @@ def measured(name: str, overrides: tuple[str, ...], steps: int) -> tuple[list[Re
     run = build(recipe).distillation
     for sentence in run.self_check():
         click.echo(sentence, err=True)
+    with torch.no_grad():  # what is new starts at zero, and would answer with nothing
+        for weight in [*run.teacher.parameters(), *run.student.parameters()]:
+            if not weight.any():
+                weight.normal_(std=0.02)
     run.lay_out(
         Processes(),
         recomputed=recipe.parallel.checkpointing,
