@@ -338,7 +338,7 @@ def test_whole_numbers_beside_samples_that_are_no_labels_are_refused(tmp_path, w
 
 def test_labels_that_the_features_do_not_tell_are_refused(two, tmp_path):
     path = npz(tmp_path / "c.npz", arr_0=pictures(0, 40), arr_1=np.arange(40))
-    with pytest.raises(FidelityError, match="of class 39, and the features tell 10 classes"):
+    with pytest.raises(FidelityError, match="of class 39, and the features digits tell 10 classes"):
         measure(open_samples(path, Making()), two[1], [features()], ("classes",))
 
 

@@ -97,8 +97,8 @@ def check_metrics(asked: Sequence[str], features: Sequence[Features], reference:
     for name in asked:
         if name not in METRICS:
             raise FidelityError(
-                f"metrics: there is no {name!r}{did_you_mean(name, METRICS)}; there are "
-                f"{', '.join(METRICS)}"
+                f"metrics: there is no {name!r}; there are {', '.join(METRICS)}"
+                f"{did_you_mean(name, METRICS)}"
             )
     if (kept := _OF_BOTH & {*asked}) and reference.samples is None:
         raise FidelityError(

@@ -133,7 +133,7 @@ def test_missing_classes_cry_out(finished):
         (["RUN", "-r", SHIPPED, "-f", "digit"], ExitCode.PLUGIN, "did you mean 'digits'?"),
         (["RUN", "-r", SHIPPED, "-f", "{no"], ExitCode.USAGE, "is no table"),
         (["RUN", "-r", SHIPPED, "-m", "fid"], ExitCode.USAGE, "there is no 'fid'"),
-        (["RUN", "-r", SHIPPED, "-m", "kid"], ExitCode.USAGE, "has statistics alone"),
+        (["RUN", "-r", SHIPPED, "-m", "kid"], ExitCode.USAGE, "has statistics: name"),
         (["RUN", "-r", SHIPPED, "-o", "full"], ExitCode.USAGE, "full exists"),
         (["RUN", "-r", SHIPPED, "-o", "no/a"], ExitCode.USAGE, "/no to keep a result in"),
         (["RUN", "-r", SHIPPED, "-o", "RUN/a"], ExitCode.USAGE, "is a run's or an export's own"),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,8 @@ def test_ctrl_c_ends_a_search_and_leaves_nothing(finished):
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": str(Path.cwd())},
+        # A shell's background job ignores Ctrl-C, and so would what it starts.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     while not Path("called").exists():  # the search is on its way
         assert process.poll() is None, process.communicate()

@@ -77,7 +77,12 @@ def test_every_component_of_ours_keeps_every_law() -> None:
     results = check_distribution("ffcore", progress=told.append)
     assert fails(results) == {}
     # Their files are made below, and in the tests of ffcore_inception.
-    assert unasked(results) == {"decoder/sd-vae", "data/latents", "features/inception"}
+    assert unasked(results) == {
+        "decoder/sd-vae",
+        "data/latents",
+        "features/dinov2",
+        "features/inception",
+    }
     assert {f"{each.component}".replace("/", " ") for each in results} == set(told)
 
 
