@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ from ffcore.solver import Solver
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+POINTS = 1000
+"""Samples in a scatter plot, which vectors get instead of rows of images."""
 CONDITIONS = "conditions"
 """Under which name a preview holds what it depends on."""
 
@@ -124,7 +126,7 @@ def draw_preview(path: Path, samples: Tensor, behind: Tensor, conditions: str) -
     """Write samples as a small PNG without words, as good on white as on black.
 
     Args:
-        path: of the PNG, whatever it is called.
+        path: of the PNG.
         samples: images in [−1, 1] become rows of them, vectors a scatter plot.
         behind: samples that show where vectors belong, and which part of the plane is drawn.
         conditions: kept in the file.
@@ -137,7 +139,7 @@ def draw_preview(path: Path, samples: Tensor, behind: Tensor, conditions: str) -
         drawn = _scattered(samples.flatten(1), behind.flatten(1))
     kept = PngInfo()
     kept.add_text(CONDITIONS, conditions)
-    drawn.save(path, format="png", pnginfo=kept)
+    _put(path, lambda partial: drawn.save(partial, format="png", pnginfo=kept))
 
 
 def _rows(images: Tensor) -> Image:
@@ -283,9 +285,13 @@ def _label(axis: Any, title: str, unit: str, below: str) -> None:
 
 
 def _save(figure: Any, path: Path) -> None:
-    """Write a PNG whole or not at all."""
+    _put(path, lambda partial: figure.savefig(partial, format="png", dpi=150))
+
+
+def _put(path: Path, write: Callable[[Path], None]) -> None:
+    """Let a file that is written be there whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=150)
+    write(partial)
     partial.replace(path)
 
 

@@ -26,8 +26,6 @@ from ffcore.parallel import Processes, cut_again
 from ffcore.recipe import Recipe
 
 PREVIEWS = "previews"
-POINTS = 1000
-"""Samples in a scatter plot, which vectors get instead of rows of images."""
 _REMEDY = "Make evaluation.rows smaller, or evaluation.previews = 0."
 
 
@@ -39,7 +37,7 @@ def shown_noise(built: Built, rows: int) -> tuple[Tensor, Condition]:
         rows: how many samples there are, where they are images.
     """
     teacher = built.distillation.teacher
-    count = rows if len(teacher.sample_shape) > 1 else POINTS
+    count = rows if len(teacher.sample_shape) > 1 else picture.POINTS
     z, condition = next(prior(teacher, attrs.evolve(built.measurement, batch=count), "picture"))
     return z, picture.in_class_order(teacher, condition)
 
@@ -114,11 +112,9 @@ class Previews:
             torch.cat([self.built.decoder(each.to(device)).cpu() for each in of.split(1)])
             for of in (samples, self.teachers)
         )
-        partial = self.folder / f".{name}.png.partial"
         with writable(self.folder.parent, f"{PREVIEWS}/{name}.png"):
             self.folder.mkdir(exist_ok=True)
-            picture.draw_preview(partial, images, behind, self.conditions)
-            partial.replace(self.folder / f"{name}.png")
+            picture.draw_preview(self.folder / f"{name}.png", images, behind, self.conditions)
 
     def _forget(self, step: int) -> None:
         with writable(self.folder.parent, PREVIEWS):

@@ -60,13 +60,8 @@ if TYPE_CHECKING:
     type=click.IntRange(min=4),
     help="Of samples. [default: 50000; all of those that are there already]",
 )
-@click.option(
-    "--labels",
-    metavar="HOW",
-    help="'balanced', 'random', or classes as in 0,3,7. [default: balanced, where there are "
-    "classes]",
-)
-@click.option("--guidance", type=float, help="Guidance scale γ. [default: the recipe's]")
+@options.labels
+@options.guidance
 @click.option("--steps", type=click.IntRange(min=1), help="As ffd sample has them.")
 @click.option(
     "--seed",
@@ -94,7 +89,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, dir_okay=False),
     help="A kept result to show beside; refused if it is of other conditions.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Write the result as one JSON document.")
+@options.result_as_json
 @click.pass_context
 def evaluate(
     ctx: click.Context,

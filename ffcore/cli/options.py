@@ -17,6 +17,16 @@ batch = click.option(
     type=click.IntRange(1, 256),
     help="Samples made at a time; without influence on them.",
 )
+labels = click.option(
+    "--labels",
+    metavar="HOW",
+    help="'balanced', 'random', or classes as in 0,3,7. [default: balanced, where there are "
+    "classes]",
+)
+guidance = click.option("--guidance", type=float, help="Guidance scale γ. [default: the recipe's]")
+result_as_json = click.option(
+    "--json", "as_json", is_flag=True, help="Write the result as one JSON document."
+)
 device = click.option("--device", default="auto", show_default=True, help="Torch device.")
 
 

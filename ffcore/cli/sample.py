@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     type=click.IntRange(0, 2**63 - 1),
     help="Of noise and labels; a sample's depend on seed and index alone.",
 )
-@click.option("--guidance", type=float, help="Guidance scale γ. [default: the recipe's]")
+@options.guidance
 @click.option(
     "--out",
     "-o",

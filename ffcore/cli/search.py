@@ -93,13 +93,8 @@ class Numbers(click.ParamType[tuple[int, ...]]):
     type=click.IntRange(min=1),
     help="Of the solver, to render what was chosen.",
 )
-@click.option(
-    "--labels",
-    metavar="HOW",
-    help="'balanced', 'random', or classes as in 0,3,7. [default: balanced, where there are "
-    "classes]",
-)
-@click.option("--guidance", type=float, help="Guidance scale γ. [default: the recipe's]")
+@options.labels
+@options.guidance
 @click.option(
     "--seed",
     default=0,
@@ -137,7 +132,7 @@ class Numbers(click.ParamType[tuple[int, ...]]):
     help="A directory for search.json, search.png, examples.png, and the images of the largest N.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an earlier search there.")
-@click.option("--json", "as_json", is_flag=True, help="Write the result as one JSON document.")
+@options.result_as_json
 def search(
     source: str,
     verifier: str,

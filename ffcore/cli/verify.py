@@ -39,7 +39,7 @@ _MOST_CLASSES = 10
     type=click.IntRange(0, 2**63 - 1),
     help="Of noise and labels, which are none that training saw.",
 )
-@click.option("--guidance", type=float, help="Guidance scale γ. [default: the recipe's]")
+@options.guidance
 @click.option(
     "--solver",
     default="dopri5",
@@ -89,7 +89,7 @@ _MOST_CLASSES = 10
     type=click.Path(path_type=Path, file_okay=False),
     help="Directory for verify.json and verify.png. [default: SOURCE, where that is a run]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Write the result as one JSON document.")
+@options.result_as_json
 def verify(
     source: str,
     number: int | None,

@@ -17,6 +17,7 @@ from typing import Any
 import attrs
 from torch import Tensor
 
+from ffcore.evaluate import Progress, silent
 from ffcore.fidelity.samples import Samples
 from ffcore.fidelity.stored import FidelityError
 from ffcore.fidelity.watched import Space, State, Watched
@@ -27,17 +28,9 @@ from ffcore.weights import WeightsError, read_weights, write_weights
 SECONDS = 30.0
 """Between two times that what was seen is written down."""
 
-Progress = Callable[[str, int, int], None]
-"""(what is going on, done, of how many)."""
-
 
 class StoppedEvaluation(Exception):
     """An evaluation was asked to stop, and did so; what was seen is kept if it has a place."""
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Report no progress."""
-    del what, done, total
 
 
 @attrs.frozen(kw_only=True, eq=False)

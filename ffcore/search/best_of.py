@@ -8,23 +8,16 @@ noise of the best alone. The first candidates of a search are those of a smaller
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import attrs
 import torch
 from torch import Tensor
 
+from ffcore.evaluate import Progress, silent
 from ffcore.interfaces import Condition
 from ffcore.sample import Request, SampleError, Sampler, whole_number
 from ffcore.search.verifier import Function, Verifier
-
-Progress = Callable[[str, int, int], None]
-"""(what is going on, evaluations done, of how many)."""
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Report no progress."""
-    del what, done, total
 
 
 @torch.no_grad()
@@ -49,7 +42,7 @@ def search(
         candidates: numbers N of noises among which to choose; one screening serves them all.
         batch: samples that the student makes at a time. The choice does not depend on it, unless
             two candidates score alike to rounding.
-        progress: told after each batch.
+        progress: told of evaluations after each batch.
 
     Returns:
         For each N the same request, now for the noise of the best of the first N: of equal scores

@@ -13,13 +13,14 @@ import attrs
 import torch
 from torch import Tensor
 
+from ffcore.evaluate import Progress, silent
 from ffcore.features import Moments
 from ffcore.fidelity import Reference, Samples, Working, measure, tells_classes
 from ffcore.fidelity.measure import Fidelity
 from ffcore.fidelity.samples import from_uint8, pieces
 from ffcore.interfaces import ConditionSource, Features, Labels
 from ffcore.sample import Request, SampleError, Sampler, Solved, to_uint8
-from ffcore.search.best_of import Progress, search, silent
+from ffcore.search.best_of import search
 from ffcore.search.verifier import Function, Verifier
 from ffcore.solver import Solver
 

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from ffcore.export import is_export, is_run
 from ffcore.files import write_text
-from ffcore.picture import Points, draw_against_nfe, draw_samples
+from ffcore.picture import POINTS, Points, draw_against_nfe, draw_samples
 from ffcore.sample import Request, SampleError, Sampler, output, to_uint8
 from ffcore.search.comparison import Arm, Comparison
 
 RESULT, PLOT, EXAMPLES = "search.json", "search.png", "examples.png"
-_EXAMPLES, _POINTS = 12, 1000
-"""Images of a picture, or points of one."""
+_EXAMPLES = 12
+"""Images in a row."""
 
 
 def check_free(out: Path, *, overwrite: bool) -> None:
@@ -128,7 +128,7 @@ def _examples(found: Comparison, student: Sampler, teacher: Sampler) -> dict[str
     """Return rows of the first samples, from the same conditions in each."""
     row, best = found.rows[-1], found.chosen[found.rows[-1].candidates]
     asked = found.chosen[1]
-    count = min(asked.number, _EXAMPLES if teacher.makes_images else _POINTS)
+    count = min(asked.number, _EXAMPLES if teacher.makes_images else POINTS)
     alone = teacher.in_steps(row.teacher.steps)
     return {
         f"teacher alone\n{found.rows[0].searched.nfe} NFE": teacher.images(asked, 0, count),

@@ -19,8 +19,6 @@ from inputs import Stream
 from ffcore.cli import ExitCode, main
 from ffcore.features import Moments
 from ffcore.interfaces import Context
-from ffcore.recipe import load_recipe
-from ffcore.run import run
 from ffcore_inception.tables import Inception
 
 TINY = ["training.steps=2", "training.batch=8", "evaluation.enabled=false"]
@@ -29,14 +27,6 @@ SHIPPED = "ffcore_digits:reference.safetensors"
 
 def ffd(*arguments: str, command: str = "evaluate") -> Result:
     return CliRunner().invoke(main, [command, *arguments], prog_name="ffd")
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The directory of a finished run on digits."""
-    place = tmp_path_factory.mktemp("runs") / "run"
-    run(load_recipe("digits.toml", TINY), place)
-    return str(place)
 
 
 @pytest.fixture(autouse=True)

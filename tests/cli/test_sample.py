@@ -43,14 +43,6 @@ def left() -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The directory of a finished run on digits."""
-    place = tmp_path_factory.mktemp("runs") / "run"
-    run(load_recipe("digits.toml", TINY), place)
-    return str(place)
-
-
-@pytest.fixture(scope="module")
 def guided(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The directory of a finished run over the scales from 1 to 4."""
     place = tmp_path_factory.mktemp("runs") / "guided"

@@ -46,14 +46,6 @@ def ffd(*arguments: str, command: str = "search") -> Result:
     return CliRunner().invoke(main, [command, *arguments], prog_name="ffd")
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The directory of a finished run on digits."""
-    place = tmp_path_factory.mktemp("runs") / "run"
-    run(load_recipe("digits.toml", TINY), place)
-    return str(place)
-
-
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder of one's own, with verifiers in it."""
