@@ -3,15 +3,19 @@
 `weights/last.pt` is a path, `ffcore_digits:teacher.safetensors` a file that an installed package
 ships, and `hf://org/repo/path/in/repo@revision` a file of a repository on the hub, read from its
 cache and downloaded into it. Nothing here imports torch, and whether files are there is told
-without a network. The files that runs and samplings leave are written by `write_text`.
+without a network. The files that runs and samplings leave are written by `write_text`, in
+directories that are `held`.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.util
+import os
 import textwrap
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import attrs
@@ -223,3 +227,31 @@ def _wrapped(text: str, first: str, then: str) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+@contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Make a directory, and hold it against other processes meanwhile; it goes if left empty.
+
+    Raises BlockingIOError where another process holds it, another OSError where it cannot be used.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is(descriptor, directory):  # its last holder finished and took it away
+            raise BlockingIOError
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                directory.rmdir()
+    finally:
+        os.close(descriptor)
+
+
+def _is(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -5,12 +5,10 @@ One process of a run writes; no other may hold the directory meanwhile.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ import torch
 from ffcore.checkpoint import foreign
 from ffcore.export import EVALUATION, RECIPE, STUDENT
 from ffcore.faults import writable
-from ffcore.files import write_text
+from ffcore.files import held, write_text
 from ffcore.plugins import installed
 from ffcore.previews import PREVIEWS
 from ffcore.recipe import Changes, Recipe, changes, provenance, to_toml, versions
@@ -174,30 +172,24 @@ def forget_after(path: Path, step: int) -> None:
 @contextmanager
 def alone(directory: Path) -> Iterator[None]:
     """Hold the directory against other processes meanwhile; it is made, and goes if left empty."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        held = os.open(directory, os.O_RDONLY)
-    except OSError as error:
-        raise RunDirectoryError(f"{directory} cannot be used: {error.strerror}") from None
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = _holder(held)
-        os.close(held)
-        raise RunDirectoryError(f"{directory} is in use by another process{holder}") from None
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(directory))
+        except BlockingIOError:
+            holder = _holder(directory)
+            raise RunDirectoryError(f"{directory} is in use by another process{holder}") from None
+        except OSError as error:
+            raise RunDirectoryError(f"{directory} cannot be used: {error.strerror}") from None
         yield
-    finally:
-        os.close(held)
-        with suppress(OSError):
-            directory.rmdir()
 
 
-def _holder(held: int) -> str:
-    """Return which process has locked an open file, for a message; "" where it cannot be had."""
-    locks, inode = Path("/proc/locks"), os.fstat(held).st_ino
-    lines = locks.read_text().splitlines() if locks.exists() else []
-    for words in map(str.split, lines):
+def _holder(directory: Path) -> str:
+    """Return which process holds a directory, for a message; "" where it cannot be had."""
+    locks = Path("/proc/locks")
+    if not (locks.exists() and directory.exists()):
+        return ""
+    inode = directory.stat().st_ino
+    for words in map(str.split, locks.read_text().splitlines()):
         # 1: FLOCK ADVISORY WRITE <pid> <device>:<inode> 0 EOF
         if words[1] == "FLOCK" and words[5].endswith(f":{inode}"):
             return f" (its number is {words[4]})"

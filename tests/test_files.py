@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from ffcore.files import File, MissingFile, file_digest, locate, require
+from ffcore.files import File, MissingFile, file_digest, held, locate, require
 
 HUB = "hf://some-org/some-repo/weights/last.pt"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -321,3 +321,15 @@ def test_the_digest_is_the_sha256_of_the_content(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(text)
     first, second, other = (file_digest(tmp_path / name) for name in "abc")
     assert first == second == hashlib.sha256(content).hexdigest() != other
+
+
+def test_a_directory_is_held_by_one_and_goes_if_nothing_was_left_there(tmp_path: Path) -> None:
+    place = tmp_path / "runs" / "one"
+    with held(place):
+        with pytest.raises(BlockingIOError), held(place):
+            pass
+        assert place.is_dir()
+    assert not place.exists()
+    with held(place):
+        (place / "kept").touch()
+    assert (place / "kept").exists()

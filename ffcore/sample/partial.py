@@ -6,18 +6,16 @@ so that only the same work goes on with it.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from ffcore.files import write_text
+from ffcore.files import held, write_text
 from ffcore.sample.sampler import SampleError
 
 _CONDITIONS = "conditions.json"
@@ -42,24 +40,12 @@ class Partial:
 
         Raises SampleError where another process holds it.
         """
-        held = self._open()
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not _is(held, self.directory):  # its last holder finished and took it away
-                raise BlockingIOError
-        except BlockingIOError:
-            os.close(held)
-            raise SampleError(f"{self.directory} is in use by another process") from None
-        try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(held(self.directory))
+            except BlockingIOError:
+                raise SampleError(f"{self.directory} is in use by another process") from None
             yield
-        finally:
-            with suppress(OSError):
-                self.directory.rmdir()  # where nothing came of it
-            os.close(held)
-
-    def _open(self) -> int:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        return os.open(self.directory, os.O_RDONLY)
 
     def conditions(self) -> dict[str, Any] | None:
         """Return the conditions of what is there; None where nothing is, or it was given up."""
@@ -92,10 +78,3 @@ def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
         for name in sorted(there.keys() | wanted.keys())
         if there.get(name) != wanted.get(name) and name not in _UNCOMPARED
     ]
-
-
-def _is(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
