@@ -44,7 +44,9 @@ class Parts:
     corrector: CorrectorObjective | None
     balancer: Balancer
     context: Context
-    """That of all components but the teacher, which is unguided there."""
+    """That of all components but teacher and student; the teacher is unguided there."""
+    recipe: Recipe
+    """What was left to the networks is decided in it."""
 
 
 def parts(recipe: Recipe, *, hollow: bool = False) -> Parts:
@@ -57,6 +59,9 @@ def parts(recipe: Recipe, *, hollow: bool = False) -> Parts:
     teacher = made("teacher", recipe.teacher, Context(hollow=hollow), Teacher)
     context = Context(teacher=teacher, guidance_range=guidance.range, hollow=hollow)
     student = made("student", recipe.student, context, Student)
+    context = attrs.evolve(context, student=student)
+    objectives = {name: _settled(name, recipe, context) for name in ("predictor", "corrector")}
+    recipe = attrs.evolve(recipe, **objectives)
     predictor = made("predictor", recipe.predictor, context, PredictorObjective)
     corrector = made("corrector", recipe.corrector, context, CorrectorObjective)
     balancer = made("balancer", recipe.balancer, context, Balancer)
@@ -70,13 +75,29 @@ def parts(recipe: Recipe, *, hollow: bool = False) -> Parts:
         corrector=corrector,
         balancer=balancer,
         context=context,
+        recipe=recipe,
     )
+
+
+def _settled(name: str, recipe: Recipe, context: Context) -> Any:
+    """Return an objective's table with what it left to the networks decided.
+
+    A table may have `settled(context)`, which returns another of its kind.
+    """
+    table = getattr(recipe, name)
+    settle = getattr(table, "settled", None)
+    if settle is None:
+        return table
+    with part(name), fenced():
+        return settle(context)
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Built:
     """A recipe's live objects."""
 
+    recipe: Recipe
+    """What was left to the networks is decided in it."""
     distillation: Distillation
     student: Student
     """The moving average that is measured, and kept."""
@@ -134,6 +155,7 @@ def build(recipe: Recipe) -> Built:
     if evaluation.enabled and evaluation.reference:
         reference = Reference.read(evaluation.reference)
     return Built(
+        recipe=found.recipe,
         distillation=distillation,
         student=distillation.averages[recipe.measured_average],
         decoder=decoder.to(device),

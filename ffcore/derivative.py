@@ -1,17 +1,18 @@
 """The derivative of a network's output along a direction of its inputs, without a graph.
 
-FreeFlow needs ∂_δ F, MeanFlow the derivative along (−u, 1, 1) of (x_t, t, δ). Two backends:
-"jvp", exact, by forward-mode differentiation; and "finite-difference", which works with any
-network, attention kernel or compiler, and shares the forward that carries the gradient. Under
-autocast finite differences leave it, since they would be nothing but rounding there.
-Neither ever runs in grad mode: the gradient flows through a plain forward of its own.
+FreeFlow needs ∂_δ F, MeanFlow the derivative along (−u, 1, 1) of (x_t, t, δ). Three backends:
+"dual", exact, in the very forward that carries the gradient (ffcore/dual.py); "jvp", exact, by
+torch's forward mode in a pass of its own; and "finite-difference", which works with any network,
+attention kernel or compiler, and shares that forward. Under autocast finite differences leave it,
+since they would be nothing but rounding there. "auto" is the first of them that a student has.
+No tangent ever has a graph: the gradient flows through the output alone.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import attrs
 import torch
@@ -19,10 +20,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ffcore.draws import Draws
-from ffcore.interfaces import Condition, Student
+from ffcore.dual import Dual
+from ffcore.interfaces import Condition, Context, Student
 from ffcore.path import expand_like
 
-Backend = Literal["jvp", "finite-difference"]
+Backend = Literal["dual", "jvp", "finite-difference"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+"""From the first choice to the last; see backend_for."""
 Scheme = Literal["one-sided", "central"]
 Function = Callable[..., Tensor]
 
@@ -38,9 +42,35 @@ class Derivative:
         scheme: "one-sided" costs one evaluation, "central" two.
     """
 
-    backend: Backend = "jvp"
+    backend: Backend = attrs.field(default="dual", validator=attrs.validators.in_(BACKENDS))
     step: float = 1e-3
     scheme: Scheme = "one-sided"
+
+    def with_value(
+        self,
+        function: Function,
+        primals: Sequence[Tensor],
+        tangents: Sequence[Tensor],
+        *,
+        room: tuple[Tensor, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Return function(primals), and d/dh function(primals + h tangents) at h = 0, per sample.
+
+        Args:
+            function: of as many tensors as there are primals, batch first. With "dual" it is
+                handed dual numbers in their place.
+            primals: where; each Float[B, …].
+            tangents: along which direction; each shaped as its primal.
+            room: how far (behind, ahead) h may go without leaving the function's domain, Float[B]
+                each, ≥ 0. The finite difference turns around or shortens its step there.
+
+        Returns:
+            Float[B, *S] each; the first with gradient, the second without.
+        """
+        if self.backend == "dual":
+            return dual(function, primals, tangents)
+        value = function(*primals)
+        return value, self(function, primals, tangents, value=value, room=room)
 
     @torch.no_grad()
     def __call__(
@@ -52,19 +82,9 @@ class Derivative:
         value: Tensor,
         room: tuple[Tensor, Tensor],
     ) -> Tensor:
-        """Return d/dh function(primals + h tangents) at h = 0, per sample.
-
-        Args:
-            function: of as many tensors as there are primals, batch first.
-            primals: where; each Float[B, …].
-            tangents: along which direction; each shaped as its primal.
-            value: function(*primals), which the caller has already. Float[B, *S].
-            room: how far (behind, ahead) h may go without leaving the function's domain, Float[B]
-                each, ≥ 0. The finite difference turns around or shortens its step there.
-
-        Returns:
-            Float[B, *S], without gradient.
-        """
+        """Return the derivative alone, where the caller has the `value` already; see with_value."""
+        if self.backend == "dual":
+            return dual(function, primals, tangents)[1]
         if self.backend == "jvp":
             return jvp(function, primals, tangents)
         device = value.device.type
@@ -89,6 +109,16 @@ class Derivative:
         return (at(ahead) - at(-behind)) / span
 
 
+def dual(
+    function: Function, primals: Sequence[Tensor], tangents: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return the value, with gradient, and the derivative, without; see ffcore.dual."""
+    found = function(*map(Dual, primals, tangents))
+    if isinstance(found, Dual):
+        return found.value, found.tangent
+    return found, torch.zeros_like(found).detach()
+
+
 @torch.no_grad()
 def jvp(function: Function, primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> Tensor:
     """Return the forward-mode derivative.
@@ -99,6 +129,87 @@ def jvp(function: Function, primals: Sequence[Tensor], tangents: Sequence[Tensor
         found = torch.func.jvp(function, tuple(primals), tuple(tangents))
     derivative: Tensor = found[1]
     return derivative
+
+
+_REFUSALS = (NotImplementedError, RuntimeError, TypeError, AttributeError)
+"""How a network says that it does not take dual numbers, or has no forward mode."""
+
+
+def backend_for(student: Student, x: Tensor, condition: Condition) -> Backend:
+    """Return the first of BACKENDS that works on this student: exact before approximate, and the
+    one that costs a single forward before the one that costs three.
+
+    Args:
+        student: on any device, meta included.
+        x: a few samples' prior noise on it, Float[B, *S].
+        condition: of size B.
+    """
+    ones = torch.ones(len(x), device=x.device, dtype=x.dtype)
+    anywhere = student.starts_at == "anywhere"
+    primals = (x, ones, ones / 2) if anywhere else (ones / 2,)
+    fixed = () if anywhere else (x, ones)
+
+    def output(*moved: Tensor) -> Tensor:
+        found: Tensor = student(*fixed, *moved, condition)
+        return found
+
+    tangents = tuple(map(torch.ones_like, primals))
+    for backend in BACKENDS[:-1]:
+        try:
+            with torch.enable_grad():
+                value, _ = Derivative(backend=backend).with_value(
+                    output, primals, tangents, room=(ones, ones)
+                )
+                _check_gradient(student, value, output(*primals))
+        except torch.OutOfMemoryError:
+            raise
+        except _REFUSALS:
+            continue
+        return backend
+    return BACKENDS[-1]
+
+
+def chosen(choice: str, context: Context) -> Backend:
+    """Return the backend that a recipe's key means: "auto" is `backend_for` the student.
+
+    The first of BACKENDS where `context` has no student yet.
+    """
+    if choice != "auto":
+        return cast(Backend, choice)
+    student, teacher = context.student, context.teacher
+    if student is None or teacher is None:
+        return BACKENDS[0]
+    parameter = next(student.parameters(), torch.zeros(()))
+    draws = Draws(0, 0, 0, 2)
+    condition = teacher.conditions.draw(draws)
+    if context.guidance_range is not None:
+        condition = condition.at(context.guidance_range[0])
+    x = draws.normal("z", teacher.sample_shape).to(parameter.device)
+    return backend_for(student, x, condition.to(parameter.device))
+
+
+def _check_gradient(student: Student, value: Tensor, plain: Tensor) -> None:
+    """Raise NotImplementedError where an output that came with its derivative has another gradient.
+
+    A function that computes its own gradient (torch.autograd.Function) loses it when it is handed
+    dual numbers.
+    """
+    parameters = [each for each in student.parameters() if each.requires_grad]
+    if not parameters:
+        return
+    gradients, others = (
+        torch.autograd.grad(
+            each.square().sum(), parameters, allow_unused=True, materialize_grads=True
+        )
+        if each.requires_grad
+        else [torch.zeros_like(parameter) for parameter in parameters]
+        for each in (value, plain)
+    )
+    if any(each.is_meta for each in gradients):
+        return
+    for found, wanted in zip(gradients, others, strict=True):
+        if (found - wanted).norm() > 0.01 * wanted.norm():
+            raise NotImplementedError("its output has another gradient when it meets dual numbers")
 
 
 class DerivativeMismatch(ValueError):
@@ -126,14 +237,14 @@ def self_check(
         differences work on this student.
 
     Raises:
-        DerivativeMismatch: where they differ by more than `tolerance`, or "jvp" is chosen and the
-            student has no forward mode.
+        DerivativeMismatch: where they differ by more than `tolerance`, where the one chosen does
+            not work on the student, and where the output has another gradient beside "dual".
         ValueError: where the student's output is not finite.
     """
-    probe = copy.deepcopy(student).requires_grad_(False)
+    probe = copy.deepcopy(student)
     for index, parameter in enumerate(probe.parameters()):
         noise = draws.named("self-check", index).normal("parameter", tuple(parameter.shape))
-        parameter.add_(0.05 * noise[0].to(parameter))
+        parameter.data.add_(0.05 * noise[0].to(parameter))
     ones = torch.ones(len(x), device=x.device, dtype=x.dtype)
     t = ones if velocity is None else 0.1 + 0.8 * draws.named("self-check").uniform("t").to(x)
     delta = t * (0.1 + 0.8 * draws.uniform("self-check").to(x))
@@ -145,7 +256,7 @@ def self_check(
             return output
 
         return _compared(
-            name, function, derivative, inputs[name], tangent, (behind, ahead), tolerance
+            name, probe, function, derivative, inputs[name], tangent, (behind, ahead), tolerance
         )
 
     errors = [compared("δ", ones, delta, t - delta)]
@@ -157,6 +268,7 @@ def self_check(
 
 def _compared(
     name: str,
+    probe: Student,
     function: Callable[[Tensor], Tensor],
     derivative: Derivative,
     value: Tensor,
@@ -176,11 +288,16 @@ def _compared(
             with torch.no_grad():
                 output = function(value)
             found[each.backend] = each(function, (value,), (tangent,), value=output, room=room)
-        except (NotImplementedError, RuntimeError) as error:
+            if each.backend == "dual":
+                with torch.enable_grad():
+                    beside, _ = each.with_value(function, (value,), (tangent,), room=room)
+                    _check_gradient(probe, beside, function(value))
+        except _REFUSALS as error:
             if each.backend == derivative.backend:
                 raise DerivativeMismatch(
                     f'derivative "{each.backend}" fails on this student: {error}\n'
-                    'Choose derivative = "finite-difference", which works with every network.'
+                    'Choose derivative = "auto", or "finite-difference", which works with every '
+                    "network."
                 ) from error
             return None
     reference = found[other.backend]

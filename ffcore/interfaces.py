@@ -472,6 +472,8 @@ class Context:
     teacher: Teacher | None = None
     """The teacher, built already; None while it is being built. For a data source it is guided
     where the recipe guides, for all others never."""
+    student: Student | None = None
+    """The student, built already; None until it is."""
     guidance: float = 1.0
     """The scale γ, for a data source that samples the teacher; 1: unguided."""
     guidance_range: tuple[float, float] | None = None

@@ -29,6 +29,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from ffcore.dual import values_only
+
 Strategy = Literal["ddp", "fsdp"]
 
 PATIENCE = timedelta(days=30)
@@ -212,7 +214,14 @@ def recompute(network: nn.Module) -> None:
 def _recomputed(forward: Callable[..., Any], *inputs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*inputs)
-    return checkpoint(forward, *inputs, use_reentrant=False)
+    if torch.compiler.is_compiling():  # the compiler leaves out by itself what no gradient needs
+        return checkpoint(forward, *inputs, use_reentrant=False)
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=_once_for_tangents)
+
+
+def _once_for_tangents() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return what surrounds a unit's forward, and its recomputation, which needs no tangents."""
+    return nullcontext(), values_only()
 
 
 def compile_units(network: nn.Module) -> None:

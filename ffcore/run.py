@@ -44,7 +44,7 @@ from ffcore.interfaces import Context, Student, Tracker
 from ffcore.parallel import Processes, joined, own_device, whole_state
 from ffcore.plugins import installed
 from ffcore.previews import PREVIEWS, Previews, shown_noise
-from ffcore.recipe import Changes, Recipe, Training, binding_digest, to_toml
+from ffcore.recipe import Changes, Recipe, Training, binding_digest, decisions, to_toml
 from ffcore.resume import note, noted, resume
 from ffcore.run_directory import (
     CHECKPOINTS,
@@ -58,6 +58,7 @@ from ffcore.run_directory import (
     alone,
     append,
     change,
+    decided,
     forget_after,
     history,
     inspect,
@@ -167,6 +168,8 @@ def _run(
     stop: Callable[[], bool],
 ) -> Evaluation | None:
     """Do what `run` says; of several processes, the leading one alone writes."""
+    if not start.restart:
+        recipe = decided(directory, recipe)
     changed = processes.first(lambda: inspect(directory, recipe, **attrs.asdict(start)))
     tree, name = tomllib.loads(to_toml(recipe)), directory.absolute().name
     tracking = Tracking(directory / TRACKING, name, tree, observer.say)
@@ -175,6 +178,10 @@ def _run(
         processes.first(lambda: tracking.add(_trackers(recipe)))
         with enough_memory("building the networks", _SMALLER):
             built = build(recipe)
+            for line in decisions(recipe, built.recipe):
+                observer.say(line)
+            recipe = built.recipe
+            tracking.recipe = tomllib.loads(to_toml(recipe))
             _check(built, observer)
         processes.first(
             lambda: prepare(directory, recipe, built.distillation.device, restart=start.restart)

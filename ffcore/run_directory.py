@@ -20,7 +20,7 @@ from ffcore.faults import writable
 from ffcore.files import held, write_text
 from ffcore.plugins import installed
 from ffcore.previews import PREVIEWS
-from ffcore.recipe import Changes, Recipe, changes, provenance, to_toml, versions
+from ffcore.recipe import Changes, Recipe, as_decided, changes, provenance, to_toml, versions
 from ffcore.train import Report
 
 PROVENANCE, METRICS = "provenance.json", "metrics.jsonl"
@@ -89,6 +89,14 @@ def inspect(
             + f"\n{advice}"
         )
     return changed
+
+
+def decided(directory: Path, recipe: Recipe) -> Recipe:
+    """Return `recipe` with what the run of this directory has decided of it, if there is one."""
+    try:
+        return as_decided((directory / RECIPE).read_text(), recipe)
+    except (OSError, ValueError):  # there is none, or `inspect` tells
+        return recipe
 
 
 def _checkpointed(directory: Path) -> bool:

@@ -312,9 +312,18 @@ def test_finite_differences_take_one_more_forward_of_the_student():
 
 
 def test_forward_mode_is_told_apart():
-    found = rows(Cost.of(load_recipe("mixture.toml", ["training.steps=1"])))
+    recipe = load_recipe("mixture.toml", ["training.steps=1", "predictor.derivative='jvp'"])
+    found = rows(Cost.of(recipe))
     assert found["prediction", "student", "derivative in delta"] == 192
     assert ("prediction", "student", "forward") not in found
+
+
+def test_dual_numbers_cost_a_forward_beside_the_one_that_carries_the_gradient():
+    cost = Cost.of(load_recipe("digits.toml", ["predictor.derivative='auto'"]))
+    (dual,) = (each for each in cost.passes if "dual" in each.kind)
+    assert (dual.network, dual.rows) == ("student", 48)
+    assert dual.kind == "dual forward in delta and backward"
+    assert dual.row == pytest.approx(4 * cost.student_row, rel=0.05)
 
 
 def test_guidance_everywhere_takes_two_forwards_of_the_teacher():
@@ -432,7 +441,8 @@ class OpaqueStudent(Student):
 
 
 def test_a_student_without_the_derivative_that_the_recipe_asks_for_is_told():
-    recipe = attrs.evolve(load_recipe("gaussian.toml"), student=Gives(OpaqueStudent()))
+    recipe = load_recipe("gaussian.toml", ["predictor.derivative='jvp'"])
+    recipe = attrs.evolve(recipe, student=Gives(OpaqueStudent()))
     with pytest.raises(BuildError, match="derivative of the student along delta"):
         Cost.of(recipe)
 

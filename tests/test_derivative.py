@@ -177,6 +177,7 @@ def test_each_sample_turns_around_for_itself(scheme: str) -> None:
     ("derivative", "calls"),
     [
         (Derivative(), 1),
+        (Derivative(backend="jvp"), 1),
         (Derivative(backend="finite-difference"), 1),
         (Derivative(backend="finite-difference", scheme="central"), 2),
     ],
@@ -203,7 +204,11 @@ def test_a_derivative_costs_what_it_says_and_records_no_graph(
 # The check before training.
 
 DRAWS = Draws(0, 0, 0, 8)
-JVP, DIFFERENCE = Derivative(), Derivative(backend="finite-difference")
+DUAL, JVP = Derivative(), Derivative(backend="jvp")
+DIFFERENCE = Derivative(backend="finite-difference")
+BACKENDS = pytest.mark.parametrize(
+    "derivative", [DUAL, JVP, DIFFERENCE], ids=["dual", "jvp", "difference"]
+)
 
 
 def check(student: nn.Module, derivative: Derivative) -> float | None:
@@ -221,14 +226,14 @@ class NoForwardMode(torch.autograd.Function):
         pass
 
 
-@pytest.mark.parametrize("derivative", [JVP, DIFFERENCE], ids=["jvp", "difference"])
+@BACKENDS
 def test_the_check_passes_where_the_backends_agree(derivative: Derivative) -> None:
     error = check(FunctionStudent(wave), derivative)
     assert error is not None
     assert 0 < error < 2e-3  # |F''| / 2 · step, relative
 
 
-@pytest.mark.parametrize("derivative", [JVP, DIFFERENCE], ids=["jvp", "difference"])
+@BACKENDS
 @pytest.mark.parametrize(
     "function",
     [
@@ -245,19 +250,19 @@ def test_the_check_fails_a_student_that_is_not_differentiable(
         check(FunctionStudent(function), derivative)
 
 
-@pytest.mark.parametrize("derivative", [JVP, DIFFERENCE], ids=["jvp", "difference"])
+@BACKENDS
 def test_the_check_fails_a_student_that_takes_its_time_in_jumps(derivative: Derivative) -> None:
     """Both backends may say 0 then, and agree, unless a difference straddles a jump."""
     with pytest.raises(DerivativeMismatch, match=r"in jumps|disagree"):
         check(FunctionStudent(lambda z, delta: wave(z, (4 * delta).floor() / 4)), derivative)
 
 
-@pytest.mark.parametrize("derivative", [JVP, DIFFERENCE], ids=["jvp", "difference"])
+@BACKENDS
 def test_the_check_lets_a_student_be_that_does_not_depend_on_time(derivative: Derivative) -> None:
     assert check(FunctionStudent(lambda z, delta: z + 0 * delta[:, None]), derivative) == 0
 
 
-@pytest.mark.parametrize("derivative", [JVP, DIFFERENCE], ids=["jvp", "difference"])
+@BACKENDS
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_the_check_tells_a_student_that_is_not_finite(derivative: Derivative, value: float) -> None:
     with pytest.raises(ValueError, match="the student's output is NaN or infinite"):
@@ -271,7 +276,7 @@ def test_the_check_fails_a_step_that_is_too_long() -> None:
 
 def test_forward_mode_is_not_chosen_for_a_student_without_it() -> None:
     student = FunctionStudent(lambda z, delta: NoForwardMode.apply(wave(z, delta)))
-    with pytest.raises(DerivativeMismatch, match='Choose derivative = "finite-difference"'):
+    with pytest.raises(DerivativeMismatch, match='Choose derivative = "auto"'):
         check(student, JVP)
 
 

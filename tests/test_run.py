@@ -19,7 +19,7 @@ from ffcore.export import RECIPE
 from ffcore.faults import Unwritable
 from ffcore.files import MissingFile
 from ffcore.interfaces import VelocityField
-from ffcore.recipe import Recipe, RecipeError, load_recipe, to_toml
+from ffcore.recipe import Recipe, RecipeError, digest, load_recipe, to_toml
 from ffcore.run import load_student, run
 from ffcore.run_directory import (
     FILES,
@@ -344,7 +344,7 @@ def test_a_recipe_may_change_in_what_no_step_depends_on(tmp_path):
     # The statistics of 64 samples are not those of 32.
     assert evaluation is not None
     assert evaluation.identity["samples"] == 32
-    assert load_recipe(tmp_path / "parts" / RECIPE) == longer
+    assert load_recipe(tmp_path / "parts" / RECIPE) == build(longer).recipe
     (change,) = provenance(tmp_path / "parts")["changes"]
     assert change["after_step"] == 6
     assert change["changed"] == [
@@ -353,6 +353,27 @@ def test_a_recipe_may_change_in_what_no_step_depends_on(tmp_path):
         "training.steps: 6 before, 9 now",
     ]
     assert provenance(tmp_path / "parts")["recipe"] == provenance(tmp_path / "whole")["recipe"]
+
+
+def test_what_was_left_to_the_networks_is_told_and_kept(tmp_path):
+    watching = Listens()
+    run(small(), tmp_path, observer=watching)
+    assert "predictor.derivative = 'dual', where the recipe says 'auto'" in watching.said
+    assert 'derivative = "dual"' in (tmp_path / RECIPE).read_text()
+    assert provenance(tmp_path)["recipe"] == digest(build(small()).recipe)
+
+
+def test_what_a_run_has_decided_stands_for_its_continuation(tmp_path):
+    run(small("predictor.derivative='jvp'"), tmp_path)
+    before = everything(tmp_path)
+    watching = Listens()
+    run(small("predictor.derivative='auto'"), tmp_path, observer=watching)
+    assert not any("derivative =" in each for each in watching.said)
+    assert everything(tmp_path)[tmp_path / RECIPE] == before[tmp_path / RECIPE]
+    with pytest.raises(RunDirectoryError, match="derivative: 'jvp' before, 'dual' now"):
+        run(small("predictor.derivative='dual'"), tmp_path)
+    run(small("predictor.derivative='auto'"), tmp_path, restart=True)
+    assert load_recipe(tmp_path / RECIPE).predictor.derivative == "dual"
 
 
 def test_with_a_constant_rate_a_longer_run_is_the_same_run(tmp_path):
@@ -386,7 +407,7 @@ def test_another_recipe_goes_on_where_it_is_insisted_upon(tmp_path):
     asked = iter([False, True])
     with pytest.raises(Stopped):
         run(changed, tmp_path, allow_changes=True, stop=lambda: next(asked))
-    assert load_recipe(tmp_path / RECIPE) == changed
+    assert load_recipe(tmp_path / RECIPE) == build(changed).recipe
     (change,) = provenance(tmp_path)["changes"]
     assert change["changed"][0] == "optimizer.learning_rate: 0.002 before, 0.01 now"
     # From now on it is that of the run, also where the newest checkpoint is of the one before.

@@ -300,7 +300,7 @@ def _conditions(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         f"its own error {_error(found)}",
     )
     by = "forward mode"
-    if derivative["backend"] != "jvp":
+    if derivative["backend"] == "finite-difference":
         step, error = derivative["step"], derivative["error"]
         by = f"differences of step {step:g}, by which v_G is uncertain by {error:.1g} of u"
     yield "identity", f"v_G = F + δ ∂F/∂δ against u at (f, 1 − δ), by ‖u‖; ∂F/∂δ by {by}"

@@ -203,16 +203,17 @@ class _Flops:
     """FLOPs of a row of each network, counted once each."""
 
     rows: Mapping[str, Row]
-    known: dict[tuple[str, tuple[str, ...] | None], int] = attrs.field(factory=dict)
+    known: dict[tuple[str, tuple[str, ...] | None, bool], int] = attrs.field(factory=dict)
 
     def of(self, use: Use) -> int:
         back = self.backward(use.network) if use.backward else 0
-        return self.forward(use.network, use.along) + back
+        return self.forward(use.network, use.along, dual=use.dual) + back
 
-    def forward(self, network: str, along: tuple[str, ...] = ()) -> int:
-        if (network, along) not in self.known:
+    def forward(self, network: str, along: tuple[str, ...] = (), *, dual: bool = False) -> int:
+        key = network, along, dual
+        if key not in self.known:
             try:
-                self.known[network, along] = self.rows[network].forward(along)
+                self.known[key] = self.rows[network].forward(along, dual=dual)
             except RuntimeError as error:
                 if not along:
                     raise
@@ -220,12 +221,13 @@ class _Flops:
                     f"the recipe asks for a derivative of the {network} along {', '.join(along)}, "
                     f"and its network has no forward mode: {error}"
                 ) from error
-        return self.known[network, along]
+        return self.known[key]
 
     def backward(self, network: str) -> int:
-        if (network, None) not in self.known:
-            self.known[network, None] = self.rows[network].backward()
-        return self.known[network, None]
+        key = network, None, False
+        if key not in self.known:
+            self.known[key] = self.rows[network].backward()
+        return self.known[key]
 
 
 def _passes(steps: list[Counter[Use]], flops: _Flops) -> Iterator[Pass]:

@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from ffcore.dual import Dual
 from ffcore.interfaces import Condition
 
 
@@ -43,10 +44,16 @@ class Row:
         inputs = {name: torch.full(shape, 0.5, device=device) for name, shape in shapes.items()}
         return Row(network, inputs, condition.to(device))
 
-    def forward(self, along: Sequence[str] = ()) -> int:
-        """Return the FLOPs of a forward, with the derivative along the named inputs if any."""
+    def forward(self, along: Sequence[str] = (), *, dual: bool = False) -> int:
+        """Return the FLOPs of a forward, with the derivative along the named inputs if any.
+
+        By torch's forward mode, or by dual numbers.
+        """
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as count:
-            if along:
+            if dual:
+                moved = {name: self.inputs[name] for name in along}
+                self._output({name: Dual(at, torch.ones_like(at)) for name, at in moved.items()})
+            elif along:
                 primals = tuple(self.inputs[name] for name in along)
                 tangents = tuple(torch.ones_like(each) for each in primals)
                 torch.func.jvp(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import cast
 
 import attrs
 import torch
@@ -18,6 +19,7 @@ from torch.autograd.forward_ad import unpack_dual
 from ffcore.build import BuildError, Parts, part
 from ffcore.distill import Distillation
 from ffcore.draws import Draws
+from ffcore.dual import Dual
 from ffcore.guidance import Guided, unguided
 from ffcore.interfaces import (
     Auxiliary,
@@ -52,7 +54,9 @@ class Use:
     """"prediction", "correction" or "<auxiliary> training"."""
     network: str
     along: tuple[str, ...] = ()
-    """The inputs along which a forward-mode derivative comes with the output."""
+    """The inputs along which a derivative comes with the output."""
+    dual: bool = False
+    """Whether that derivative is by dual numbers, in the pass that carries a gradient."""
     backward: bool = False
     """Whether a gradient goes back through it."""
     unconditional: bool = False
@@ -62,6 +66,7 @@ class Use:
     def kind(self) -> str:
         """The use in words, without part and network."""
         words = "derivative in " + ", ".join(self.along) if self.along else "forward"
+        words = words.replace("derivative", "dual forward") if self.dual else words
         words += " and backward" if self.backward else ""
         return words + (", unconditional" if self.unconditional else "")
 
@@ -80,16 +85,25 @@ class Tally:
         return self
 
     def note(
-        self, network: str, inputs: Mapping[str, Tensor], condition: Condition, output: Tensor
+        self,
+        network: str,
+        inputs: Mapping[str, Tensor | Dual],
+        condition: Condition,
+        output: Tensor | Dual,
     ) -> Tensor:
         """Count a call, and that a gradient goes back if ever one does; return `output`."""
-        along = tuple(
-            name for name, each in inputs.items() if unpack_dual(each).tangent is not None
-        )
+        dual = isinstance(output, Dual)
+        along = tuple(name for name, each in inputs.items() if _moves(each))
         null = _null_rows(condition, self.conditions)
         shares = {False: condition.size - null, True: null}
         found = {
-            Use(part=self.part, network=network, along=along, unconditional=unconditional): rows
+            Use(
+                part=self.part,
+                network=network,
+                along=along,
+                dual=dual,
+                unconditional=unconditional,
+            ): rows
             for unconditional, rows in shares.items()
             if rows
         }
@@ -101,9 +115,15 @@ class Tally:
                 self.rows[attrs.evolve(use, backward=True)] += rows
             found.clear()
 
-        if output.requires_grad:
-            output.register_hook(went_back)
-        return output
+        value = output.value if isinstance(output, Dual) else output
+        if value.requires_grad:
+            value.register_hook(went_back)
+        return cast(Tensor, output)  # or what stands for it
+
+
+def _moves(each: Tensor | Dual) -> bool:
+    """Whether an input has a tangent, of ours or of torch's."""
+    return isinstance(each, Dual) or unpack_dual(each).tangent is not None
 
 
 def _null_rows(condition: Condition, source: ConditionSource) -> int:

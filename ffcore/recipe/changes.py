@@ -13,6 +13,9 @@ import attrs
 from ffcore.recipe.resolved import to_toml
 from ffcore.recipe.tables import Recipe
 
+AUTO = "auto"
+"""What leaves a key of an objective to the networks."""
+
 FREE = (
     "decoder",
     "evaluation",
@@ -61,6 +64,27 @@ def changes(before: str, recipe: Recipe) -> Changes:
         free=tuple(line for name, line in found if _is_free(name)),
         binding=tuple(line for name, line in found if not _is_free(name)),
     )
+
+
+def as_decided(before: str, recipe: Recipe) -> Recipe:
+    """Return `recipe` with "auto" in its objectives as a resolved one in TOML has decided it.
+
+    So a run that goes on never decides anew. Raises tomllib.TOMLDecodeError.
+    """
+    tree, now = tomllib.loads(before), tomllib.loads(to_toml(recipe))
+    found = {}
+    for name in ("predictor", "corrector"):
+        table, known = getattr(recipe, name), tree.get(name, {})
+        if table is not None and known.get("type") == now[name]["type"]:
+            left = [key for key, value in now[name].items() if value == AUTO and key in known]
+            found[name] = attrs.evolve(table, **{key: known[key] for key in left})
+    return attrs.evolve(recipe, **found)
+
+
+def decisions(recipe: Recipe, settled: Recipe) -> Iterator[str]:
+    """Yield a line for each key of `recipe` that the networks have decided in `settled`."""
+    for name, old, new in _differing(*(tomllib.loads(to_toml(each)) for each in (recipe, settled))):
+        yield f"{name} = {new!r}, where the recipe says {old!r}"
 
 
 def binding_digest(recipe: Recipe) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ffcore.analytic import ExactTeacher
-from ffcore.derivative import Backend
+from ffcore.derivative import Backend, backend_for
 from ffcore.evaluate import DELTAS, Measurement, prior
 from ffcore.flow import integrate
 from ffcore.guidance import unguided
@@ -19,7 +19,7 @@ from ffcore.interfaces import Condition, Student, Teacher
 from ffcore.sample import NotFinite
 from ffcore.solver import Solver
 from ffcore.verify.errors import Errors, norm
-from ffcore.verify.residual import backend_for, residual
+from ffcore.verify.residual import residual
 
 CONTROLLED = 32
 """Samples on which the solver is checked by a coarser one."""

@@ -11,7 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from ffcore.derivative import Backend, Function, jvp
+from ffcore.derivative import Backend, Derivative, Function
 from ffcore.flow_map import generating_velocity, push
 from ffcore.interfaces import Condition, Student, Teacher
 from ffcore.verify.errors import norm
@@ -32,19 +32,8 @@ class Residual:
     velocity: Tensor
     """‖u‖, Float[B]."""
     uncertainty: Tensor
-    """How far v_G changes where the finite difference's step is doubled, Float[B]; 0 with "jvp"."""
-
-
-def backend_for(student: Student, z: Tensor, condition: Condition) -> Backend:
-    """Return "jvp" where the student has a forward-mode derivative in δ."""
-    ones = torch.ones(len(z), dtype=z.dtype, device=z.device)
-    try:
-        jvp(lambda delta: student(z, ones, delta, condition), (ones / 2,), (ones,))
-    except torch.OutOfMemoryError:
-        raise
-    except (NotImplementedError, RuntimeError):
-        return "finite-difference"
-    return "jvp"
+    """How far v_G changes where the finite difference's step is doubled, Float[B]; 0 where that is
+    exact."""
 
 
 @torch.no_grad()
@@ -63,7 +52,7 @@ def residual(
         z: prior noise, Float[B, *S].
         condition: of size B.
         delta: at least 4 STEP.
-        backend: as `backend_for` finds it.
+        backend: as `ffcore.derivative.backend_for` finds it.
     """
     ones = torch.ones(len(z), dtype=z.dtype, device=z.device)
     duration = delta * ones
@@ -72,11 +61,14 @@ def residual(
         output: Tensor = student(z, ones, duration, condition)
         return output
 
-    F = average_velocity(duration)
-    if backend == "jvp":
-        d_output = again = jvp(average_velocity, (duration,), (ones,))
-    else:
+    if backend == "finite-difference":
+        F = average_velocity(duration)
         d_output, again = _differences(average_velocity, duration, F)
+    else:
+        F, d_output = Derivative(backend=backend).with_value(
+            average_velocity, (duration,), (ones,), room=(duration, 1 - duration)
+        )
+        again = d_output
     v_G = generating_velocity(F, d_output, duration)
     end = push(z, F, duration)
     u = teacher(end, 1 - duration, condition)

@@ -149,7 +149,7 @@ def verify(
             "solver": {**attrs.asdict(settings.solver), "error": flows.solver_error},
             "derivative": {
                 "backend": flows.backend,
-                "step": None if flows.backend == "jvp" else STEP,
+                "step": STEP if flows.backend == "finite-difference" else None,
                 "error": flows.derivative_error,
             },
             "fit": None

@@ -39,9 +39,8 @@ class FreeFlowPredictor(PredictorObjective):
             output: Tensor = networks.student(z, ones, duration, condition)
             return output
 
-        output = average_velocity(delta)  # F, with gradient
-        d_output = self.derivative(
-            average_velocity, (delta,), (ones,), value=output, room=(delta, 1 - delta)
+        output, d_output = self.derivative.with_value(  # F, with gradient, and ∂_δ F
+            average_velocity, (delta,), (ones,), room=(delta, 1 - delta)
         )
         with torch.no_grad():
             F = output.detach()

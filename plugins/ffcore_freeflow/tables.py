@@ -21,24 +21,34 @@ class FreeFlow:
     delta: TimeLaw = key(
         factory=TimeLaw, help="the law of the duration δ (FreeFlow's: unpublished)"
     )
-    derivative: Literal["jvp", "finite-difference"] = key(
-        "jvp", help="how ∂_δ F is computed; finite differences work with every network"
+    derivative: Literal["auto", "dual", "jvp", "finite-difference"] = key(
+        "auto",
+        help=(
+            "how ∂_δ F is computed: dual numbers, exact, in the forward that there is anyway; "
+            "torch's forward mode, exact, at thrice the price; or finite differences, which work "
+            "with every network; auto is the first of them that works on the student"
+        ),
     )
-    derivative_step: float = key(
-        1e-3, help="finite difference: step in δ; 5e-3 or more in bf16", above=0, at_most=0.1
-    )
+    derivative_step: float = key(1e-3, help="finite difference: step in δ", above=0, at_most=0.1)
     derivative_scheme: Literal["one-sided", "central"] = key(
         "one-sided", help="finite difference: one more forward, or two and second order"
     )
 
+    def settled(self, context: Context) -> FreeFlow:
+        """Return the same table with the derivative chosen for the student."""
+        from ffcore.derivative import chosen
+
+        return attrs.evolve(self, derivative=chosen(self.derivative, context))
+
     def build(self, context: Context) -> PredictorObjective:
         """Return the objective."""
-        del context
-        from ffcore.derivative import Derivative
+        from ffcore.derivative import Derivative, chosen
         from ffcore_freeflow.objective import FreeFlowPredictor
 
         derivative = Derivative(
-            backend=self.derivative, step=self.derivative_step, scheme=self.derivative_scheme
+            backend=chosen(self.derivative, context),
+            step=self.derivative_step,
+            scheme=self.derivative_scheme,
         )
         return FreeFlowPredictor(delta=self.delta, derivative=derivative)
 

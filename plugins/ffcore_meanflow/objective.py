@@ -98,35 +98,56 @@ class MeanFlowPredictor(PredictorObjective):
         x_t = interpolate(batch.data, batch.z, t)
         with torch.no_grad():
             v, condition = self._velocity(networks, batch, x_t, t)
-        output: Tensor = networks.student(x_t, t, delta, condition)  # F, with gradient
-        gap = output.detach() - v
-        if self.unequal:
-            gap = gap + self._change(networks, x_t, v, (t, delta), output, condition)
-        return Gaps(gaps=(Gap(output=output, gap=gap),))
+        output, change = self._average_velocity(networks.student, x_t, v, (t, delta), condition)
+        return Gaps(gaps=(Gap(output=output, gap=output.detach() + change - v),))
 
-    def _change(
+    def _average_velocity(
         self,
-        networks: Networks,
+        student: Student,
         x_t: Tensor,
         v: Tensor,
         times: tuple[Tensor, Tensor],
-        output: Tensor,
         condition: Condition,
-    ) -> Tensor:
-        """Return δ D F of each sample at its times (t, δ), Float[B, *S]; 0 where δ is."""
+    ) -> tuple[Tensor, Tensor]:
+        """Return F, with gradient, and δ D F, without, at the times (t, δ): Float[B, *S] each.
+
+        Where δ is 0, δ D F is too, and the derivative is not asked for.
+        """
         t, delta = times
-        moving = _some(delta > 0)  # the samples on which D F counts: [M]
-        primals = (x_t[moving], t[moving], delta[moving])
-        ones = torch.ones_like(primals[1])
-        d_output = self.derivative(
-            lambda *inputs: networks.student(*inputs, condition[moving]),
-            primals,
-            (-v[moving], ones, ones),
-            value=output[moving],
-            room=(delta[moving], 1 - t[moving]),
-        )
-        change = expand_like(delta[moving], x_t) * d_output
-        return torch.zeros_like(output).detach().index_add(0, moving, change)
+        moving, still = self._apart(delta)
+        outputs, changes = [], []
+        if len(moving):
+            primals = (x_t[moving], t[moving], delta[moving])
+            ones = torch.ones_like(primals[1])
+            output, d_output = self.derivative.with_value(
+                lambda *inputs: student(*inputs, condition[moving]),
+                primals,
+                (-v[moving], ones, ones),
+                room=(delta[moving], 1 - t[moving]),
+            )
+            outputs.append(output)
+            changes.append(expand_like(delta[moving], x_t) * d_output)
+        if len(still):
+            output = student(x_t[still], t[still], delta[still], condition[still])
+            outputs.append(output)
+            changes.append(torch.zeros_like(output).detach())
+        places = torch.empty_like(t, dtype=torch.int64)  # of each sample among the outputs
+        places[still] = len(moving) + torch.arange(len(still), device=t.device)
+        places[moving] = torch.arange(len(moving), device=t.device)
+        return torch.cat(outputs)[places], torch.cat(changes)[places]
+
+    def _apart(self, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the samples whose δ is not 0, and the others: Int[M], Int[B − M].
+
+        Where both kinds are drawn neither is empty, so that a network is called whatever was drawn:
+        processes that share a batch wait for each other in every call.
+        """
+        everything = torch.arange(len(delta), device=delta.device)
+        if self.unequal == 1:
+            return everything, everything[:0]
+        if self.unequal == 0:
+            return everything[:0], everything
+        return _some(delta > 0), _some(delta == 0)
 
     def _times(self, draws: Draws, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return t and δ of each sample."""
@@ -187,11 +208,7 @@ class MeanFlowPredictor(PredictorObjective):
 
 
 def _some(mask: Tensor) -> Tensor:
-    """Return where `mask` holds: Int[M]; the first place where it holds nowhere.
-
-    So a network is called whatever was drawn: processes that share a batch wait for each other in
-    every call.
-    """
+    """Return where `mask` holds: Int[M]; the first place where it holds nowhere."""
     places = mask.nonzero().squeeze(1)
     return places if len(places) else places.new_zeros(1)
 

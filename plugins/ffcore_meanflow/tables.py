@@ -65,12 +65,17 @@ class MeanFlow:
         at_least=0,
         at_most=1,
     )
-    derivative: Literal["jvp", "finite-difference"] = key(
-        "jvp", help="how D F is computed; finite differences work with every network"
+    derivative: Literal["auto", "dual", "jvp", "finite-difference"] = key(
+        "auto",
+        help=(
+            "how D F is computed: dual numbers, exact, in the forward that there is anyway; "
+            "torch's forward mode, exact, at thrice the price; or finite differences, which work "
+            "with every network; auto is the first of them that works on the student"
+        ),
     )
     derivative_step: float = key(
         1e-3,
-        help="finite difference: step in t and δ; 5e-3 or more in bf16, 1e-4 for DiT's time",
+        help="finite difference: step in t and δ; 1e-4 for DiT's time",
         above=0,
         at_most=0.1,
     )
@@ -127,10 +132,15 @@ class MeanFlow:
             )
             raise ImpossibleValue("guided", self.guided, possible)
 
+    def settled(self, context: Context) -> MeanFlow:
+        """Return the same table with the derivative chosen for the student."""
+        from ffcore.derivative import chosen
+
+        return attrs.evolve(self, derivative=chosen(self.derivative, context))
+
     def build(self, context: Context) -> PredictorObjective:
         """Return the objective."""
-        del context
-        from ffcore.derivative import Derivative
+        from ffcore.derivative import Derivative, chosen
         from ffcore_meanflow.objective import MeanFlowPredictor
 
         return MeanFlowPredictor(
@@ -138,7 +148,9 @@ class MeanFlow:
             times=self.times,
             unequal=self.unequal,
             derivative=Derivative(
-                backend=self.derivative, step=self.derivative_step, scheme=self.derivative_scheme
+                backend=chosen(self.derivative, context),
+                step=self.derivative_step,
+                scheme=self.derivative_scheme,
             ),
             guided=self.guided,
             kappa=self.kappa,

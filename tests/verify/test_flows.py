@@ -28,7 +28,7 @@ def test_the_exact_flow_map_has_no_error_but_rounding():
         # of the velocity or of the way: float32 rounding, and the solver's tolerance
         assert all(each.relative.high < 1e-5 for each in errors.values())
     assert found.solver_error < 1e-5
-    assert (found.backend, found.derivative_error) == ("jvp", 0)
+    assert (found.backend, found.derivative_error) == ("dual", 0)
     assert found.student.shape == found.teacher.shape == (96, 3)
     torch.testing.assert_close(found.student, found.teacher, rtol=1e-5, atol=1e-5)
 

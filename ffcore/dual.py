@@ -1,0 +1,395 @@
+"""Dual numbers: a network's output and its derivative along a direction, in one pass.
+
+A dual number is a value and its tangent, the derivative along a direction that was chosen where it
+was made. It goes through a network in a tensor's place: torch hands every function that meets one
+to `Dual.__torch_function__`, which computes the value as if nothing were there (the same kernels,
+the same bits, the same graph) and the tangent beside it, of which no graph is kept:
+
+    output = student(z, ones, Dual(delta, ones), condition)
+    output.value    # F, with gradient
+    output.tangent  # ∂F/∂δ, without
+
+What torch's own forward mode spends on weights, which have no tangent, and on the value a second
+time is saved, and attention keeps its fused kernel: the tangent of a transformer costs about one
+forward. The functions that take most of the time have rules here; any other goes to torch.func.jvp
+by itself. Of functions whose Jacobian is symmetric, such as activations, softmax and the
+normalisation of a layer, the tangent is what torch's backward kernel makes of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+
+Rule = Callable[..., Any]
+"""Makes the tangent of a function's value, of that value and the function's arguments."""
+
+aten = torch.ops.aten
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class Dual:
+    """A tensor and its tangent, of equal shapes.
+
+    It has a tensor's methods and operators, but for those that write to it. What is no number to
+    differentiate (a comparison, a size, `ones_like`, `detach`) comes out without a tangent.
+
+    Raises NotImplementedError where a function writes into a dual number, or has no forward mode.
+    """
+
+    value: Tensor
+    tangent: Tensor
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Return the function's value as a dual number, or several; see Dual."""
+        kwargs = kwargs or {}
+        if func in WRITING or kwargs.get("inplace") or "out" in kwargs:
+            raise NotImplementedError(f"{func} writes into a tensor that has a tangent")
+        value = func(*_values(args), **_values(kwargs))
+        if func in CONSTANT or _values_only or not _differentiable(value):
+            return value
+        with torch.no_grad():
+            tangent = RULES.get(func, _forward_mode(func))(value, *args, **kwargs)
+        if isinstance(value, Tensor):
+            return _joined(value, tangent)
+        return type(value)([*map(_joined, value, tangent)])
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a tensor's method on this number, or what is true of its value (`shape`, …)."""
+        found = getattr(Tensor, name)
+        if callable(found):
+            return lambda *args, **kwargs: Dual.__torch_function__(found, (), (self, *args), kwargs)
+        of_value = getattr(self.value, name)
+        if isinstance(of_value, Tensor):
+            if name not in ("T", "mT"):
+                raise NotImplementedError(f"a dual number has no {name!r}")
+            return Dual(of_value, getattr(self.tangent, name))
+        return of_value
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __iter__(self) -> Iterator[Dual]:
+        return iter(self.unbind(0))
+
+    def __repr__(self) -> str:
+        return f"Dual({self.value!r}, {self.tangent!r})"
+
+
+def _operator(name: str) -> Callable[..., Any]:
+    func = getattr(Tensor, name)
+
+    def operator(self: Dual, *others: Any) -> Any:
+        return Dual.__torch_function__(func, (), (self, *others), {})
+
+    return operator
+
+
+for _name in ("add", "sub", "mul", "truediv", "pow", "matmul"):
+    setattr(Dual, f"__{_name}__", _operator(f"__{_name}__"))
+    setattr(Dual, f"__r{_name}__", _operator(f"__r{_name}__"))
+for _name in ("neg", "abs", "getitem", "lt", "le", "gt", "ge", "eq", "ne"):
+    setattr(Dual, f"__{_name}__", _operator(f"__{_name}__"))
+Dual.__hash__ = object.__hash__  # type: ignore[method-assign]
+
+# So, or as a dataclass, the hooks of FSDP2 find the tensors among a module's inputs and outputs.
+pytree.register_pytree_node(
+    Dual,
+    lambda dual: ([dual.value, dual.tangent], None),
+    lambda parts, _: Dual(*parts),
+    serialized_type_name="ffcore.dual.Dual",
+)
+
+_values_only = False
+
+
+@contextlib.contextmanager
+def values_only() -> Iterator[None]:
+    """Compute no tangent meanwhile, where only values are wanted again."""
+    global _values_only
+    before, _values_only = _values_only, True
+    try:
+        yield
+    finally:
+        _values_only = before
+
+
+def _values(given: Any) -> Any:
+    """Put values where dual numbers are, in nested lists, tuples and dictionaries too."""
+    return _replaced(given, lambda dual: dual.value)
+
+
+def _replaced(given: Any, part: Callable[[Dual], Tensor]) -> Any:
+    if isinstance(given, Dual):
+        return part(given)
+    if isinstance(given, dict):
+        return {name: _replaced(each, part) for name, each in given.items()}
+    if type(given) in (list, tuple):
+        return type(given)([_replaced(each, part) for each in given])
+    return given
+
+
+def _differentiable(value: Any) -> bool:
+    first = value[0] if isinstance(value, list | tuple) and value else value
+    return isinstance(first, Tensor) and first.is_floating_point()
+
+
+def _joined(value: Tensor, tangent: Tensor) -> Dual:
+    """Give the tangent the value's shape and dtype, where a constant has widened the value."""
+    return Dual(value, tangent.to(value.dtype).expand(value.shape))
+
+
+# The rules. Each is called without graph; what it has made itself it may write to.
+
+
+def _value(given: Any) -> Any:
+    return given.value if isinstance(given, Dual) else given
+
+
+def _forward_mode(func: Callable[..., Any]) -> Rule:
+    """The rule for everything else: torch's own forward mode through the one function."""
+
+    def rule(value: Any, *args: Any, **kwargs: Any) -> Any:
+        del value
+        duals: list[Dual] = []
+        _replaced((args, kwargs), lambda dual: duals.append(dual) or dual.value)  # type: ignore[func-returns-value]
+
+        def function(*primals: Tensor) -> Any:
+            at = iter(primals)
+            changed, named = _replaced((args, kwargs), lambda _: next(at))
+            return func(*changed, **named)
+
+        primals = tuple(dual.value.detach() for dual in duals)
+        with sdpa_kernel(SDPBackend.MATH):
+            return torch.func.jvp(function, primals, tuple(dual.tangent for dual in duals))[1]
+
+    return rule
+
+
+def _linear_map(func: Callable[..., Any]) -> Rule:
+    """The rule of a function that is linear in its one tensor."""
+    return lambda value, x, *args, **kwargs: func(x.tangent, *args, **kwargs)
+
+
+def _symmetric(backward: Callable[..., Tensor]) -> Rule:
+    """The rule of an activation, by the kernel of its backward."""
+
+    def rule(value: Tensor, x: Dual, inplace: bool = False, **kwargs: Any) -> Tensor:
+        del inplace
+        return backward(x.tangent, x.value, **kwargs)
+
+    return rule
+
+
+def _sum_of_products(start: Any, *products: tuple[Any, Any]) -> Any:
+    """Return start + Σ a b over the products whose factors are both there; None is nothing."""
+    for a, b in products:
+        if a is None or b is None:
+            continue
+        start = torch.mul(a, b) if start is None else torch.addcmul(start, a, b)
+    return start
+
+
+def _tangent(given: Any) -> Tensor | None:
+    return given.tangent if isinstance(given, Dual) else None
+
+
+def _add(value: Tensor, a: Any, b: Any, *, alpha: float = 1) -> Tensor:
+    da, db = _tangent(a), _tangent(b)
+    if db is None:
+        assert da is not None
+        return da
+    return alpha * db if da is None else torch.add(da, db, alpha=alpha)
+
+
+def _subtract(value: Tensor, a: Any, b: Any, *, alpha: float = 1) -> Tensor:
+    return _add(value, a, b, alpha=-alpha)
+
+
+def _multiply(value: Tensor, a: Any, b: Any) -> Any:
+    da, db = _tangent(a), _tangent(b)
+    return _sum_of_products(None if da is None else da * _value(b), (_factor(a, db), db))
+
+
+def _factor(given: Any, beside: Tensor | None) -> Any:
+    """Return the value, as a tensor where it is a number."""
+    value = _value(given)
+    return value if beside is None or isinstance(value, Tensor) else beside.new_tensor(value)
+
+
+def _divide(value: Tensor, a: Any, b: Any, **kwargs: Any) -> Any:
+    if kwargs or isinstance(b, Dual):
+        return _forward_mode(torch.div)(value, a, b, **kwargs)
+    return a.tangent / b
+
+
+def _addcmul(value: Tensor, x: Any, a: Any, b: Any, **kwargs: Any) -> Any:
+    if kwargs:
+        return _forward_mode(torch.addcmul)(value, x, a, b, **kwargs)
+    return _sum_of_products(_tangent(x), (_tangent(a), _value(b)), (_value(a), _tangent(b)))
+
+
+def _matmul(value: Tensor, a: Any, b: Any) -> Any:
+    da, db = _tangent(a), _tangent(b)
+    first = None if da is None else torch.matmul(da, _value(b))
+    second = None if db is None else torch.matmul(_value(a), db)
+    if first is None or second is None:
+        return second if first is None else first
+    return first.add_(second)
+
+
+def _linear(value: Tensor, x: Any, weight: Any, bias: Any = None) -> Any:
+    if isinstance(weight, Dual) or isinstance(bias, Dual):
+        return _forward_mode(functional.linear)(value, x, weight, bias)
+    return functional.linear(x.tangent, weight)
+
+
+def _layer_norm(
+    value: Tensor,
+    x: Dual,
+    shape: list[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    dtype = torch.promote_types(x.value.dtype, x.tangent.dtype)
+    point, tangent = x.value.to(dtype), x.tangent.to(dtype)
+    _, mean, rstd = torch.native_layer_norm(point, shape, None, None, eps)
+    mask = [True, False, False]
+    change: Tensor = aten.native_layer_norm_backward(
+        tangent, point, shape, mean, rstd, None, None, mask
+    )[0]
+    return change if weight is None else change * weight
+
+
+def _softmax(value: Tensor, x: Dual, dim: int, *args: Any, **kwargs: Any) -> Any:
+    return aten._softmax_backward_data(x.tangent.to(value.dtype), value, dim, value.dtype)
+
+
+def _attention(value: Tensor, query: Any, key: Any, value_: Any, *args: Any, **kwargs: Any) -> Any:
+    """With A = softmax(S), S = Q Kᵀ / √d: dO = dA V + A dV, and dS = (dQ Kᵀ + Q dKᵀ) / √d.
+
+    In float32 up to A and dA, as the fused kernels compute; [B, H, N, N] of both are there
+    meanwhile.
+    """
+    given = (query, key, value_)
+    if args or kwargs or not all(isinstance(each, Dual) for each in given):
+        attend = functional.scaled_dot_product_attention
+        return _forward_mode(attend)(value, *given, *args, **kwargs)
+    q, k, v = (each.value for each in given)
+    dq, dk, dv = (each.tangent for each in given)
+    exact = torch.promote_types(q.dtype, torch.float32)
+    # One product for both terms of dS; S is of the same tensors, cut.
+    queries = torch.cat([dq, q], dim=-1).to(exact).mul_(q.shape[-1] ** -0.5)
+    keys = torch.cat([k, dk], dim=-1).to(exact).transpose(-2, -1)  # [B, H, 2 D, N]
+    D = q.shape[-1]
+    A = torch.softmax(queries[..., D:] @ keys[..., :D, :], dim=-1)
+    dA = aten._softmax_backward_data(queries @ keys, A, -1, exact)
+    return (A.to(v.dtype) @ dv).add_(dA.to(v.dtype) @ v)
+
+
+def _joining(func: Callable[..., Any]) -> Rule:
+    """The rule of `cat` and `stack`."""
+
+    def rule(value: Tensor, parts: Any, *args: Any, **kwargs: Any) -> Any:
+        tangents = [
+            each.tangent if isinstance(each, Dual) else torch.zeros_like(each) for each in parts
+        ]
+        return func(tangents, *args, **kwargs)
+
+    return rule
+
+
+CONSTANT = {
+    Tensor.detach,
+    torch.zeros_like,
+    torch.ones_like,
+    torch.full_like,
+    torch.empty_like,
+    Tensor.new_zeros,
+    Tensor.new_ones,
+    Tensor.new_full,
+    Tensor.new_empty,
+    Tensor.new_tensor,
+}
+"""What comes out without a tangent although it is a number."""
+
+WRITING = {
+    getattr(Tensor, name)
+    for name in dir(Tensor)
+    if name == "__setitem__"
+    or (name.endswith("_") and not name.endswith("__"))
+    or (name.startswith("__i") and name not in ("__index__", "__init__", "__invert__", "__int__"))
+}
+"""What changes its first argument."""
+
+_LINEAR_MAPS = (
+    "chunk",
+    "clone",
+    "contiguous",
+    "double",
+    "expand",
+    "expand_as",
+    "flatten",
+    "float",
+    "mean",
+    "movedim",
+    "neg",
+    "permute",
+    "reshape",
+    "split",
+    "squeeze",
+    "sum",
+    "t",
+    "to",
+    "transpose",
+    "type_as",
+    "unbind",
+    "unflatten",
+    "unsqueeze",
+    "view",
+    "view_as",
+    "__getitem__",
+    "__neg__",
+)
+
+RULES: dict[Any, Rule] = {
+    functional.linear: _linear,
+    functional.layer_norm: _layer_norm,
+    functional.gelu: _symmetric(aten.gelu_backward),
+    functional.silu: _symmetric(aten.silu_backward),
+    functional.scaled_dot_product_attention: _attention,
+    functional.softmax: _softmax,
+    torch.addcmul: _addcmul,
+    torch.cat: _joining(torch.cat),
+    torch.stack: _joining(torch.stack),
+}
+for _name in _LINEAR_MAPS:
+    for _func in (getattr(Tensor, _name, None), getattr(torch, _name, None)):
+        if _func is not None:
+            RULES[_func] = _linear_map(_func)
+_PRODUCTS: dict[tuple[str, ...], Rule] = {
+    ("add", "__add__", "__radd__"): _add,
+    ("sub", "subtract", "__sub__"): _subtract,
+    ("__rsub__", "rsub"): lambda value, b, a: _subtract(value, a, b),
+    ("mul", "multiply", "__mul__", "__rmul__"): _multiply,
+    ("div", "divide", "__truediv__"): _divide,
+    ("matmul", "bmm", "mm", "__matmul__"): _matmul,
+    ("addcmul",): _addcmul,
+}
+for _names, _rule in _PRODUCTS.items():
+    for _name in _names:
+        for _func in (getattr(Tensor, _name, None), getattr(torch, _name, None)):
+            if _func is not None:
+                RULES[_func] = _rule
