@@ -35,11 +35,12 @@ from typing import Any, cast
 import attrs
 import click
 import torch
-from timing import Saved, in_turn, machine, outside, seconds, table, wake
+from cases import distillation
+from timing import Saved, in_turn, machine, outside, seconds, table
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ffcore.build import build
+from ffcore.allocator import keeping
 from ffcore.distill import Distillation
 from ffcore.guidance import Guided, unguided
 from ffcore.interfaces import Condition, Labels
@@ -48,14 +49,10 @@ from ffcore.nn.velocity import TransformerVelocity
 from ffcore.optimizer import Optimizer
 from ffcore.parallel import Processes
 from ffcore.path import expand_like, interpolate
-from ffcore.recipe import load_recipe
 from ffcore.train import train
 from ffcore_freeflow.balancer import AdaptiveBalancer
 from ffcore_freeflow.objective import FreeFlowPredictor
 from ffcore_vsd.objective import VsdCorrector
-
-WIDTHS = {"S/2": (384, 12, 6), "B/2": (768, 12, 12), "XL/2": (1152, 28, 16)}
-"""Width, depth and heads of the published sizes."""
 
 
 @attrs.frozen
@@ -64,40 +61,8 @@ class Asked:
 
     rounds: int
     device: str
-    precision: str
     compiled: bool
-    derivative: str
     overrides: tuple[str, ...]
-
-
-def distillation(case: str, asked: Asked) -> Distillation:
-    """Return networks to train as FreeFlow does, with guidance, of random weights.
-
-    A case is "digits", or a published size and the side of the images, "S/2@128".
-    """
-    common = [
-        f"training.device='{asked.device}'",
-        f"training.precision='{asked.precision}'",
-        f"predictor.derivative='{asked.derivative}'",
-        "training.steps=100000",
-        *asked.overrides,
-    ]
-    if case == "digits":
-        built = build(load_recipe("digits_guided.toml", common))
-    else:
-        model, _, side = case.partition("@")
-        width, depth, heads = WIDTHS[model]
-        sizes = (
-            f"teacher.sizes={{input_size={int(side or 128) // 8}, patch_size=2, channels=4, "
-            f"width={width}, depth={depth}, heads={heads}, classes=1000}}"
-        )
-        random = ["teacher.model='none'", "teacher.weights='none'", "decoder={type='identity'}"]
-        batch = f"training.batch={32 if asked.device == 'cpu' else 64}"
-        built = build(load_recipe("sit_b_256.toml", [*random, sizes, batch, *common]))
-    run = built.distillation
-    auxiliaries = [each.network for each in run.auxiliaries.values()]
-    wake(unguided(run.teacher), run.student, *run.averages.values(), *auxiliaries)
-    return run
 
 
 class Rows:
@@ -342,10 +307,10 @@ def _peak(work: Callable[[], object]) -> int:
 
 def measure(case: str, asked: Asked) -> None:
     """Print what a case costs."""
-    run = distillation(case, asked)
+    run = distillation(case, *asked.overrides)
     backend = cast(FreeFlowPredictor, run.objectives["prediction"]).derivative.backend
     turns = Turns(run, asked)
-    where = f"batch {run.batch}, {asked.precision}, derivative {backend}"
+    where = f"batch {run.batch}, {run.precision}, derivative {backend}"
     print(f"\n## {case}: {where}, {machine(asked.device)}\n")
     print(f"gradient of naive against ours: {turns.naive.difference():.1e} relative\n")
     kept = memory(turns)
@@ -398,7 +363,7 @@ def official(case: str, asked: Asked, row: Callable[..., None]) -> None:
     if isinstance(module, str):
         row(case, "left out:", module)
         return
-    run = distillation(case, asked)
+    run = distillation(case, *asked.overrides)
     student = cast(TransformerStudent, run.student)
     size = student.size
     ours = TransformerVelocity(student.velocity.transformer, student.velocity.preconditioning)
@@ -459,14 +424,20 @@ def main(
     """Measure, and print tables."""
     if threads:
         torch.set_num_threads(threads)
-    asked = Asked(rounds, device, precision, compiled, derivative, overrides)
+    common = (
+        f"training.device='{device}'",
+        f"training.precision='{precision}'",
+        f"predictor.derivative='{derivative}'",
+    )
+    asked = Asked(rounds, device, compiled, (*common, *overrides))
     print("# A step and its floor")
-    for case in cases:
-        measure(case, asked)
-    print("\n## Our network beside the official SiT, time ÷ time\n")
-    row = table("", "forward", "forward and backward")
-    for case in cases:
-        official(case, asked, row)
+    with keeping():  # as `ffd run` does on a CPU; for all that takes turns here
+        for case in cases:
+            measure(case, asked)
+        print("\n## Our network beside the official SiT, time ÷ time\n")
+        row = table("", "forward", "forward and backward")
+        for case in cases:
+            official(case, asked, row)
 
 
 if __name__ == "__main__":

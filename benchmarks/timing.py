@@ -7,6 +7,7 @@ import os
 import statistics
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ffcore.draws import Draws
 from ffcore.features import declare_torchvision_operators
@@ -87,14 +89,11 @@ class _Kept:
     """A tensor that a graph keeps."""
 
     def __init__(self, saved: Saved, tensor: Tensor) -> None:
-        self.saved, self.tensor = None, tensor
-        functorch: Any = torch._C._functorch
-        while functorch.is_functorch_wrapped_tensor(tensor):  # within torch.func.jvp
-            tensor = functorch.get_unwrapped(tensor)
-        if tensor._is_zerotensor():  # the tangent of a weight: it has no memory
+        self.tensor, self.saved = tensor, None
+        found = _storage(tensor)
+        if found is None:
             return
-        storage = tensor.untyped_storage()
-        self.place, self.size = storage.data_ptr(), storage.nbytes()
+        self.place, self.size = found
         self.saved = None if self.place in saved.own else saved
         if self.saved is not None:
             self.saved.keep(self.place, self.size)
@@ -104,8 +103,45 @@ class _Kept:
             self.saved.drop(self.place, self.size)
 
 
+def _storage(tensor: Tensor) -> tuple[int, int] | None:
+    """Return where a tensor's memory is, and its bytes; None where it has none."""
+    functorch: Any = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):  # within torch.func.jvp
+        tensor = functorch.get_unwrapped(tensor)
+    if tensor._is_zerotensor():  # the tangent of a weight
+        return None
+    storage = tensor.untyped_storage()
+    return storage.data_ptr(), storage.nbytes()
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes that tensors made meanwhile take at once, in passes without gradient.
+
+    What a kernel takes for itself does not count.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.saved = Saved()
+
+    @property
+    def most(self) -> int:
+        """In bytes."""
+        return self.saved.most
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call `func`, and count what it returns for as long as it is there."""
+        found = func(*args, **(kwargs or {}))
+        for each in found if isinstance(found, tuple | list) else (found,):
+            place = _storage(each) if isinstance(each, Tensor) else None
+            if place is not None:
+                self.saved.keep(*place)
+                weakref.finalize(each, self.saved.drop, *place)
+        return found
+
+
 @torch.no_grad()
-def wake(*networks: nn.Module, spread: float = 0.02) -> None:
+def wake(*networks: nn.Module, spread: float = 0.1) -> None:
     """Give numbers to what starts at zero, so that a new network answers with something."""
     for index, parameter in enumerate(each for one in networks for each in one.parameters()):
         if not parameter.any():

@@ -15,7 +15,7 @@ import json
 import os
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +23,7 @@ import attrs
 import torch
 
 from ffcore import picture
+from ffcore.allocator import keeping
 from ffcore.build import BuildError, Built, build, made, part, usable_device
 from ffcore.checkpoint import Checkpoints
 from ffcore.distill import Distillation
@@ -129,7 +130,9 @@ def run(
     started = _Start(restart=restart, resume=resume, allow_changes=allow_changes)
     with part("training"):
         device = own_device(usable_device(recipe.training.device))
-    with _arithmetic(recipe.training), joined(device) as processes:
+    on_cpu = torch.device(device).type == "cpu"
+    memory = keeping() if on_cpu else nullcontext()
+    with _arithmetic(recipe.training), memory, joined(device) as processes:
         observer = observer if observer and processes.leads else Silent()
         return _run(recipe, directory, started, processes, observer, stop)
 

@@ -28,7 +28,7 @@ FLOORS: list[set[str]] = [
     {"analytic", "guidance", "derivative", "flow_map", "nn"},
     {"interfaces", "average", "guard", "weights"},
     {"path", "draws", "parallel", "stopwatch", "time_law"},
-    {"optimizer", "solver", "files", "faults", "dual"},
+    {"optimizer", "solver", "files", "faults", "dual", "allocator"},
     {"keys"},
     {"spelling"},
 ]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from parity import built
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -20,7 +21,8 @@ GUIDED = "digits_guided.toml;training.batch=16;corrector.guidance_interval=[0.0,
 RECIPES = {
     "finite differences, guided": f"{GUIDED};training.average=[0.99,0.5]",
     "jvp": "digits.toml;training.batch=16;predictor.derivative=jvp;corrector.online_updates=2",
-    "data": "digits_meanflow.toml;training.batch=16;predictor.derivative=jvp",
+    "dual": "digits.toml;training.batch=16;predictor.derivative=dual",
+    "data": "digits_meanflow.toml;training.batch=16;predictor.derivative=dual",
 }
 WAYS = [
     (strategy, accumulation, recomputed)
@@ -119,11 +121,21 @@ def test_a_batch_too_small_for_so_many_parts_is_refused() -> None:
         built("digits.toml", ["training.batch=8"], 4)
 
 
-@pytest.mark.parametrize("derivative", ["jvp", "finite-difference"])
-def test_compiled_networks_do_what_others_do(derivative: str) -> None:
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # asked, and hidden, by the compiler
+@pytest.mark.parametrize(
+    ("name", "derivative"),
+    [
+        ("mixture.toml", "jvp"),
+        ("mixture.toml", "finite-difference"),
+        ("mixture.toml", "dual"),
+        ("digits.toml", "dual"),
+    ],
+)
+def test_compiled_networks_do_what_others_do(name: str, derivative: str) -> None:
+    torch.compiler.reset()
     found = []
     for compiled in (False, True):
-        recipe = load_recipe("mixture.toml", [f"predictor.derivative={derivative}"])
+        recipe = load_recipe(name, [f"predictor.derivative={derivative}", "training.batch=16"])
         run = build(recipe).distillation
         run.lay_out(Processes(), compiled=compiled)
         metrics = [run.step() for _ in range(2)][-1]

@@ -104,9 +104,13 @@ class PatchEmbedder(nn.Module):
         self.proj = nn.Conv2d(channels, width, patch, stride=patch)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images [B, C, S, S] to tokens [B, N, D], row by row."""
+        """Map images [B, C, S, S] to tokens [B, N, D], row by row.
+
+        A token's numbers lie side by side: everything after is faster so, and torch's compiler
+        makes wrong gradients on a CPU where they do not (torch 2.13).
+        """
         out: Tensor = self.proj(x)
-        return out.flatten(2).transpose(1, 2)
+        return out.flatten(2).transpose(1, 2).contiguous()
 
 
 class LabelEmbedder(nn.Module):

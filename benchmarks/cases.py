@@ -1,0 +1,43 @@
+"""The networks that the benchmarks of speed measure, by name."""
+
+from __future__ import annotations
+
+from timing import wake
+
+from ffcore.build import build
+from ffcore.distill import Distillation
+from ffcore.guidance import unguided
+from ffcore.recipe import load_recipe
+
+WIDTHS = {"S/2": (384, 12, 6), "B/2": (768, 12, 12), "XL/2": (1152, 28, 16)}
+"""Width, depth and heads of the published sizes."""
+
+
+def distillation(case: str, *overrides: str) -> Distillation:
+    """Return networks to train as FreeFlow does, with guidance.
+
+    A case is "digits", or a published size and the side of the images, "S/2@128": random weights,
+    of a thousand classes, none of them zero.
+    """
+    endless = "training.steps=100000"
+    if case == "digits":
+        run = build(load_recipe("digits_guided.toml", [endless, *overrides])).distillation
+    else:
+        model, _, side = case.partition("@")
+        width, depth, heads = WIDTHS[model]
+        sizes = (
+            f"{{input_size={int(side) // 8}, patch_size=2, channels=4, width={width}, "
+            f"depth={depth}, heads={heads}, classes=1000}}"
+        )
+        random = [
+            "teacher.model='none'",
+            "teacher.image_size='none'",
+            "teacher.weights='none'",
+            f"teacher.sizes={sizes}",
+            "decoder={type='identity'}",
+            "training.batch=32",
+        ]
+        run = build(load_recipe("sit_b_256.toml", [*random, endless, *overrides])).distillation
+    auxiliaries = [each.network for each in run.auxiliaries.values()]
+    wake(unguided(run.teacher), run.student, *run.averages.values(), *auxiliaries)
+    return run

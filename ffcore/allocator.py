@@ -1,0 +1,41 @@
+"""What becomes of memory on the CPU that was freed: it stays, for the step that comes next.
+
+Every step takes and frees the same gigabytes. glibc by itself hands large blocks back to the
+system at once, which then clears each of their pages anew: on a transformer's step that is a
+quarter of the time (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_TRIM, _MMAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+_OWN = 128 * 1024
+"""glibc's own value of both, in bytes."""
+_MOST = 2**30
+"""Blocks above this are handed back all the same."""
+
+
+@contextmanager
+def keeping() -> Iterator[None]:
+    """Let freed memory stay with this process meanwhile, and give it back at the end.
+
+    Does nothing where the C library is not glibc, and where its user says by a variable MALLOC_…
+    or a preloaded library how memory is to be taken.
+    """
+    library = ctypes.CDLL(None)
+    chosen = any(name.startswith("MALLOC_") for name in os.environ) or "LD_PRELOAD" in os.environ
+    if chosen or not all(hasattr(library, name) for name in ("mallopt", "malloc_trim")):
+        yield
+        return
+    library.mallopt(_MMAP, _MOST)
+    library.mallopt(_TRIM, 2**31 - 1)
+    try:
+        yield
+    finally:
+        library.mallopt(_MMAP, _OWN)
+        library.mallopt(_TRIM, _OWN)
+        library.malloc_trim(0)
