@@ -37,7 +37,8 @@ def update(
     if sound is None:
         torch._foreach_lerp_(kept, new, weight=1.0 - decay)
     else:
-        weights = {each.dtype: (1.0 - decay) * sound.to(each.dtype) for each in kept}
+        dtypes = {each.dtype for each in kept}
+        weights = {dtype: (1.0 - decay) * sound.to(dtype) for dtype in dtypes}
         torch._foreach_lerp_(kept, new, [weights[each.dtype] for each in kept])
     for old, buffer in zip(average.buffers(), network.buffers(), strict=True):
         old.copy_(buffer if sound is None else torch.where(sound, buffer, old))

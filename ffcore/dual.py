@@ -56,14 +56,15 @@ class Dual:
         kwargs = kwargs or {}
         if func in WRITING or kwargs.get("inplace") or "out" in kwargs:
             raise NotImplementedError(f"{func} writes into a tensor that has a tangent")
-        value = func(*_values(args), **_values(kwargs))
+        value = func(*map(_values, args), **_values(kwargs))
         if func in CONSTANT or _values_only or not _differentiable(value):
             return value
         with torch.no_grad():
-            tangent = RULES.get(func, _forward_mode(func))(value, *args, **kwargs)
-        if isinstance(value, Tensor):
-            return _joined(value, tangent)
-        return type(value)([*map(_joined, value, tangent)])
+            rule = RULES.get(func) or _forward_mode(func)
+            tangent = rule(value, *args, **kwargs)
+            if isinstance(value, Tensor):
+                return _joined(value, tangent)
+            return type(value)([*map(_joined, value, tangent)])
 
     def __getattr__(self, name: str) -> Any:
         """Return a tensor's method on this number, or what is true of its value (`shape`, …)."""
@@ -127,7 +128,13 @@ def values_only() -> Iterator[None]:
 
 def _values(given: Any) -> Any:
     """Put values where dual numbers are, in nested lists, tuples and dictionaries too."""
-    return _replaced(given, lambda dual: dual.value)
+    if isinstance(given, Dual):
+        return given.value
+    return _replaced(given, _value) if isinstance(given, list | tuple | dict) else given
+
+
+def _value(given: Any) -> Any:
+    return given.value if isinstance(given, Dual) else given
 
 
 def _replaced(given: Any, part: Callable[[Dual], Tensor]) -> Any:
@@ -147,14 +154,14 @@ def _differentiable(value: Any) -> bool:
 
 def _joined(value: Tensor, tangent: Tensor) -> Dual:
     """Give the tangent the value's shape and dtype, where a constant has widened the value."""
-    return Dual(value, tangent.to(value.dtype).expand(value.shape))
+    if tangent.dtype != value.dtype:
+        tangent = tangent.to(value.dtype)
+    if tangent.shape != value.shape:
+        tangent = tangent.expand(value.shape)
+    return Dual(value, tangent)
 
 
 # The rules. Each is called without graph; what it has made itself it may write to.
-
-
-def _value(given: Any) -> Any:
-    return given.value if isinstance(given, Dual) else given
 
 
 def _forward_mode(func: Callable[..., Any]) -> Rule:
@@ -195,9 +202,8 @@ def _symmetric(backward: Callable[..., Tensor]) -> Rule:
 def _sum_of_products(start: Any, *products: tuple[Any, Any]) -> Any:
     """Return start + Σ a b over the products whose factors are both there; None is nothing."""
     for a, b in products:
-        if a is None or b is None:
-            continue
-        start = torch.mul(a, b) if start is None else torch.addcmul(start, a, b)
+        if a is not None and b is not None:
+            start = torch.mul(a, b) if start is None else torch.addcmul(start, a, b)
     return start
 
 
