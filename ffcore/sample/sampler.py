@@ -381,10 +381,11 @@ class Sampler:
 
     def condition(self, asked: Request, start: int, stop: int) -> Condition:
         """Return the conditions of the samples [start, stop) of a request, on the device."""
-        draws = Draws(asked.seed, 0, start, stop, self.device).named("sample")
-        condition = self.generator.conditions.draw(draws)
         if isinstance(asked.labels, tuple) or asked.labels == "balanced":
-            condition = attrs.evolve(condition, label=self._labels(asked, draws))
+            condition = Condition(size=stop - start, label=self._labels(asked, start, stop))
+        else:
+            draws = Draws(asked.seed, 0, start, stop, self.device).named("sample")
+            condition = self.generator.conditions.draw(draws)
         return condition if asked.guidance == 1 else condition.at(asked.guidance, self.device)
 
     @torch.no_grad()
@@ -396,8 +397,8 @@ class Sampler:
         Raises NotFinite for one that is not finite; `first` is the index that the first row has.
         """
         samples: Tensor = self.decoder(self.generator.generate(z, condition, steps))
-        bad = (~samples.isfinite()).flatten(1).any(1).nonzero()
-        if len(bad):
+        if not samples.isfinite().all():
+            bad = (~samples.isfinite()).flatten(1).any(1).nonzero()
             raise NotFinite(
                 f"sample {first + int(bad[0])} is not finite: the weights may be damaged, or the "
                 "guidance scale be too large"
@@ -429,8 +430,8 @@ class Sampler:
         label = self.condition(asked, 0, asked.number).label
         return None if label is None else [int(each) for each in label]
 
-    def _labels(self, asked: Request, draws: Draws) -> Tensor:
-        index = torch.arange(draws.start, draws.stop)
+    def _labels(self, asked: Request, start: int, stop: int) -> Tensor:
+        index = torch.arange(start, stop)
         if isinstance(asked.labels, tuple):
             return torch.tensor(asked.labels)[index % len(asked.labels)].to(self.device)
         assert isinstance(self.generator.conditions, Labels)
