@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin
 
-.PHONY: demo demo-quick test check slow clean
+.PHONY: demo demo-quick test check slow bench clean
 
 demo: $(VENV)/ready  ## Distil the embedded digits teacher into a one-step student (3 minutes)
 	$(RUN)/ffd run digits.toml --directory runs/digits
@@ -18,6 +18,9 @@ test: $(VENV)/ready  ## Run the tests
 
 slow: $(VENV)/ready  ## Run the slow studies
 	$(RUN)/python -m pytest -m slow
+
+bench: $(VENV)/ready  ## Measure speed on this CPU, into runs/bench.md (10 minutes)
+	$(RUN)/python benchmarks/bench.py runs/bench.md
 
 check: $(VENV)/ready  ## Lint and types
 	$(RUN)/ruff check .

@@ -19,25 +19,32 @@ def distillation(case: str, *overrides: str) -> Distillation:
     A case is "digits", or a published size and the side of the images, "S/2@128": random weights,
     of a thousand classes, none of them zero.
     """
-    endless = "training.steps=100000"
     if case == "digits":
-        run = build(load_recipe("digits_guided.toml", [endless, *overrides])).distillation
-    else:
-        model, _, side = case.partition("@")
-        width, depth, heads = WIDTHS[model]
-        sizes = (
-            f"{{input_size={int(side) // 8}, patch_size=2, channels=4, width={width}, "
-            f"depth={depth}, heads={heads}, classes=1000}}"
-        )
-        random = [
-            "teacher.model='none'",
-            "teacher.image_size='none'",
-            "teacher.weights='none'",
-            f"teacher.sizes={sizes}",
-            "decoder={type='identity'}",
-            "training.batch=32",
-        ]
-        run = build(load_recipe("sit_b_256.toml", [*random, endless, *overrides])).distillation
+        return _built("digits_guided.toml", *overrides)
+    model, _, side = case.partition("@")
+    width, depth, heads = WIDTHS[model]
+    return of_size(int(side) // 8, width, depth, heads, *overrides)
+
+
+def of_size(input_size: int, width: int, depth: int, heads: int, *overrides: str) -> Distillation:
+    """Return the same of any size: 4 channels, in patches of 2 × 2, and a batch of 32."""
+    sizes = (
+        f"{{input_size={input_size}, patch_size=2, channels=4, width={width}, "
+        f"depth={depth}, heads={heads}, classes=1000}}"
+    )
+    random = (
+        "teacher.model='none'",
+        "teacher.image_size='none'",
+        "teacher.weights='none'",
+        f"teacher.sizes={sizes}",
+        "decoder={type='identity'}",
+        "training.batch=32",
+    )
+    return _built("sit_b_256.toml", *random, *overrides)
+
+
+def _built(recipe: str, *overrides: str) -> Distillation:
+    run = build(load_recipe(recipe, ["training.steps=100000", *overrides])).distillation
     auxiliaries = [each.network for each in run.auxiliaries.values()]
     wake(unguided(run.teacher), run.student, *run.averages.values(), *auxiliaries)
     return run

@@ -60,7 +60,9 @@ class Dual:
         if func in CONSTANT or _values_only or not _differentiable(value):
             return value
         with torch.no_grad():
-            rule = RULES.get(func) or _forward_mode(func)
+            rule = RULES.get(func)
+            if rule is None or any(isinstance(each, Dual) for each in kwargs.values()):
+                rule = _forward_mode(func)
             tangent = rule(value, *args, **kwargs)
             if isinstance(value, Tensor):
                 return _joined(value, tangent)
@@ -167,7 +169,7 @@ def _joined(value: Tensor, tangent: Tensor) -> Dual:
 def _forward_mode(func: Callable[..., Any]) -> Rule:
     """The rule for everything else: torch's own forward mode through the one function."""
 
-    def rule(value: Any, *args: Any, **kwargs: Any) -> Any:
+    def rule(value: Any, /, *args: Any, **kwargs: Any) -> Any:
         del value
         duals: list[Dual] = []
         _replaced((args, kwargs), lambda dual: duals.append(dual) or dual.value)  # type: ignore[func-returns-value]
@@ -192,7 +194,7 @@ def _linear_map(func: Callable[..., Any]) -> Rule:
 def _symmetric(backward: Callable[..., Tensor]) -> Rule:
     """The rule of an activation, by the kernel of its backward."""
 
-    def rule(value: Tensor, x: Dual, inplace: bool = False, **kwargs: Any) -> Tensor:
+    def rule(value: Tensor, /, x: Dual, inplace: bool = False, **kwargs: Any) -> Tensor:
         del inplace
         return backward(x.tangent, x.value, **kwargs)
 
@@ -211,21 +213,21 @@ def _tangent(given: Any) -> Tensor | None:
     return given.tangent if isinstance(given, Dual) else None
 
 
-def _add(value: Tensor, a: Any, b: Any, *, alpha: float = 1) -> Tensor:
-    da, db = _tangent(a), _tangent(b)
+def _add(value: Tensor, /, a: Any, other: Any, *, alpha: float = 1) -> Tensor:
+    da, db = _tangent(a), _tangent(other)
     if db is None:
         assert da is not None
         return da
     return alpha * db if da is None else torch.add(da, db, alpha=alpha)
 
 
-def _subtract(value: Tensor, a: Any, b: Any, *, alpha: float = 1) -> Tensor:
-    return _add(value, a, b, alpha=-alpha)
+def _subtract(value: Tensor, /, a: Any, other: Any, *, alpha: float = 1) -> Tensor:
+    return _add(value, a, other, alpha=-alpha)
 
 
-def _multiply(value: Tensor, a: Any, b: Any) -> Any:
-    da, db = _tangent(a), _tangent(b)
-    return _sum_of_products(None if da is None else da * _value(b), (_factor(a, db), db))
+def _multiply(value: Tensor, /, a: Any, other: Any) -> Any:
+    da, db = _tangent(a), _tangent(other)
+    return _sum_of_products(None if da is None else da * _value(other), (_factor(a, db), db))
 
 
 def _factor(given: Any, beside: Tensor | None) -> Any:
@@ -234,28 +236,28 @@ def _factor(given: Any, beside: Tensor | None) -> Any:
     return value if beside is None or isinstance(value, Tensor) else beside.new_tensor(value)
 
 
-def _divide(value: Tensor, a: Any, b: Any, **kwargs: Any) -> Any:
-    if kwargs or isinstance(b, Dual):
-        return _forward_mode(torch.div)(value, a, b, **kwargs)
-    return a.tangent / b
+def _divide(value: Tensor, /, a: Any, other: Any, **kwargs: Any) -> Any:
+    if kwargs or isinstance(other, Dual):
+        return _forward_mode(torch.div)(value, a, other, **kwargs)
+    return a.tangent / other
 
 
-def _addcmul(value: Tensor, x: Any, a: Any, b: Any, **kwargs: Any) -> Any:
+def _addcmul(value: Tensor, /, x: Any, a: Any, b: Any, **kwargs: Any) -> Any:
     if kwargs:
         return _forward_mode(torch.addcmul)(value, x, a, b, **kwargs)
     return _sum_of_products(_tangent(x), (_tangent(a), _value(b)), (_value(a), _tangent(b)))
 
 
-def _matmul(value: Tensor, a: Any, b: Any) -> Any:
-    da, db = _tangent(a), _tangent(b)
-    first = None if da is None else torch.matmul(da, _value(b))
+def _matmul(value: Tensor, /, a: Any, other: Any) -> Any:
+    da, db = _tangent(a), _tangent(other)
+    first = None if da is None else torch.matmul(da, _value(other))
     second = None if db is None else torch.matmul(_value(a), db)
     if first is None or second is None:
         return second if first is None else first
     return first.add_(second)
 
 
-def _linear(value: Tensor, x: Any, weight: Any, bias: Any = None) -> Any:
+def _linear(value: Tensor, /, x: Any, weight: Any, bias: Any = None) -> Any:
     if isinstance(weight, Dual) or isinstance(bias, Dual):
         return _forward_mode(functional.linear)(value, x, weight, bias)
     return functional.linear(x.tangent, weight)
@@ -263,36 +265,39 @@ def _linear(value: Tensor, x: Any, weight: Any, bias: Any = None) -> Any:
 
 def _layer_norm(
     value: Tensor,
+    /,
     x: Dual,
-    shape: list[int],
+    normalized_shape: list[int],
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
     dtype = torch.promote_types(x.value.dtype, x.tangent.dtype)
     point, tangent = x.value.to(dtype), x.tangent.to(dtype)
-    _, mean, rstd = torch.native_layer_norm(point, shape, None, None, eps)
+    _, mean, rstd = torch.native_layer_norm(point, normalized_shape, None, None, eps)
     mask = [True, False, False]
     change: Tensor = aten.native_layer_norm_backward(
-        tangent, point, shape, mean, rstd, None, None, mask
+        tangent, point, normalized_shape, mean, rstd, None, None, mask
     )[0]
     return change if weight is None else change * weight
 
 
-def _softmax(value: Tensor, x: Dual, dim: int, *args: Any, **kwargs: Any) -> Any:
+def _softmax(value: Tensor, /, x: Dual, dim: int, *args: Any, **kwargs: Any) -> Any:
     return aten._softmax_backward_data(x.tangent.to(value.dtype), value, dim, value.dtype)
 
 
-def _attention(value: Tensor, query: Any, key: Any, value_: Any, *args: Any, **kwargs: Any) -> Any:
+def _attention(
+    output: Tensor, /, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any
+) -> Any:
     """With A = softmax(S), S = Q Kᵀ / √d: dO = dA V + A dV, and dS = (dQ Kᵀ + Q dKᵀ) / √d.
 
     In float32 up to A and dA, as the fused kernels compute; [B, H, N, N] of both are there
     meanwhile.
     """
-    given = (query, key, value_)
+    given = (query, key, value)
     if args or kwargs or not all(isinstance(each, Dual) for each in given):
         attend = functional.scaled_dot_product_attention
-        return _forward_mode(attend)(value, *given, *args, **kwargs)
+        return _forward_mode(attend)(output, *given, *args, **kwargs)
     q, k, v = (each.value for each in given)
     dq, dk, dv = (each.tangent for each in given)
     exact = torch.promote_types(q.dtype, torch.float32)
@@ -308,7 +313,7 @@ def _attention(value: Tensor, query: Any, key: Any, value_: Any, *args: Any, **k
 def _joining(func: Callable[..., Any]) -> Rule:
     """The rule of `cat` and `stack`."""
 
-    def rule(value: Tensor, parts: Any, *args: Any, **kwargs: Any) -> Any:
+    def rule(value: Tensor, /, parts: Any, *args: Any, **kwargs: Any) -> Any:
         tangents = [
             each.tangent if isinstance(each, Dual) else torch.zeros_like(each) for each in parts
         ]
@@ -335,8 +340,12 @@ WRITING = {
     getattr(Tensor, name)
     for name in dir(Tensor)
     if name == "__setitem__"
-    or (name.endswith("_") and not name.endswith("__"))
     or (name.startswith("__i") and name not in ("__index__", "__init__", "__invert__", "__int__"))
+} | {
+    getattr(owner, name)
+    for owner in (Tensor, torch, functional)
+    for name in dir(owner)
+    if name.endswith("_") and not name.startswith(("_", "resize"))  # Dynamo cannot hash those
 }
 """What changes its first argument."""
 
