@@ -20,10 +20,10 @@ from ffcore.files import write_text
 HERE = Path(__file__).parent
 COMMANDS = (
     "start.py --rounds 5",
-    "step.py --case digits --rounds 15 --threads 1 --derivative finite-difference",
-    "step.py --case digits --rounds 15 --threads 1",
-    "step.py --case S/2@128 --rounds 3 --set training.batch=8",
-    "derivative.py --case digits --case S/2@128 --case S/2@256 --rounds 3",
+    "step.py --case digits --rounds 41 --threads 1 --derivative finite-difference",
+    "step.py --case digits --rounds 41 --threads 1",
+    "step.py --case S/2@128 --rounds 7 --set training.batch=16",
+    "derivative.py --case digits --case S/2@128 --rounds 3",
     "meanflow.py --rounds 3",
     "sampling.py",
     "growth.py --rounds 3",

@@ -30,7 +30,6 @@ RANDOM = (
     "training.precision='bfloat16'",
     "training.compile=true",
     "parallel.checkpointing=true",
-    "predictor.derivative_step=5e-3",
 )
 
 

@@ -1,8 +1,8 @@
 """What becomes of memory on the CPU that was freed: it stays, for the step that comes next.
 
-Every step takes and frees the same gigabytes. glibc by itself hands large blocks back to the
-system at once, which then clears each of their pages anew: on a transformer's step that is a
-quarter of the time (docs/performance.md).
+Every step, and every batch of samples, takes and frees the same gigabytes. glibc by itself hands
+large blocks back to the system at once, which then clears each of their pages anew: on a
+transformer that is a quarter of the time (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -19,23 +19,30 @@ _MOST = 2**30
 """Blocks above this are handed back all the same."""
 
 
+_inside = False
+
+
 @contextmanager
 def keeping() -> Iterator[None]:
     """Let freed memory stay with this process meanwhile, and give it back at the end.
 
-    Does nothing where the C library is not glibc, and where its user says by a variable MALLOC_…
-    or a preloaded library how memory is to be taken.
+    Does nothing where the C library is not glibc, where its user says by a variable MALLOC_… or a
+    preloaded library how memory is to be taken, and within itself.
     """
-    library = ctypes.CDLL(None)
+    global _inside
+    library = ctypes.CDLL(None) if os.name == "posix" else None
     chosen = any(name.startswith("MALLOC_") for name in os.environ) or "LD_PRELOAD" in os.environ
-    if chosen or not all(hasattr(library, name) for name in ("mallopt", "malloc_trim")):
+    glibc = all(hasattr(library, name) for name in ("mallopt", "malloc_trim"))
+    if library is None or not glibc or chosen or _inside:
         yield
         return
     library.mallopt(_MMAP, _MOST)
     library.mallopt(_TRIM, 2**31 - 1)
+    _inside = True
     try:
         yield
     finally:
+        _inside = False
         library.mallopt(_MMAP, _OWN)
         library.mallopt(_TRIM, _OWN)
         library.malloc_trim(0)

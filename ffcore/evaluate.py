@@ -18,6 +18,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from ffcore.allocator import keeping
 from ffcore.draws import Draws
 from ffcore.features import Moments, Statistics, fingerprint, frechet_distance
 from ffcore.flow import integrate
@@ -301,6 +302,7 @@ def _student_distances(
     return found
 
 
+@keeping()
 def evaluate(
     student: Student,
     teacher: Teacher,

@@ -194,6 +194,8 @@ class Student(nn.Module, ABC):
         """Return the average velocity over [t − δ, t].
 
         The flow map is x_t + δ F, hence the identity at δ = 0, where F is the velocity at x_t.
+        Where its derivative is wanted too, inputs are dual numbers (ffcore.dual), which go through
+        torch's functions as tensors do, but for those that write in place.
 
         Args:
             x_t: where the flow starts, Float[B, *S].

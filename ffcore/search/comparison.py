@@ -13,6 +13,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from ffcore.allocator import keeping
 from ffcore.evaluate import Progress, silent
 from ffcore.features import Moments
 from ffcore.fidelity import Reference, Samples, Working, measure, tells_classes
@@ -77,6 +78,7 @@ class Comparison:
     notes: tuple[str, ...]
 
 
+@keeping()
 def compare(
     student: Sampler,
     teacher: Sampler,
