@@ -30,7 +30,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 Rule = Callable[..., Any]
-"""Makes the tangent of a function's value, of that value and the function's arguments."""
+"""Makes the tangent of a function's value, of that value and the function's arguments; None for
+none."""
 
 aten = torch.ops.aten
 
@@ -64,12 +65,16 @@ class Dual:
             if rule is None or any(isinstance(each, Dual) for each in kwargs.values()):
                 rule = _forward_mode(func)
             tangent = rule(value, *args, **kwargs)
+            if tangent is None:
+                return value
             if isinstance(value, Tensor):
                 return _joined(value, tangent)
             return type(value)([*map(_joined, value, tangent)])
 
     def __getattr__(self, name: str) -> Any:
         """Return a tensor's method on this number, or what is true of its value (`shape`, …)."""
+        if name.startswith("__"):  # or torch.as_tensor and numpy would take it for an array
+            raise AttributeError(name)
         found = getattr(Tensor, name)
         if callable(found):
             return lambda *args, **kwargs: Dual.__torch_function__(found, (), (self, *args), kwargs)
@@ -82,6 +87,9 @@ class Dual:
 
     def __len__(self) -> int:
         return len(self.value)
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
 
     def __iter__(self) -> Iterator[Dual]:
         return iter(self.unbind(0))
@@ -187,8 +195,13 @@ def _forward_mode(func: Callable[..., Any]) -> Rule:
 
 
 def _linear_map(func: Callable[..., Any]) -> Rule:
-    """The rule of a function that is linear in its one tensor."""
-    return lambda value, x, *args, **kwargs: func(x.tangent, *args, **kwargs)
+    """The rule of a function that is linear in its first tensor, and takes but shape or dtype of
+    another."""
+
+    def rule(value: Any, /, x: Any, *args: Any, **kwargs: Any) -> Any:
+        return func(x.tangent, *args, **kwargs) if isinstance(x, Dual) else None
+
+    return rule
 
 
 def _symmetric(backward: Callable[..., Tensor]) -> Rule:

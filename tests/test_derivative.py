@@ -1,6 +1,7 @@
 """The derivative of a network along a direction: exact, by differences, and the check of both."""
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -10,9 +11,9 @@ from inputs import Stream, seeds, shapes, slope
 from networks import FunctionStudent
 from torch import Tensor, nn
 
-from ffcore.derivative import Derivative, DerivativeMismatch, jvp, self_check
+from ffcore.derivative import Derivative, DerivativeMismatch, backend_for, jvp, self_check
 from ffcore.draws import Draws
-from ffcore.interfaces import Condition
+from ffcore.interfaces import Condition, Student
 from ffcore.nn.transformer import Attention
 from ffcore.path import expand_like
 
@@ -309,3 +310,71 @@ def test_the_check_leaves_the_student_and_the_random_state_alone() -> None:
     assert student.training
     assert student.scale.requires_grad
     assert torch.equal(student.scale, torch.ones(1))
+
+
+# What "auto" picks.
+
+
+class OwnGradient(torch.autograd.Function):
+    """scale · x, whose gradient is lost beside dual numbers, and which has no forward mode."""
+
+    @staticmethod
+    def forward(ctx: Any, scale: Tensor, x: Tensor) -> Tensor:
+        ctx.x = x
+        return scale.to(x) * x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return (gradient * ctx.x).sum()[None].float(), None
+
+
+class Owned(FunctionStudent):
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        del t, condition
+        return cast(Tensor, OwnGradient.apply(self.scale, wave(x_t, delta)))
+
+
+def of_tensors_alone(z: Tensor, delta: Tensor) -> Tensor:
+    assert isinstance(delta, Tensor)
+    return wave(z, delta)
+
+
+def refused(z: Tensor, delta: Tensor) -> Tensor:
+    if not isinstance(delta, Tensor):
+        raise ValueError("δ must be a tensor")
+    return wave(z, delta)
+
+
+def picked(student: Student) -> str:
+    return backend_for(student, Stream(0).normal(2, 3), Condition(size=2))
+
+
+@pytest.mark.parametrize(
+    ("student", "backend"),
+    [
+        (FunctionStudent(wave), "dual"),
+        (FunctionStudent(lambda z, delta: NoForwardMode.apply(wave(z, delta))), "dual"),
+        (FunctionStudent(of_tensors_alone), "jvp"),
+        (FunctionStudent(refused), "jvp"),
+        (FunctionStudent(lambda z, delta: wave(z, torch.as_tensor(delta))), "jvp"),
+        (Owned(wave), "finite-difference"),
+    ],
+    ids=["plain", "own function", "asserts", "refuses", "converts", "own gradient"],
+)
+def test_the_first_backend_that_works_is_picked(student: Student, backend: str) -> None:
+    assert picked(student) == backend
+    derivative = Derivative(backend=cast(Any, backend))
+    assert check(student, derivative) in (None, pytest.approx(0, abs=2e-3))
+
+
+def test_a_lost_gradient_is_seen_where_dual_numbers_are_asked_for() -> None:
+    with pytest.raises(DerivativeMismatch, match="another gradient"):
+        check(Owned(wave), DUAL)
+
+
+def test_an_error_of_the_student_s_own_is_not_taken_for_a_refusal() -> None:
+    def broken(z: Tensor, delta: Tensor) -> Tensor:
+        raise ValueError("no such class")
+
+    with pytest.raises(ValueError, match="no such class"):
+        picked(FunctionStudent(broken))

@@ -135,6 +135,8 @@ RULED: dict[str, tuple[Any, ...]] = {
     "sum": (lambda a: a.sum(), X),
     "negation": (lambda a: -a, X),
     "abs": (abs, X),
+    "to another's dtype": (lambda a, b: (a.to(b) + b.type_as(a)) * b.float().double(), X, Y),
+    "another's shape": (lambda a, b: a.expand_as(b).reshape(-1).view_as(b) * b, X, Y),
     "a slice": (lambda a: a[1:, None, ..., ::2], X),
     "an index": (lambda a: a[torch.tensor([2, 0, 2])], X),
     "a mask": (lambda a: a[torch.tensor([True, False, True])], X),
@@ -345,6 +347,8 @@ D = Dual(X, Y)
         lambda a: a.ndim,
         len,
         lambda a: a.long(),
+        lambda a: Y.to(a),
+        lambda a: Y.type_as(a),
         lambda a: a.is_floating_point(),
     ],
 )
@@ -363,7 +367,7 @@ def test_what_has_no_derivative_comes_out_plain(function: Function) -> None:
         lambda a: functional.silu(a, inplace=True),
         lambda a: a.clamp_(0, 1),
         lambda a: torch.add(a, 1, out=torch.empty_like(X)),
-        lambda a: operator.iadd(a, a) and a.copy_(X),
+        lambda a: a.copy_(X),
         lambda a: X.clone().add_(a),
         lambda a: operator.setitem(a, 0, 1.0),
         lambda a: operator.setitem(X.clone(), 0, a[0]),
@@ -385,6 +389,17 @@ def test_a_function_without_forward_mode_is_refused() -> None:
             torch.tensor([5]),
             torch.tensor([1]),
         )
+
+
+@pytest.mark.parametrize("convert", [torch.as_tensor, torch.tensor, float, int])
+def test_none_is_taken_for_a_tensor_or_a_number(convert: Function) -> None:
+    with pytest.raises(TypeError):
+        convert(D[:1, 0])
+
+
+def test_it_is_true_where_its_value_is() -> None:
+    assert not Dual(torch.zeros(1), torch.ones(1))
+    assert D[:1, 0]
 
 
 def test_values_alone_are_computed_where_that_is_asked_for() -> None:
