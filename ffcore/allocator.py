@@ -13,11 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _TRIM, _MMAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-_OWN = 128 * 1024
-"""glibc's own value of both, in bytes."""
-_MOST = 2**30
-"""Blocks above this are handed back all the same."""
-
+_LARGE = 2**25
+"""Blocks above this, in bytes, are handed back all the same: the limit of what glibc learns."""
+_NEVER = 2**31 - 1
 
 _inside = False
 
@@ -36,13 +34,12 @@ def keeping() -> Iterator[None]:
     if library is None or not glibc or chosen or _inside:
         yield
         return
-    library.mallopt(_MMAP, _MOST)
-    library.mallopt(_TRIM, 2**31 - 1)
+    library.mallopt(_MMAP, _LARGE)
+    library.mallopt(_TRIM, _NEVER)
     _inside = True
     try:
         yield
     finally:
         _inside = False
-        library.mallopt(_MMAP, _OWN)
-        library.mallopt(_TRIM, _OWN)
+        library.mallopt(_TRIM, 2 * _LARGE)  # what it learns, once it has seen a large block
         library.malloc_trim(0)

@@ -1,0 +1,72 @@
+"""What keeping freed memory is worth: steps and samples with it and without, in turn.
+
+    python benchmarks/allocator.py [--case digits] [--case S/2@128] [--rounds 3]
+
+Each measurement has a process of its own, since a C library that was told once does not go back to
+learning by itself: `without` is glibc as every script has it. Time ÷ time, medians over processes.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+
+import click
+from cases import distillation
+from sampling import sampler
+from timing import machine, table
+
+from ffcore.allocator import keeping
+
+STEPS = {"digits": 40, "S/2@128": 4}
+
+
+def measure(case: str, what: str, kept: bool) -> None:
+    """Print the median seconds of a step, or of a batch of 64 samples."""
+    if what == "step":
+        work = distillation(case, "training.batch=16" if "@" in case else "training.batch=64").step
+    else:
+        images = sampler(case)
+        asked = images.request(10**6)
+
+        def work() -> object:  # type: ignore[misc]
+            return images.images(asked, 0, 64)
+
+    taken = []
+    with keeping() if kept else nullcontext():
+        for _ in range(STEPS[case] + 2):
+            begun = time.perf_counter()
+            work()
+            taken.append(time.perf_counter() - begun)
+    print(statistics.median(taken[2:]))
+
+
+@click.command()
+@click.option("--case", "cases", multiple=True, default=tuple(STEPS))
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--measure", "measured", type=(str, str, bool), hidden=True)
+def main(cases: tuple[str, ...], rounds: int, measured: tuple[str, str, bool] | None) -> None:
+    """Measure, and print a table."""
+    if measured:
+        measure(*measured)
+        return
+    print(f"# Freed memory that is kept\n\n{machine()}. Time without ÷ time with it.\n")
+    row = table("", "a step", "64 samples")
+    for case in cases:
+        ratios = []
+        for what in ("step", "samples"):
+            taken: dict[bool, list[float]] = {True: [], False: []}
+            for _ in range(rounds):
+                for kept, each in taken.items():
+                    command = [sys.executable, __file__, "--measure", case, what, str(kept)]
+                    run = subprocess.run(command, capture_output=True, text=True, check=True)
+                    each.append(float(run.stdout))
+            ratios.append(statistics.median(taken[False]) / statistics.median(taken[True]))
+        row(case, *(f"**{each:.2f}**" for each in ratios))
+
+
+if __name__ == "__main__":
+    main()
