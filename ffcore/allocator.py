@@ -1,8 +1,8 @@
 """What becomes of memory on the CPU that was freed: it stays, for the step that comes next.
 
-Every step, and every batch of samples, takes and frees the same gigabytes. glibc by itself hands
-large blocks back to the system at once, which then clears each of their pages anew: on a
-transformer that is a quarter of the time (docs/performance.md).
+Every step takes and frees the same gigabytes. glibc by itself hands much of them back to the system
+at the end of a step, which then clears each page anew: a sixth of the time of a SiT-S/2's step
+(docs/performance.md).
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ import attrs
 import torch
 from torch import Tensor
 
-from ffcore.allocator import keeping
 from ffcore.draws import Draws
 from ffcore.features import Moments, Statistics, fingerprint, frechet_distance
 from ffcore.flow import integrate
@@ -302,7 +301,6 @@ def _student_distances(
     return found
 
 
-@keeping()
 def evaluate(
     student: Student,
     teacher: Teacher,

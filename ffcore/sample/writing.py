@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ffcore.allocator import keeping
 from ffcore.parallel import Processes
 from ffcore.sample.chunks import CHUNK, Chunks
 from ffcore.sample.output import Output, output
@@ -32,7 +31,6 @@ def silent(done: int, number: int) -> None:
     del done, number
 
 
-@keeping()
 def write_samples(
     sampler: Sampler,
     asked: Request,

@@ -13,7 +13,6 @@ import attrs
 import torch
 from torch import Tensor
 
-from ffcore.allocator import keeping
 from ffcore.evaluate import Progress, silent
 from ffcore.features import Moments
 from ffcore.fidelity import Reference, Samples, Working, measure, tells_classes
@@ -78,7 +77,6 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-@keeping()
 def compare(
     student: Sampler,
     teacher: Sampler,

@@ -13,7 +13,6 @@ import attrs
 import torch
 from torch import Tensor
 
-from ffcore.allocator import keeping
 from ffcore.evaluate import DELTAS, Measurement, prior
 from ffcore.faults import enough_memory
 from ffcore.flow import integrate
@@ -102,7 +101,6 @@ class Verification:
         return dict(json.loads(json.dumps(tree, allow_nan=False)))
 
 
-@keeping()
 def verify(
     subject: Subject, settings: Settings | None = None, progress: Progress = silent
 ) -> Verification:
