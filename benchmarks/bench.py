@@ -26,7 +26,6 @@ COMMANDS = (
     "derivative.py --case digits --case S/2@128 --rounds 3",
     "meanflow.py --rounds 3",
     "sampling.py",
-    "allocator.py",
     "growth.py --rounds 3",
 )
 
