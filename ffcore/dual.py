@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -43,11 +44,13 @@ class Dual:
     It has a tensor's methods and operators, but for those that write to it. What is no number to
     differentiate (a comparison, a size, `ones_like`, `detach`) comes out without a tangent.
 
-    Raises NotImplementedError where a function writes into a dual number, or has no forward mode.
+    Raises NotImplementedError where a function writes into a dual number, reads it as a number of
+    Python, draws at random what it makes of it, or has no forward mode.
     """
 
     value: Tensor
     tangent: Tensor
+    __array_ufunc__ = None  # or a number of numpy's on the left would take it for a sequence
 
     @classmethod
     def __torch_function__(
@@ -55,32 +58,40 @@ class Dual:
     ) -> Any:
         """Return the function's value as a dual number, or several; see Dual."""
         kwargs = kwargs or {}
-        if func in WRITING or kwargs.get("inplace") or "out" in kwargs:
-            raise NotImplementedError(f"{func} writes into a tensor that has a tangent")
+        if func in REFUSED or _writes(func, args, kwargs):
+            raise NotImplementedError(f"{_named(func)} {REFUSED.get(func, WRITES)}")
         value = func(*map(_values, args), **_values(kwargs))
         if func in CONSTANT or _values_only or not _differentiable(value):
             return value
         with torch.no_grad():
             rule = RULES.get(func)
-            if rule is None or any(isinstance(each, Dual) for each in kwargs.values()):
+            if rule is None or not args or any(isinstance(each, Dual) for each in kwargs.values()):
                 rule = _forward_mode(func)
             tangent = rule(value, *args, **kwargs)
             if tangent is None:
                 return value
             if isinstance(value, Tensor):
                 return _joined(value, tangent)
-            return type(value)([*map(_joined, value, tangent)])
+            # In torch's named tuples too; what is no number (indices, None) stays as it is.
+            return type(value)(
+                [
+                    _joined(each, change) if _differentiable(each) else each
+                    for each, change in zip(value, tangent, strict=True)
+                ]
+            )
 
     def __getattr__(self, name: str) -> Any:
         """Return a tensor's method on this number, or what is true of its value (`shape`, …)."""
         if name.startswith("__"):  # or torch.as_tensor and numpy would take it for an array
             raise AttributeError(name)
+        if name.startswith("resize"):
+            raise NotImplementedError(f"{name} {WRITES}")
         found = getattr(Tensor, name)
         if callable(found):
             return lambda *args, **kwargs: Dual.__torch_function__(found, (), (self, *args), kwargs)
         of_value = getattr(self.value, name)
         if isinstance(of_value, Tensor):
-            if name not in ("T", "mT"):
+            if name not in ("T", "mT", "H", "mH", "real", "imag"):
                 raise NotImplementedError(f"a dual number has no {name!r}")
             return Dual(of_value, getattr(self.tangent, name))
         return of_value
@@ -107,10 +118,12 @@ def _operator(name: str) -> Callable[..., Any]:
     return operator
 
 
-for _name in ("add", "sub", "mul", "truediv", "pow", "matmul"):
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"):
     setattr(Dual, f"__{_name}__", _operator(f"__{_name}__"))
     setattr(Dual, f"__r{_name}__", _operator(f"__r{_name}__"))
-for _name in ("neg", "abs", "getitem", "lt", "le", "gt", "ge", "eq", "ne"):
+    if hasattr(Tensor, f"__i{_name}__"):  # refused: another name of the tensor would not see it
+        setattr(Dual, f"__i{_name}__", _operator(f"__i{_name}__"))
+for _name in ("pos", "neg", "abs", "getitem", "setitem", "lt", "le", "gt", "ge", "eq", "ne"):
     setattr(Dual, f"__{_name}__", _operator(f"__{_name}__"))
 Dual.__hash__ = object.__hash__  # type: ignore[method-assign]
 
@@ -152,14 +165,27 @@ def _replaced(given: Any, part: Callable[[Dual], Tensor]) -> Any:
         return part(given)
     if isinstance(given, dict):
         return {name: _replaced(each, part) for name, each in given.items()}
-    if type(given) in (list, tuple):
-        return type(given)([_replaced(each, part) for each in given])
+    if isinstance(given, list | tuple) and type(given) is not torch.Size:
+        parts = [_replaced(each, part) for each in given]
+        return type(given)(*parts) if hasattr(given, "_fields") else type(given)(parts)
     return given
+
+
+def _writes(func: Callable[..., Any], args: Any, kwargs: Any) -> bool:
+    """Whether an argument asks for it."""
+    at = INPLACE_AT.get(func)
+    if at is not None and len(args) > at and args[at]:
+        return True
+    return bool(kwargs.get("inplace")) or kwargs.get("out") is not None
+
+
+def _named(func: Callable[..., Any]) -> str:
+    return getattr(func, "__name__", str(func))
 
 
 def _differentiable(value: Any) -> bool:
     first = value[0] if isinstance(value, list | tuple) and value else value
-    return isinstance(first, Tensor) and first.is_floating_point()
+    return isinstance(first, Tensor) and (first.is_floating_point() or first.is_complex())
 
 
 def _joined(value: Tensor, tangent: Tensor) -> Dual:
@@ -168,6 +194,8 @@ def _joined(value: Tensor, tangent: Tensor) -> Dual:
         tangent = tangent.to(value.dtype)
     if tangent.shape != value.shape:
         tangent = tangent.expand(value.shape)
+    if tangent.requires_grad:  # it was made with one, and has come through as it was
+        tangent = tangent.detach()
     return Dual(value, tangent)
 
 
@@ -178,18 +206,24 @@ def _forward_mode(func: Callable[..., Any]) -> Rule:
     """The rule for everything else: torch's own forward mode through the one function."""
 
     def rule(value: Any, /, *args: Any, **kwargs: Any) -> Any:
-        del value
+        several = not isinstance(value, Tensor)
         duals: list[Dual] = []
         _replaced((args, kwargs), lambda dual: duals.append(dual) or dual.value)  # type: ignore[func-returns-value]
 
         def function(*primals: Tensor) -> Any:
             at = iter(primals)
             changed, named = _replaced((args, kwargs), lambda _: next(at))
-            return func(*changed, **named)
+            found = func(*changed, **named)
+            # Of several, forward mode takes tensors alone.
+            return tuple(each for each in found if each is not None) if several else found
 
         primals = tuple(dual.value.detach() for dual in duals)
         with sdpa_kernel(SDPBackend.MATH):
-            return torch.func.jvp(function, primals, tuple(dual.tangent for dual in duals))[1]
+            found = torch.func.jvp(function, primals, tuple(dual.tangent for dual in duals))[1]
+        if not several:
+            return found
+        tangents = iter(found)
+        return [None if each is None else next(tangents) for each in value]
 
     return rule
 
@@ -202,6 +236,11 @@ def _linear_map(func: Callable[..., Any]) -> Rule:
         return func(x.tangent, *args, **kwargs) if isinstance(x, Dual) else None
 
     return rule
+
+
+def _view(value: Tensor, /, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """The tangent may lie otherwise in memory than the value, so that it has no such view."""
+    return x.tangent.reshape(value.shape) if isinstance(x, Dual) else None
 
 
 def _symmetric(backward: Callable[..., Tensor]) -> Rule:
@@ -279,12 +318,14 @@ def _linear(value: Tensor, /, x: Any, weight: Any, bias: Any = None) -> Any:
 def _layer_norm(
     value: Tensor,
     /,
-    x: Dual,
+    x: Any,
     normalized_shape: list[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
+    weight: Any = None,
+    bias: Any = None,
     eps: float = 1e-5,
-) -> Tensor:
+) -> Any:
+    if not isinstance(x, Dual) or isinstance(weight, Dual) or isinstance(bias, Dual):
+        return _forward_mode(functional.layer_norm)(value, x, normalized_shape, weight, bias, eps)
     dtype = torch.promote_types(x.value.dtype, x.tangent.dtype)
     point, tangent = x.value.to(dtype), x.tangent.to(dtype)
     _, mean, rstd = torch.native_layer_norm(point, normalized_shape, None, None, eps)
@@ -295,27 +336,66 @@ def _layer_norm(
     return change if weight is None else change * weight
 
 
+def _group_norm(
+    value: Tensor,
+    /,
+    x: Any,
+    num_groups: int,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+) -> Any:
+    """The compiler has no forward mode for it."""
+    if not isinstance(x, Dual) or isinstance(weight, Dual) or isinstance(bias, Dual):
+        return _forward_mode(functional.group_norm)(value, x, num_groups, weight, bias, eps)
+    point, tangent = (each.to(value.dtype).contiguous() for each in (x.value, x.tangent))
+    N, C = point.shape[:2]
+    sizes = (N, C, point.shape[2:].numel(), num_groups)
+    _, mean, rstd = torch.native_group_norm(point, None, None, *sizes, eps)
+    change: Tensor = aten.native_group_norm_backward(
+        tangent, point, mean, rstd, None, *sizes, [True, False, False]
+    )[0]
+    return change if weight is None else change * weight.view(C, *[1] * (point.dim() - 2))
+
+
+def _glu(value: Tensor, /, x: Dual, dim: int = -1) -> Any:
+    return aten.glu_jvp(value, x.value, x.tangent, dim)
+
+
 def _softmax(value: Tensor, /, x: Dual, dim: int, *args: Any, **kwargs: Any) -> Any:
     return aten._softmax_backward_data(x.tangent.to(value.dtype), value, dim, value.dtype)
 
 
 def _attention(
-    output: Tensor, /, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any
+    output: Tensor,
+    /,
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
 ) -> Any:
     """With A = softmax(S), S = Q Kᵀ / √d: dO = dA V + A dV, and dS = (dQ Kᵀ + Q dKᵀ) / √d.
 
     In float32 up to A and dA, as the fused kernels compute; [B, H, N, N] of both are there
     meanwhile.
     """
+    attend = functional.scaled_dot_product_attention
+    _check_no_draws(attend, dropout_p)
     given = (query, key, value)
-    if args or kwargs or not all(isinstance(each, Dual) for each in given):
-        attend = functional.scaled_dot_product_attention
-        return _forward_mode(attend)(output, *given, *args, **kwargs)
+    masked = attn_mask is not None or is_causal
+    if masked or enable_gqa or not all(isinstance(each, Dual) for each in given):
+        options = {"scale": scale, "enable_gqa": enable_gqa}
+        return _forward_mode(attend)(output, *given, attn_mask, dropout_p, is_causal, **options)
     q, k, v = (each.value for each in given)
     dq, dk, dv = (each.tangent for each in given)
     exact = torch.promote_types(q.dtype, torch.float32)
     # One product for both terms of dS; S is of the same tensors, cut.
-    queries = torch.cat([dq, q], dim=-1).to(exact).mul_(q.shape[-1] ** -0.5)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    queries = torch.cat([dq, q], dim=-1).to(exact).mul_(scale)
     keys = torch.cat([k, dk], dim=-1).to(exact).transpose(-2, -1)  # [B, H, 2 D, N]
     D = q.shape[-1]
     A = torch.softmax(queries[..., D:] @ keys[..., :D, :], dim=-1)
@@ -335,8 +415,76 @@ def _joining(func: Callable[..., Any]) -> Rule:
     return rule
 
 
+def _check_no_draws(func: Callable[..., Any], chance: float) -> None:
+    """Raise where the tangent would be of another draw than the value."""
+    if chance > 0:
+        raise NotImplementedError(f"{_named(func)} {DRAWS}")
+
+
+def _dropout(func: Callable[..., Any]) -> Rule:
+    def rule(
+        value: Tensor, /, x: Dual, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
+        del inplace
+        _check_no_draws(func, p if training else 0)
+        return x.tangent
+
+    return rule
+
+
+def _rrelu(
+    value: Tensor,
+    /,
+    x: Dual,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    inplace: bool = False,
+) -> Any:
+    del inplace
+    _check_no_draws(functional.rrelu, training)
+    return _forward_mode(functional.rrelu)(value, x, lower, upper, training)
+
+
+def _multi_head_attention(value: Any, /, *args: Any, training: bool = True, **kwargs: Any) -> Any:
+    func = functional.multi_head_attention_forward
+    _check_no_draws(func, args[10] if training else 0)
+    return _forward_mode(func)(value, *args, training=training, **kwargs)
+
+
+def _batch_norm(
+    value: Tensor,
+    /,
+    x: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """In training it reads no running statistics, and has written them already; else it is linear,
+    for which the compiler has no forward mode."""
+    if not training and not isinstance(weight, Dual) and not isinstance(bias, Dual):
+        zeros, scale = torch.zeros_like(running_mean), (weight, None, False, momentum, eps)
+        return functional.batch_norm(x.tangent, zeros, running_var, *scale)
+    func, read = functional.batch_norm, (None, None) if training else (running_mean, running_var)
+    return _forward_mode(func)(value, x, *read, weight, bias, training, momentum, eps)
+
+
 CONSTANT = {
     Tensor.detach,
+    torch.detach,
+    torch.bernoulli,
+    Tensor.bernoulli,
+    torch.floor_divide,
+    Tensor.floor_divide,
+    Tensor.__floordiv__,
+    Tensor.__rfloordiv__,
+    torch.rand_like,
+    torch.randn_like,
+    torch.randint_like,
     torch.zeros_like,
     torch.ones_like,
     torch.full_like,
@@ -349,7 +497,10 @@ CONSTANT = {
 }
 """What comes out without a tangent although it is a number."""
 
-WRITING = {
+WRITES = "writes into a tensor that has a tangent"
+READS = "reads a tensor that has a tangent, and would lose it"
+DRAWS = "draws at random: its tangent would be of another draw"
+_WRITING = {
     getattr(Tensor, name)
     for name in dir(Tensor)
     if name == "__setitem__"
@@ -358,9 +509,22 @@ WRITING = {
     getattr(owner, name)
     for owner in (Tensor, torch, functional)
     for name in dir(owner)
-    if name.endswith("_") and not name.startswith(("_", "resize"))  # Dynamo cannot hash those
+    if name.endswith("_")
+    and not name.startswith(("_", "resize"))  # __getattr__; Dynamo cannot hash those
 }
-"""What changes its first argument."""
+REFUSED: dict[Any, str] = {
+    **dict.fromkeys(_WRITING, WRITES),
+    **dict.fromkeys([Tensor.item, Tensor.tolist, Tensor.numpy], READS),
+    **dict.fromkeys([functional.gumbel_softmax, torch.normal, torch.poisson], DRAWS),
+}
+"""What cannot be done with a dual number, and why."""
+
+INPLACE_AT: dict[Any, int] = {
+    func: list(inspect.signature(func).parameters).index("inplace")
+    for func in vars(functional).values()
+    if inspect.isfunction(func) and "inplace" in inspect.signature(func).parameters
+}
+"""Which argument asks a function to write; torch hands it on by name, the compiler by place."""
 
 _LINEAR_MAPS = (
     "chunk",
@@ -386,8 +550,6 @@ _LINEAR_MAPS = (
     "unbind",
     "unflatten",
     "unsqueeze",
-    "view",
-    "view_as",
     "__getitem__",
     "__neg__",
 )
@@ -395,10 +557,19 @@ _LINEAR_MAPS = (
 RULES: dict[Any, Rule] = {
     functional.linear: _linear,
     functional.layer_norm: _layer_norm,
+    functional.group_norm: _group_norm,
+    functional.glu: _glu,
     functional.gelu: _symmetric(aten.gelu_backward),
     functional.silu: _symmetric(aten.silu_backward),
     functional.scaled_dot_product_attention: _attention,
     functional.softmax: _softmax,
+    torch.softmax: _softmax,
+    Tensor.softmax: _softmax,
+    functional.rrelu: _rrelu,
+    functional.multi_head_attention_forward: _multi_head_attention,
+    functional.batch_norm: _batch_norm,
+    Tensor.view: _view,
+    Tensor.view_as: _view,
     torch.addcmul: _addcmul,
     torch.cat: _joining(torch.cat),
     torch.stack: _joining(torch.stack),
@@ -407,10 +578,15 @@ for _name in _LINEAR_MAPS:
     for _func in (getattr(Tensor, _name, None), getattr(torch, _name, None)):
         if _func is not None:
             RULES[_func] = _linear_map(_func)
+for _name in ("", "1d", "2d", "3d"):
+    _func = getattr(functional, f"dropout{_name}")
+    RULES[_func] = _dropout(_func)
+for _func in (functional.alpha_dropout, functional.feature_alpha_dropout):
+    RULES[_func] = _dropout(_func)
 _PRODUCTS: dict[tuple[str, ...], Rule] = {
     ("add", "__add__", "__radd__"): _add,
     ("sub", "subtract", "__sub__"): _subtract,
-    ("__rsub__", "rsub"): lambda value, b, a: _subtract(value, a, b),
+    ("__rsub__", "rsub"): lambda value, b, a, **kwargs: _subtract(value, a, b, **kwargs),
     ("mul", "multiply", "__mul__", "__rmul__"): _multiply,
     ("div", "divide", "__truediv__"): _divide,
     ("matmul", "bmm", "mm", "__matmul__"): _matmul,
