@@ -143,6 +143,8 @@ def backend_for(student: Student, x: Tensor, condition: Condition) -> Backend:
         student: on any device, meta included.
         x: a few samples' prior noise on it, Float[B, *S].
         condition: of size B.
+
+    Raises what the student raises where it is called as usual.
     """
     ones = torch.ones(len(x), device=x.device, dtype=x.dtype)
     anywhere = student.starts_at == "anywhere"

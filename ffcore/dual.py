@@ -151,9 +151,7 @@ def values_only() -> Iterator[None]:
 
 def _values(given: Any) -> Any:
     """Put values where dual numbers are, in nested lists, tuples and dictionaries too."""
-    if isinstance(given, Dual):
-        return given.value
-    return _replaced(given, _value) if isinstance(given, list | tuple | dict) else given
+    return _replaced(given, _value)
 
 
 def _value(given: Any) -> Any:
@@ -309,23 +307,30 @@ def _matmul(value: Tensor, /, a: Any, other: Any) -> Any:
     return first.add_(second)
 
 
-def _linear(value: Tensor, /, x: Any, weight: Any, bias: Any = None) -> Any:
-    if isinstance(weight, Dual) or isinstance(bias, Dual):
-        return _forward_mode(functional.linear)(value, x, weight, bias)
+def _alone(x: Any, *others: Any) -> bool:
+    """Whether the first moves, and no other."""
+    return isinstance(x, Dual) and not any(isinstance(each, Dual) for each in others)
+
+
+def _of_its_first(func: Callable[..., Any], rule: Rule) -> Rule:
+    """A rule that holds where the first argument moves alone; elsewhere forward mode."""
+    otherwise = _forward_mode(func)
+    return lambda *given, **named: (rule if _alone(*given[1:]) else otherwise)(*given, **named)
+
+
+def _linear(value: Tensor, /, x: Dual, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return functional.linear(x.tangent, weight)
 
 
 def _layer_norm(
     value: Tensor,
     /,
-    x: Any,
+    x: Dual,
     normalized_shape: list[int],
-    weight: Any = None,
-    bias: Any = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
     eps: float = 1e-5,
-) -> Any:
-    if not isinstance(x, Dual) or isinstance(weight, Dual) or isinstance(bias, Dual):
-        return _forward_mode(functional.layer_norm)(value, x, normalized_shape, weight, bias, eps)
+) -> Tensor:
     dtype = torch.promote_types(x.value.dtype, x.tangent.dtype)
     point, tangent = x.value.to(dtype), x.tangent.to(dtype)
     _, mean, rstd = torch.native_layer_norm(point, normalized_shape, None, None, eps)
@@ -339,15 +344,13 @@ def _layer_norm(
 def _group_norm(
     value: Tensor,
     /,
-    x: Any,
+    x: Dual,
     num_groups: int,
-    weight: Any = None,
-    bias: Any = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
     eps: float = 1e-5,
-) -> Any:
+) -> Tensor:
     """The compiler has no forward mode for it."""
-    if not isinstance(x, Dual) or isinstance(weight, Dual) or isinstance(bias, Dual):
-        return _forward_mode(functional.group_norm)(value, x, num_groups, weight, bias, eps)
     point, tangent = (each.to(value.dtype).contiguous() for each in (x.value, x.tangent))
     N, C = point.shape[:2]
     sizes = (N, C, point.shape[2:].numel(), num_groups)
@@ -448,7 +451,8 @@ def _rrelu(
 
 def _multi_head_attention(value: Any, /, *args: Any, training: bool = True, **kwargs: Any) -> Any:
     func = functional.multi_head_attention_forward
-    _check_no_draws(func, args[10] if training else 0)
+    dropout_p = args[10]
+    _check_no_draws(func, dropout_p if training else 0)
     return _forward_mode(func)(value, *args, training=training, **kwargs)
 
 
@@ -466,7 +470,7 @@ def _batch_norm(
 ) -> Any:
     """In training it reads no running statistics, and has written them already; else it is linear,
     for which the compiler has no forward mode."""
-    if not training and not isinstance(weight, Dual) and not isinstance(bias, Dual):
+    if not training and _alone(x, weight, bias):
         zeros, scale = torch.zeros_like(running_mean), (weight, None, False, momentum, eps)
         return functional.batch_norm(x.tangent, zeros, running_var, *scale)
     func, read = functional.batch_norm, (None, None) if training else (running_mean, running_var)
@@ -555,9 +559,9 @@ _LINEAR_MAPS = (
 )
 
 RULES: dict[Any, Rule] = {
-    functional.linear: _linear,
-    functional.layer_norm: _layer_norm,
-    functional.group_norm: _group_norm,
+    functional.linear: _of_its_first(functional.linear, _linear),
+    functional.layer_norm: _of_its_first(functional.layer_norm, _layer_norm),
+    functional.group_norm: _of_its_first(functional.group_norm, _group_norm),
     functional.glu: _glu,
     functional.gelu: _symmetric(aten.gelu_backward),
     functional.silu: _symmetric(aten.silu_backward),

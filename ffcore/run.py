@@ -130,8 +130,7 @@ def run(
     started = _Start(restart=restart, resume=resume, allow_changes=allow_changes)
     with part("training"):
         device = own_device(usable_device(recipe.training.device))
-    on_cpu = torch.device(device).type == "cpu"
-    memory = keeping() if on_cpu else nullcontext()
+    memory = keeping() if torch.device(device).type == "cpu" else nullcontext()
     with _arithmetic(recipe.training), memory, joined(device) as processes:
         observer = observer if observer and processes.leads else Silent()
         return _run(recipe, directory, started, processes, observer, stop)
