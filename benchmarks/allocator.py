@@ -9,15 +9,14 @@ learning by itself: `without` is glibc as every script has it. Time ÷ time, med
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
-import time
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 
 import click
 from cases import distillation
 from sampling import sampler
-from timing import machine, table
+from timing import in_turn, machine, own_process, table
 
 from ffcore.allocator import keeping
 
@@ -26,22 +25,14 @@ STEPS = {"digits": 40, "S/2@128": 4}
 
 def measure(case: str, what: str, kept: bool) -> None:
     """Print the median seconds of a step, or of a batch of 64 samples."""
+    work: Callable[[], object]
     if what == "step":
-        work = distillation(case, "training.batch=16" if "@" in case else "training.batch=64").step
+        work = distillation(case, *(["training.batch=16"] if "@" in case else [])).step
     else:
         images = sampler(case)
-        asked = images.request(10**6)
-
-        def work() -> object:  # type: ignore[misc]
-            return images.images(asked, 0, 64)
-
-    taken = []
+        work = partial(images.images, images.request(10**6), 0, 64)
     with keeping() if kept else nullcontext():
-        for _ in range(STEPS[case] + 2):
-            begun = time.perf_counter()
-            work()
-            taken.append(time.perf_counter() - begun)
-    print(statistics.median(taken[2:]))
+        print(in_turn({what: work}, STEPS[case], warm=2)[what])
 
 
 @click.command()
@@ -61,9 +52,7 @@ def main(cases: tuple[str, ...], rounds: int, measured: tuple[str, str, bool] | 
             taken: dict[bool, list[float]] = {True: [], False: []}
             for _ in range(rounds):
                 for kept, each in taken.items():
-                    command = [sys.executable, __file__, "--measure", case, what, str(kept)]
-                    run = subprocess.run(command, capture_output=True, text=True, check=True)
-                    each.append(float(run.stdout))
+                    each.append(own_process(__file__, "--measure", case, what, str(kept)))
             ratios.append(statistics.median(taken[False]) / statistics.median(taken[True]))
         row(case, *(f"**{each:.2f}**" for each in ratios))
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from timing import wake
 
 from ffcore.build import build
 from ffcore.distill import Distillation
 from ffcore.guidance import unguided
+from ffcore.nn.size import TransformerSize
 from ffcore.recipe import load_recipe
 
 WIDTHS = {"S/2": (384, 12, 6), "B/2": (768, 12, 12), "XL/2": (1152, 28, 16)}
@@ -41,6 +44,19 @@ def of_size(input_size: int, width: int, depth: int, heads: int, *overrides: str
         "training.batch=32",
     )
     return _built("sit_b_256.toml", *random, *overrides)
+
+
+def sit_arguments(size: TransformerSize) -> dict[str, Any]:
+    """Return what the constructors of the SiT family's published code call our sizes."""
+    return {
+        "input_size": size.input_size,
+        "patch_size": size.patch_size,
+        "in_channels": size.channels,
+        "hidden_size": size.width,
+        "depth": size.depth,
+        "num_heads": size.heads,
+        "num_classes": size.classes,
+    }
 
 
 def _built(recipe: str, *overrides: str) -> Distillation:

@@ -1,6 +1,6 @@
 """∂_δ F: the error of finite differences by their step, and each backend's cost and error.
 
-    python benchmarks/derivative.py [--student runs/digits/student.safetensors] [--case digits] …
+    python benchmarks/derivative.py [--student STUDENT.safetensors] [--case digits] …
 
 The truth is torch's forward mode in float64. A cost is the median time, taken in turns in this
 process, of all that a training step does with the derivative: the forward that carries the
@@ -58,10 +58,14 @@ class Case:
         ones = torch.ones_like(self.delta)
         return cast(Tensor, self.student(self.z, ones, delta, self.condition))
 
+    def autocast(self) -> torch.autocast:
+        """Return what surrounds a forward: bfloat16 for networks, where that is the dtype."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
     def pair(self, derivative: Derivative) -> tuple[Tensor, Tensor]:
         """Return F and ∂_δ F, under autocast where the dtype is a short one."""
         delta = self.delta
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+        with self.autocast():
             return derivative.with_value(
                 self.forward, (delta,), (torch.ones_like(delta),), room=(delta, 1 - delta)
             )
@@ -80,7 +84,7 @@ class Case:
     def gradient(self, derivative: Derivative | None) -> None:
         """Do what a training step does: forward, derivative, backward."""
         if derivative is None:
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            with self.autocast():
                 output = self.forward(self.delta)
         else:
             output = self.pair(derivative)[0]
@@ -90,7 +94,7 @@ class Case:
     @torch.no_grad()
     def plain(self) -> None:
         """Make a forward without gradient."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+        with self.autocast():
             self.forward(self.delta)
 
     @torch.no_grad()

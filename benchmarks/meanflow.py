@@ -23,8 +23,8 @@ from unittest import mock
 
 import click
 import torch
-from cases import distillation
-from timing import machine, outside, seconds, table, wake
+from cases import distillation, sit_arguments
+from timing import apart, follow, machine, outside, seconds, table, wake
 from torch import Tensor, nn
 
 from ffcore.allocator import keeping
@@ -87,16 +87,10 @@ class Public:
         self.run = run
         student = cast(TransformerStudent, run.student)
         predictor = cast(MeanFlowPredictor, run.objectives["prediction"])
-        size, guided = student.size, run.guidance != 1
+        guided = run.guidance != 1
         self.network: nn.Module = nets.SiT(
-            input_size=size.input_size,
-            patch_size=size.patch_size,
-            in_channels=size.channels,
-            hidden_size=size.width,
-            decoder_hidden_size=size.width,
-            depth=size.depth,
-            num_heads=size.heads,
-            num_classes=size.classes,
+            **sit_arguments(student.size),
+            decoder_hidden_size=student.size.width,
             fused_attn=False,
             qk_norm=False,
         )
@@ -114,16 +108,11 @@ class Public:
             self.network.parameters(), lr=TABLE.learning_rate, betas=TABLE.betas
         )
 
-    def called(self, *inputs: Any, **named: Any) -> Tensor:
-        """Call the network, as the loss does, which expects it within a wrapper."""
-        found: Tensor = self.network(*inputs, **named)
-        return found
-
     def gradient(self, data: Tensor, labels: Tensor) -> Tensor:
         """Leave the gradient of the mean loss in the network; return that loss."""
 
-        def model(*inputs: Any, **named: Any) -> Tensor:
-            return self.called(*inputs, **named)
+        def model(*inputs: Any, **named: Any) -> Any:  # within a wrapper, as the loss expects it
+            return self.network(*inputs, **named)
 
         model.module = SimpleNamespace(num_classes=self.network.num_classes)  # type: ignore[attr-defined]
         losses, _ = self.loss(model, data, {"y": labels})
@@ -140,9 +129,7 @@ class Public:
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            for kept, new in zip(self.average.parameters(), self.network.parameters(), strict=True):
-                kept.mul_(0.9999).add_(new, alpha=1 - 0.9999)
+        follow(self.average, self.network)
         loss.item(), norm.item()
 
     def differences(self) -> tuple[float, float]:
@@ -165,18 +152,12 @@ class Public:
             self.gradient(data, label)
         named = dict(self.network.named_parameters())
         scale = 2 * data[0].numel()  # its loss is a sum over d, ours half a mean
-        pairs = [
-            (each.grad, cast(Tensor, named[_theirs(name)].grad) / scale)
-            for name, each in run.student.named_parameters()
-            if each.grad is not None
-        ]
+        gradients = [each.grad for each in run.student.parameters()]
+        public = [named[_theirs(name)].grad for name, _ in run.student.named_parameters()]
         run.student.zero_grad(set_to_none=True)
         self.network.zero_grad(set_to_none=True)
-        off, whole = (
-            torch.stack([each.norm() for each in these]).norm()
-            for these in ([a - b for a, b in pairs], [b for _, b in pairs])
-        )
-        return float((ours + theirs).norm() / theirs.norm()), float(off / whole)
+        scaled = [each if each is None else each / scale for each in public]
+        return apart([ours], [-theirs]), apart(gradients, scaled)
 
 
 def _theirs(name: str) -> str:

@@ -16,6 +16,7 @@ import statistics
 
 import click
 import torch
+from timing import wake
 
 from ffcore.build import build
 from ffcore.cost import Cost
@@ -39,10 +40,7 @@ def measured(name: str, overrides: tuple[str, ...], steps: int) -> tuple[list[Re
     run = build(recipe).distillation
     for sentence in run.self_check():
         click.echo(sentence, err=True)
-    with torch.no_grad():  # what is new starts at zero, and would answer with nothing
-        for weight in [*run.teacher.parameters(), *run.student.parameters()]:
-            if not weight.any():
-                weight.normal_(std=0.02)
+    wake(run.teacher, run.student, spread=0.02)
     run.lay_out(
         Processes(),
         recomputed=recipe.parallel.checkpointing,

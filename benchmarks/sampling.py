@@ -13,15 +13,13 @@ process of its own, whose greatest resident memory is told (Linux).
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import click
 import torch
 from cases import distillation
-from timing import in_turn, machine, seconds, table
+from timing import in_turn, machine, own_process, seconds, table
 
 from ffcore.allocator import keeping
 from ffcore.interfaces import Labels
@@ -66,9 +64,7 @@ def rate(case: str, batch: int, rounds: int) -> tuple[float, float]:
 def memory(number: int) -> float:
     """Return the most memory, in MiB, that a process takes which writes so many samples."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "--write", str(number), folder]
-        run = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(run.stdout)
+        return own_process(__file__, "--write", str(number), folder)
 
 
 def write(number: int, folder: Path) -> None:

@@ -1,6 +1,6 @@
 r"""A training step beside the passes that it cannot avoid, and beside the way everybody writes it.
 
-    python benchmarks/step.py [--case digits] [--case S/2] [--rounds 7] [--derivative auto]
+    python benchmarks/step.py [--case digits] [--case S/2@128] [--rounds 7] [--derivative auto]
     python benchmarks/step.py --device cuda --case B/2@256 --case XL/2@512 \
         --precision bfloat16 --compile
 
@@ -38,8 +38,8 @@ from typing import Any, cast
 import attrs
 import click
 import torch
-from cases import distillation
-from timing import Saved, in_turn, machine, outside, seconds, table
+from cases import distillation, sit_arguments
+from timing import Saved, apart, follow, in_turn, machine, outside, seconds, table
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -214,9 +214,7 @@ class Naive:
         norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        with torch.no_grad():
-            for kept, new in zip(self.average.parameters(), self.student.parameters(), strict=True):
-                kept.mul_(0.9999).add_(new, alpha=1 - 0.9999)
+        follow(self.average, self.student)
         corrector = cast(VsdCorrector, self.run.objectives["correction"])
         draws = self.run.draws("correction", "online", "0")[: len(samples)]
         loss = corrector.flow_matching_loss(self.online, samples, condition, draws).mean()
@@ -235,14 +233,7 @@ class Naive:
         run._gradient(run._shares(run.step_index))
         ours = [each.grad for each in run.student.parameters()]
         run.student.zero_grad(set_to_none=True)
-        pairs = [
-            (a, b) for a, b in zip(naive, ours, strict=True) if a is not None and b is not None
-        ]
-        off, whole = (
-            torch.stack([each.norm() for each in these]).norm()
-            for these in ([a - b for a, b in pairs], [b for _, b in pairs])
-        )
-        return float(off / whole)
+        return apart(naive, ours)
 
 
 class Turns:
@@ -399,16 +390,7 @@ def official(case: str, asked: Asked, row: Callable[..., None]) -> None:
     student = cast(TransformerStudent, run.student)
     size = student.size
     ours = TransformerVelocity(student.velocity.transformer, student.velocity.preconditioning)
-    theirs = module.SiT(
-        input_size=size.input_size,
-        patch_size=size.patch_size,
-        in_channels=size.channels,
-        hidden_size=size.width,
-        depth=size.depth,
-        num_heads=size.heads,
-        num_classes=size.classes,
-        learn_sigma=False,
-    ).to(asked.device)
+    theirs = module.SiT(**sit_arguments(size), learn_sigma=False).to(asked.device)
     theirs.eval()  # drops no labels
     draws = run.draws("official")[: min(run.batch, 32)]
     x, t = draws.normal("x", size.sample_shape), draws.uniform("t")

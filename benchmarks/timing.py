@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import statistics
+import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -48,6 +49,36 @@ def in_turn(
         for name, work in cases.items():
             taken[name].append(seconds(work, device))
     return {name: statistics.median(each[warm:]) for name, each in taken.items()}
+
+
+def own_process(*command: str) -> float:
+    """Return the number that a script of ours prints, in a process of its own."""
+    run = subprocess.run((sys.executable, *command), capture_output=True, text=True, check=True)
+    return float(run.stdout)
+
+
+def apart(found: Iterable[Tensor | None], wanted: Iterable[Tensor | None]) -> float:
+    """Return ‖found − wanted‖ / ‖wanted‖ of all tensors together.
+
+    Where one is missing, as the gradient of what is not trained, so must be the other.
+    """
+    pairs = []
+    for one, other in zip(found, wanted, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            pairs.append((one, other))
+    off, whole = (
+        torch.stack([each.norm() for each in these]).norm()
+        for these in ([a - b for a, b in pairs], [b for _, b in pairs])
+    )
+    return float(off / whole)
+
+
+@torch.no_grad()
+def follow(average: nn.Module, network: nn.Module) -> None:
+    """Move an average towards a network, one tensor at a time, as it is commonly written."""
+    for kept, new in zip(average.parameters(), network.parameters(), strict=True):
+        kept.mul_(0.9999).add_(new, alpha=1 - 0.9999)
 
 
 class Saved:
