@@ -20,7 +20,7 @@ slow: $(VENV)/ready  ## Run the slow studies
 	$(RUN)/python -m pytest -m slow
 
 bench: $(VENV)/ready  ## Measure speed on this CPU, into runs/bench.md (10 minutes)
-	$(RUN)/python benchmarks/bench.py
+	$(RUN)/python benchmarks/speed/bench.py
 
 check: $(VENV)/ready  ## Lint and types
 	$(RUN)/ruff check .

@@ -14,14 +14,14 @@ from typing import Any
 
 from ffcore import interfaces
 from ffcore.draws import Draws
-from ffcore.flow import integrate
-from ffcore.optimizer import Optimizer
+from ffcore.flow.ode import integrate
+from ffcore.flow.solver import Solver
 from ffcore.plugins import ROLES, Component, Registry
-from ffcore.solver import Solver
 from ffcore.testing import SETTINGS, Law, laws_of
 from ffcore.testing.case import KINDS
 from ffcore.testing.law import ANY
 from ffcore.testing.plugin_laws import PLUGIN_LAWS
+from ffcore.training.optimizer import Optimizer
 
 VALUES = (
     interfaces.Context,

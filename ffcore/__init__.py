@@ -2,21 +2,22 @@
 
 Names are handed on when they are first asked for, so that `import ffcore` imports no torch. A
 function that bears the name of its module (`train`, `run`, `evaluate`) is imported from there:
-`from ffcore.train import train`.
+`from ffcore.training.loop import train`.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ffcore.analytic import Gaussian, GaussianMixture
-    from ffcore.derivative import Derivative
-    from ffcore.distill import Distillation
     from ffcore.draws import Draws
-    from ffcore.export import load_sampler
-    from ffcore.flow import integrate
-    from ffcore.flow_map import generate, push
-    from ffcore.guidance import Guided
+    from ffcore.flow.derivative import Derivative
+    from ffcore.flow.exact import Gaussian, GaussianMixture
+    from ffcore.flow.flow_map import generate, push
+    from ffcore.flow.guidance import Guided
+    from ffcore.flow.ode import integrate
+    from ffcore.flow.path import interpolate
+    from ffcore.flow.solver import Solver
+    from ffcore.flow.time_law import TimeLaw
     from ffcore.interfaces import (
         Auxiliary,
         Balancer,
@@ -43,11 +44,10 @@ if TYPE_CHECKING:
         VelocityField,
         labelled,
     )
-    from ffcore.optimizer import Optimizer
-    from ffcore.path import interpolate
     from ffcore.recipe import Recipe, RecipeError, load_recipe, to_toml
-    from ffcore.solver import Solver
-    from ffcore.time_law import TimeLaw
+    from ffcore.sample.load import load_sampler
+    from ffcore.training.distillation import Distillation
+    from ffcore.training.optimizer import Optimizer
 
 _HOMES = {
     "Auxiliary": "ffcore.interfaces",
@@ -60,37 +60,37 @@ _HOMES = {
     "DataError": "ffcore.interfaces",
     "DataSource": "ffcore.interfaces",
     "Decoder": "ffcore.interfaces",
-    "Derivative": "ffcore.derivative",
-    "Distillation": "ffcore.distill",
+    "Derivative": "ffcore.flow.derivative",
+    "Distillation": "ffcore.training.distillation",
     "Draws": "ffcore.draws",
     "Features": "ffcore.interfaces",
     "FrozenTeacher": "ffcore.interfaces",
     "Gap": "ffcore.interfaces",
     "Gaps": "ffcore.interfaces",
-    "Gaussian": "ffcore.analytic",
-    "GaussianMixture": "ffcore.analytic",
-    "Guided": "ffcore.guidance",
+    "Gaussian": "ffcore.flow.exact",
+    "GaussianMixture": "ffcore.flow.exact",
+    "Guided": "ffcore.flow.guidance",
     "Labels": "ffcore.interfaces",
     "Networks": "ffcore.interfaces",
     "Norms": "ffcore.interfaces",
-    "Optimizer": "ffcore.optimizer",
+    "Optimizer": "ffcore.training.optimizer",
     "PredictorObjective": "ffcore.interfaces",
     "Recipe": "ffcore.recipe",
     "RecipeError": "ffcore.recipe",
-    "Solver": "ffcore.solver",
+    "Solver": "ffcore.flow.solver",
     "Student": "ffcore.interfaces",
     "Teacher": "ffcore.interfaces",
-    "TimeLaw": "ffcore.time_law",
+    "TimeLaw": "ffcore.flow.time_law",
     "Tracker": "ffcore.interfaces",
     "Unconditional": "ffcore.interfaces",
     "VelocityField": "ffcore.interfaces",
-    "generate": "ffcore.flow_map",
-    "integrate": "ffcore.flow",
-    "interpolate": "ffcore.path",
+    "generate": "ffcore.flow.flow_map",
+    "integrate": "ffcore.flow.ode",
+    "interpolate": "ffcore.flow.path",
     "labelled": "ffcore.interfaces",
     "load_recipe": "ffcore.recipe",
-    "load_sampler": "ffcore.export",
-    "push": "ffcore.flow_map",
+    "load_sampler": "ffcore.sample.load",
+    "push": "ffcore.flow.flow_map",
     "to_toml": "ffcore.recipe",
 }
 

@@ -16,14 +16,15 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from ffcore.draws import Draws
-from ffcore.optimizer import Optimizer
+if TYPE_CHECKING:
+    from ffcore.draws import Draws
+    from ffcore.training.optimizer import Optimizer
 
 Objective = Literal["prediction", "correction"]
 
@@ -194,8 +195,8 @@ class Student(nn.Module, ABC):
         """Return the average velocity over [t − δ, t].
 
         The flow map is x_t + δ F, hence the identity at δ = 0, where F is the velocity at x_t.
-        Where its derivative is wanted too, inputs are dual numbers (ffcore.dual), which go through
-        torch's functions as tensors do, but for those that write in place.
+        Where its derivative is wanted too, inputs are dual numbers (ffcore.flow.dual), which go
+        through torch's functions as tensors do, but for those that write in place.
 
         Args:
             x_t: where the flow starts, Float[B, *S].
@@ -630,3 +631,12 @@ class FunctionTeacher(Teacher):
         """Return None: what a function is made of is not known."""
         del takes_guidance
         return None
+
+
+IMAGE_CHANNELS = (1, 3)
+"""What is decoded to so many channels is an image; anything else is an array of numbers."""
+
+
+def is_image(shape: Sequence[int]) -> bool:
+    """Whether a decoded sample of this shape, (C, H, W), is an image of one channel or three."""
+    return len(shape) == 3 and shape[0] in IMAGE_CHANNELS

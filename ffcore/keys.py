@@ -12,12 +12,11 @@ into the table's `__attrs_post_init__`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from typing import Annotated, Any, get_args, get_origin
 
 import attrs
-
-from ffcore.spelling import did_you_mean
 
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], object]
 
@@ -153,3 +152,15 @@ def role_of(kind: Any) -> str | None:
         marks = (mark.role for mark in kind.__metadata__ if isinstance(mark, ComponentOf))
         return next(marks, None)
     return next(filter(None, map(role_of, get_args(kind))), None)
+
+
+def nearest(found: str, possible: Iterable[str]) -> str | None:
+    """The possible name that `found` most likely stands for, if any is near."""
+    matches = get_close_matches(found, list(possible), n=1)
+    return matches[0] if matches else None
+
+
+def did_you_mean(found: str, possible: Iterable[str]) -> str:
+    """`"; did you mean 'depth'?"`, or nothing where no possible name is near."""
+    name = nearest(found, possible)
+    return f"; did you mean {name!r}?" if name else ""

@@ -23,8 +23,8 @@ from ffcore.export import export
 from ffcore.keys import component, key, kind_of, role_of
 from ffcore.plugins import ROLES, Component, Registry
 from ffcore.recipe import Recipe
-from ffcore.run import run
-from ffcore.run_directory import FILES
+from ffcore.run.directory import FILES
+from ffcore.run.stages import run
 from ffcore.search.keeping import EXAMPLES, PLOT, RESULT
 from ffcore.testing.case import KINDS
 
@@ -438,7 +438,7 @@ def test_every_file_that_is_named_exists(document: Path) -> None:
 def test_a_file_that_does_not_exist_would_be_seen(tmp_path: Path) -> None:
     document = tmp_path / "x.md"
     document.write_text(
-        "`ffcore/path.py` `path.py` `ffcore/paths.py` `nowhere/` `docs/` `recipe.toml`"
+        "`ffcore/flow/path.py` `path.py` `ffcore/paths.py` `nowhere/` `docs/` `recipe.toml`"
     )
     assert missing_files(document) == ["ffcore/paths.py", "nowhere/"]
 

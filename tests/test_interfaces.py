@@ -23,7 +23,7 @@ from ffcore.interfaces import (
     Unconditional,
     VelocityField,
 )
-from ffcore.optimizer import Optimizer
+from ffcore.training.optimizer import Optimizer
 
 Inner = Callable[[Gap, Tensor], Tensor]
 

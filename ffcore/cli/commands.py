@@ -13,7 +13,7 @@ import click
 
 from ffcore.cli.errors import verdict
 from ffcore.cli.exit_codes import ExitCode
-from ffcore.spelling import did_you_mean
+from ffcore.keys import did_you_mean
 
 COMMANDS = {
     "check-plugin": (

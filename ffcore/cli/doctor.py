@@ -14,7 +14,7 @@ from rich.text import Text
 from ffcore.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from ffcore.environment import Finding
+    from ffcore.doctor import Finding
 
 STYLES = {"works": "green", "absent": "dim", "fails": "bold red"}
 
@@ -29,7 +29,7 @@ def doctor(ctx: click.Context, thorough: bool, as_json: bool) -> None:
     Each line works, is absent, which matters to those who want it, or fails. The exit code is 4
     where a run cannot work here.
     """
-    from ffcore.environment import examine
+    from ffcore.doctor import examine
 
     findings = list(examine(thorough=thorough))
     failures = [each for each in findings if each.fails]

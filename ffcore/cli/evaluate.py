@@ -15,14 +15,14 @@ from rich.console import Console
 from ffcore.cli import options
 from ffcore.cli.bars import Bars
 from ffcore.cli.exit_codes import ExitCode
-from ffcore.cli.fidelity import show_fidelity
 from ffcore.cli.sample import labelling
+from ffcore.cli.scores import show_fidelity
 from ffcore.cli.signals import Signals
-from ffcore.files import require, write_text
-from ffcore.solver import Method
+from ffcore.flow.solver import Method
+from ffcore.system.files import require, write_text
 
 if TYPE_CHECKING:
-    from ffcore.fidelity import Making, Working
+    from ffcore.evaluate import Making, Working
     from ffcore.interfaces import Features
 
 
@@ -124,9 +124,9 @@ def evaluate(
     """
     if solver is not None and not teacher:
         raise click.UsageError("--solver is the teacher's (--teacher): a student has none")
-    from ffcore import fidelity
-    from ffcore.build import part, usable_device
-    from ffcore.parallel import joined, own_device
+    from ffcore import evaluate as fidelity
+    from ffcore.recipe.components import part, usable_device
+    from ffcore.system.distributed import joined, own_device
 
     with part("--device"):
         place = own_device(usable_device(device))
@@ -178,7 +178,7 @@ class _Work:
         metrics: str | None,
         earlier: Path | None,
     ) -> None:
-        from ffcore import fidelity
+        from ffcore import evaluate as fidelity
 
         require(file for table in tables for file in getattr(table, "files", ()))
         old = None if earlier is None else fidelity.read_result(earlier)
@@ -204,7 +204,7 @@ class _Work:
         bound = {**self.conditions, "metrics": {"asked": self.metrics}}
         import attrs
 
-        from ffcore import fidelity
+        from ffcore import evaluate as fidelity
 
         with fidelity.begun(out, bound, working.processes, overwrite=overwrite) as partial:
             result = self._measured(attrs.evolve(working, partial=partial))
@@ -221,7 +221,7 @@ class _Work:
     def _measured(self, working: Working) -> dict[str, Any]:
         import attrs
 
-        from ffcore import fidelity
+        from ffcore import evaluate as fidelity
 
         found = fidelity.measure(self.samples, self.reference, self.features, self.metrics, working)
         return {
@@ -269,15 +269,15 @@ def feature_tables(spaces: tuple[str, ...]) -> list[Any]:
 
 def built_features(table: Any, device: str) -> Features:
     """Return the features of a table, on a device."""
-    from ffcore.build import made
     from ffcore.interfaces import Context, Features
+    from ffcore.recipe.components import made
 
     found: Features = made("features", table, Context(), Features)
     return found.to(device).eval()
 
 
 def _metrics(text: str | None, features: list[Features]) -> tuple[str, ...]:
-    from ffcore.fidelity import tells_classes
+    from ffcore.evaluate import tells_classes
 
     if text is not None:
         return tuple(dict.fromkeys(each.strip() for each in text.split(",")))

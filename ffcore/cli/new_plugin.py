@@ -25,7 +25,7 @@ def new_plugin(name: str, role: str, directory: Path | None) -> None:
 
     The last part of NAME is what recipes call the component: "ffcore-kernel" brings "kernel".
     """
-    from ffcore.scaffold import NewPlugin
+    from ffcore.plugins.scaffold import NewPlugin
 
     directory = directory or Path(name)
     try:

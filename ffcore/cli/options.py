@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import click
 
-from ffcore.solver import Method
+from ffcore.flow.solver import Method
 
 solver = click.option(
     "--solver", type=click.Choice(get_args(Method)), help="The teacher's. [default: the recipe's]"

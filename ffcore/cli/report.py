@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from ffcore.files import write_text
+from ffcore.system.files import write_text
 
 
 @click.command()

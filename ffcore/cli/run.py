@@ -14,12 +14,12 @@ from rich.table import Table
 from ffcore.cli.bars import Bars
 from ffcore.cli.exit_codes import ExitCode
 from ffcore.cli.signals import Signals
-from ffcore.files import require
 from ffcore.recipe import load_recipe, needed_files
+from ffcore.system.files import require
 
 if TYPE_CHECKING:
-    from ffcore.evaluate import Evaluation
-    from ffcore.train import Report
+    from ffcore.evaluate.against_teacher import Evaluation
+    from ffcore.training.loop import Report
 
 
 @click.command()
@@ -90,8 +90,8 @@ def run(
     leads = os.environ.get("RANK", "0") == "0"
     console = Console(stderr=True, quiet=not leads)
     console.print(f"run directory: {directory}", highlight=False)
-    from ffcore.run import run as run_recipe
-    from ffcore.train import Stopped
+    from ffcore.run.stages import run as run_recipe
+    from ffcore.training.loop import Stopped
 
     with Signals() as signals, Bars(console) as bars:
         telling = Telling(bars)

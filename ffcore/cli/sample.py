@@ -14,7 +14,7 @@ from rich.console import Console
 from ffcore.cli import options
 from ffcore.cli.bars import Bars
 from ffcore.cli.signals import Signals
-from ffcore.solver import Method
+from ffcore.flow.solver import Method
 
 if TYPE_CHECKING:
     from ffcore.sample import Labelling, Sampler
@@ -92,8 +92,9 @@ def sample(
     """
     if not teacher and solver is not None:
         raise click.UsageError("--solver is the teacher's (--teacher): a student has none")
-    from ffcore.export import is_export, is_run, load_sampler, load_teacher_sampler
+    from ffcore.export import is_export, is_run
     from ffcore.sample import SampleError, StoppedSampling, joined, write_samples
+    from ffcore.sample.load import load_sampler, load_teacher_sampler
 
     place = out.absolute().parent
     if is_run(place) or is_export(place):

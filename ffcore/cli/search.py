@@ -19,11 +19,11 @@ from ffcore.cli import options
 from ffcore.cli.bars import Bars
 from ffcore.cli.evaluate import built_features, feature_tables
 from ffcore.cli.sample import labelling
-from ffcore.files import require
-from ffcore.solver import Method
+from ffcore.flow.solver import Method
+from ffcore.system.files import require
 
 if TYPE_CHECKING:
-    from ffcore.fidelity import Reference
+    from ffcore.evaluate import Reference
     from ffcore.sample import Request, Sampler
     from ffcore.search import Comparison
 
@@ -172,7 +172,7 @@ def search(
     tables = feature_tables(spaces)
     for table in tables:
         require(getattr(table, "files", ()))
-    from ffcore.export import load_sampler, load_teacher_sampler
+    from ffcore.sample.load import load_sampler, load_teacher_sampler
     from ffcore.search import Verifier, check_alike, check_free, compare, keep
 
     if out is not None:
@@ -223,10 +223,10 @@ def search(
 
 def _reference(against: str | None, source: str, student: Sampler, asked: Request) -> Reference:
     """Return what distances are measured to: what is named, or what the run or recipe has."""
+    from ffcore.evaluate import Made, Making, open_reference
     from ffcore.export import RECIPE
-    from ffcore.fidelity import Made, Making, open_reference
     from ffcore.recipe import load_recipe
-    from ffcore.run_directory import REFERENCE
+    from ffcore.run.directory import REFERENCE
 
     if against is None:
         own = Path(source) / REFERENCE

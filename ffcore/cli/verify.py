@@ -17,7 +17,7 @@ from rich.table import Table
 
 from ffcore.cli import options
 from ffcore.cli.bars import Bars
-from ffcore.solver import Method
+from ffcore.flow.solver import Method
 
 _COLUMNS = 80
 _MOST_CLASSES = 10
@@ -162,7 +162,7 @@ def _given(**options: Any) -> dict[str, Any]:
 def _place(source: Path, out: Path | None) -> Iterator[Path]:
     """Yield where results are kept; a run's own directory is held meanwhile."""
     from ffcore.export import is_export, is_run, student_path
-    from ffcore.run_directory import alone
+    from ffcore.run.directory import alone
 
     student_path(source)  # raises where there is no student
     run = source.is_dir() and is_run(source)
@@ -186,10 +186,10 @@ def _place(source: Path, out: Path | None) -> Iterator[Path]:
 
 def _keep(directory: Path, found: Mapping[str, Any]) -> None:
     """Replace an earlier result; its picture goes first: none stands beside other numbers."""
-    from ffcore import picture
-    from ffcore.faults import writable
-    from ffcore.files import write_text
-    from ffcore.run_directory import VERIFICATION, VERIFICATION_PICTURE
+    from ffcore.report import plots as picture
+    from ffcore.run.directory import VERIFICATION, VERIFICATION_PICTURE
+    from ffcore.system.faults import writable
+    from ffcore.system.files import write_text
 
     with writable(directory, VERIFICATION):
         (directory / VERIFICATION_PICTURE).unlink(missing_ok=True)

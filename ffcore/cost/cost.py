@@ -10,12 +10,11 @@ import attrs
 import torch
 from torch import nn
 
-from ffcore.build import BuildError, Parts, part, parts
 from ffcore.cost.memory import Memory
 from ffcore.cost.row import Row
 from ffcore.cost.tally import Use, tally_steps, training
 from ffcore.draws import Draws
-from ffcore.guidance import unguided
+from ffcore.flow.guidance import unguided
 from ffcore.interfaces import (
     Auxiliary,
     Condition,
@@ -27,6 +26,7 @@ from ffcore.interfaces import (
 )
 from ffcore.nn.lora import ZerosOnMeta
 from ffcore.recipe import Recipe
+from ffcore.recipe.components import BuildError, Parts, part, parts
 
 
 @attrs.frozen(kw_only=True)

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from ffcore.dual import Dual
+from ffcore.flow.dual import Dual
 from ffcore.interfaces import Condition
 
 

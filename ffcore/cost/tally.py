@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 
-from ffcore.build import BuildError, Parts, part
-from ffcore.distill import Distillation
 from ffcore.draws import Draws
-from ffcore.dual import Dual
-from ffcore.guidance import Guided, unguided
+from ffcore.flow.dual import Dual
+from ffcore.flow.guidance import Guided, unguided
+from ffcore.flow.path import expand_like
 from ffcore.interfaces import (
     Auxiliary,
     Balancer,
@@ -39,8 +38,9 @@ from ffcore.interfaces import (
     Teacher,
     VelocityField,
 )
-from ffcore.path import expand_like
 from ffcore.recipe import Recipe
+from ffcore.recipe.components import BuildError, Parts, part
+from ffcore.training.distillation import Distillation
 
 SAMPLES = 1024
 """On how many of each objective's share a step is made, at most."""

@@ -5,8 +5,7 @@ from ffcore.export.sources import (
     SourceError,
     is_export,
     is_run,
-    load_sampler,
-    load_teacher_sampler,
+    load_student,
     student_path,
 )
 from ffcore.export.student_file import (
@@ -30,8 +29,7 @@ __all__ = [
     "export",
     "is_export",
     "is_run",
-    "load_sampler",
-    "load_teacher_sampler",
+    "load_student",
     "read_student",
     "student_path",
     "write_student",

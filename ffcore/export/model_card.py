@@ -7,11 +7,11 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ffcore.files import File
+from ffcore.interfaces import is_image
 from ffcore.plugins import installed
 from ffcore.recipe import Recipe, needed_files
 from ffcore.recipe.tables import components
-from ffcore.sample import is_image
+from ffcore.system.files import File
 
 _LICENCES = {
     "mit": "mit",

@@ -1,26 +1,13 @@
-"""What can be sampled: the student of a run, export or file, the teacher of a recipe or run."""
+"""Where a student is: in a run's directory, in an export, in a file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import reduce
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
 
-import attrs
-import torch
-
-from ffcore.build import made, part, usable_device
-from ffcore.export.student_file import RECIPE, STUDENT, StudentFile, read_student
-from ffcore.files import require
-from ffcore.interfaces import ConditionSource, Context, Decoder, Teacher
-from ffcore.plugins import installed
-from ffcore.recipe import component, digest, load_recipe
-from ffcore.recipe.merge import merge, parse_override
-from ffcore.recipe.plain import plain
-from ffcore.sample import Mapped, SampleError, Sampler, Solved, own_device, whole_number
-from ffcore.solver import Method, Solver
+from ffcore.export.student_file import RECIPE, STUDENT, read_student
+from ffcore.interfaces import Student
+from ffcore.recipe import load_recipe
 
 CONFIG, CARD = "config.json", "README.md"
 """What an export has beside the student and the recipe."""
@@ -28,81 +15,6 @@ CONFIG, CARD = "config.json", "README.md"
 
 class SourceError(Exception):
     """A source does not have what is to be sampled or exported. One message, for a person."""
-
-
-def load_sampler(
-    source: str | PathLike[str], *, device: str = "auto", overrides: Iterable[str] = ()
-) -> Sampler:
-    """Return a sampler of the student of a run directory, an export or a student's file.
-
-        sampler = load_sampler("exported")
-        images = sampler(16, seed=0)  # Float[16, C, H, W] in [−1, 1]
-
-    Args:
-        source: where the student is.
-        device: of torch; "auto" takes an accelerator if there is one.
-        overrides: of the decoder's keys, as in "decoder.weights=vae.safetensors".
-
-    Raises SourceError where there is no student, WeightsError where its file is damaged,
-    MissingFile where the decoder's is not there, BuildError or SampleError where it does not fit.
-    """
-    path = student_path(source)
-    found = read_student(path)
-    decoder = component("decoder", _overridden(found.config["decoder"], overrides))
-    require(getattr(decoder, "files", ()))
-    return Sampler(
-        Mapped(
-            found.student,
-            found.sample_shape,
-            _conditions(path, found),
-            scale=found.scale,
-            range=found.range,
-        ),
-        _built_decoder(decoder, found.context),
-        device=_device(device),
-        origin=_origin(source, found.config.get("recipe"), decoder),
-    )
-
-
-def load_teacher_sampler(
-    source: str | PathLike[str],
-    *,
-    method: Method | None = None,
-    steps: int | None = None,
-    device: str = "auto",
-    overrides: Iterable[str] = (),
-) -> Sampler:
-    """Return a sampler of the teacher of a recipe or a run directory.
-
-    Args:
-        source: a recipe's file, the name of a packaged one, or a run directory.
-        method, steps: of the solver; by default as `evaluation.solver` has them.
-        device: of torch; "auto" takes an accelerator if there is one.
-        overrides: of the recipe's keys, as in "guidance.scale=2.0".
-
-    Raises RecipeError, MissingFile, WeightsError, BuildError; SourceError for an export or a
-    student's file, which have no teacher; SampleError for a solver that there is not.
-    """
-    recipe = load_recipe(_recipe_of(source), overrides)
-    for table in (recipe.teacher, recipe.decoder):
-        require(getattr(table, "files", ()))
-    guidance = recipe.guidance
-    solver = _solver(recipe.evaluation.solver, method, steps)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.training.seed)
-        teacher = made("teacher", recipe.teacher, Context(), Teacher)
-    context = Context(teacher=teacher, guidance_range=guidance.range)
-    decoder = _built_decoder(recipe.decoder, context)
-    with part("guidance"):
-        generator = Solved(
-            teacher,
-            solver,
-            scale=guidance.scale,
-            interval=guidance.interval,
-            channels=guidance.channels,
-        )
-    origin = _origin(source, digest(recipe), recipe.decoder)
-    return Sampler(generator, decoder, device=_device(device), origin=origin)
 
 
 def is_run(directory: Path) -> bool:
@@ -139,74 +51,13 @@ def student_path(source: str | PathLike[str]) -> Path:
     )
 
 
-def _recipe_of(source: str | PathLike[str]) -> str | PathLike[str]:
-    """Return where the recipe of a source is whose teacher is asked for."""
-    path = Path(source)
-    if path.is_dir() and is_run(path):
-        return path / RECIPE
-    if path.is_dir() and not is_export(path):
-        raise SourceError(f"{path} is no run directory: it has no {RECIPE}")
-    if path.is_dir() or (path.is_file() and path.suffix != ".toml"):
-        raise SourceError(
-            f"{path} holds a student without its teacher: name the recipe or the run directory "
-            "that has the teacher"
-        )
-    return source
+def load_student(source: str | Path) -> Student:
+    """Return the student of a finished run or of an export: the moving average, on the CPU.
 
+    Args:
+        source: the directory of either, or a student's file.
 
-def _conditions(path: Path, found: StudentFile) -> ConditionSource:
-    if found.conditions is None:
-        raise SourceError(
-            f"{path}: this student's conditions are neither none nor classes, and a student's file "
-            "does not describe others. In Python, ffcore.sample.Mapped takes them."
-        )
-    return found.conditions
-
-
-def _overridden(tree: Any, overrides: Iterable[str]) -> dict[str, Any]:
-    """Return a decoder's tree with --set's laid over it; a student itself has no more keys."""
-    layers = []
-    for text in overrides:
-        try:
-            layer = parse_override(text)
-        except ValueError as error:
-            raise SourceError(f"--set {text}: {error}") from None
-        if layer.keys() != {"decoder"} or not isinstance(layer["decoder"], dict):
-            raise SourceError(
-                f"--set {text}: a student is what its training made it; only keys of its decoder "
-                "can be set, as in decoder.weights=PATH"
-            )
-        layers.append(layer)
-    return cast(dict[str, Any], reduce(merge, layers, {"decoder": tree})["decoder"])
-
-
-def _solver(solver: Solver, method: Method | None, steps: int | None) -> Solver:
-    method = solver.method if method is None else method
-    if method == "dopri5" and steps is not None:
-        raise SampleError("steps: dopri5 chooses its own; leave them out, or take another solver")
-    steps = solver.steps if steps is None else whole_number("steps", steps, 1)
-    try:
-        return attrs.evolve(solver, method=method, steps=steps)
-    except ValueError as error:
-        raise SampleError(f"solver: {error}") from None
-
-
-def _built_decoder(table: Any, context: Context) -> Decoder:
-    with torch.random.fork_rng(devices=[]):
-        decoder: Decoder = made("decoder", table, context, Decoder)
-    return decoder
-
-
-def _device(name: str) -> str:
-    try:
-        return usable_device(own_device(usable_device(name)))
-    except ValueError as error:
-        raise SampleError(str(error)) from None
-
-
-def _origin(source: str | PathLike[str], recipe: str | None, decoder: Any) -> dict[str, Any]:
-    return {
-        "source": str(source),
-        "recipe": recipe,
-        "decoder": plain(decoder, "decoder", registry=installed()),
-    }
+    Raises SourceError or RecipeError where there is no student, WeightsError where its file is
+    damaged.
+    """
+    return read_student(student_path(source)).student

@@ -15,9 +15,6 @@ import attrs
 import torch
 from torch import Tensor
 
-from ffcore.build import BuildError, made, parts
-from ffcore.features import fingerprint
-from ffcore.files import File, file_digest, locate
 from ffcore.interfaces import (
     Condition,
     ConditionSource,
@@ -31,8 +28,10 @@ from ffcore.interfaces import (
 )
 from ffcore.plugins import installed
 from ffcore.recipe import Recipe, RecipeError, component, digest, load_recipe
+from ffcore.recipe.components import BuildError, made, parts
 from ffcore.recipe.plain import NONE, plain
-from ffcore.weights import Weights, WeightsError, read_weights, write_weights
+from ffcore.system.files import File, file_digest, locate
+from ffcore.system.weights import Weights, WeightsError, fingerprint, read_weights, write_weights
 
 RECIPE, STUDENT, EVALUATION = "recipe.toml", "student.safetensors", "evaluation.json"
 """What a run directory calls these files, and an export too."""

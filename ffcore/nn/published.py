@@ -19,7 +19,7 @@ from torch import Tensor
 from ffcore.nn.embedding import grid_sinusoids
 from ffcore.nn.size import MODELS, TransformerSize
 from ffcore.nn.transformer import Transformer
-from ffcore.weights import WRAPPERS, Weights, WeightsError
+from ffcore.system.weights import WRAPPERS, Weights, WeightsError
 
 _PATCHES = "x_embedder.proj.weight"
 _LABELS = "y_embedder.embedding_table.weight"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import attrs
 
-from ffcore.files import File
 from ffcore.keys import ImpossibleValue, key
 from ffcore.nn.size import Model, TransformerSize
+from ffcore.system.files import File
 
 if TYPE_CHECKING:
     from ffcore.interfaces import Context, Student, Teacher

@@ -13,7 +13,7 @@ from ffcore.nn.published import load_published
 from ffcore.nn.size import TransformerSize
 from ffcore.nn.transformer import Transformer
 from ffcore.nn.velocity import Preconditioning, TransformerVelocity, new_transformer, trainable
-from ffcore.weights import Weights, WeightsError, read_weights
+from ffcore.system.weights import Weights, WeightsError, read_weights
 
 _LOG = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from ffcore.flow.path import expand_like
 from ffcore.interfaces import Condition, Context, VelocityField
 from ffcore.nn.embedding import ScalarEmbedder
 from ffcore.nn.size import TransformerSize
 from ffcore.nn.transformer import Transformer
-from ffcore.path import expand_like
 
 
 class Preconditioning(nn.Module, ABC):

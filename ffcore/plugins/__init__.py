@@ -1,6 +1,5 @@
 """The plugin host: what is installed, in which state, and where its tables are."""
 
-from ffcore.hookspecs import hookimpl
 from ffcore.plugins.component import ROLES, Component
 from ffcore.plugins.discovery import GROUP, Plugin, State, discover
 from ffcore.plugins.errors import (
@@ -9,6 +8,7 @@ from ffcore.plugins.errors import (
     PluginError,
     UnknownComponent,
 )
+from ffcore.plugins.hookspecs import hookimpl
 from ffcore.plugins.registry import Registry, imported, installed, without_third_parties
 
 __all__ = [

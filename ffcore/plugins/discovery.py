@@ -23,7 +23,7 @@ from typing import Any, Literal
 import attrs
 import pluggy
 
-from ffcore import hookspecs
+from ffcore.plugins import hookspecs
 from ffcore.plugins.component import Component
 from ffcore.plugins.metadata import Entry, canonical, entries
 from ffcore.plugins.place import told

@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 
+from ffcore.keys import did_you_mean
 from ffcore.plugins.component import Component
 from ffcore.plugins.discovery import DISABLE, THIRD_PARTIES, Plugin, discover, fenced
 from ffcore.plugins.errors import (
@@ -23,7 +24,6 @@ from ffcore.plugins.errors import (
 )
 from ffcore.plugins.metadata import canonical
 from ffcore.plugins.place import told
-from ffcore.spelling import did_you_mean
 
 _LOG = logging.getLogger(__name__)
 Claim = tuple[Plugin, Component]

@@ -16,11 +16,11 @@ from typing import Any
 
 import attrs
 
-from ffcore.files import File
 from ffcore.keys import ImpossibleValue, kind_of, role_of
 from ffcore.plugins import Registry
 from ffcore.recipe.diagnostics import Path, Problem
 from ffcore.recipe.tables import Recipe, components
+from ffcore.system.files import File
 
 NETWORK, COPY = "network", "trainable copy"
 """A role, and the need of which a component of it relieves an objective."""

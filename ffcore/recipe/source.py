@@ -10,9 +10,9 @@ from typing import Any
 import attrs
 
 import ffcore
+from ffcore.keys import did_you_mean
 from ffcore.recipe.diagnostics import Diagnostic, Path, RecipeError
 from ffcore.recipe.merge import Tree, parse_key
-from ffcore.spelling import did_you_mean
 
 _HEADER = re.compile(r"\s*(\[\[?)([^\[\]]+)\]\]?\s*(?:#.*)?")
 _ASSIGNMENT = re.compile(r"\s*([^=#\[\]]+?)\s*=.*")

@@ -12,11 +12,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import attrs
 import cattrs
 
-from ffcore.keys import ImpossibleValue, kind_of, role_of
+from ffcore.keys import ImpossibleValue, did_you_mean, kind_of, nearest, role_of
 from ffcore.plugins import PluginError, Registry
 from ffcore.recipe.diagnostics import Problem, Problems
 from ffcore.recipe.plain import NONE, plain
-from ffcore.spelling import did_you_mean, nearest
 
 _WORDS: dict[Any, str] = {
     bool: "true or false",

@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 import attrs
 
+from ffcore.flow.solver import Solver
 from ffcore.keys import ImpossibleValue, component, key, kind_of, ordered, role_of
-from ffcore.optimizer import Optimizer
-from ffcore.solver import Solver
+from ffcore.training.optimizer import Optimizer
 
 
 @attrs.frozen(kw_only=True)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-# As `ffcore.run_directory` calls them, which imports torch; a test compares.
+# As `ffcore.run.directory` calls them, which imports torch; a test compares.
 RECIPE, PROVENANCE, METRICS = "recipe.toml", "provenance.json", "metrics.jsonl"
 EVALUATION, STUDENT, CHECKPOINTS = "evaluation.json", "student.safetensors", "checkpoints"
 PREVIEWS, SAMPLES, REPORT = "previews", "samples.png", "report.html"

@@ -10,7 +10,7 @@ import attrs
 from ffcore.report.record import Distances, Record
 
 UNKNOWN = "unknown"
-"""The fingerprint of a teacher that nothing tells apart from another; see ffcore/features.py."""
+"""The fingerprint of a teacher that nothing tells apart from another; see system/weights.py."""
 _LACKING = object()
 
 

@@ -1,6 +1,5 @@
 """Samples of a student or a teacher: made, decoded, and kept."""
 
-from ffcore.parallel import Processes, joined, own_device
 from ffcore.sample.chunks import CHUNK
 from ffcore.sample.output import output
 from ffcore.sample.partial import Partial, differences
@@ -13,11 +12,11 @@ from ffcore.sample.sampler import (
     SampleError,
     Sampler,
     Solved,
-    is_image,
     to_uint8,
     whole_number,
 )
 from ffcore.sample.writing import StoppedSampling, write_samples
+from ffcore.system.distributed import Processes, joined, own_device
 
 __all__ = [
     "CHUNK",
@@ -33,7 +32,6 @@ __all__ = [
     "Solved",
     "StoppedSampling",
     "differences",
-    "is_image",
     "joined",
     "output",
     "own_device",

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ffcore.files import write_text
 from ffcore.sample.sampler import SampleError
+from ffcore.system.files import write_text
 
 GRID_LIMIT = 400
 """Images that one picture shows at most."""

@@ -15,8 +15,8 @@ from typing import Any
 
 import attrs
 
-from ffcore.files import held, write_text
 from ffcore.sample.sampler import SampleError
+from ffcore.system.files import held, write_text
 
 _CONDITIONS = "conditions.json"
 _UNCOMPARED = ("source",)

@@ -20,16 +20,21 @@ import torch
 from torch import Tensor
 
 from ffcore.draws import Draws
-from ffcore.features import fingerprint
-from ffcore.flow import integrate
-from ffcore.flow_map import check_steps, generate
-from ffcore.guidance import Guided
-from ffcore.interfaces import Condition, ConditionSource, Decoder, Labels, Student, Teacher
-from ffcore.solver import Solver
-from ffcore.spelling import did_you_mean
-
-IMAGE_CHANNELS = (1, 3)
-"""What is decoded to so many channels is an image; anything else is an array of numbers."""
+from ffcore.flow.flow_map import check_steps, generate
+from ffcore.flow.guidance import Guided
+from ffcore.flow.ode import integrate
+from ffcore.flow.solver import Solver
+from ffcore.interfaces import (
+    Condition,
+    ConditionSource,
+    Decoder,
+    Labels,
+    Student,
+    Teacher,
+    is_image,
+)
+from ffcore.keys import did_you_mean
+from ffcore.system.weights import fingerprint
 
 Labelling = str | int | Sequence[int]
 """Which class each sample is of: "balanced" is index mod classes, "random" is drawn; a class, or
@@ -436,11 +441,6 @@ class Sampler:
             return torch.tensor(asked.labels)[index % len(asked.labels)].to(self.device)
         assert isinstance(self.generator.conditions, Labels)
         return (index % self.generator.conditions.classes).to(self.device)
-
-
-def is_image(shape: Sequence[int]) -> bool:
-    """Whether a decoded sample of this shape, (C, H, W), is an image of one channel or three."""
-    return len(shape) == 3 and shape[0] in IMAGE_CHANNELS
 
 
 def to_uint8(images: Tensor) -> Tensor:

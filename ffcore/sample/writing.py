@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ffcore.parallel import Processes
 from ffcore.sample.chunks import CHUNK, Chunks
 from ffcore.sample.output import Output, output
 from ffcore.sample.partial import differences
 from ffcore.sample.sampler import Request, SampleError, Sampler, to_uint8, whole_number
+from ffcore.system.distributed import Processes
 
 
 class StoppedSampling(Exception):

@@ -13,16 +13,16 @@ import attrs
 import torch
 from torch import Tensor
 
-from ffcore.evaluate import Progress, silent
-from ffcore.features import Moments
-from ffcore.fidelity import Reference, Samples, Working, measure, tells_classes
-from ffcore.fidelity.measure import Fidelity
-from ffcore.fidelity.samples import from_uint8, pieces
+from ffcore.evaluate import Reference, Samples, Working, measure, tells_classes
+from ffcore.evaluate.against_teacher import Progress, silent
+from ffcore.evaluate.measure import Fidelity
+from ffcore.evaluate.metrics import Moments
+from ffcore.evaluate.samples import from_uint8, pieces
+from ffcore.flow.solver import Solver
 from ffcore.interfaces import ConditionSource, Features, Labels
 from ffcore.sample import Request, SampleError, Sampler, Solved, to_uint8
 from ffcore.search.best_of import search
 from ffcore.search.verifier import Function, Verifier
-from ffcore.solver import Solver
 
 
 @attrs.frozen(kw_only=True)
@@ -104,7 +104,7 @@ def compare(
         progress: told of evaluations after each batch.
 
     Raises SampleError where student and teacher do not belong together, or the solver's NFE is not
-    known beforehand; what `search` and `ffcore.fidelity.measure` raise.
+    known beforehand; what `search` and `ffcore.evaluate.measure` raise.
     """
     check_alike(student, teacher, asked)
     verifiers = [v if isinstance(v, Verifier) else Verifier(v) for v in (verifier, *judges)]

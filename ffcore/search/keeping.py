@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffcore.export import is_export, is_run
-from ffcore.files import write_text
-from ffcore.picture import POINTS, Points, draw_against_nfe, draw_samples
+from ffcore.report.plots import POINTS, Points, draw_against_nfe, draw_samples
 from ffcore.sample import Request, SampleError, Sampler, output, to_uint8
 from ffcore.search.comparison import Arm, Comparison
+from ffcore.system.files import write_text
 
 RESULT, PLOT, EXAMPLES = "search.json", "search.png", "examples.png"
 _EXAMPLES = 12

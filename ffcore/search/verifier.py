@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ffcore.faults import OutOfMemory
 from ffcore.interfaces import Condition
 from ffcore.plugins import PluginError, imported
 from ffcore.plugins.place import told
+from ffcore.system.faults import OutOfMemory
 
 Function = Callable[[Tensor, Condition], Tensor]
 """(images, condition) -> scores, Float[B]: of decoded images Float[B, C, H, W] in [−1, 1], or of

@@ -12,9 +12,9 @@ from typing import Any
 
 import attrs
 
-from ffcore.analytic import Gaussian, GaussianMixture
 from ffcore.draws import Draws
-from ffcore.guidance import Guided
+from ffcore.flow.exact import Gaussian, GaussianMixture
+from ffcore.flow.guidance import Guided
 from ffcore.interfaces import (
     Auxiliary,
     Balancer,

@@ -13,11 +13,11 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from ffcore.files import MissingFile, locate
 from ffcore.interfaces import Teacher
 from ffcore.plugins import Component, Plugin, PluginError, Registry
 from ffcore.plugins.metadata import canonical
 from ffcore.plugins.place import place, told
+from ffcore.system.files import MissingFile, locate
 from ffcore.testing import process
 from ffcore.testing.answers import arguments
 from ffcore.testing.case import (

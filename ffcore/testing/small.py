@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ffcore.analytic import Gaussian
+from ffcore.flow.exact import Gaussian
+from ffcore.flow.path import expand_like
 from ffcore.interfaces import (
     Condition,
     FrozenTeacher,
@@ -15,7 +16,6 @@ from ffcore.interfaces import (
     Unconditional,
     VelocityField,
 )
-from ffcore.path import expand_like
 
 WIDTH = 16
 MEAN, SCALE = (0.5, -0.3), 0.7

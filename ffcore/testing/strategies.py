@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from ffcore.analytic import Gaussian, GaussianMixture
 from ffcore.draws import Draws
+from ffcore.flow.exact import Gaussian, GaussianMixture
 from ffcore.interfaces import Batch, Condition, Student, Teacher
 from ffcore.testing import process
 from ffcore.testing.small import SmallStudent

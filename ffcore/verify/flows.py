@@ -10,14 +10,14 @@ import attrs
 import torch
 from torch import Tensor
 
-from ffcore.analytic import ExactTeacher
-from ffcore.derivative import Backend, backend_for
-from ffcore.evaluate import DELTAS, Measurement, prior
-from ffcore.flow import integrate
-from ffcore.guidance import unguided
+from ffcore.evaluate.against_teacher import DELTAS, Measurement, prior
+from ffcore.flow.derivative import Backend, backend_for
+from ffcore.flow.exact import ExactTeacher
+from ffcore.flow.guidance import unguided
+from ffcore.flow.ode import integrate
+from ffcore.flow.solver import Solver
 from ffcore.interfaces import Condition, Student, Teacher
 from ffcore.sample import NotFinite
-from ffcore.solver import Solver
 from ffcore.verify.errors import Errors, norm
 from ffcore.verify.residual import residual
 

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from ffcore.draws import Draws, epochs
+from ffcore.flow.path import interpolate
 from ffcore.interfaces import Condition, Teacher, VelocityField
-from ffcore.learner import Learner
-from ffcore.optimizer import Optimizer
-from ffcore.path import interpolate
 from ffcore.sample import NotFinite
+from ffcore.training.learner import Learner
+from ffcore.training.optimizer import Optimizer
 from ffcore.verify.errors import Errors, norm
 
 CLIP = 1.0

@@ -11,8 +11,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from ffcore.derivative import Backend, Derivative, Function
-from ffcore.flow_map import generating_velocity, push
+from ffcore.flow.derivative import Backend, Derivative, Function
+from ffcore.flow.flow_map import generating_velocity, push
 from ffcore.interfaces import Condition, Student, Teacher
 from ffcore.verify.errors import norm
 
@@ -52,7 +52,7 @@ def residual(
         z: prior noise, Float[B, *S].
         condition: of size B.
         delta: at least 4 STEP.
-        backend: as `ffcore.derivative.backend_for` finds it.
+        backend: as `ffcore.flow.derivative.backend_for` finds it.
     """
     ones = torch.ones(len(z), dtype=z.dtype, device=z.device)
     duration = delta * ones

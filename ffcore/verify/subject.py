@@ -10,7 +10,6 @@ from typing import Any
 import attrs
 import torch
 
-from ffcore.build import made, part, usable_device
 from ffcore.export import (
     RECIPE,
     SourceError,
@@ -18,9 +17,7 @@ from ffcore.export import (
     read_student,
     student_path,
 )
-from ffcore.features import UNKNOWN, fingerprint
-from ffcore.files import MissingFile, require
-from ffcore.guidance import Guided
+from ffcore.flow.guidance import Guided
 from ffcore.interfaces import (
     ClassFeatures,
     Context,
@@ -30,12 +27,15 @@ from ffcore.interfaces import (
     Teacher,
     VelocityField,
 )
-from ffcore.optimizer import Optimizer
 from ffcore.plugins import installed
 from ffcore.recipe import Recipe, load_recipe
+from ffcore.recipe.components import made, part, usable_device
 from ffcore.recipe.merge import parse_override
 from ffcore.recipe.tables import components
 from ffcore.sample import Mapped
+from ffcore.system.files import MissingFile, require
+from ffcore.system.weights import UNKNOWN, fingerprint
+from ffcore.training.optimizer import Optimizer
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -13,12 +13,12 @@ import attrs
 import torch
 from torch import Tensor
 
-from ffcore.evaluate import DELTAS, Measurement, prior
-from ffcore.faults import enough_memory
-from ffcore.flow import integrate
-from ffcore.flow_map import generate
+from ffcore.evaluate.against_teacher import DELTAS, Measurement, prior
+from ffcore.flow.flow_map import generate
+from ffcore.flow.ode import integrate
+from ffcore.flow.solver import Solver
 from ffcore.interfaces import Condition, Teacher
-from ffcore.solver import Solver
+from ffcore.system.faults import enough_memory
 from ffcore.verify.agreement import Agreement, agreement
 from ffcore.verify.errors import Errors
 from ffcore.verify.flows import compare_flows, exact_solution

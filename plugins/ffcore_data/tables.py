@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from ffcore.files import File
+from ffcore.flow.solver import Solver
 from ffcore.keys import ImpossibleValue, key
-from ffcore.solver import Solver
+from ffcore.system.files import File
 
 if TYPE_CHECKING:
     from ffcore.interfaces import Context, DataSource
@@ -56,7 +56,7 @@ class Latents:
         Raises MissingFile where there is no file, DataError where one is not as it should be, and
         ValueError where it does not fit the teacher.
         """
-        from ffcore.files import require
+        from ffcore.system.files import require
         from ffcore_data.latents import StoredLatents
 
         require(self.files)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ffcore.draws import Draws
-from ffcore.flow import integrate
+from ffcore.flow.ode import integrate
+from ffcore.flow.solver import Solver
 from ffcore.interfaces import Condition, DataError, DataSource, Teacher
-from ffcore.solver import Solver
 
 _LOG = logging.getLogger("ffcore")
 TOLD = 10

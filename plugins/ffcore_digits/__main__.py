@@ -16,15 +16,14 @@ import torch
 from torch import Tensor
 
 from ffcore.draws import Draws
-from ffcore.evaluate import Measurement, make_reference, prior
-from ffcore.features import Raw as RawFeatures
-from ffcore.features import Statistics, frechet_distance
-from ffcore.flow import integrate
+from ffcore.evaluate.against_teacher import Measurement, make_reference, prior
+from ffcore.evaluate.metrics import Statistics, frechet_distance
+from ffcore.flow.ode import integrate
+from ffcore.flow.path import interpolate
+from ffcore.flow.solver import Solver
 from ffcore.interfaces import Condition, Context, Teacher, VelocityField
-from ffcore.path import interpolate
 from ffcore.recipe import component
-from ffcore.solver import Solver
-from ffcore.weights import read_weights, write_weights
+from ffcore.system.weights import read_weights, write_weights
 from ffcore_digits.classifier import DigitFeatures, accuracy
 from ffcore_digits.data import digits
 from ffcore_digits.training import train_classifier, train_teacher
@@ -120,7 +119,8 @@ def _reference(out: Path) -> dict[str, Any]:
         if done == total:
             click.echo(f"{what}: {total} samples, {time.monotonic() - begun:.0f} s")
 
-    reference = make_reference(teacher, [features, RawFeatures()], MEASUREMENT, progress)
+    raw = component("features", {"type": "raw"}).build(Context())
+    reference = make_reference(teacher, [features, raw], MEASUREMENT, progress)
     reference.write(out / "reference.safetensors")
     return _against_data(teacher, features)
 

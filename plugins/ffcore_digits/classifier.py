@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ffcore.interfaces import ClassFeatures
-from ffcore.weights import Weights
+from ffcore.system.weights import Weights
 
 DIMENSION = 64
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ffcore.draws import Draws
-from ffcore.files import MissingFile
 from ffcore.interfaces import Condition, DataSource, Teacher, labelled
+from ffcore.system.files import MissingFile
 from ffcore_digits.warp import warped
 
 Part = Literal["train", "held out", "all"]

@@ -25,7 +25,7 @@ class Digits:
     def build(self, context: Context) -> Features:
         """Return the features. Raises WeightsError where the file does not fit."""
         del context
-        from ffcore.weights import read_weights
+        from ffcore.system.weights import read_weights
         from ffcore_digits.classifier import DigitFeatures
 
         return DigitFeatures(read_weights(self.weights))

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from ffcore import average
 from ffcore.draws import Draws
+from ffcore.flow.path import interpolate
 from ffcore.interfaces import Condition, VelocityField
-from ffcore.optimizer import Optimizer
-from ffcore.path import interpolate
+from ffcore.training import ema as average
+from ffcore.training.optimizer import Optimizer
 from ffcore_digits.classifier import DigitClassifier
 
 Progress = Callable[[int, int, float], None]

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ffcore.draws import Draws
-from ffcore.flow import integrate
+from ffcore.flow.ode import integrate
+from ffcore.flow.solver import Solver
 from ffcore.interfaces import Condition, Context
 from ffcore.recipe import component
-from ffcore.solver import Solver
-from ffcore.weights import read_weights
+from ffcore.system.weights import read_weights
 from ffcore_digits.classifier import DigitClassifier
 from ffcore_digits.tables import CLASSIFIER
 

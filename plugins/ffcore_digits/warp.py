@@ -7,7 +7,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from ffcore.draws import Draws
-from ffcore.path import expand_like
+from ffcore.flow.path import expand_like
 
 HALF_ANGLE = 0.1317
 """Tangent of half the greatest rotation at strength 1, which is 15 degrees."""

@@ -19,10 +19,10 @@ import functools
 import torch
 from torch import Tensor, nn
 
+from ffcore.flow.path import expand_like
 from ffcore.interfaces import Condition, VelocityField
 from ffcore.nn.transformer import Transformer
 from ffcore.nn.velocity import Preconditioning, TransformerVelocity, trainable
-from ffcore.path import expand_like
 
 TIMESTEPS = 1000
 BETAS = (1e-4, 0.02)

@@ -10,7 +10,7 @@ import attrs
 from ffcore.keys import key
 
 if TYPE_CHECKING:
-    from ffcore.analytic import Gaussian, GaussianMixture
+    from ffcore.flow.exact import Gaussian, GaussianMixture
     from ffcore.interfaces import Context, Decoder, Features
 
 
@@ -39,7 +39,7 @@ class GaussianTeacher:
     def build(self, context: Context) -> Gaussian:
         """Return the teacher."""
         del context
-        from ffcore.analytic import Gaussian
+        from ffcore.flow.exact import Gaussian
 
         return Gaussian(self.mean, self.scale)
 
@@ -83,7 +83,7 @@ class MixtureTeacher:
     def build(self, context: Context) -> GaussianMixture:
         """Return the teacher."""
         del context
-        from ffcore.analytic import GaussianMixture
+        from ffcore.flow.exact import GaussianMixture
 
         return GaussianMixture(self.means, self.scale, labels=self.labels)
 
@@ -95,7 +95,7 @@ class Raw:
     def build(self, context: Context) -> Features:
         """Return the features."""
         del context
-        from ffcore.features import Raw as RawFeatures
+        from ffcore_exact.features import Raw as RawFeatures
 
         return RawFeatures()
 

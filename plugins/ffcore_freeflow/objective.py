@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ffcore.derivative import Derivative, self_check
-from ffcore.flow_map import generating_velocity, push
+from ffcore.flow.derivative import Derivative, self_check
+from ffcore.flow.flow_map import generating_velocity, push
+from ffcore.flow.time_law import TimeLaw
 from ffcore.interfaces import Batch, Gap, Gaps, Networks, PredictorObjective
-from ffcore.time_law import TimeLaw
 
 
 class FreeFlowPredictor(PredictorObjective):

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
+from ffcore.flow.time_law import TimeLaw
 from ffcore.keys import ImpossibleValue, key
-from ffcore.time_law import TimeLaw
 
 if TYPE_CHECKING:
     from ffcore.interfaces import Balancer, Context, PredictorObjective
@@ -36,13 +36,13 @@ class FreeFlow:
 
     def settled(self, context: Context) -> FreeFlow:
         """Return the same table with the derivative chosen for the student."""
-        from ffcore.derivative import chosen
+        from ffcore.flow.derivative import chosen
 
         return attrs.evolve(self, derivative=chosen(self.derivative, context))
 
     def build(self, context: Context) -> PredictorObjective:
         """Return the objective."""
-        from ffcore.derivative import Derivative, chosen
+        from ffcore.flow.derivative import Derivative, chosen
         from ffcore_freeflow.objective import FreeFlowPredictor
 
         derivative = Derivative(

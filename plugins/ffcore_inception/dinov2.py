@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ffcore.features import import_fidelity
-from ffcore.interfaces import Features
-from ffcore.sample import is_image, to_uint8
-from ffcore.weights import Weights, WeightsError
+from ffcore.evaluate.metrics import import_fidelity
+from ffcore.interfaces import Features, is_image
+from ffcore.sample import to_uint8
+from ffcore.system.weights import Weights, WeightsError
 
 _PATCH, _HEAD = 14, 64
 """Pixels along a patch, and dimensions of an attention head, in all published sizes."""

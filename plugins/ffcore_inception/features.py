@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ffcore.features import import_fidelity
-from ffcore.interfaces import ClassFeatures
-from ffcore.sample import is_image, to_uint8
-from ffcore.weights import Weights, WeightsError
+from ffcore.evaluate.metrics import import_fidelity
+from ffcore.interfaces import ClassFeatures, is_image
+from ffcore.sample import to_uint8
+from ffcore.system.weights import Weights, WeightsError
 
 _LAYER = "2048"
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from ffcore.files import File
 from ffcore.keys import ImpossibleValue, key
+from ffcore.system.files import File
 
 if TYPE_CHECKING:
     from ffcore.interfaces import Context, Features
@@ -54,7 +54,7 @@ class Inception:
         ValueError where the teacher's samples are no images.
         """
         _check_images("inception", getattr(context.teacher, "sample_shape", None))
-        from ffcore.weights import read_weights
+        from ffcore.system.weights import read_weights
         from ffcore_inception.features import InceptionFeatures
 
         return InceptionFeatures(read_weights(self.files[0].reference))
@@ -91,7 +91,7 @@ class DinoV2:
         ValueError where the teacher's samples are no images.
         """
         _check_images("dinov2", getattr(context.teacher, "sample_shape", None))
-        from ffcore.weights import read_weights
+        from ffcore.system.weights import read_weights
         from ffcore_inception.dinov2 import DinoV2Features
 
         return DinoV2Features(read_weights(self.files[0].reference))

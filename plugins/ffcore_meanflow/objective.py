@@ -16,9 +16,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from ffcore.derivative import Derivative, self_check
 from ffcore.draws import Draws
-from ffcore.guidance import Guided
+from ffcore.flow.derivative import Derivative, self_check
+from ffcore.flow.guidance import Guided
+from ffcore.flow.path import expand_like, interpolate
+from ffcore.flow.time_law import TimeLaw
 from ffcore.interfaces import (
     Batch,
     Condition,
@@ -29,8 +31,6 @@ from ffcore.interfaces import (
     Student,
     Teacher,
 )
-from ffcore.path import expand_like, interpolate
-from ffcore.time_law import TimeLaw
 from ffcore_meanflow.tables import TIMES
 
 

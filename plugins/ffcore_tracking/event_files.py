@@ -8,8 +8,8 @@ from typing import Any
 
 import tomli_w
 
-from ffcore.files import MissingFile
 from ffcore.interfaces import Tracker
+from ffcore.system.files import MissingFile
 
 
 class EventFiles(Tracker):

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from ffcore.files import MissingFile, write_text
 from ffcore.interfaces import Tracker
+from ffcore.system.files import MissingFile, write_text
 
 PATIENCE = 300.0
 """Seconds that the end of a run waits for a server to take the rest."""

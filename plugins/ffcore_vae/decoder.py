@@ -19,10 +19,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ffcore.features import declare_torchvision_operators
-from ffcore.files import MissingFile, locate
+from ffcore.evaluate.metrics import declare_torchvision_operators
 from ffcore.interfaces import Decoder
-from ffcore.weights import Weights, WeightsError, read_weights
+from ffcore.system.files import MissingFile, locate
+from ffcore.system.weights import Weights, WeightsError, read_weights
 
 _OLD = re.compile(r"(\.attentions\.\d+\.)(query|key|value|proj_attn)(?=\.)")
 _NEW = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from ffcore.files import File
 from ffcore.keys import ImpossibleValue, key
+from ffcore.system.files import File
 
 if TYPE_CHECKING:
     from ffcore.interfaces import Context, Decoder

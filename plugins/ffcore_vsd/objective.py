@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ffcore.draws import Draws
-from ffcore.flow_map import push
-from ffcore.guidance import Guided
+from ffcore.flow.flow_map import push
+from ffcore.flow.guidance import Guided
+from ffcore.flow.path import interpolate
+from ffcore.flow.time_law import TimeLaw
 from ffcore.interfaces import (
     Auxiliary,
     Batch,
@@ -29,9 +31,7 @@ from ffcore.interfaces import (
     VelocityField,
 )
 from ffcore.nn.lora import with_lora
-from ffcore.optimizer import Optimizer
-from ffcore.path import interpolate
-from ffcore.time_law import TimeLaw
+from ffcore.training.optimizer import Optimizer
 
 ONLINE = "online"
 

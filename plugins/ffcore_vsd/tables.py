@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from ffcore.flow.time_law import TimeLaw
 from ffcore.keys import ImpossibleValue, component, key, ordered
-from ffcore.optimizer import Optimizer
-from ffcore.time_law import TimeLaw
+from ffcore.training.optimizer import Optimizer
 
 if TYPE_CHECKING:
     from ffcore.interfaces import Context, CorrectorObjective

@@ -3,7 +3,7 @@
 import pytest
 
 from ffcore.recipe import load_recipe
-from ffcore.run import run
+from ffcore.run.stages import run
 
 
 @pytest.fixture(scope="module")

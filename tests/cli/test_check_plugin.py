@@ -23,14 +23,14 @@ def ffcore_components():
 """
 TABLES = """\
 import attrs
-from ffcore.files import File
+from ffcore.system.files import File
 
 @attrs.frozen
 class Flat:
     "Samples as they are."
 
     def build(self, context):
-        from ffcore.features import Raw
+        from ffcore_exact.features import Raw
         return Raw()
 
 @attrs.frozen

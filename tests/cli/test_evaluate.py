@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from inputs import Stream
 
 from ffcore.cli import ExitCode, main
-from ffcore.features import Moments
+from ffcore.evaluate.metrics import Moments
 from ffcore.interfaces import Context
 from ffcore_inception.tables import Inception
 

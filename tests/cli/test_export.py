@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from ffcore.cli import ExitCode
 from ffcore.cli.export import export
 from ffcore.recipe import load_recipe
-from ffcore.run import run
+from ffcore.run.stages import run
 
 FILES = ["student.safetensors", "config.json", "README.md", "recipe.toml"]
 

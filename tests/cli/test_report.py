@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from small_runs import small
 
 from ffcore.cli import ExitCode, main
-from ffcore.run import run
+from ffcore.run.stages import run
 
 
 def ffd(*arguments: str | Path) -> Result:

@@ -124,7 +124,7 @@ def test_a_signal_stops_after_a_checkpoint_and_the_same_command_goes_on(tmp_path
 
 SLOW_DISK = """
 import sys, time
-from ffcore.checkpoint.snapshot import Snapshot
+from ffcore.training.checkpoint.snapshot import Snapshot
 from ffcore.cli import main
 write = Snapshot.write
 def slow(snapshot):

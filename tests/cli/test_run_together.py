@@ -107,7 +107,7 @@ def test_a_dead_process_ends_the_others_and_is_named(tmp_path: Path) -> None:
         _, said = launched.communicate(timeout=60)
     assert launched.returncode != 0
     assert "process 0 of 2 has lost another one" in said
-    assert "ffcore/train.py" not in said  # no traceback
+    assert "ffcore/training/loop.py" not in said  # no traceback
     cause = said[said.index("Root Cause") :]
     assert "rank      : 1" in cause
     assert "SIGKILL" in cause

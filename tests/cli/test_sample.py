@@ -15,10 +15,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from ffcore.cli import ExitCode, main
-from ffcore.export import load_sampler
+from ffcore.flow.solver import Solver
 from ffcore.recipe import load_recipe
-from ffcore.run import run
-from ffcore.solver import Solver
+from ffcore.run.stages import run
+from ffcore.sample.load import load_sampler
 
 TINY = ["training.steps=2", "training.batch=8", "evaluation.enabled=false"]
 

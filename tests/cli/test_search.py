@@ -18,7 +18,7 @@ from PIL import Image
 from ffcore.cli import ExitCode, main
 from ffcore.export import export
 from ffcore.recipe import load_recipe
-from ffcore.run import run
+from ffcore.run.stages import run
 
 TINY = ["training.steps=2", "training.batch=8", "evaluation.enabled=false"]
 VERIFIER = """\

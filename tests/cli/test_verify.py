@@ -10,8 +10,8 @@ from click.testing import CliRunner, Result
 from ffcore.cli import ExitCode, main
 from ffcore.export import export
 from ffcore.recipe import load_recipe
-from ffcore.run import run
-from ffcore.run_directory import alone
+from ffcore.run.directory import alone
+from ffcore.run.stages import run
 
 DIGITS = ["training.steps=2", "training.batch=8", "evaluation.enabled=false"]
 SHORT = ("-n", "12", "--fit-steps", "2", "--fit-samples", "16", "--solver", "heun", "--steps", "8")

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ffcore.analytic import GaussianMixture
-from ffcore.distill import Distillation
-from ffcore.optimizer import Optimizer
+from ffcore.flow.exact import GaussianMixture
+from ffcore.training.distillation import Distillation
+from ffcore.training.optimizer import Optimizer
 from ffcore_freeflow.balancer import AdaptiveBalancer
 from ffcore_freeflow.objective import FreeFlowPredictor
 from ffcore_mlp.student import MlpAverageVelocity, MlpVelocity
@@ -50,7 +50,7 @@ def alone(**arguments: Any) -> Distillation:
 
 
 def contents(run: Distillation) -> dict[str, Tensor]:
-    """Everything that a run consists of, by name, found without `ffcore.checkpoint`."""
+    """Everything that a run consists of, by name, found without `ffcore.training.checkpoint`."""
     networks = {"student": run.student, "average": run.average}
     networks |= {name: each.network for name, each in run.auxiliaries.items()}
     found = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 from inputs import Stream
 
-from ffcore.fidelity import (
+from ffcore.evaluate import (
     Fidelity,
     FidelityError,
     Making,
@@ -22,9 +22,9 @@ from ffcore.fidelity import (
     open_samples,
 )
 from ffcore.interfaces import Context, Features
-from ffcore.parallel import Processes
 from ffcore.recipe import component
 from ffcore.sample import CHUNK
+from ffcore.system.distributed import Processes
 
 METRICS = ("fd", "is", "pr", "classes")
 """Of these the score depends on the order of the samples."""

@@ -5,7 +5,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ffcore.analytic import Gaussian, GaussianMixture
+from ffcore.flow.exact import Gaussian, GaussianMixture
 from ffcore.interfaces import Condition
 
 seeds = st.integers(0, 2**31 - 1)

@@ -6,7 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ffcore.analytic import Gaussian
+from ffcore.flow.exact import Gaussian
+from ffcore.flow.path import expand_like
 from ffcore.interfaces import (
     Condition,
     ConditionSource,
@@ -15,7 +16,6 @@ from ffcore.interfaces import (
     Unconditional,
     VelocityField,
 )
-from ffcore.path import expand_like
 
 
 class ExactStudent(Student):

@@ -1,6 +1,6 @@
 """Who is told how a run goes, in tests."""
 
-from ffcore.train import Report
+from ffcore.training.loop import Report
 
 
 class Listens:

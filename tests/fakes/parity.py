@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ffcore import parallel
-from ffcore.build import build
-from ffcore.distill import Distillation
 from ffcore.recipe import load_recipe
-from ffcore.train import train
+from ffcore.run.build import build
+from ffcore.system import distributed as parallel
+from ffcore.training.distillation import Distillation
+from ffcore.training.loop import train
 
 STEPS = 2
 

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
-from ffcore.features import import_fidelity
+from ffcore.evaluate.metrics import import_fidelity
 
 
 def write(path: Path) -> Path:

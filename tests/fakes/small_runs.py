@@ -6,8 +6,8 @@ import pytest
 from observers import Listens
 
 from ffcore.recipe import Recipe, load_recipe
-from ffcore.run import run
-from ffcore.train import Report
+from ffcore.run.stages import run
+from ffcore.training.loop import Report
 
 SMALL = (
     "training.steps=6", "training.batch=32", "training.log_every=2", "training.checkpoint_every=2",

@@ -15,13 +15,13 @@ from distillations import joint
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ffcore.checkpoint import CheckpointError, Checkpoints
-from ffcore.checkpoint.contents import tensors_of
-from ffcore.checkpoint.snapshot import Snapshot
-from ffcore.distill import Distillation
-from ffcore.guard import Diverged
 from ffcore.interfaces import Batch, Gaps, Networks
-from ffcore.parallel import Processes, joined, local
+from ffcore.system.distributed import Processes, joined, local
+from ffcore.training.checkpoint import CheckpointError, Checkpoints
+from ffcore.training.checkpoint.contents import tensors_of
+from ffcore.training.checkpoint.snapshot import Snapshot
+from ffcore.training.distillation import Distillation
+from ffcore.training.guard import Diverged
 
 
 def start(work: Callable[..., None], *arguments: object) -> None:

@@ -14,7 +14,7 @@ from ffcore.nn.embedding import grid_sinusoids
 from ffcore.nn.published import load_published
 from ffcore.nn.size import TransformerSize
 from ffcore.nn.transformer import Transformer
-from ffcore.weights import Weights, WeightsError
+from ffcore.system.weights import Weights, WeightsError
 
 SIZE = TransformerSize(
     input_size=8, patch_size=2, channels=4, width=16, depth=3, heads=2, classes=5
@@ -162,7 +162,7 @@ def test_the_line_on_what_was_loaded_tells_of_all_that_was_not(
     network = trained(seed=1)
     count = len(network.state_dict())
     weights = official(sigma=True, projectors__0=torch.zeros(1), projectors__1=torch.zeros(1))
-    with caplog.at_level(logging.INFO, "ffcore.weights"):
+    with caplog.at_level(logging.INFO, "ffcore.system.weights"):
         load_published(weights, network, drop=["projectors.*", "unused.*"])
     (record,) = caplog.records
     assert record.getMessage() == (

@@ -11,8 +11,8 @@ import torch
 from inputs import Stream
 from torch import Tensor, nn
 
-from ffcore.derivative import Derivative, self_check
 from ffcore.draws import Draws
+from ffcore.flow.derivative import Derivative, self_check
 from ffcore.interfaces import Condition, Context, FrozenTeacher, Unconditional
 from ffcore.keys import ImpossibleValue
 from ffcore.nn.size import TransformerSize

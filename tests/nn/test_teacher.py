@@ -14,7 +14,7 @@ from ffcore.interfaces import Condition, Context, Labels
 from ffcore.nn.size import MODELS, TransformerSize
 from ffcore.nn.teacher import stated_network
 from ffcore.nn.transformer import Transformer
-from ffcore.weights import WeightsError, write_weights
+from ffcore.system.weights import WeightsError, write_weights
 from ffcore_dit.tables import DiTTeacher
 from ffcore_repa.tables import RepaTeacher
 from ffcore_sit.tables import SiTTeacher
@@ -192,7 +192,7 @@ def test_a_hollow_teacher_needs_neither_weights_nor_memory(family: str, side: in
 
 
 def test_a_file_that_is_not_there_is_told_by_its_name(tmp_path: Path) -> None:
-    from ffcore.files import MissingFile
+    from ffcore.system.files import MissingFile
 
     table = SiTTeacher(sizes=SIZE, weights=str(tmp_path / "absent.pt"))
     with pytest.raises(MissingFile, match=r"absent\.pt"):

@@ -16,13 +16,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ffcore.analytic import Gaussian, GaussianMixture
-from ffcore.build import BuildError, build
 from ffcore.cli import ExitCode, main
 from ffcore.draws import Draws
-from ffcore.files import MissingFile
-from ffcore.flow import integrate
-from ffcore.guidance import Guided
+from ffcore.flow.exact import Gaussian, GaussianMixture
+from ffcore.flow.guidance import Guided
+from ffcore.flow.ode import integrate
+from ffcore.flow.solver import Solver
 from ffcore.interfaces import (
     Condition,
     ConditionSource,
@@ -35,11 +34,13 @@ from ffcore.interfaces import (
     labelled,
 )
 from ffcore.recipe import Recipe, RecipeError, load_recipe
-from ffcore.run import run
-from ffcore.solver import Solver
+from ffcore.recipe.components import BuildError
+from ffcore.run.build import build
+from ffcore.run.stages import run
+from ffcore.system.files import MissingFile
 from ffcore.testing.check import check_tables
 from ffcore.testing.small import small_teacher
-from ffcore.train import Stopped
+from ffcore.training.loop import Stopped
 from ffcore_data.latents import StoredLatents
 from ffcore_data.tables import Latents, TeacherSamples
 from ffcore_data.teacher_samples import SampledTeacher

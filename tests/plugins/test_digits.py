@@ -12,12 +12,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffcore.analytic import Gaussian
 from ffcore.draws import Draws
-from ffcore.evaluate import Measurement, Reference, identity, prior
-from ffcore.features import Statistics, fingerprint, frechet_distance
-from ffcore.files import MissingFile
-from ffcore.flow import integrate
+from ffcore.evaluate.against_teacher import Measurement, Reference, identity, prior
+from ffcore.evaluate.metrics import Statistics, frechet_distance
+from ffcore.flow.exact import Gaussian
+from ffcore.flow.ode import integrate
+from ffcore.flow.solver import Solver
 from ffcore.interfaces import (
     Condition,
     Context,
@@ -28,9 +28,9 @@ from ffcore.interfaces import (
     Teacher,
 )
 from ffcore.recipe import RecipeError, component, load_recipe
-from ffcore.solver import Solver
+from ffcore.system.files import MissingFile
+from ffcore.system.weights import fingerprint, read_weights
 from ffcore.testing.check import check_tables
-from ffcore.weights import read_weights
 from ffcore_digits import verifiers
 from ffcore_digits.classifier import DigitFeatures, accuracy
 from ffcore_digits.data import digits

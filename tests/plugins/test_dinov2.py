@@ -7,10 +7,10 @@ import torch
 from inputs import Stream
 from torch import Tensor
 
-from ffcore.files import MissingFile, require
 from ffcore.interfaces import Context, Features
+from ffcore.system.files import MissingFile, require
+from ffcore.system.weights import WeightsError
 from ffcore.testing.check import check_tables
-from ffcore.weights import WeightsError
 from ffcore_inception.tables import DinoV2
 
 DIMENSION, HIDDEN, GATED = 128, 512, 344

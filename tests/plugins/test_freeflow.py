@@ -13,12 +13,12 @@ from inputs import GaussianCase, Stream, seeds, shapes, slope
 from networks import ExactStudent, FieldTeacher, FunctionStudent
 from torch import Tensor
 
-from ffcore.analytic import Gaussian
-from ffcore.derivative import Derivative, DerivativeMismatch, jvp
 from ffcore.draws import Draws
+from ffcore.flow.derivative import Derivative, DerivativeMismatch, jvp
+from ffcore.flow.exact import Gaussian
+from ffcore.flow.time_law import TimeLaw
 from ffcore.interfaces import Batch, Condition, Context, Gap, Networks, Norms, Student, Teacher
 from ffcore.keys import ImpossibleValue
-from ffcore.time_law import TimeLaw
 from ffcore_freeflow.balancer import AdaptiveBalancer
 from ffcore_freeflow.objective import FreeFlowPredictor
 from ffcore_freeflow.tables import Adaptive, FreeFlow

@@ -21,12 +21,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ffcore.flow import integrate
-from ffcore.guidance import Guided
+from ffcore.flow.guidance import Guided
+from ffcore.flow.ode import integrate
+from ffcore.flow.solver import Solver
 from ffcore.interfaces import Condition, Context, FrozenTeacher, Student, Teacher
 from ffcore.nn.size import TransformerSize
 from ffcore.nn.student import TransformerStudent
-from ffcore.solver import Solver
 from ffcore_dit.tables import DiTStudent, DiTTeacher
 from ffcore_dit.velocity import DiTVelocity, schedule
 from ffcore_repa.tables import RepaStudent, RepaTeacher

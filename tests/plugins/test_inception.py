@@ -8,14 +8,14 @@ import torch
 from inputs import Stream
 from torch import Tensor
 
-from ffcore.analytic import Gaussian
-from ffcore.features import import_fidelity
-from ffcore.files import MissingFile, require
+from ffcore.evaluate.metrics import import_fidelity
+from ffcore.flow.exact import Gaussian
 from ffcore.interfaces import Context, Features
 from ffcore.recipe import RecipeError, load_recipe
+from ffcore.system.files import MissingFile, require
+from ffcore.system.weights import WeightsError
 from ffcore.testing.check import check_tables
 from ffcore.testing.small import small_teacher
-from ffcore.weights import WeightsError
 from ffcore_inception.tables import Inception
 
 

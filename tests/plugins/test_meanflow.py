@@ -17,17 +17,17 @@ from networks import ExactStudent, FieldTeacher
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ffcore.analytic import Gaussian, GaussianMixture
-from ffcore.build import build
-from ffcore.derivative import Derivative, DerivativeMismatch, jvp
 from ffcore.draws import Draws
-from ffcore.guidance import Guided
+from ffcore.flow.derivative import Derivative, DerivativeMismatch, jvp
+from ffcore.flow.exact import Gaussian, GaussianMixture
+from ffcore.flow.guidance import Guided
+from ffcore.flow.path import expand_like, interpolate
+from ffcore.flow.time_law import TimeLaw
 from ffcore.interfaces import Batch, Condition, Context, Gap, Networks, Student
 from ffcore.keys import ImpossibleValue
-from ffcore.path import expand_like, interpolate
 from ffcore.recipe import RecipeError, load_recipe
-from ffcore.run import run
-from ffcore.time_law import TimeLaw
+from ffcore.run.build import build
+from ffcore.run.stages import run
 from ffcore_freeflow.balancer import AdaptiveBalancer
 from ffcore_meanflow.objective import MeanFlowPredictor
 from ffcore_meanflow.tables import MeanFlow

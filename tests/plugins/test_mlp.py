@@ -5,9 +5,9 @@ import torch
 from inputs import Stream
 from torch import Tensor
 
-from ffcore.analytic import Gaussian, GaussianMixture
-from ffcore.derivative import Derivative, self_check
 from ffcore.draws import Draws
+from ffcore.flow.derivative import Derivative, self_check
+from ffcore.flow.exact import Gaussian, GaussianMixture
 from ffcore.interfaces import Condition, Context, Student, Teacher, VelocityField
 from ffcore_mlp.student import MlpAverageVelocity, MlpVelocity
 from ffcore_mlp.tables import MlpNetwork, MlpStudent

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from ffcore.files import MissingFile
 from ffcore.interfaces import Context, Tracker
 from ffcore.recipe import component
-from ffcore.run import run
+from ffcore.run.stages import run
+from ffcore.system.files import MissingFile
 from ffcore.testing import check_tables
 from ffcore_tracking.tables import TensorBoard, Wandb
 

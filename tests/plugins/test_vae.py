@@ -17,10 +17,10 @@ from inputs import Stream
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ffcore.files import MissingFile, require
 from ffcore.interfaces import Context, VelocityField
 from ffcore.plugins import Registry
-from ffcore.weights import WeightsError
+from ffcore.system.files import MissingFile, require
+from ffcore.system.weights import WeightsError
 from ffcore_vae.decoder import SdVaeDecoder
 from ffcore_vae.tables import SdVae
 

@@ -13,13 +13,11 @@ from networks import ExactStudent, FieldTeacher, FunctionStudent, LinearVelocity
 from objectives import Even
 from torch import Tensor, nn
 
-from ffcore.analytic import Gaussian, GaussianMixture
-from ffcore.build import build
-from ffcore.checkpoint import Checkpoints
-from ffcore.checkpoint.contents import tensors_of
-from ffcore.distill import Distillation
 from ffcore.draws import Draws
-from ffcore.guidance import Guided
+from ffcore.flow.exact import Gaussian, GaussianMixture
+from ffcore.flow.guidance import Guided
+from ffcore.flow.path import expand_like, score_to_velocity
+from ffcore.flow.time_law import TimeLaw
 from ffcore.interfaces import (
     Batch,
     Condition,
@@ -34,10 +32,12 @@ from ffcore.interfaces import (
     Unconditional,
     VelocityField,
 )
-from ffcore.optimizer import Optimizer
-from ffcore.path import expand_like, score_to_velocity
 from ffcore.recipe import RecipeError, load_recipe
-from ffcore.time_law import TimeLaw
+from ffcore.run.build import build
+from ffcore.training.checkpoint import Checkpoints
+from ffcore.training.checkpoint.contents import tensors_of
+from ffcore.training.distillation import Distillation
+from ffcore.training.optimizer import Optimizer
 from ffcore_mlp.student import MlpVelocity
 from ffcore_mlp.tables import MlpNetwork
 from ffcore_vsd.objective import ONLINE, VsdCorrector

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_runs import interrupted, small
 
-from ffcore.run import run
+from ffcore.run.stages import run
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from pathlib import Path
 from small_runs import small
 
 from ffcore.report import page, read_records
-from ffcore.run import run
+from ffcore.run.stages import run
 
 Copy = Callable[[str], Path]
 VOID = {"meta", "link", "img", "col", "path"}

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from small_runs import interrupted, small
 
-from ffcore import previews, run_directory
 from ffcore.export import export
 from ffcore.report import ReportError, read_records, record
+from ffcore.run import directory as run_directory
+from ffcore.run import previews
 
 Copy = Callable[[str], Path]
 

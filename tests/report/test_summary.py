@@ -6,7 +6,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from ffcore import features
+from ffcore.evaluate import metrics as features
 from ffcore.report import Record, read_records, summary
 from ffcore.report.record import Distances
 from ffcore.report.summary import UNKNOWN, answer, comparables, cost, differences, differing_keys

@@ -24,9 +24,9 @@ from objectives import Even
 from torch import Tensor, nn
 from trackers import Diary
 
-from ffcore.analytic import Gaussian
 from ffcore.draws import Draws
-from ffcore.flow_map import push
+from ffcore.flow.exact import Gaussian
+from ffcore.flow.flow_map import push
 from ffcore.interfaces import (
     Auxiliary,
     Batch,

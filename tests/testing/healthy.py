@@ -9,9 +9,10 @@ from objectives import Even
 from torch import Tensor, nn
 from trackers import Diary
 
-from ffcore.derivative import jvp
 from ffcore.draws import Draws
-from ffcore.flow_map import generating_velocity, push
+from ffcore.flow.derivative import jvp
+from ffcore.flow.flow_map import generating_velocity, push
+from ffcore.flow.path import interpolate
 from ffcore.interfaces import (
     Auxiliary,
     Batch,
@@ -30,10 +31,9 @@ from ffcore.interfaces import (
     Student,
     Teacher,
 )
-from ffcore.optimizer import Optimizer
-from ffcore.path import interpolate
 from ffcore.recipe.needs import ANYWHERE, COPY
 from ffcore.testing.small import SmallStudent, SmallVelocity
+from ffcore.training.optimizer import Optimizer
 
 
 class Tutor(Teacher):

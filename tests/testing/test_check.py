@@ -16,10 +16,10 @@ from healthy import HEALTHY, Flat, PullPredictor, Straight, Tutor, table
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ffcore.files import File
 from ffcore.interfaces import Batch, Context, Features, Networks, Student
 from ffcore.keys import key
 from ffcore.plugins import PluginError, Registry, without_third_parties
+from ffcore.system.files import File
 from ffcore.testing import (
     SETTINGS,
     ExpectationError,
@@ -53,7 +53,7 @@ class Table:
     {key}
 
     def build(self, context):
-        from ffcore.features import Raw
+        from ffcore_exact.features import Raw
         {build}
 """
 

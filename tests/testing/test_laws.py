@@ -9,7 +9,7 @@ from broken import MUTANTS, Mutant
 from healthy import HEALTHY, PullCorrector, PullPredictor, table
 from torch import Tensor
 
-from ffcore.analytic import GaussianMixture
+from ffcore.flow.exact import GaussianMixture
 from ffcore.interfaces import (
     Auxiliary,
     Batch,

@@ -32,7 +32,7 @@ class Flat:
     width: int = 1
 
     def build(self, context):
-        from ffcore.features import Raw
+        from ffcore_exact.features import Raw
         return Raw()
 
 @attrs.frozen
@@ -44,7 +44,7 @@ class Late:
         return Counting()
 """
 FEATURES = """\
-from ffcore.features import Raw
+from ffcore_exact.features import Raw
 from ffcore.interfaces import Features
 
 class Counting(Features):

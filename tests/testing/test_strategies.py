@@ -9,8 +9,8 @@ from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from ffcore.analytic import Gaussian, GaussianMixture
-from ffcore.flow_map import push
+from ffcore.flow.exact import Gaussian, GaussianMixture
+from ffcore.flow.flow_map import push
 from ffcore.interfaces import Labels, Teacher
 from ffcore.testing import strategies
 from ffcore.testing.small import small_teacher

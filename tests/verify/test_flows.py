@@ -5,12 +5,12 @@ import pytest
 import torch
 from networks import ExactStudent, FieldTeacher
 
-from ffcore.analytic import Gaussian, GaussianMixture
-from ffcore.evaluate import DELTAS, Measurement, prior
-from ffcore.guidance import Guided
+from ffcore.evaluate.against_teacher import DELTAS, Measurement, prior
+from ffcore.flow.exact import Gaussian, GaussianMixture
+from ffcore.flow.guidance import Guided
+from ffcore.flow.solver import Solver
 from ffcore.interfaces import Condition
 from ffcore.sample import NotFinite
-from ffcore.solver import Solver
 from ffcore.verify.flows import compare_flows, exact_solution
 
 TEACHER = Gaussian([1.0, -2.0, 0.5], 0.7)

@@ -7,10 +7,10 @@ import torch
 from inputs import Stream
 from torch import Tensor
 
-from ffcore.analytic import Gaussian
+from ffcore.flow.exact import Gaussian
 from ffcore.interfaces import Condition, VelocityField
-from ffcore.optimizer import Optimizer
 from ffcore.sample import NotFinite
+from ffcore.training.optimizer import Optimizer
 from ffcore.verify.noising import Fit, fit_velocity, noising_gap
 from ffcore_mlp.student import MlpVelocity
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from networks import ExactStudent
 
-from ffcore.analytic import Gaussian
-from ffcore.guidance import Guided
-from ffcore.optimizer import Optimizer
+from ffcore.flow.exact import Gaussian
+from ffcore.flow.guidance import Guided
+from ffcore.training.optimizer import Optimizer
 from ffcore.verify import Settings, Subject, verify
 from ffcore_mlp.student import MlpVelocity
 

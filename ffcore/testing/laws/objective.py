@@ -16,7 +16,6 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from ffcore.distill import Distillation
 from ffcore.draws import Draws
 from ffcore.interfaces import (
     Auxiliary,
@@ -30,8 +29,6 @@ from ffcore.interfaces import (
     Objective,
     VelocityField,
 )
-from ffcore.learner import Learner
-from ffcore.optimizer import Optimizer
 from ffcore.recipe.needs import ANYWHERE, DATA, WHOLE
 from ffcore.testing import process
 from ffcore.testing.answers import same
@@ -39,6 +36,9 @@ from ffcore.testing.case import EXACT, SIZE, Asked, Case, networks_of, words
 from ffcore.testing.law import Broken, Check, ask_only_where, law, require
 from ffcore.testing.network import ROUNDING, relative
 from ffcore.testing.small import MEAN, SCALE, GaussianStudent
+from ffcore.training.distillation import Distillation
+from ffcore.training.learner import Learner
+from ffcore.training.optimizer import Optimizer
 
 STEPS, BATCH, RATE = 12, 64, 0.05
 """Of the short training runs."""

@@ -8,8 +8,8 @@ from typing import Any
 import attrs
 import torch
 
-from ffcore.derivative import Derivative, DerivativeMismatch, self_check
-from ffcore.flow_map import push
+from ffcore.flow.derivative import Derivative, DerivativeMismatch, self_check
+from ffcore.flow.flow_map import push
 from ffcore.testing import network
 from ffcore.testing.answers import arguments
 from ffcore.testing.case import Case

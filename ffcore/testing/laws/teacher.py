@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ffcore.flow import noise_slope, points_wrongly
+from ffcore.flow.ode import noise_slope, points_wrongly
 from ffcore.interfaces import VelocityField
 from ffcore.testing import network
 from ffcore.testing.answers import arguments, fields

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from ffcore.flow.time_law import TimeLaw
 from ffcore.keys import key
-from ffcore.time_law import TimeLaw
 
 if TYPE_CHECKING:
     from ffcore.interfaces import Balancer, Context, PredictorObjective, Teacher

@@ -1,0 +1,38 @@
+"""How faithful samples are to a reference: their distances, classes, and on what these depend."""
+
+from ffcore.evaluate.comparison import check_comparable, conditions, read_result
+from ffcore.evaluate.measure import (
+    METRICS,
+    Fidelity,
+    Measured,
+    check_metrics,
+    measure,
+    tells_classes,
+)
+from ffcore.evaluate.reference import Reference, open_reference
+from ffcore.evaluate.samples import Kept, Made, Making, Samples, open_samples
+from ffcore.evaluate.stored import FidelityError
+from ffcore.evaluate.stream import StoppedEvaluation, Working, begun
+
+__all__ = [
+    "METRICS",
+    "Fidelity",
+    "FidelityError",
+    "Kept",
+    "Made",
+    "Making",
+    "Measured",
+    "Reference",
+    "Samples",
+    "StoppedEvaluation",
+    "Working",
+    "begun",
+    "check_comparable",
+    "check_metrics",
+    "conditions",
+    "measure",
+    "open_reference",
+    "open_samples",
+    "read_result",
+    "tells_classes",
+]

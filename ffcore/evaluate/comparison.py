@@ -1,0 +1,97 @@
+"""Results as they are stored, and whether two of them may stand side by side.
+
+Whose samples they are, and in how many steps they were made, is what one compares; the number of
+samples, seed, labels, guidance, decoder, features and reference must be the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ffcore.evaluate.reference import Reference
+from ffcore.evaluate.samples import Samples
+from ffcore.evaluate.stored import FidelityError
+from ffcore.interfaces import Features
+from ffcore.system.weights import fingerprint
+
+SCHEMA = 1
+_OF_SAMPLES = ("number", "seed", "labels", "decoder", "shape")
+_NAMES = ("source", "ffcore", "schema", "recipe")
+"""What may differ between references that are the same: what they were called, who made them."""
+_UNKNOWN = "unknown"
+
+
+def conditions(
+    samples: Samples, reference: Reference, features: Sequence[Features]
+) -> dict[str, Any]:
+    """Return all that the numbers depend on, as JSON can hold it."""
+    return {
+        "samples": samples.record,
+        "reference": dict(reference.record),
+        "features": {each.name: fingerprint(each) for each in features},
+        "versions": {name: version(name) for name in ("ffcore", "torch", "torch-fidelity")},
+    }
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Return a stored result. Raises FidelityError where the file holds none."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise FidelityError(f"{path} cannot be read as a result: {error}") from None
+    if not isinstance(found, dict) or not {"conditions", "metrics"} <= found.keys():
+        raise FidelityError(f"{path} is no result of ffd evaluate")
+    if found.get("schema") != SCHEMA:
+        raise FidelityError(
+            f"{path} is of schema {found.get('schema')!r}, and this ffcore knows {SCHEMA}"
+        )
+    return found
+
+
+def check_comparable(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
+    """Raise FidelityError, naming all that differs, unless numbers of both may be compared.
+
+    Args:
+        old, new: `conditions`.
+        path: where the old ones are stored.
+    """
+    if not old["features"].keys() & new["features"].keys():
+        raise FidelityError(
+            f"{path} has no number to compare with: it was measured in the features "
+            f"{', '.join(old['features'])}, and these are {', '.join(new['features'])}"
+        )
+    different = list(_differences(old, new))
+    if different:
+        raise FidelityError(
+            f"the numbers of {path} are not comparable with these, which are of other "
+            "conditions:\n  " + "\n  ".join(different)
+        )
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    for name in _OF_SAMPLES:
+        yield from _differs(f"samples' {name}", old["samples"].get(name), new["samples"].get(name))
+    yield from _differs("samples' guidance", _scale(old["samples"]), _scale(new["samples"]))
+    then, now = old["reference"], new["reference"]
+    for name in sorted((then.keys() | now.keys()) - {*_NAMES}):
+        yield from _differs(f"reference's {name}", then.get(name), now.get(name))
+    for name in sorted(old["features"].keys() & new["features"].keys()):
+        yield from _differs(f"network of {name}", old["features"][name], new["features"][name])
+
+
+def _differs(what: str, old: Any, new: Any) -> Iterator[str]:
+    if old != new:
+        yield f"{what}: {_said(old)} there, {_said(new)} here"
+
+
+def _said(value: Any) -> str:
+    return _UNKNOWN if value is None else str(value)
+
+
+def _scale(record: Mapping[str, Any]) -> Any:
+    """Return γ alone: where it acts is part of the teacher's name, or of the student's training."""
+    return (record.get("guidance") or {}).get("scale")

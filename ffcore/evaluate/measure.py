@@ -1,0 +1,293 @@
+"""The numbers: distances between samples and a reference in feature spaces, scores, and classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from ffcore.evaluate.accumulate import Space, Watched
+from ffcore.evaluate.metrics import (
+    NEIGHBOUR,
+    SPLITS,
+    frechet_distance,
+    import_fidelity,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
+from ffcore.evaluate.reference import Reference
+from ffcore.evaluate.samples import Samples, same_samples
+from ffcore.evaluate.stored import FidelityError
+from ffcore.evaluate.stream import Clock, Working, watch
+from ffcore.interfaces import ClassFeatures, Features, is_image
+from ffcore.keys import did_you_mean
+
+METRICS = {
+    "fd": "Fréchet distance",
+    "is": "Inception Score",
+    "kid": "kernel distance",
+    "pr": "precision and recall",
+    "classes": "which class each sample is read as",
+}
+"""What can be measured."""
+_DARK = 1.5 / 127.5 - 1
+"""Pixels of 0 and 1 of 255 are below."""
+_OF_BOTH = {"kid", "pr"}
+"""What needs the features of all samples and of the whole reference."""
+_BLOCK = 1000
+"""Features whose logits are computed at a time."""
+
+
+@attrs.frozen(kw_only=True)
+class Classes:
+    """As which classes samples are read by a classifier."""
+
+    counts: tuple[int, ...]
+    """Samples read as each class."""
+    missing: tuple[int, ...]
+    """Classes that no sample is read as."""
+    as_asked: float | None
+    """Share of samples that are read as the class they were asked for; None where it is unknown."""
+    recall: tuple[float | None, ...] | None
+    """The same among the samples of each class; None for one that was not asked for."""
+
+
+@attrs.frozen(kw_only=True)
+class Fidelity:
+    """The numbers in one feature space; None where they were not asked for."""
+
+    dimension: int
+    fd: float | None = None
+    inception_score: float | None = None
+    inception_score_spread: float | None = None
+    """Standard deviation over the parts; there are `ffcore.evaluate.metrics.SPLITS`."""
+    kid: float | None = None
+    kid_spread: float | None = None
+    """Standard deviation over the subsets."""
+    kid_subset: int | None = None
+    """Samples in a subset; there are `ffcore.evaluate.metrics.SUBSETS`."""
+    precision: float | None = None
+    recall: float | None = None
+    classes: Classes | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Measured:
+    """All numbers, by the name of the features, and what is to be said of them."""
+
+    features: dict[str, Fidelity]
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
+    """Where the time went: samples, features, statistics."""
+
+
+def tells_classes(features: Features) -> bool:
+    """Whether features tell the classes that students are conditioned on."""
+    return isinstance(features, ClassFeatures) and features.classes is not None
+
+
+def check_metrics(asked: Sequence[str], features: Sequence[Features], reference: Reference) -> None:
+    """Raise FidelityError for metrics that there are not, or that cannot be had."""
+    for name in asked:
+        if name not in METRICS:
+            raise FidelityError(
+                f"metrics: there is no {name!r}; there are {', '.join(METRICS)}"
+                f"{did_you_mean(name, METRICS)}"
+            )
+    if (kept := _OF_BOTH & {*asked}) and reference.samples is None:
+        raise FidelityError(
+            f"{' and '.join(sorted(kept))} can be told against samples alone, and "
+            f"{reference.record['source']} has statistics: name a recipe (its teacher), a run or "
+            "kept samples as the reference"
+        )
+    names = ", ".join(each.name for each in features)
+    if "classes" in asked and not any(map(tells_classes, features)):
+        raise FidelityError(
+            f"classes: needs features of a classifier, and {names} tells none of the classes that "
+            "samples are asked for"
+        )
+    if "is" in asked and not any(isinstance(each, ClassFeatures) for each in features):
+        raise FidelityError(f"is: needs features of a classifier, and {names} has no logits")
+    if len({each.name for each in features}) < len(features):
+        raise FidelityError(f"features: named once each, found {[each.name for each in features]}")
+    for each in features:
+        reference.statistics_of(each)
+
+
+def measure(
+    samples: Samples,
+    reference: Reference,
+    features: Sequence[Features],
+    metrics: Sequence[str] = ("fd",),
+    working: Working | None = None,
+) -> Measured:
+    """Measure samples against a reference.
+
+    Args:
+        samples, reference: of one shape.
+        features: on the device of `working`; one name each.
+        metrics: of METRICS; see `check_metrics`. Each is measured in those features that have it.
+        working: how; by default on the CPU, by this process alone.
+
+    Raises FidelityError where samples are not finite, or the features cannot take them;
+    StoppedEvaluation.
+    """
+    working = working or Working()
+    check_metrics(metrics, features, reference)
+    _check_alike(samples, reference, metrics)
+    if "classes" in metrics and samples.labels is not None:
+        _check_labels(samples.labels, features)
+    import_fidelity()  # before the clock runs
+    clock = Clock()
+    reads = "classes" in metrics
+    stored = {
+        each.name: reference.statistics_of(each) if "fd" in metrics else None for each in features
+    }
+    seen = watch(
+        samples,
+        [
+            Space(each, stored[each.name], keeps=_keeps(each, metrics), reads=reads)
+            for each in features
+        ],
+        "samples",
+        working,
+        clock,
+    )
+    compared = bool(_OF_BOTH & {*metrics})
+    aside = [
+        Space(each, keeps=compared)
+        for each in features
+        if compared or ("fd" in metrics and stored[each.name] is None)
+    ]
+    beside: Watched | None = None
+    if aside:
+        assert reference.samples is not None
+        beside = watch(reference.samples, aside, "reference", working, clock)
+    notes = working.processes.first(partial(_notes, seen, beside, samples, reference))
+    clock.lap("statistics")
+    found: dict[str, Fidelity] = {}
+    for name, space in seen.spaces.items():
+        working.check("all samples were seen, before the distances")
+        there = None if beside is None else beside.spaces.get(name)
+        work = partial(_fidelity, space, there, samples.labels, metrics, working.device)
+        found[name] = working.processes.first(work)
+        clock.lap("statistics")
+        working.progress("distances", len(found), len(features))
+    return Measured(features=found, notes=tuple(notes), seconds=clock.seconds)
+
+
+def _keeps(features: Features, metrics: Sequence[str]) -> bool:
+    """Whether all features of the samples are needed."""
+    scored = "is" in metrics and isinstance(features, ClassFeatures)
+    return scored or bool(_OF_BOTH & {*metrics})
+
+
+def _notes(
+    seen: Watched, beside: Watched | None, samples: Samples, reference: Reference
+) -> list[str]:
+    """Return what is to be said of the samples and of the reference."""
+    notes = []
+    for watched, what in ((seen, "samples"), (beside, "reference")):
+        if watched is None:
+            continue
+        notes += watched.notes(what)
+        if is_image(samples.shape) and watched.brightest < _DARK:
+            notes.append(
+                f"no pixel of the {what} is above 1 of 255: were floats in [0, 1] cut down?"
+            )
+    if seen.taken_up or (beside is not None and beside.taken_up):
+        notes.append("this evaluation was interrupted: the seconds are of its last start alone")
+    if reference.samples is not None and same_samples(samples.record, reference.samples.record):
+        notes.append(
+            "samples and reference are the same samples: that their distance is nothing, tells "
+            "nothing"
+        )
+    if reference.note is not None and is_image(samples.shape):
+        notes.append(reference.note)
+    return notes
+
+
+def _fidelity(
+    here: Space,
+    there: Space | None,
+    labels: list[int] | None,
+    metrics: Sequence[str],
+    device: str,
+) -> Fidelity:
+    found: dict[str, Any] = {}
+    if "fd" in metrics:
+        stored = here.stored
+        if stored is None:
+            assert there is not None
+            stored = there.moments.statistics()
+        found["fd"] = frechet_distance(here.moments.statistics(), stored)
+    if "is" in metrics and isinstance(here.features, ClassFeatures):
+        mean, spread = inception_score(_logits(here.features, here.all_kept(), device))
+        found |= {"inception_score": mean, "inception_score_spread": spread}
+    if "kid" in metrics:
+        assert there is not None
+        mean, spread, subset = kernel_distance(here.all_kept(), there.all_kept())
+        found |= {"kid": mean, "kid_spread": spread, "kid_subset": subset}
+    if "pr" in metrics:
+        assert there is not None
+        found["precision"], found["recall"] = precision_recall(here.all_kept(), there.all_kept())
+    if here.read is not None:
+        assert isinstance(here.features, ClassFeatures)
+        assert here.features.classes is not None
+        found["classes"] = _classes(torch.cat(here.read), labels, here.features.classes)
+    return Fidelity(dimension=here.moments.dimension, **found)
+
+
+@torch.no_grad()
+def _logits(features: ClassFeatures, kept: Tensor, device: str) -> Tensor:
+    return torch.cat([features.logits(each.to(device)).cpu() for each in kept.split(_BLOCK)])
+
+
+def _check_labels(asked: list[int], features: Sequence[Features]) -> None:
+    """Raise FidelityError where a sample is asked to be of a class that features do not know."""
+    for each in features:
+        classes = each.classes if isinstance(each, ClassFeatures) else None
+        if classes is not None and max(asked) >= classes:
+            raise FidelityError(
+                f"classes: a sample is asked to be of class {max(asked)}, and the features "
+                f"{each.name} tell {classes} classes, from 0"
+            )
+
+
+def _classes(read: Tensor, asked: list[int] | None, classes: int) -> Classes:
+    counts = torch.bincount(read, minlength=classes).tolist()
+    recall = as_asked = None
+    if asked is not None:
+        labels = torch.tensor(asked)
+        right = read == labels
+        as_asked = float(right.double().mean())
+        of_each = ((labels == each).nonzero()[:, 0] for each in range(classes))
+        recall = tuple(float(right[at].double().mean()) if len(at) else None for at in of_each)
+    return Classes(
+        counts=tuple(counts),
+        missing=tuple(each for each, count in enumerate(counts) if count == 0),
+        as_asked=as_asked,
+        recall=recall,
+    )
+
+
+def _check_alike(samples: Samples, reference: Reference, metrics: Sequence[str]) -> None:
+    """Raise FidelityError where samples and reference are of different shapes, or too few."""
+    there = reference.samples
+    if there is not None and there.shape != samples.shape:
+        raise FidelityError(
+            f"samples are of shape {samples.shape}, and those of the reference "
+            f"{reference.record['source']} of {there.shape}"
+        )
+    fewest = min(samples.number, samples.number if there is None else there.number)
+    if fewest <= NEIGHBOUR:
+        raise FidelityError(f"{fewest} samples are too few to be measured; 50,000 are usual")
+    if "is" in metrics and samples.number < SPLITS:
+        raise FidelityError(
+            f"is: {samples.number} samples cannot be parted in {SPLITS}; 50,000 are usual"
+        )

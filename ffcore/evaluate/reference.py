@@ -1,0 +1,153 @@
+"""What samples are judged against: other samples, or stored statistics of some."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from ffcore.evaluate.against_teacher import Reference as TeachersReference
+from ffcore.evaluate.metrics import Statistics
+from ffcore.evaluate.samples import Kept, Making, Samples, is_kept, open_samples, other_noise
+from ffcore.evaluate.stored import SAMPLES, FidelityError, array_names, open_stored, whole_array
+from ffcore.interfaces import Features
+from ffcore.system.files import file_digest, locate
+from ffcore.system.weights import fingerprint, read_weights
+
+PUBLISHED = "inception"
+"""In whose features the statistics of a published reference file are."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Reference:
+    """Samples, or statistics of them by the name of the features; or both."""
+
+    record: Mapping[str, Any]
+    """What it depends on, as JSON can hold it."""
+    statistics: Mapping[str, Statistics] = attrs.field(factory=dict)
+    samples: Samples | None = None
+    networks: Mapping[str, str] = attrs.field(factory=dict)
+    """Fingerprints of the networks that the statistics were made by, where they are known."""
+    note: str | None = None
+    """What else a reader of the numbers must know."""
+
+    def statistics_of(self, features: Features) -> Statistics | None:
+        """Return stored statistics in these features; None where they are to be made of samples.
+
+        Raises FidelityError where there are neither, or they were made by another network.
+        """
+        name, source = features.name, self.record["source"]
+        if name not in self.statistics:
+            if self.samples is None or self.statistics:
+                raise FidelityError(
+                    f"{source} has statistics in the features {', '.join(self.statistics)} alone, "
+                    f"and {name} is asked for: name samples as the reference"
+                )
+            return None
+        made_by = self.networks.get(name)
+        if made_by is not None and made_by != fingerprint(features):
+            raise FidelityError(
+                f"the statistics of {source} were made by another network of features {name} "
+                f"({made_by[:12]}, here {fingerprint(features)[:12]})"
+            )
+        return self.statistics[name]
+
+
+def open_reference(source: str, judged: Samples, asked: Making) -> Reference:
+    """Return the reference that samples are judged against.
+
+    Args:
+        source: as `open_samples` takes it, and a recipe is its teacher; or a file of statistics:
+            a run's reference.safetensors, or an .npz as ADM publishes them (mu, sigma, arr_0).
+        judged: samples that are made as a reference are as many, of noise of their own.
+        asked: how those samples were made, whose labels and guidance hold for the reference too.
+
+    Raises what `open_samples` does; FidelityError and WeightsError for a damaged file.
+    """
+    path = Path(source)
+    if path.suffix.lower() == ".npz" and "mu" in array_names(path):
+        return _published(path)
+    if is_kept(source):
+        samples: Samples = Kept(open_stored(path))
+        return Reference(record=samples.record, samples=samples)
+    if source.endswith(".safetensors"):
+        if "distances" in read_weights(source).config:
+            return _teachers(source)
+        if not path.is_file():  # of a package, where no student is
+            raise FidelityError(f"{source} holds no statistics, nor is it a student's file")
+    of_reference = attrs.evolve(
+        asked,
+        number=judged.number,
+        seed=other_noise(judged),
+        steps=None,
+        solver=None,
+        teacher=not path.is_dir() and path.suffix != ".safetensors",
+    )
+    samples = open_samples(source, of_reference)
+    return Reference(record=samples.record, samples=samples)
+
+
+def _published(path: Path) -> Reference:
+    """Read an .npz as ADM publishes references: whole statistics, and some of the samples."""
+    mu, sigma = whole_array(path, "mu"), _array(path, "sigma")
+    names = array_names(path)
+    record = {
+        "source": str(path),
+        "kind": "published statistics",
+        "content": file_digest(path),
+    }
+    return Reference(
+        record=record,
+        statistics={PUBLISHED: _checked(mu, sigma, path)},
+        samples=Kept(open_stored(path)) if SAMPLES in names else None,
+    )
+
+
+def _array(path: Path, name: str) -> NDArray[Any]:
+    if name not in array_names(path):
+        raise FidelityError(f"{path} has mu and no {name}: both make statistics")
+    return whole_array(path, name)
+
+
+def _checked(mu: NDArray[Any], sigma: NDArray[Any], path: Path) -> Statistics:
+    mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
+    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
+        raise FidelityError(
+            f"{path}: mu is of shape {mu.shape} and sigma of {sigma.shape}; they must be (D) and "
+            "(D, D)"
+        )
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise FidelityError(f"{path}: mu or sigma holds NaN or infinity")
+    return Statistics(mu, sigma)
+
+
+def _teachers(source: str) -> Reference:
+    """Read what `ffd run` keeps of a teacher."""
+    found = TeachersReference.read(source)
+    identity = found.identity
+    networks = {
+        name.removeprefix("features "): str(each)
+        for name, each in identity.items()
+        if name.startswith("features ")
+    }
+    record = {
+        "source": source,
+        "kind": "statistics of a teacher",
+        "content": file_digest(locate(source)),
+        "number": identity["samples"],
+        "seed": identity["seed"],
+        "labels": "drawn",
+        "guidance": {"scale": identity["guidance"]},
+        "solver": identity["solver"],
+    }
+    return Reference(
+        record=record,
+        statistics=found.statistics,
+        networks=networks,
+        note="the reference's samples were not rounded to 8 bits, nor cut to [-1, 1]; features "
+        "that see pixels, as raw does, see that",
+    )

@@ -1,0 +1,205 @@
+"""Samples to be judged: made as they are needed, or read from where a sampling kept them.
+
+Whichever it is, they are what `ffd sample` keeps: images of 8 bits, or arrays of float32. So a
+student and the file of its samples have the same numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from ffcore.evaluate.stored import LABELS, FidelityError, Stored, open_stored
+from ffcore.export import is_export, is_run
+from ffcore.flow.solver import Method
+from ffcore.sample import CHUNK, Labelling, Request, Sampler, to_uint8
+from ffcore.sample.load import load_sampler, load_teacher_sampler
+
+NUMBER = 50_000
+"""Samples that are made unless told otherwise, as published FIDs have it."""
+_SEEDS = 2**63
+
+
+class Samples(ABC):
+    """Samples in order, in little memory."""
+
+    number: int
+    shape: tuple[int, ...]
+    """*S of one sample: (C, H, W) of an image."""
+    record: dict[str, Any]
+    """All that they depend on, as far as it is known, as JSON can hold it."""
+    labels: list[int] | None
+    """The class that each was asked for, where it is known."""
+
+    @abstractmethod
+    def between(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Yield the samples [start, stop), Float[n, *S] at a time.
+
+        Images are in [−1, 1], of 256 levels. `start` is the first of a chunk of CHUNK, and nothing
+        that is yielded reaches into two of them.
+        """
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield all samples."""
+        return self.between(0, self.number)
+
+
+def pieces(start: int, stop: int, batch: int) -> Iterator[tuple[int, int]]:
+    """Cut [start, stop) into pieces of `batch` at most, none of which reaches into two chunks."""
+    for first in range(start, stop, CHUNK):
+        last = min(stop, first + CHUNK)
+        yield from ((begin, min(last, begin + batch)) for begin in range(first, last, batch))
+
+
+class Made(Samples):
+    """Samples that a sampler makes, at most `batch` at a time."""
+
+    def __init__(self, sampler: Sampler, asked: Request, batch: int = CHUNK) -> None:
+        self.sampler = sampler
+        self.asked = asked
+        self.batch = batch
+        self.number = asked.number
+        self.shape = sampler.shape
+        self.record = sampler.record(asked, batch)
+        self.labels = sampler.drawn_labels(asked)
+
+    def between(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Yield them; see Samples. Raises NotFinite for one that is not finite."""
+        for first, last in pieces(start, stop, self.batch):
+            made = self.sampler.images(self.asked, first, last)
+            yield from_uint8(to_uint8(made)) if self.sampler.makes_images else made.float()
+
+
+class Kept(Samples):
+    """Samples on the disk, the first `number` of them if it is given."""
+
+    def __init__(self, stored: Stored, number: int | None = None) -> None:
+        if number is not None and number > stored.number:
+            raise FidelityError(
+                f"{stored.path} holds {stored.number} samples, and {number} are asked for"
+            )
+        self.stored = stored
+        self.number = stored.number if number is None else number
+        self.shape = stored.shape
+        found = stored.record or {}
+        labels = found.get("label_of_each") or stored.labels
+        self.labels = None if labels is None else labels[: self.number]
+        self.record = {
+            "source": str(stored.path),
+            "fingerprint": None,
+            "seed": None,
+            "labels": None if stored.labels is None else _named(stored.labels[: self.number]),
+            "guidance": None,
+            "nfe": "unknown",
+            "decoder": None,
+            **{name: each for name, each in found.items() if name != "label_of_each"},
+            "number": self.number,
+            "shape": list(self.shape),
+            "content": stored.fingerprint(),
+        }
+
+    def between(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Yield them; see Samples. Raises FidelityError for one that is not finite."""
+        for chunk in self.stored.between(start, stop):
+            rows = torch.from_numpy(chunk)
+            yield from_uint8(rows) if self.stored.images else rows.float()
+
+
+def from_uint8(images: Tensor) -> Tensor:
+    """Return images Float[N, C, H, W] in [−1, 1] of UInt8[N, H, W, C]."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+@attrs.frozen(kw_only=True)
+class Making:
+    """How samples are to be made that are not there yet; None is as the source means it."""
+
+    number: int | None = None
+    seed: int | None = None
+    labels: Labelling | None = None
+    guidance: float | None = None
+    steps: int | None = None
+    """Of a student, or of a teacher's solver."""
+    solver: Method | None = None
+    teacher: bool = False
+    """Whether the teacher of a recipe or run is meant, not a student."""
+    batch: int = CHUNK
+    device: str = "auto"
+
+    def refuse(self, *names: str) -> None:
+        """Raise FidelityError where any of these is asked for, of samples that are there."""
+        given = [name for name in names if getattr(self, name) not in (None, False)]
+        if given:
+            raise FidelityError(
+                f"{', '.join(given)}: nothing is made here that this could be asked of; these "
+                "samples are as they were kept"
+            )
+
+
+def open_samples(source: str, asked: Making) -> Samples:
+    """Return the samples of a source.
+
+    Args:
+        source: an .npz, a folder of images, a run directory, an export, a student's file; a recipe
+            or a run where the teacher is meant.
+        asked: how they are made. Of what is kept, only `number` can be asked: the first of them.
+
+    Raises FidelityError for files that hold no such samples; what load_sampler and its request do.
+    """
+    if (stored := _stored(source)) is not None:
+        asked.refuse("teacher", "solver", "steps")
+        return Kept(stored, asked.number)
+    if asked.teacher:
+        sampler = load_teacher_sampler(
+            source, method=asked.solver, steps=asked.steps, device=asked.device
+        )
+    else:
+        sampler = load_sampler(source, device=asked.device)
+    request = sampler.request(
+        NUMBER if asked.number is None else asked.number,
+        seed=asked.seed or 0,
+        labels=asked.labels,
+        guidance=asked.guidance,
+        steps=None if asked.teacher else asked.steps,
+    )
+    return Made(sampler, request, asked.batch)
+
+
+def is_kept(source: str) -> bool:
+    """Whether a source is of samples that are there already."""
+    path = Path(source)
+    if path.is_dir():
+        return not is_run(path) and not is_export(path)
+    return path.suffix.lower() in (".npz", ".png", ".jpg", ".jpeg")
+
+
+def same_samples(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two records are of the same samples, or of some of the same."""
+    if a.get("content") is not None and a.get("content") == b.get("content"):
+        return True
+    made = ("fingerprint", "seed", "labels", "guidance", "solver", "nfe", "decoder", "shape")
+    known = all(each.get(name) is not None for each in (a, b) for name in ("fingerprint", "seed"))
+    return known and all(a.get(name) == b.get(name) for name in made)
+
+
+def other_noise(samples: Samples) -> int:
+    """Return a seed for samples that have nothing in common with these."""
+    seed = samples.record["seed"]
+    return ((0 if seed is None else int(seed)) + 1) % _SEEDS
+
+
+def _named(labels: list[int]) -> str:
+    """Return what tells these labels apart from others."""
+    return f"{LABELS} {hashlib.sha256(json.dumps(labels).encode()).hexdigest()[:12]}"
+
+
+def _stored(source: str) -> Stored | None:
+    return open_stored(Path(source)) if is_kept(source) else None

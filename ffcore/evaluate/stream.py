@@ -1,0 +1,224 @@
+"""Passing samples through feature spaces: by one process or several, and on from an interruption.
+
+Each process takes a run of chunks, one chunk a round, and every round all of them learn of an error
+or a signal in any. What each has seen is written beside the result every SECONDS, between two
+chunks; the same command goes on from there, adding the same numbers in the same order.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+from torch import Tensor
+
+from ffcore.evaluate.accumulate import Space, State, Watched
+from ffcore.evaluate.against_teacher import Progress, silent
+from ffcore.evaluate.samples import Samples
+from ffcore.evaluate.stored import FidelityError
+from ffcore.sample import CHUNK, Partial, differences
+from ffcore.system.distributed import Processes
+from ffcore.system.weights import WeightsError, read_weights, write_weights
+
+SECONDS = 30.0
+"""Between two times that what was seen is written down."""
+
+
+class StoppedEvaluation(Exception):
+    """An evaluation was asked to stop, and did so; what was seen is kept if it has a place."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Working:
+    """How an evaluation is worked on; its numbers do not depend on it, but for rounding."""
+
+    device: str = "cpu"
+    """Where features are computed."""
+    processes: Processes = attrs.field(factory=Processes)
+    """That share the work; only the leading one has the numbers of all."""
+    partial: Partial | None = None
+    """Where what was seen is kept meanwhile; see `begun`."""
+    progress: Progress = silent
+    """Told of each chunk, counting those of an interrupted evaluation."""
+    stop: Callable[[], bool] = lambda: False
+    """Asked after each chunk whether to stop there."""
+
+    def check(self, done: str, keep: Callable[[], None] = lambda: None) -> None:
+        """Raise StoppedEvaluation, saying what is done, where any process is asked to stop.
+
+        Each calls `keep` before.
+        """
+        if self.processes.any(self.stop()):
+            self.processes.together(keep)
+            goes_on = "the same command goes on"
+            if self.partial is None:
+                goes_on = "nothing is kept of them; with --out the same command would go on"
+            raise StoppedEvaluation(f"stopped after {done}; {goes_on}")
+
+
+class Clock:
+    """Where the time went."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(("samples", "features", "statistics"), 0.0)
+        self.last = time.perf_counter()
+
+    def lap(self, what: str) -> None:
+        """Count the time since the last lap for `what`."""
+        now = time.perf_counter()
+        self.seconds[what] += now - self.last
+        self.last = now
+
+
+@contextmanager
+def begun(
+    out: Path, conditions: Mapping[str, Any], processes: Processes, *, overwrite: bool
+) -> Iterator[Partial]:
+    """Hold the place where an evaluation that becomes `out` keeps what it has seen.
+
+    Args:
+        out: the result.
+        conditions: all that its numbers depend on, in tables.
+        processes: that share the work: each goes on with its own part, so there must be as many.
+        overwrite: throw away an evaluation of other conditions that was interrupted.
+
+    Raises FidelityError where there is one; SampleError where another command holds the place.
+    """
+    partial = Partial.beside(out)
+    wanted = {
+        f"{part}, {name}": each
+        for part, table in conditions.items()
+        for name, each in table.items()
+        if name != "source"
+    } | {"processes": processes.size}
+    wanted = json.loads(json.dumps(wanted))
+    with ExitStack() as stack:
+
+        def prepare() -> None:
+            stack.enter_context(partial.held())
+            there = partial.conditions()
+            changed = [] if there is None else differences(there, wanted)
+            if changed and not overwrite and any(partial.directory.glob("*.safetensors")):
+                raise FidelityError(
+                    f"{partial.directory} holds an interrupted evaluation under other "
+                    "conditions:\n  " + "\n  ".join(changed) + "\n--overwrite throws it away"
+                )
+            if there is None or changed:
+                partial.begin(wanted)
+
+        processes.first(prepare)
+        yield partial
+
+
+def watch(
+    samples: Samples, spaces: Sequence[Space], what: str, working: Working, clock: Clock
+) -> Watched:
+    """Pass samples through feature spaces once.
+
+    Returns:
+        What is kept of all of them, in the leading process; in any other, of its own part.
+
+    Raises StoppedEvaluation; FidelityError and what making samples raises, in every process.
+    """
+    part = _Part(samples, spaces, what, working, clock)
+    processes = working.processes
+    for done in part.rounds():
+        working.progress(what, done, samples.number)
+        working.check(f"{done} of {samples.number} {what}", part.keep)
+    processes.together(part.keep)
+    states = processes.gather(part.watched.state())
+    for state in states[1:]:
+        part.watched.join(state)
+    return part.watched
+
+
+class _Part:
+    """The samples that are this process's to watch."""
+
+    def __init__(
+        self,
+        samples: Samples,
+        spaces: Sequence[Space],
+        what: str,
+        working: Working,
+        clock: Clock,
+    ) -> None:
+        self.working = working
+        self.clock = clock
+        rank, size = working.processes.rank, working.processes.size
+        chunks = -(-samples.number // CHUNK)
+        start = chunks * rank // size * CHUNK
+        self.stop = min(samples.number, chunks * (rank + 1) // size * CHUNK)
+        self.watched = Watched(spaces, start)
+        self.path: Path | None = None
+        if working.partial is not None:
+            self.path = working.partial.directory / f"{what}-{rank}.safetensors"
+        self.kept_at = time.monotonic()
+        self.kept = working.processes.together(self._go_on)
+        self.batches = samples.between(self.watched.done, self.stop)
+
+    def _go_on(self) -> int:
+        """Take up what was seen before an interruption; return how far it reaches."""
+        if self.path is not None and self.path.exists():
+            self.watched.join(_read(self.path))
+            self.watched.taken_up = True
+        return self.watched.done
+
+    def rounds(self) -> Iterator[int]:
+        """Watch a chunk in each process, and again; yield how many samples all have watched."""
+        processes = self.working.processes
+        rounds = max(processes.each(lambda: -(-(self.stop - self.watched.done) // CHUNK)))
+        yield sum(processes.each(self._count))
+        for _ in range(rounds):
+            yield sum(processes.each(self._chunk))
+
+    def _count(self) -> int:
+        return self.watched.done - self.watched.start
+
+    def _chunk(self) -> int:
+        watched, clock = self.watched, self.clock
+        clock.lap("statistics")
+        while watched.done < self.stop:
+            batch = next(self.batches)
+            clock.lap("samples")
+            self._batch(batch)
+            if watched.done % CHUNK == 0:
+                break
+        if time.monotonic() - self.kept_at > SECONDS:
+            self.keep()
+        return self._count()
+
+    def _batch(self, batch: Tensor) -> None:
+        watched, clock = self.watched, self.clock
+        placed = batch.to(self.working.device)
+        found = [each.look(placed, watched.done) for each in watched.spaces.values()]
+        clock.lap("features")
+        for space, each in zip(watched.spaces.values(), found, strict=True):
+            space.take(*each)
+        watched.done += len(batch)
+        watched.brightest = max(watched.brightest, float(batch.max()))
+        clock.lap("statistics")
+
+    def keep(self) -> None:
+        """Write down what was seen, if there is a place for it and it is not there already."""
+        if self.path is not None and self.watched.done > self.kept:
+            _write(self.path, self.watched.state())
+            self.kept, self.kept_at = self.watched.done, time.monotonic()
+
+
+def _write(path: Path, state: State) -> None:
+    reached = {"start": state.start, "done": state.done, "brightest": state.brightest}
+    write_weights(path, state.tensors, reached)
+
+
+def _read(path: Path) -> State:
+    try:
+        found = read_weights(str(path.absolute()))
+    except WeightsError as error:
+        raise FidelityError(f"{error}. To begin anew, remove {path.parent}") from None
+    return State(tensors=found.tensors, **found.config)

@@ -1,0 +1,1 @@
+"""The mathematics of flows and flow maps. Imports nothing by itself."""

@@ -1,0 +1,603 @@
+"""Dual numbers: a network's output and its derivative along a direction, in one pass.
+
+A dual number is a value and its tangent, the derivative along a direction that was chosen where it
+was made. It goes through a network in a tensor's place: torch hands every function that meets one
+to `Dual.__torch_function__`, which computes the value as if nothing were there (the same kernels,
+the same bits, the same graph) and the tangent beside it, of which no graph is kept:
+
+    output = student(z, ones, Dual(delta, ones), condition)
+    output.value    # F, with gradient
+    output.tangent  # ∂F/∂δ, without
+
+What torch's own forward mode spends on weights, which have no tangent, and on the value a second
+time is saved, and attention keeps its fused kernel: the tangent of a transformer costs about one
+forward. The functions that take most of the time have rules here; any other goes to torch.func.jvp
+by itself. Of functions whose Jacobian is symmetric, such as activations, softmax and the
+normalisation of a layer, the tangent is what torch's backward kernel makes of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+
+Rule = Callable[..., Any]
+"""Makes the tangent of a function's value, of that value and the function's arguments; None for
+none."""
+
+aten = torch.ops.aten
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class Dual:
+    """A tensor and its tangent, of equal shapes.
+
+    It has a tensor's methods and operators, but for those that write to it. What is no number to
+    differentiate (a comparison, a size, `ones_like`, `detach`) comes out without a tangent.
+
+    Raises NotImplementedError where a function writes into a dual number, reads it as a number of
+    Python, draws at random what it makes of it, or has no forward mode.
+    """
+
+    value: Tensor
+    tangent: Tensor
+    __array_ufunc__ = None  # or a number of numpy's on the left would take it for a sequence
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Return the function's value as a dual number, or several; see Dual."""
+        kwargs = kwargs or {}
+        if func in REFUSED or _writes(func, args, kwargs):
+            raise NotImplementedError(f"{_named(func)} {REFUSED.get(func, WRITES)}")
+        value = func(*map(_values, args), **_values(kwargs))
+        if func in CONSTANT or _values_only or not _differentiable(value):
+            return value
+        with torch.no_grad():
+            rule = RULES.get(func)
+            if rule is None or not args or any(isinstance(each, Dual) for each in kwargs.values()):
+                rule = _forward_mode(func)
+            tangent = rule(value, *args, **kwargs)
+            if tangent is None:
+                return value
+            if isinstance(value, Tensor):
+                return _joined(value, tangent)
+            # In torch's named tuples too; what is no number (indices, None) stays as it is.
+            return type(value)(
+                [
+                    _joined(each, change) if _differentiable(each) else each
+                    for each, change in zip(value, tangent, strict=True)
+                ]
+            )
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a tensor's method on this number, or what is true of its value (`shape`, …)."""
+        if name.startswith("__"):  # or torch.as_tensor and numpy would take it for an array
+            raise AttributeError(name)
+        if name.startswith("resize"):
+            raise NotImplementedError(f"{name} {WRITES}")
+        found = getattr(Tensor, name)
+        if callable(found):
+            return lambda *args, **kwargs: Dual.__torch_function__(found, (), (self, *args), kwargs)
+        of_value = getattr(self.value, name)
+        if isinstance(of_value, Tensor):
+            if name not in ("T", "mT", "H", "mH", "real", "imag"):
+                raise NotImplementedError(f"a dual number has no {name!r}")
+            return Dual(of_value, getattr(self.tangent, name))
+        return of_value
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+    def __iter__(self) -> Iterator[Dual]:
+        return iter(self.unbind(0))
+
+    def __repr__(self) -> str:
+        return f"Dual({self.value!r}, {self.tangent!r})"
+
+
+def _operator(name: str) -> Callable[..., Any]:
+    func = getattr(Tensor, name)
+
+    def operator(self: Dual, *others: Any) -> Any:
+        return Dual.__torch_function__(func, (), (self, *others), {})
+
+    return operator
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"):
+    setattr(Dual, f"__{_name}__", _operator(f"__{_name}__"))
+    setattr(Dual, f"__r{_name}__", _operator(f"__r{_name}__"))
+    if hasattr(Tensor, f"__i{_name}__"):  # refused: another name of the tensor would not see it
+        setattr(Dual, f"__i{_name}__", _operator(f"__i{_name}__"))
+for _name in ("pos", "neg", "abs", "getitem", "setitem", "lt", "le", "gt", "ge", "eq", "ne"):
+    setattr(Dual, f"__{_name}__", _operator(f"__{_name}__"))
+Dual.__hash__ = object.__hash__  # type: ignore[method-assign]
+
+# So, or as a dataclass, the hooks of FSDP2 find the tensors among a module's inputs and outputs.
+pytree.register_pytree_node(
+    Dual,
+    lambda dual: ([dual.value, dual.tangent], None),
+    lambda parts, _: Dual(*parts),
+    serialized_type_name="ffcore.flow.dual.Dual",
+)
+
+_values_only = False
+
+
+@contextlib.contextmanager
+def values_only() -> Iterator[None]:
+    """Compute no tangent meanwhile, where only values are wanted again."""
+    global _values_only
+    before, _values_only = _values_only, True
+    try:
+        yield
+    finally:
+        _values_only = before
+
+
+def _values(given: Any) -> Any:
+    """Put values where dual numbers are, in nested lists, tuples and dictionaries too."""
+    return _replaced(given, _value)
+
+
+def _value(given: Any) -> Any:
+    return given.value if isinstance(given, Dual) else given
+
+
+def _replaced(given: Any, part: Callable[[Dual], Tensor]) -> Any:
+    if isinstance(given, Dual):
+        return part(given)
+    if isinstance(given, dict):
+        return {name: _replaced(each, part) for name, each in given.items()}
+    if isinstance(given, list | tuple) and type(given) is not torch.Size:
+        parts = [_replaced(each, part) for each in given]
+        return type(given)(*parts) if hasattr(given, "_fields") else type(given)(parts)
+    return given
+
+
+def _writes(func: Callable[..., Any], args: Any, kwargs: Any) -> bool:
+    """Whether an argument asks for it."""
+    at = INPLACE_AT.get(func)
+    if at is not None and len(args) > at and args[at]:
+        return True
+    return bool(kwargs.get("inplace")) or kwargs.get("out") is not None
+
+
+def _named(func: Callable[..., Any]) -> str:
+    return getattr(func, "__name__", str(func))
+
+
+def _differentiable(value: Any) -> bool:
+    first = value[0] if isinstance(value, list | tuple) and value else value
+    return isinstance(first, Tensor) and (first.is_floating_point() or first.is_complex())
+
+
+def _joined(value: Tensor, tangent: Tensor) -> Dual:
+    """Give the tangent the value's shape and dtype, where a constant has widened the value."""
+    if tangent.dtype != value.dtype:
+        tangent = tangent.to(value.dtype)
+    if tangent.shape != value.shape:
+        tangent = tangent.expand(value.shape)
+    if tangent.requires_grad:  # it was made with one, and has come through as it was
+        tangent = tangent.detach()
+    return Dual(value, tangent)
+
+
+# The rules. Each is called without graph; what it has made itself it may write to.
+
+
+def _forward_mode(func: Callable[..., Any]) -> Rule:
+    """The rule for everything else: torch's own forward mode through the one function."""
+
+    def rule(value: Any, /, *args: Any, **kwargs: Any) -> Any:
+        several = not isinstance(value, Tensor)
+        duals: list[Dual] = []
+        _replaced((args, kwargs), lambda dual: duals.append(dual) or dual.value)  # type: ignore[func-returns-value]
+
+        def function(*primals: Tensor) -> Any:
+            at = iter(primals)
+            changed, named = _replaced((args, kwargs), lambda _: next(at))
+            found = func(*changed, **named)
+            # Of several, forward mode takes tensors alone.
+            return tuple(each for each in found if each is not None) if several else found
+
+        primals = tuple(dual.value.detach() for dual in duals)
+        with sdpa_kernel(SDPBackend.MATH):
+            found = torch.func.jvp(function, primals, tuple(dual.tangent for dual in duals))[1]
+        if not several:
+            return found
+        tangents = iter(found)
+        return [None if each is None else next(tangents) for each in value]
+
+    return rule
+
+
+def _linear_map(func: Callable[..., Any]) -> Rule:
+    """The rule of a function that is linear in its first tensor, and takes but shape or dtype of
+    another."""
+
+    def rule(value: Any, /, x: Any, *args: Any, **kwargs: Any) -> Any:
+        return func(x.tangent, *args, **kwargs) if isinstance(x, Dual) else None
+
+    return rule
+
+
+def _view(value: Tensor, /, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """The tangent may lie otherwise in memory than the value, so that it has no such view."""
+    return x.tangent.reshape(value.shape) if isinstance(x, Dual) else None
+
+
+def _symmetric(backward: Callable[..., Tensor]) -> Rule:
+    """The rule of an activation, by the kernel of its backward."""
+
+    def rule(value: Tensor, /, x: Dual, inplace: bool = False, **kwargs: Any) -> Tensor:
+        del inplace
+        return backward(x.tangent, x.value, **kwargs)
+
+    return rule
+
+
+def _sum_of_products(start: Any, *products: tuple[Any, Any]) -> Any:
+    """Return start + Σ a b over the products whose factors are both there; None is nothing."""
+    for a, b in products:
+        if a is not None and b is not None:
+            start = torch.mul(a, b) if start is None else torch.addcmul(start, a, b)
+    return start
+
+
+def _tangent(given: Any) -> Tensor | None:
+    return given.tangent if isinstance(given, Dual) else None
+
+
+def _add(value: Tensor, /, a: Any, other: Any, *, alpha: float = 1) -> Tensor:
+    da, db = _tangent(a), _tangent(other)
+    if db is None:
+        assert da is not None
+        return da
+    return alpha * db if da is None else torch.add(da, db, alpha=alpha)
+
+
+def _subtract(value: Tensor, /, a: Any, other: Any, *, alpha: float = 1) -> Tensor:
+    return _add(value, a, other, alpha=-alpha)
+
+
+def _multiply(value: Tensor, /, a: Any, other: Any) -> Any:
+    da, db = _tangent(a), _tangent(other)
+    return _sum_of_products(None if da is None else da * _value(other), (_factor(a, db), db))
+
+
+def _factor(given: Any, beside: Tensor | None) -> Any:
+    """Return the value, as a tensor where it is a number."""
+    value = _value(given)
+    return value if beside is None or isinstance(value, Tensor) else beside.new_tensor(value)
+
+
+def _divide(value: Tensor, /, a: Any, other: Any, **kwargs: Any) -> Any:
+    if kwargs or isinstance(other, Dual):
+        return _forward_mode(torch.div)(value, a, other, **kwargs)
+    return a.tangent / other
+
+
+def _addcmul(value: Tensor, /, x: Any, a: Any, b: Any, **kwargs: Any) -> Any:
+    if kwargs:
+        return _forward_mode(torch.addcmul)(value, x, a, b, **kwargs)
+    return _sum_of_products(_tangent(x), (_tangent(a), _value(b)), (_value(a), _tangent(b)))
+
+
+def _matmul(value: Tensor, /, a: Any, other: Any) -> Any:
+    da, db = _tangent(a), _tangent(other)
+    first = None if da is None else torch.matmul(da, _value(other))
+    second = None if db is None else torch.matmul(_value(a), db)
+    if first is None or second is None:
+        return second if first is None else first
+    return first.add_(second)
+
+
+def _alone(x: Any, *others: Any) -> bool:
+    """Whether the first moves, and no other."""
+    return isinstance(x, Dual) and not any(isinstance(each, Dual) for each in others)
+
+
+def _of_its_first(func: Callable[..., Any], rule: Rule) -> Rule:
+    """A rule that holds where the first argument moves alone; elsewhere forward mode."""
+    otherwise = _forward_mode(func)
+    return lambda *given, **named: (rule if _alone(*given[1:]) else otherwise)(*given, **named)
+
+
+def _linear(value: Tensor, /, x: Dual, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return functional.linear(x.tangent, weight)
+
+
+def _layer_norm(
+    value: Tensor,
+    /,
+    x: Dual,
+    normalized_shape: list[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    dtype = torch.promote_types(x.value.dtype, x.tangent.dtype)
+    point, tangent = x.value.to(dtype), x.tangent.to(dtype)
+    _, mean, rstd = torch.native_layer_norm(point, normalized_shape, None, None, eps)
+    mask = [True, False, False]
+    change: Tensor = aten.native_layer_norm_backward(
+        tangent, point, normalized_shape, mean, rstd, None, None, mask
+    )[0]
+    return change if weight is None else change * weight
+
+
+def _group_norm(
+    value: Tensor,
+    /,
+    x: Dual,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """The compiler has no forward mode for it."""
+    point, tangent = (each.to(value.dtype).contiguous() for each in (x.value, x.tangent))
+    N, C = point.shape[:2]
+    sizes = (N, C, point.shape[2:].numel(), num_groups)
+    _, mean, rstd = torch.native_group_norm(point, None, None, *sizes, eps)
+    change: Tensor = aten.native_group_norm_backward(
+        tangent, point, mean, rstd, None, *sizes, [True, False, False]
+    )[0]
+    return change if weight is None else change * weight.view(C, *[1] * (point.dim() - 2))
+
+
+def _glu(value: Tensor, /, x: Dual, dim: int = -1) -> Any:
+    return aten.glu_jvp(value, x.value, x.tangent, dim)
+
+
+def _softmax(value: Tensor, /, x: Dual, dim: int, *args: Any, **kwargs: Any) -> Any:
+    return aten._softmax_backward_data(x.tangent.to(value.dtype), value, dim, value.dtype)
+
+
+def _attention(
+    output: Tensor,
+    /,
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """With A = softmax(S), S = Q Kᵀ / √d: dO = dA V + A dV, and dS = (dQ Kᵀ + Q dKᵀ) / √d.
+
+    In float32 up to A and dA, as the fused kernels compute; [B, H, N, N] of both are there
+    meanwhile.
+    """
+    attend = functional.scaled_dot_product_attention
+    _check_no_draws(attend, dropout_p)
+    given = (query, key, value)
+    masked = attn_mask is not None or is_causal
+    if masked or enable_gqa or not all(isinstance(each, Dual) for each in given):
+        options = {"scale": scale, "enable_gqa": enable_gqa}
+        return _forward_mode(attend)(output, *given, attn_mask, dropout_p, is_causal, **options)
+    q, k, v = (each.value for each in given)
+    dq, dk, dv = (each.tangent for each in given)
+    exact = torch.promote_types(q.dtype, torch.float32)
+    # One product for both terms of dS; S is of the same tensors, cut.
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    queries = torch.cat([dq, q], dim=-1).to(exact).mul_(scale)
+    keys = torch.cat([k, dk], dim=-1).to(exact).transpose(-2, -1)  # [B, H, 2 D, N]
+    D = q.shape[-1]
+    A = torch.softmax(queries[..., D:] @ keys[..., :D, :], dim=-1)
+    dA = aten._softmax_backward_data(queries @ keys, A, -1, exact)
+    return (A.to(v.dtype) @ dv).add_(dA.to(v.dtype) @ v)
+
+
+def _joining(func: Callable[..., Any]) -> Rule:
+    """The rule of `cat` and `stack`."""
+
+    def rule(value: Tensor, /, parts: Any, *args: Any, **kwargs: Any) -> Any:
+        tangents = [
+            each.tangent if isinstance(each, Dual) else torch.zeros_like(each) for each in parts
+        ]
+        return func(tangents, *args, **kwargs)
+
+    return rule
+
+
+def _check_no_draws(func: Callable[..., Any], chance: float) -> None:
+    """Raise where the tangent would be of another draw than the value."""
+    if chance > 0:
+        raise NotImplementedError(f"{_named(func)} {DRAWS}")
+
+
+def _dropout(func: Callable[..., Any]) -> Rule:
+    def rule(
+        value: Tensor, /, x: Dual, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
+        del inplace
+        _check_no_draws(func, p if training else 0)
+        return x.tangent
+
+    return rule
+
+
+def _rrelu(
+    value: Tensor,
+    /,
+    x: Dual,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    inplace: bool = False,
+) -> Any:
+    del inplace
+    _check_no_draws(functional.rrelu, training)
+    return _forward_mode(functional.rrelu)(value, x, lower, upper, training)
+
+
+def _multi_head_attention(value: Any, /, *args: Any, training: bool = True, **kwargs: Any) -> Any:
+    func = functional.multi_head_attention_forward
+    dropout_p = args[10]
+    _check_no_draws(func, dropout_p if training else 0)
+    return _forward_mode(func)(value, *args, training=training, **kwargs)
+
+
+def _batch_norm(
+    value: Tensor,
+    /,
+    x: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """In training it reads no running statistics, and has written them already; else it is linear,
+    for which the compiler has no forward mode."""
+    if not training and _alone(x, weight, bias):
+        zeros, scale = torch.zeros_like(running_mean), (weight, None, False, momentum, eps)
+        return functional.batch_norm(x.tangent, zeros, running_var, *scale)
+    func, read = functional.batch_norm, (None, None) if training else (running_mean, running_var)
+    return _forward_mode(func)(value, x, *read, weight, bias, training, momentum, eps)
+
+
+CONSTANT = {
+    Tensor.detach,
+    torch.detach,
+    torch.bernoulli,
+    Tensor.bernoulli,
+    torch.floor_divide,
+    Tensor.floor_divide,
+    Tensor.__floordiv__,
+    Tensor.__rfloordiv__,
+    torch.rand_like,
+    torch.randn_like,
+    torch.randint_like,
+    torch.zeros_like,
+    torch.ones_like,
+    torch.full_like,
+    torch.empty_like,
+    Tensor.new_zeros,
+    Tensor.new_ones,
+    Tensor.new_full,
+    Tensor.new_empty,
+    Tensor.new_tensor,
+}
+"""What comes out without a tangent although it is a number."""
+
+WRITES = "writes into a tensor that has a tangent"
+READS = "reads a tensor that has a tangent, and would lose it"
+DRAWS = "draws at random: its tangent would be of another draw"
+_WRITING = {
+    getattr(Tensor, name)
+    for name in dir(Tensor)
+    if name == "__setitem__"
+    or (name.startswith("__i") and name not in ("__index__", "__init__", "__invert__", "__int__"))
+} | {
+    getattr(owner, name)
+    for owner in (Tensor, torch, functional)
+    for name in dir(owner)
+    if name.endswith("_")
+    and not name.startswith(("_", "resize"))  # __getattr__; Dynamo cannot hash those
+}
+REFUSED: dict[Any, str] = {
+    **dict.fromkeys(_WRITING, WRITES),
+    **dict.fromkeys([Tensor.item, Tensor.tolist, Tensor.numpy], READS),
+    **dict.fromkeys([functional.gumbel_softmax, torch.normal, torch.poisson], DRAWS),
+}
+"""What cannot be done with a dual number, and why."""
+
+INPLACE_AT: dict[Any, int] = {
+    func: list(inspect.signature(func).parameters).index("inplace")
+    for func in vars(functional).values()
+    if inspect.isfunction(func) and "inplace" in inspect.signature(func).parameters
+}
+"""Which argument asks a function to write; torch hands it on by name, the compiler by place."""
+
+_LINEAR_MAPS = (
+    "chunk",
+    "clone",
+    "contiguous",
+    "double",
+    "expand",
+    "expand_as",
+    "flatten",
+    "float",
+    "mean",
+    "movedim",
+    "neg",
+    "permute",
+    "reshape",
+    "split",
+    "squeeze",
+    "sum",
+    "t",
+    "to",
+    "transpose",
+    "type_as",
+    "unbind",
+    "unflatten",
+    "unsqueeze",
+    "__getitem__",
+    "__neg__",
+)
+
+RULES: dict[Any, Rule] = {
+    functional.linear: _of_its_first(functional.linear, _linear),
+    functional.layer_norm: _of_its_first(functional.layer_norm, _layer_norm),
+    functional.group_norm: _of_its_first(functional.group_norm, _group_norm),
+    functional.glu: _glu,
+    functional.gelu: _symmetric(aten.gelu_backward),
+    functional.silu: _symmetric(aten.silu_backward),
+    functional.scaled_dot_product_attention: _attention,
+    functional.softmax: _softmax,
+    torch.softmax: _softmax,
+    Tensor.softmax: _softmax,
+    functional.rrelu: _rrelu,
+    functional.multi_head_attention_forward: _multi_head_attention,
+    functional.batch_norm: _batch_norm,
+    Tensor.view: _view,
+    Tensor.view_as: _view,
+    torch.addcmul: _addcmul,
+    torch.cat: _joining(torch.cat),
+    torch.stack: _joining(torch.stack),
+}
+for _name in _LINEAR_MAPS:
+    for _func in (getattr(Tensor, _name, None), getattr(torch, _name, None)):
+        if _func is not None:
+            RULES[_func] = _linear_map(_func)
+for _name in ("", "1d", "2d", "3d"):
+    _func = getattr(functional, f"dropout{_name}")
+    RULES[_func] = _dropout(_func)
+for _func in (functional.alpha_dropout, functional.feature_alpha_dropout):
+    RULES[_func] = _dropout(_func)
+_PRODUCTS: dict[tuple[str, ...], Rule] = {
+    ("add", "__add__", "__radd__"): _add,
+    ("sub", "subtract", "__sub__"): _subtract,
+    ("__rsub__", "rsub"): lambda value, b, a, **kwargs: _subtract(value, a, b, **kwargs),
+    ("mul", "multiply", "__mul__", "__rmul__"): _multiply,
+    ("div", "divide", "__truediv__"): _divide,
+    ("matmul", "bmm", "mm", "__matmul__"): _matmul,
+    ("addcmul",): _addcmul,
+}
+for _names, _rule in _PRODUCTS.items():
+    for _name in _names:
+        for _func in (getattr(Tensor, _name, None), getattr(torch, _name, None)):
+            if _func is not None:
+                RULES[_func] = _rule

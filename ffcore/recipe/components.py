@@ -1,0 +1,126 @@
+"""The live object of a recipe's table: teacher, student, objectives, balancer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import torch
+
+from ffcore.flow.guidance import Guided
+from ffcore.interfaces import (
+    Balancer,
+    Context,
+    CorrectorObjective,
+    PredictorObjective,
+    Student,
+    Teacher,
+)
+from ffcore.plugins.discovery import fenced
+from ffcore.plugins.place import place
+from ffcore.recipe import Recipe
+
+
+class BuildError(Exception):
+    """A recipe is well-formed, and its parts do not fit together."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Parts:
+    """What a distillation is made of, not yet on a device."""
+
+    teacher: Teacher
+    """Guided where the recipe guides."""
+    student: Student
+    predictor: PredictorObjective | None
+    corrector: CorrectorObjective | None
+    balancer: Balancer
+    context: Context
+    """That of all components but teacher and student; the teacher is unguided there."""
+    recipe: Recipe
+    """What was left to the networks is decided in it."""
+
+
+def parts(recipe: Recipe, *, hollow: bool = False) -> Parts:
+    """Build a recipe's networks and objectives; see Context for `hollow`.
+
+    New weights come from the global random state. Raises BuildError where parts do not fit
+    together; WeightsError for weights files.
+    """
+    guidance = recipe.guidance
+    teacher = made("teacher", recipe.teacher, Context(hollow=hollow), Teacher)
+    context = Context(teacher=teacher, guidance_range=guidance.range, hollow=hollow)
+    student = made("student", recipe.student, context, Student)
+    context = attrs.evolve(context, student=student)
+    objectives = {name: _settled(name, recipe, context) for name in ("predictor", "corrector")}
+    recipe = attrs.evolve(recipe, **objectives)
+    predictor = made("predictor", recipe.predictor, context, PredictorObjective)
+    corrector = made("corrector", recipe.corrector, context, CorrectorObjective)
+    balancer = made("balancer", recipe.balancer, context, Balancer)
+    if guidance.guides:
+        with part("guidance"):
+            teacher = Guided(teacher, guidance.interval, guidance.channels)
+    return Parts(
+        teacher=teacher,
+        student=student,
+        predictor=predictor,
+        corrector=corrector,
+        balancer=balancer,
+        context=context,
+        recipe=recipe,
+    )
+
+
+def _settled(name: str, recipe: Recipe, context: Context) -> Any:
+    """Return an objective's table with what it left to the networks decided.
+
+    A table may have `settled(context)`, which returns another of its kind.
+    """
+    table = getattr(recipe, name)
+    settle = getattr(table, "settled", None)
+    if settle is None:
+        return table
+    with part(name), fenced():
+        return settle(context)
+
+
+def made(name: str, table: Any, context: Context, kind: type) -> Any:
+    """Build the component of a table, if there is one; it must be of the role's class.
+
+    What else than a ValueError it raises gets a note that says whose it is.
+    """
+    if table is None:
+        return None
+    where = f"{type(table).__module__}:{type(table).__qualname__}"
+    with part(name), fenced():
+        try:
+            made = table.build(context)
+        except (Exception, SystemExit) as error:
+            error.add_note(f"[{name}] {where} cannot be built")
+            raise
+    if not isinstance(made, kind):
+        raise BuildError(f"[{name}] {where} builds {type(made).__name__}, not a {kind.__name__}")
+    return made
+
+
+@contextmanager
+def part(name: str) -> Iterator[None]:
+    """Let a ValueError name the part of the recipe that it is about, as a BuildError."""
+    try:
+        yield
+    except ValueError as error:
+        found = place(error)
+        raise BuildError(f"[{name}] {error}" + (f" (at {found})" if found else "")) from error
+
+
+def usable_device(name: str) -> str:
+    """Return the torch device of this name, "auto" resolved; ValueError where it cannot be used."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError) as error:  # NotImplementedError is a RuntimeError
+        raise ValueError(f"device {name!r} cannot be used: {error}") from None
+    return name

@@ -1,0 +1,1 @@
+"""A recipe from start to end, in a directory of its own."""

@@ -1,0 +1,94 @@
+"""A recipe's live objects, all of them: what a run works with."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+
+from ffcore.evaluate.against_teacher import Measurement, Reference
+from ffcore.interfaces import DataSource, Decoder, Features, Student
+from ffcore.recipe import Recipe
+from ffcore.recipe.components import BuildError, made, part, parts, usable_device
+from ffcore.system.distributed import own_device
+from ffcore.training.distillation import Distillation
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Built:
+    """A recipe's live objects."""
+
+    recipe: Recipe
+    """What was left to the networks is decided in it."""
+    distillation: Distillation
+    student: Student
+    """The moving average that is measured, and kept."""
+    decoder: Decoder
+    features: list[Features]
+    measurement: Measurement
+    reference: Reference | None
+
+
+def build(recipe: Recipe) -> Built:
+    """Build everything that a recipe names, without touching the disk but to read.
+
+    New weights depend on the recipe's seed alone, and no global random state changes.
+
+    Raises BuildError where parts do not fit together; WeightsError for weights files.
+    """
+    training, guidance, evaluation = recipe.training, recipe.guidance, recipe.evaluation
+    with part("training"):
+        device = own_device(usable_device(training.device))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        found = parts(recipe)
+        decoder = made("decoder", recipe.decoder, found.context, Decoder)
+        features = [
+            made("evaluation.features", each, found.context, Features)
+            for each in evaluation.features
+        ]
+        for_data = attrs.evolve(found.context, teacher=found.teacher, guidance=guidance.scale)
+        data = made("data", recipe.data, for_data, DataSource)
+        with part("training"):
+            distillation = Distillation(
+                teacher=found.teacher,
+                student=found.student,
+                predictor=found.predictor,
+                corrector=found.corrector,
+                data=data,
+                balancer=found.balancer,
+                optimizer=recipe.optimizer,
+                steps=training.steps,
+                batch=training.batch,
+                seed=training.seed,
+                decays=training.averages,
+                clip=training.clip,
+                precision=training.precision,
+                accumulation=recipe.parallel.accumulation,
+                skip=training.skip_limit if training.on_nonfinite == "skip" else 0,
+                guidance=guidance.scale,
+                guidance_range=guidance.range,
+                device=device,
+            )
+    names = [each.name for each in features]
+    if len(set(names)) < len(names):
+        raise BuildError(f"[evaluation] features must be named once each, found {names}")
+    reference = None
+    if evaluation.enabled and evaluation.reference:
+        reference = Reference.read(evaluation.reference)
+    return Built(
+        recipe=found.recipe,
+        distillation=distillation,
+        student=distillation.averages[recipe.measured_average],
+        decoder=decoder.to(device),
+        features=[each.to(device) for each in features],
+        measurement=Measurement(
+            samples=evaluation.samples,
+            solver=evaluation.solver,
+            euler=evaluation.euler,
+            student_steps=evaluation.student_steps,
+            seed=evaluation.seed,
+            guidance=guidance.scale,
+            batch=evaluation.batch,
+        ),
+        reference=reference,
+    )

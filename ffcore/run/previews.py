@@ -1,0 +1,162 @@
+"""Samples from the same noise as training goes on: how a student comes to be what it is.
+
+Most happens early, so a run of N steps is shown after N, N/2, N/4, … of them and before the first.
+Each picture is of the moving average that is evaluated, and stands in previews/step-00000125.png
+beside the teacher's own samples, teacher.png.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ffcore.evaluate.against_teacher import prior
+from ffcore.flow.flow_map import generate
+from ffcore.flow.ode import integrate
+from ffcore.flow.solver import Solver
+from ffcore.interfaces import Condition, Labels, Student, Teacher
+from ffcore.recipe import Recipe
+from ffcore.report import plots
+from ffcore.run.build import Built
+from ffcore.system.distributed import Processes
+from ffcore.system.faults import enough_memory, writable
+from ffcore.training.checkpoint.name import directory_name
+from ffcore.training.parallelize import cut_again
+
+PREVIEWS = "previews"
+_REMEDY = "Make evaluation.rows smaller, or evaluation.previews = 0."
+
+
+def shown_noise(built: Built, rows: int) -> tuple[Tensor, Condition]:
+    """Return the noise of every picture of a run, and its conditions in the order of classes.
+
+    Args:
+        built: the run's.
+        rows: how many samples there are, where they are images.
+    """
+    teacher = built.distillation.teacher
+    count = rows if len(teacher.sample_shape) > 1 else plots.POINTS
+    z, condition = next(prior(teacher, attrs.evolve(built.measurement, batch=count), "picture"))
+    return z, in_class_order(teacher, condition)
+
+
+def shown_steps(steps: int, previews: int) -> set[int]:
+    """Return after which of a run's steps its student is shown, `previews` of them at most."""
+    if not previews:
+        return set()
+    first = {0} if previews > 1 else set()
+    return first | {steps >> halved for halved in range(max(1, previews - 1))}
+
+
+class Previews:
+    """The pictures that a run makes while it trains.
+
+    They change nothing that is trained, and wait for the device at those few steps alone. Made
+    before networks are laid out: the teacher is asked here, and never again.
+
+    Args:
+        folder: where they are kept.
+        built: the run's.
+        recipe: resolved.
+        processes: all of them make the samples; the leading one draws.
+    """
+
+    def __init__(self, folder: Path, built: Built, recipe: Recipe, processes: Processes) -> None:
+        evaluation, distillation = recipe.evaluation, built.distillation
+        self.folder, self.built, self.processes = folder, built, processes
+        self.steps = shown_steps(distillation.steps, evaluation.previews)
+        self.conditions = (
+            f"seed {evaluation.seed}, guidance {recipe.guidance.scale:g}, {evaluation.rows} rows, "
+            f"average {recipe.measured_average:g}, {recipe.decoder}"
+        )
+        if not self.steps:
+            return
+        self.z, self.condition = shown_noise(built, evaluation.rows)
+
+        @torch.no_grad()
+        def ask() -> Tensor:
+            solver = built.measurement.solver
+            return integrate(distillation.teacher, self.z, self.condition, solver).cpu()
+
+        with enough_memory("the teacher's samples for previews", _REMEDY):
+            self.teachers = processes.first(ask)
+
+    def begin(self) -> None:
+        """Forget what will be made again or was made otherwise, and show the student as it is."""
+        step = self.built.distillation.step_index
+        self.processes.first(lambda: self._forget(step))
+        if self.steps:
+            self.processes.first(lambda: self._draw("teacher", self.teachers))
+            self.show(step)
+
+    @torch.no_grad()
+    def show(self, step: int) -> None:
+        """Show the student after `step` steps, if that is one of those, and not shown already."""
+        if step not in self.steps:
+            return
+        name = directory_name(step)
+        if self.processes.first((self.folder / f"{name}.png").exists):
+            return
+        with self.built.distillation.time(PREVIEWS), enough_memory("a preview", _REMEDY):
+            samples = generate(self.built.student, self.z, self.condition)
+            cut_again(self.built.student)
+            self.processes.first(lambda: self._draw(name, samples))
+
+    @torch.no_grad()
+    def _draw(self, name: str, samples: Tensor) -> None:
+        device = self.z.device
+        images, behind = (
+            # One at a time: beside all that training holds, there may be room for no more.
+            torch.cat([self.built.decoder(each.to(device)).cpu() for each in of.split(1)])
+            for of in (samples, self.teachers)
+        )
+        with writable(self.folder.parent, f"{PREVIEWS}/{name}.png"):
+            self.folder.mkdir(exist_ok=True)
+            plots.draw_preview(self.folder / f"{name}.png", images, behind, self.conditions)
+
+    def _forget(self, step: int) -> None:
+        with writable(self.folder.parent, PREVIEWS):
+            for path in self.folder.glob("step-*.png"):
+                with Image.open(path) as image:
+                    same = image.info.get(plots.CONDITIONS) == self.conditions
+                if not same or int(path.stem.removeprefix("step-")) > step:
+                    path.unlink()
+
+
+@torch.no_grad()
+def rows_of_samples(
+    student: Student,
+    teacher: Teacher,
+    z: Tensor,
+    condition: Condition,
+    *,
+    solver: Solver,
+    student_steps: Sequence[int] = (1,),
+    euler: Sequence[int] = (1, 2, 4),
+) -> dict[str, Tensor]:
+    """Return samples from the same noise: teacher converged, student in one step and in these
+    numbers of steps, teacher by Euler steps."""
+    rows = {"teacher\nconverged": integrate(teacher, z, condition, solver)}
+    for steps in sorted({1, *student_steps}):
+        rows[f"student\n{_steps(steps)}"] = generate(student, z, condition, steps=steps)
+    for steps in euler:
+        euler_steps = Solver("euler", steps)
+        rows[f"teacher\n{_steps(steps)}"] = integrate(teacher, z, condition, euler_steps)
+    return rows
+
+
+def _steps(number: int) -> str:
+    return f"{number} step{'s' if number > 1 else ''}"
+
+
+def in_class_order(teacher: Teacher, condition: Condition) -> Condition:
+    """Return `condition` with labels 0, 1, 2, … where the teacher has classes."""
+    if not isinstance(teacher.conditions, Labels) or condition.label is None:
+        return condition
+    order = torch.arange(condition.size, device=condition.label.device)
+    return attrs.evolve(condition, label=order % teacher.conditions.classes)

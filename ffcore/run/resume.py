@@ -1,0 +1,70 @@
+"""Going on with a run: from which checkpoint, and what may have changed since it was made.
+
+A checkpoint names what it was trained by: the recipe, the teacher, the number of data samples. A
+run that may go on with others all the same notes in its provenance what it went on from, so that
+it can stop and go on again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ffcore.training.checkpoint import CheckpointError, Checkpoints, Manifest
+from ffcore.training.distillation import Distillation
+
+
+def resume(
+    checkpoints: Checkpoints,
+    distillation: Distillation,
+    *,
+    accepted: Sequence[Any] = (),
+    allow_changes: bool = False,
+) -> Manifest | None:
+    """Bring the distillation to where the newest whole checkpoint stands; None if there is none.
+
+    Args:
+        checkpoints: of the run.
+        distillation: as it was built.
+        accepted: what else than `checkpoints.run` a checkpoint may name, from `noted`.
+        allow_changes: accept whatever it names.
+
+    Raises CheckpointError where the checkpoint is of another run, of more steps than the run has,
+    or does not fit; and where there are some, and none is whole.
+    """
+    found = checkpoints.newest()
+    if found is None:
+        return None
+    where = f"the checkpoint of step {found.step} in {checkpoints.directory}"
+    if found.step > distillation.steps:
+        raise CheckpointError(
+            f"{where} has more steps than training.steps = {distillation.steps}: "
+            f"set that to {found.step} or more"
+        )
+    different = [name for name in found.run if found.run[name] != checkpoints.run.get(name)]
+    if different and not allow_changes and found.run not in accepted:
+        raise CheckpointError(
+            f"{where} was made with another {' and another '.join(different)}. Put back what was "
+            "there, or --allow-changes to go on all the same, or --restart to begin anew."
+        )
+    checkpoints.restore(found, distillation)
+    return found
+
+
+def noted(provenance: Path) -> list[dict[str, Any]]:
+    """Return the changes that a run has gone on with, the oldest first, from its provenance."""
+    if not provenance.exists():
+        return []
+    changes: list[dict[str, Any]] = json.loads(provenance.read_text()).get("changes", [])
+    return changes
+
+
+def note(found: Manifest | None, changed: Sequence[str]) -> dict[str, Any]:
+    """Return the entry of a change: which keys, and the checkpoint that the run went on from."""
+    return {
+        "after_step": found.step if found else 0,
+        "changed": list(changed),
+        "run": dict(found.run) if found else None,
+    }

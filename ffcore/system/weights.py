@@ -1,0 +1,366 @@
+"""Weights files: read without running code from them, loaded strictly, written whole.
+
+Two kinds are read, told apart by their content. Safetensors hold tensors alone; ours have metadata
+that says how to build the network they fit. Torch files are pickles, which can name any function
+for the reader to call: only tensors, plain values and the `argparse.Namespace` of published
+training checkpoints are let in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import fnmatch
+import hashlib
+import json
+import logging
+import os
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ffcore.interfaces import Teacher
+from ffcore.system.distributed import whole
+from ffcore.system.files import locate
+
+_CONFIG = "ffcore"
+_PARTS = ("ema", "model", "state_dict")
+"""Where a training checkpoint keeps a network's weights, the ones to prefer first."""
+WRAPPERS = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put before every name."""
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""The numbers that a network's floating-point tensors are read from."""
+_SAFETENSORS_HEADER = 100_000_000
+"""No safetensors file has a longer one, in bytes."""
+
+_LOG = logging.getLogger(__name__)
+
+
+class WeightsError(Exception):
+    """A weights file that is unreadable, refused, or does not fit. One message, for a person."""
+
+
+@attrs.frozen(eq=False)
+class Weights:
+    """The content of a weights file."""
+
+    tensors: dict[str, Tensor]
+    config: dict[str, Any]
+    source: str
+    """The file, as the user named it."""
+    part: str = ""
+    """Which part of a training checkpoint: "ema", "model" or "state_dict"; "" for a whole file."""
+    dropped: tuple[str, ...] = ()
+    """Names of the tensors that were left out on purpose."""
+    notes: tuple[str, ...] = ()
+    """What else was done to them, for the line on what was loaded."""
+
+    @property
+    def label(self) -> str:
+        """The file and its part, for messages."""
+        return f"{self.source} ({self.part})" if self.part else self.source
+
+    def without(self, *patterns: str) -> Weights:
+        """Return all but the tensors whose names match one of the patterns, as in "heads.*"."""
+        hits = {
+            each: [name for name in self.tensors if fnmatch.fnmatchcase(name, each)]
+            for each in patterns
+        }
+        names = {name for hit in hits.values() for name in hit}
+        if not names:
+            return self
+        said = ", ".join(each for each, hit in hits.items() if hit)
+        return attrs.evolve(
+            self,
+            tensors={name: each for name, each in self.tensors.items() if name not in names},
+            dropped=(*self.dropped, *(name for name in self.tensors if name in names)),
+            notes=(*self.notes, f"dropped {len(names)}: {said}"),
+        )
+
+    def load_into(self, network: nn.Module) -> None:
+        """Load every tensor into `network`, or raise WeightsError and change nothing.
+
+        Every key must be used and every parameter and persistent buffer must be found, each with
+        its shape, and every parameter finite. What was loaded is logged in one line, with counts.
+
+        Raises ValueError for a network on the meta device, which has no memory to load into.
+        """
+        if any(each.is_meta for each in (*network.parameters(), *network.buffers())):
+            raise ValueError("the network is on the meta device: there is nothing to load into")
+        expected = network.state_dict()
+        problems = [f"missing: {name}" for name in sorted(expected.keys() - self.tensors.keys())]
+        problems += [f"left over: {name}" for name in sorted(self.tensors.keys() - expected.keys())]
+        for name in sorted(expected.keys() & self.tensors.keys()):
+            found, wanted = self.tensors[name], expected[name]
+            problems += _other_kind(name, found, wanted) or _other_shape(name, found, wanted)
+        self._refuse(problems)
+        # A buffer may hold infinities, as a mask does.
+        parameters = network.named_parameters(remove_duplicate=False)
+        self.check_finite(name for name, _ in parameters if name in self.tensors)
+        network.load_state_dict(self.tensors)
+        _LOG.info("%s", self._coverage(network))
+
+    def check_kinds(self, expected: Mapping[str, Tensor]) -> None:
+        """Raise WeightsError for tensors that those of the same name cannot be read from.
+
+        A floating-point tensor is read from any other of 16 to 64 bits, unless it is sparse.
+        """
+        problems: list[str] = []
+        for name in sorted(expected.keys() & self.tensors.keys()):
+            problems += _other_kind(name, self.tensors[name], expected[name])
+        self._refuse(problems)
+
+    def check_finite(self, names: Iterable[str]) -> None:
+        """Raise WeightsError where floating-point tensors of these names hold NaN or infinity."""
+        wrong = [name for name in names if not _is_finite(self.tensors[name])]
+        if wrong:
+            count = "1 tensor holds" if len(wrong) == 1 else f"{len(wrong)} tensors hold"
+            raise WeightsError(
+                f"{self.label}: {count} NaN or infinity, the first is {wrong[0]}. The training "
+                "that wrote them diverged, or the file is damaged: take another checkpoint."
+            )
+
+    def _refuse(self, problems: Sequence[str]) -> None:
+        """Raise WeightsError, if there are any problems, with the first of them."""
+        if problems:
+            listed = "\n  ".join(problems[:20])
+            more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+            raise WeightsError(f"{self.label} does not fit the network:\n  {listed}{more}")
+
+    def _coverage(self, network: nn.Module) -> str:
+        expected = network.state_dict().keys()
+        parameters = expected & {
+            name for name, _ in network.named_parameters(remove_duplicate=False)
+        }
+        kinds = {"parameters": parameters, "buffers": expected - parameters}
+        into = " and ".join(
+            f"{len(names & self.tensors.keys())} of {len(names)} {kind}"
+            for kind, names in kinds.items()
+            if names
+        )
+        line = f"{self.label}: all {len(self.tensors)} tensors loaded into {into}"
+        return "; ".join([line, *self.notes])
+
+
+def _other_kind(name: str, found: Tensor, wanted: Tensor) -> list[str]:
+    possible = ""
+    if wanted.is_floating_point():
+        fits = found.dtype in _FLOATS
+        possible = "; possible: dense float16, bfloat16, float32 or float64"
+    else:
+        fits = not found.is_floating_point() and found.is_complex() == wanted.is_complex()
+    if fits and found.layout == torch.strided:
+        return []
+    layout = "" if found.layout == torch.strided else f" ({found.layout})"
+    return [f"{name}: the file has {found.dtype}{layout}, the network {wanted.dtype}{possible}"]
+
+
+def _other_shape(name: str, found: Tensor, wanted: Tensor) -> list[str]:
+    if found.shape == wanted.shape:
+        return []
+    return [f"{name}: the file has {tuple(found.shape)}, the network {tuple(wanted.shape)}"]
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Tell by its least and greatest number, a tenth of the time that `isfinite` of all takes."""
+    if tensor.dtype not in _FLOATS or tensor.layout != torch.strided or tensor.numel() == 0:
+        return True
+    return all(bool(bound.isfinite()) for bound in tensor.aminmax())
+
+
+def read_weights(reference: str) -> Weights:
+    """Read a safetensors or torch file; tensors stay mapped from the disk where it permits.
+
+    Of a training checkpoint, `ema` is taken, or else `model` or `state_dict`. Prefixes that
+    wrappers put before every name are taken off, save in files of our own.
+
+    Raises:
+        MissingFile: there is no such file.
+        WeightsError: it is unreadable, or holds no weights, or would run code.
+    """
+    path = locate(reference)
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error}") from None
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _SAFETENSORS_HEADER:
+        return _read_safetensors(path, reference)
+    if head.startswith((b"PK\3\4", b"\x80")):
+        tensors, part = _weights_of(path, _read_torch(path, zipped=head.startswith(b"PK")))
+        return Weights(_unwrapped(tensors), {}, reference, part)
+    raise WeightsError(f"{path} {_what_else(head)}")
+
+
+def _read_safetensors(path: Path, reference: str) -> Weights:
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+        config = json.loads(metadata.get(_CONFIG, "{}"))
+        if not isinstance(config, dict):
+            raise ValueError(f"its metadata {_CONFIG!r} is no table")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read as safetensors: {error}") from None
+    return Weights(tensors if _CONFIG in metadata else _unwrapped(tensors), config, reference)
+
+
+def _what_else(head: bytes) -> str:
+    """Say what a file is that starts with `head` and holds no weights."""
+    start = head.lstrip().lower()
+    if not head:
+        return "is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "is Git's pointer to a large file: fetch the file itself with `git lfs pull`"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "is a web page: something else was downloaded than the file"
+    return f"cannot be read as safetensors, nor as a torch file: it starts with {head[:16]!r}"
+
+
+def _read_torch(path: Path, *, zipped: bool) -> object:
+    """Unpickle tensors, plain values and namespaces; whatever else is named is refused."""
+    mapped = zipped and _can_be_mapped(path)
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # it is an error below
+            if path.suffix == ".safetensors":  # torch.load goes by the name, and it is wrong
+                with path.open("rb") as file:
+                    return torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(_refusal(path, str(error))) from None
+    except Exception as error:
+        # A damaged pickle can end in any error.
+        why = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise WeightsError(f"{path} cannot be read, it is damaged or cut short: {why}") from error
+
+
+def _can_be_mapped(path: Path) -> bool:
+    """Whether tensors lie in a zip archive as they are; raise WeightsError if it is not torch's."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise WeightsError(f"{path} cannot be read, it is damaged or cut short: {error}") from None
+    names = {entry.filename.rpartition("/")[2] for entry in entries}
+    if "constants.pkl" in names:
+        raise WeightsError(
+            f"{path} is a TorchScript archive, which holds code. {_convert('its state_dict()')}"
+        )
+    if "data.pkl" not in names:
+        raise WeightsError(f"{path} is a zip archive and no torch file: it has no data.pkl")
+    return all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+
+
+def _refusal(path: Path, error: str) -> str:
+    """Say why torch's unpickler stopped; its own message recommends what we would not."""
+    if asked := re.search(r"GLOBAL (\S+) (?:was not|whose)", error):
+        return (
+            f"{path} is refused: its pickle asks for {asked[1]}, which is neither a tensor nor a "
+            "plain value, and through such a name a pickle can run any code. "
+            + _convert("the tensors")
+        )
+    detail = re.search(r"WeightsUnpickler error:\s*(\S.*)", error)
+    why = f" ({detail[1].strip()})" if detail else ""
+    return f"{path} is refused: it is not pickled as torch pickles tensors{why}. " + _convert(
+        "the tensors"
+    )
+
+
+def _convert(what: str) -> str:
+    return (
+        f"If you trust its author, load it in the environment that made it, save {what} there "
+        "with safetensors.torch.save_file, and name that file instead."
+    )
+
+
+def _weights_of(path: Path, content: object) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors of a torch file, and the part of it that they were."""
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
+    part = ""
+    if not content or not all(isinstance(each, Tensor) for each in content.values()):
+        part = next((name for name in _PARTS if content.get(name) is not None), "")
+        if not part:
+            raise WeightsError(
+                f"{path} holds no weights: it is no dict of tensors, nor is there one under any of "
+                f"{', '.join(map(repr, _PARTS))}. It holds {_inventory(content)}."
+            )
+        content = content[part]
+    where = f"{path}: {part!r}" if part else str(path)
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(f"{where} is {_inventory(content)}, not a dict of tensors")
+    tensors = {}
+    for name, each in content.items():
+        if not (isinstance(name, str) and isinstance(each, Tensor)):
+            raise WeightsError(
+                f"{where} holds {name!r}, a {type(each).__name__}, among its tensors"
+            )
+        if each.is_meta:
+            raise WeightsError(f"{where} holds the shape of {name} and no values (a meta tensor)")
+        tensors[name] = each.detach()
+    return tensors, part
+
+
+def _inventory(content: object) -> str:
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    entries = [f"{name} ({type(each).__name__})" for name, each in list(content.items())[:8]]
+    more = f" and {len(content) - 8} more" if len(content) > 8 else ""
+    return ", ".join(entries) + more if entries else "an empty dict"
+
+
+def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take off the prefixes of wrappers, nested as they may be, where every name bears them."""
+    for prefix in WRAPPERS:
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            return _unwrapped({name.removeprefix(prefix): each for name, each in tensors.items()})
+    return tensors
+
+
+def write_weights(
+    path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None
+) -> None:
+    """Write a safetensors file whole or not at all, with `config` as JSON in its metadata."""
+    metadata = {_CONFIG: json.dumps(dict(config or {}), sort_keys=True)}
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, metadata)
+        partial.chmod(0o644)  # safetensors makes files for their owner alone
+        partial.replace(path)
+    except SafetensorError as error:
+        number = int(found[1]) if (found := re.search(r"os error (\d+)", str(error))) else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+UNKNOWN = "unknown"
+"""The fingerprint of a teacher that nothing tells apart from another."""
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Return a digest of a network's class, parameters and buffers.
+
+    A teacher that has none of either, such as a plain function, is UNKNOWN.
+    """
+    # A sharded network's class has a prefix to its name, and its tensors are cut.
+    digest = hashlib.sha256(type(network).__name__.removeprefix("FSDP").encode())
+    state = network.state_dict()
+    if not state and isinstance(network, Teacher):
+        return UNKNOWN
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        plain: Tensor = whole(tensor.detach()).cpu().clone(memory_format=torch.contiguous_format)
+        digest.update(plain.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

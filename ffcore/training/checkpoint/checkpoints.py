@@ -1,0 +1,285 @@
+"""The checkpoints of a run: one directory each, written in the background, whole or not at all.
+
+A checkpoint is written as `.step-….partial`, synced, and renamed to `step-…`, so that whatever
+stops the process leaves whole checkpoints and remains that nobody takes for one. The oldest are
+removed when a new one stands; they lose their names first.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch.distributed as dist
+
+from ffcore.system.distributed import PATIENCE, Processes
+from ffcore.system.faults import enough_memory, writable
+from ffcore.training.checkpoint import name
+from ffcore.training.checkpoint.contents import not_finite, tensors_of
+from ffcore.training.checkpoint.manifest import (
+    MANIFEST,
+    CheckpointError,
+    Damaged,
+    Manifest,
+    described,
+)
+from ffcore.training.checkpoint.snapshot import Snapshot, read, shapes_in
+from ffcore.training.distillation import Distillation
+from ffcore.training.guard import Diverged
+
+_LOG = logging.getLogger(__name__)
+_REMEDY = (
+    "The copy of a checkpoint in host memory is as large as the checkpoint: several processes, or "
+    "a smaller student, have less to copy each."
+)
+
+
+class Checkpoints:
+    """The checkpoints of one run. Every process makes one and calls the same methods.
+
+    Args:
+        directory: where they are kept; made with the first, within one that is there.
+        run: what the run's training depends on, by name; every checkpoint names it.
+        keep_last: how many of the newest are kept.
+        keep_every: those of steps divisible by it are kept as well.
+
+    A block of `with` ends when what it has begun to write is written.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        run: Mapping[str, str] | None = None,
+        keep_last: int = 2,
+        keep_every: int | None = None,
+    ) -> None:
+        self.directory, self.run = directory, dict(run or {})
+        self.keep_last, self.keep_every = keep_last, keep_every
+        self._processes = _processes()
+        self._snapshot = Snapshot(self._processes)
+        self._writing: Future[None] | None = None
+
+    def save(self, distillation: Distillation) -> None:
+        """Copy a distillation to host memory, and have the copy written in the background.
+
+        Waits for the checkpoint before, and raises its error if it has failed: Unwritable, mostly.
+        Raises Diverged, and writes nothing, where a weight or a moment is not finite, and
+        OutOfMemory where there is not enough for the copy.
+        """
+        self.wait()
+        self._require_finite(distillation)
+        step = distillation.step_index
+        partial = name.partial(self.directory / name.directory_name(step))
+        self._processes.first(lambda: self._make_room(partial, step))
+        with enough_memory(f"the checkpoint of step {step}", _REMEDY):
+            self._snapshot.take(partial, tensors_of(distillation))
+        thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing = thread.submit(self._write, partial, step)
+        thread.shutdown(wait=False)  # the thread ends with its work
+
+    def wait(self) -> None:
+        """Wait until nothing is being written; raise the error of what could not be."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is being written by this process, well or in an error."""
+        return self._writing is None or self._writing.done()
+
+    def notice(self) -> None:
+        """Raise the error of what could not be written, if it has failed by now in any process."""
+        failed = self._writing is not None and self.done and self._writing.exception()
+        if self._processes.any(bool(failed)):
+            self.wait()
+
+    def newest(self) -> Manifest | None:
+        """Return the newest checkpoint that is whole; None where there are none.
+
+        Damaged ones that are newer are told in a warning, and renamed to `step-….damaged`, so that
+        training can pass there again. What a killed process left half-written is removed.
+
+        Raises CheckpointError where there are checkpoints, and none is whole.
+        """
+        return self._processes.first(self._newest)
+
+    def restore(self, manifest: Manifest, distillation: Distillation) -> None:
+        """Bring a distillation that was built as the saved one was to where that one stood.
+
+        Raises CheckpointError, and changes nothing, where the tensors do not fit.
+        """
+        directory = self.directory / name.directory_name(manifest.step)
+        tensors = tensors_of(distillation)
+        _require_fit(directory, {key: tuple(each.shape) for key, each in tensors.items()})
+        read(directory, tensors)
+        distillation.step_index = manifest.step
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.wait()
+        except Exception as failure:
+            if error is None:
+                raise
+            _LOG.warning("%s", failure)  # beside the error that is on its way
+
+    def _require_finite(self, distillation: Distillation) -> None:
+        found = self._processes.each(lambda: not_finite(distillation))
+        names = sorted({tensor for each in found for tensor in each})
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            error = Diverged(
+                f"step {distillation.step_index}: {', '.join(names[:5])}{more} hold NaN or "
+                "infinity, and no checkpoint is made of that"
+            )
+            raise self._processes.alike(error)
+
+    def _writable(self, step: int) -> AbstractContextManager[None]:
+        return writable(self.directory.parent, f"the checkpoint of step {step}")
+
+    def _make_room(self, partial: Path, step: int) -> None:
+        with self._writable(step):
+            self.directory.mkdir(exist_ok=True)  # no parents: a run directory that is gone is gone
+            if partial.exists():
+                shutil.rmtree(partial)
+            partial.mkdir()
+
+    def _write(self, partial: Path, step: int) -> None:
+        """Write the snapshot, in the background."""
+        try:
+            found = self._processes.each(lambda: self._write_part(partial, step))
+            files = {file: each for files in found for file, each in sorted(files.items())}
+            self._processes.first(lambda: self._finish(partial, step, files))
+        except Exception:
+            if self._processes.leads:
+                shutil.rmtree(partial, ignore_errors=True)  # it may be what fills the disk
+            raise
+
+    def _write_part(self, partial: Path, step: int) -> dict[str, dict[str, object]]:
+        with self._writable(step), enough_memory(f"the checkpoint of step {step}", _REMEDY):
+            return {file: described(partial / file) for file in self._snapshot.write()}
+
+    def _finish(self, partial: Path, step: int, files: dict[str, dict[str, object]]) -> None:
+        manifest = Manifest(step=step, run=self.run, ranks=self._processes.size, files=files)
+        with self._writable(step):
+            self._publish(partial, manifest)
+        for old in self._superfluous():
+            self._remove(old)
+
+    def _publish(self, partial: Path, manifest: Manifest) -> None:
+        with (partial / MANIFEST).open("w") as file:
+            file.write(manifest.to_json())
+            file.flush()
+            os.fsync(file.fileno())
+        _sync(partial)
+        place = self.directory / name.directory_name(manifest.step)
+        if place.exists():
+            self._remove(place)
+        partial.rename(place)
+        _sync(self.directory)
+
+    def _superfluous(self) -> Iterable[Path]:
+        for step, path in self._whole()[: -self.keep_last]:
+            if self.keep_every is None or step % self.keep_every:
+                yield path
+
+    def _remove(self, checkpoint: Path) -> None:
+        removed = name.removed(checkpoint)
+        if removed.exists():
+            shutil.rmtree(removed)
+        checkpoint.rename(removed)
+        shutil.rmtree(removed)
+
+    def _whole(self) -> list[tuple[int, Path]]:
+        """Return the step and the place of what is named as a checkpoint is, the oldest first."""
+        if not self.directory.is_dir():
+            return []
+        named = ((name.step_of(path), path) for path in self.directory.iterdir())
+        return sorted((step, path) for step, path in named if step is not None)
+
+    def _newest(self) -> Manifest | None:
+        if self.directory.is_dir():
+            for path in self.directory.iterdir():
+                if name.is_remains(path):
+                    shutil.rmtree(path)
+        damaged: dict[Path, str] = {}
+        for _, path in reversed(self._whole()):
+            try:
+                manifest = Manifest.read(path)
+            except (Damaged, OSError) as error:
+                damaged[path] = str(error)
+                continue
+            for each, why in damaged.items():
+                _set_aside(each, why, manifest.step)
+            return manifest
+        if damaged:
+            listed = "\n  ".join(f"{path.name}: {why}" for path, why in damaged.items())
+            raise CheckpointError(
+                f"no checkpoint in {self.directory} is whole:\n  {listed}\n"
+                "Put one back from a copy, or --restart to begin anew."
+            )
+        return None
+
+
+def _processes() -> Processes:
+    """Return those of this job with a group of their own: the background's messages meet no others.
+
+    All of them must ask.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return Processes()
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    return Processes(dist.get_rank(), dist.get_world_size(), group)
+
+
+def _set_aside(path: Path, why: str, step: int) -> None:
+    aside = name.damaged(path)
+    if aside.exists():
+        shutil.rmtree(aside)
+    path.rename(aside)
+    _LOG.warning(
+        "%s is damaged: %s. It is kept as %s, and step %d is the newest that is whole.",
+        path, why, aside.name, step,
+    )  # fmt: skip
+
+
+def _require_fit(directory: Path, expected: dict[str, tuple[int, ...]]) -> None:
+    found = shapes_in(directory)
+    problems = [f"missing: {key}" for key in sorted(expected.keys() - found.keys())]
+    problems += [f"left over: {key}" for key in sorted(found.keys() - expected.keys())]
+    problems += [
+        f"{key}: {found[key]} there, {expected[key]} here"
+        for key in sorted(expected.keys() & found.keys())
+        if found[key] != expected[key]
+    ]
+    if problems:
+        more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise CheckpointError(
+            f"{directory} does not fit the networks of this recipe:\n  "
+            + "\n  ".join(problems[:10])
+            + more
+        )
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,113 @@
+"""What a checkpoint holds: every tensor that a distillation goes on from, by name.
+
+Random draws have no state (ffcore/draws.py) and schedules follow from the step, so the tensors and
+the step are all. Names depend neither on the order of parameters nor on how a network is wrapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ffcore.system.distributed import local
+from ffcore.training.distillation import Distillation
+from ffcore.training.learner import Learner
+
+_WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module"}
+"""What torch.compile and activation checkpointing put into names."""
+
+
+def tensors_of(distillation: Distillation) -> dict[str, Tensor]:
+    """Return the distillation's own tensors, not copies: what is written to them, it has.
+
+    "student/…", "average/DECAY/…" and "auxiliary/NAME/…" are networks, "optimizer/…" and
+    "auxiliary-optimizer/NAME/…" AdamW's step and moments of each parameter.
+    """
+    found: dict[str, Tensor] = {}
+    for prefix, network in _networks(distillation):
+        found |= {f"{prefix}/{name}": each for name, each in _state(network)}
+    for prefix, learner in _learners(distillation):
+        found |= {f"{prefix}/{name}": each for name, each in _moments(learner)}
+    return found
+
+
+def not_finite(distillation: Distillation) -> list[str]:
+    """Return the names of the parameters and moments that hold NaN or infinity, of this process.
+
+    Buffers may hold infinities, as a mask does. One number is read from the device, more only if
+    there is something to name.
+    """
+    named: list[tuple[str, Tensor]] = [
+        (f"{prefix}/{name}", each)
+        for prefix, network in _networks(distillation)
+        for name, each in _parameters(network)
+    ]
+    named += [
+        (f"{prefix}/{name}", each)
+        for prefix, learner in _learners(distillation)
+        for name, each in _moments(learner)
+    ]
+    names = [name for name, _ in named]
+    held = zip(names, local(each.detach() for _, each in named), strict=True)
+    # By the least and the greatest number, a tenth of the time that `isfinite` of all takes.
+    bounds = {
+        name: torch.stack(each.aminmax()).isfinite().all() for name, each in held if each.numel()
+    }
+    finite = torch.stack([*bounds.values()])
+    if finite.all():
+        return []
+    return [name for name, fine in zip(bounds, finite.tolist(), strict=True) if not fine]
+
+
+def _networks(distillation: Distillation) -> Iterator[tuple[str, nn.Module]]:
+    yield "student", distillation.student
+    for decay, average in distillation.averages.items():
+        yield f"average/{decay}", average
+    for name, auxiliary in distillation.auxiliaries.items():
+        yield f"auxiliary/{name}", auxiliary.network
+
+
+def _learners(distillation: Distillation) -> Iterator[tuple[str, Learner]]:
+    yield "optimizer", distillation.learner
+    for name, learner in distillation.auxiliary_learners.items():
+        yield f"auxiliary-optimizer/{name}", learner
+
+
+def _state(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for name, each in _bare(network).state_dict().items():
+        yield _plain(name), each.detach()
+
+
+def _parameters(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    for name, each in _bare(network).named_parameters():
+        yield _plain(name), each
+
+
+def _moments(learner: Learner) -> Iterator[tuple[str, Tensor]]:
+    """Yield AdamW's state by the names of its parameters.
+
+    AdamW makes its state with its first step. Here it is made before, as AdamW would, so that a
+    checkpoint has the same tensors at any step.
+    """
+    trained = {id(each) for group in learner.optimizer.param_groups for each in group["params"]}
+    for name, parameter in _parameters(learner.network):
+        if id(parameter) not in trained:
+            continue
+        state = learner.optimizer.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            for moment in ("exp_avg", "exp_avg_sq"):
+                state[moment] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        for key, value in state.items():
+            yield f"{name}/{key}", value.detach()
+
+
+def _bare(network: nn.Module) -> nn.Module:
+    return network.module if isinstance(network, DistributedDataParallel) else network
+
+
+def _plain(name: str) -> str:
+    return ".".join(word for word in name.split(".") if word not in _WRAPPERS)

@@ -1,0 +1,99 @@
+"""The manifest of a checkpoint: what is in it, and by which it is known to be whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ffcore.system.files import file_digest
+from ffcore.training.checkpoint.name import directory_name
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+class CheckpointError(Exception):
+    """There is no checkpoint that this run can go on from. One message, for a person."""
+
+
+class Damaged(Exception):
+    """A checkpoint is not what was written. Says what is wrong with it."""
+
+
+@attrs.frozen(kw_only=True)
+class Manifest:
+    """What a checkpoint says of itself."""
+
+    step: int
+    """How many steps had been made."""
+    run: dict[str, str]
+    """What the training depends on, by name: digests of the recipe and the teacher, …"""
+    ranks: int
+    """How many processes wrote it. Any number may read it."""
+    files: dict[str, dict[str, Any]]
+    """The `bytes` and the `sha256` of each file, by name."""
+
+    def to_json(self) -> str:
+        """Return the manifest's text, which ends with its own digest."""
+        fields = {"format": FORMAT, **attrs.asdict(self)}
+        return json.dumps({**fields, "sha256": _digest(fields)}, indent=2) + "\n"
+
+    @staticmethod
+    def read(directory: Path) -> Manifest:
+        """Read the manifest of a checkpoint, and compare every file with it.
+
+        Raises Damaged where anything differs, CheckpointError where a newer ffcore wrote it.
+        """
+        manifest = _parsed(directory)
+        present = {path.name for path in directory.iterdir()} - {MANIFEST}
+        if missing := sorted(manifest.files.keys() - present):
+            raise Damaged(f"{', '.join(missing)} is missing")
+        if unknown := sorted(present - manifest.files.keys()):
+            raise Damaged(f"{', '.join(unknown)} was not written with it")
+        for name, expected in manifest.files.items():
+            _compare(directory / name, expected)
+        return manifest
+
+
+def described(path: Path) -> dict[str, Any]:
+    """Return what the manifest says of a file."""
+    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+
+
+def _compare(path: Path, expected: dict[str, Any]) -> None:
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        raise Damaged(f"{path.name} has {size} bytes instead of {expected['bytes']}")
+    if file_digest(path) != expected["sha256"]:
+        raise Damaged(f"{path.name} is not what was written: its SHA-256 differs")
+
+
+def _parsed(directory: Path) -> Manifest:
+    path = directory / MANIFEST
+    try:
+        text = path.read_text()
+        found = json.loads(text)
+        digest, form = found.pop("sha256"), found.pop("format")
+    except FileNotFoundError:
+        raise Damaged(f"{MANIFEST} is missing") from None
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise Damaged(f"{MANIFEST} cannot be read: {error}") from None
+    if digest != _digest({"format": form, **found}):
+        raise Damaged(f"{MANIFEST} is not what was written: its SHA-256 differs")
+    if form != FORMAT:
+        raise CheckpointError(
+            f"{directory} is of checkpoint format {form}, and this ffcore reads {FORMAT}: "
+            "go on with the ffcore that wrote it"
+        )
+    manifest = Manifest(**found)
+    if text != manifest.to_json() or directory.name != directory_name(manifest.step):
+        raise Damaged(f"{MANIFEST} is not what was written")
+    return manifest
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

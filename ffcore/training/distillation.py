@@ -1,0 +1,591 @@
+"""One training step. It knows gaps, weights and networks, and no method.
+
+The batch is split between the two objectives; each answers with gaps; the balancer weighs every
+sample and scales each objective. The loss is Σ over gaps of ⟨output, sg(scale · weight · gap)⟩ / d,
+summed over samples and divided by the *global* batch, so that prediction and correction count as
+one concatenated batch. Auxiliary networks then train on the objectives' samples.
+
+Several processes (parallelize.py) and micro-batches each take a part of every objective's share.
+The scales depend on the norms of the whole batch: with micro-batches they are known only
+when every gap is, so the objectives' gradients are kept apart until then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from ffcore.draws import Draws, epochs
+from ffcore.flow.guidance import unguided
+from ffcore.interfaces import (
+    Auxiliary,
+    Balancer,
+    Batch,
+    Condition,
+    CorrectorObjective,
+    DataSource,
+    Gaps,
+    Networks,
+    Norms,
+    Objective,
+    PredictorObjective,
+    Student,
+    Teacher,
+)
+from ffcore.system.distributed import Processes, local
+from ffcore.training import ema, parallelize
+from ffcore.training.guard import Diverged, Guard
+from ffcore.training.learner import Learner
+from ffcore.training.optimizer import Optimizer
+from ffcore.training.parallelize import Strategy
+from ffcore.training.stopwatch import Stopwatch
+
+Precision = Literal["float32", "bfloat16"]
+SECTIONS: dict[Objective, str] = {"prediction": "predictor", "correction": "corrector"}
+"""What the time of an objective's answer is called."""
+
+
+class WrongAnswer(ValueError):
+    """An objective answers what nothing can be trained by; the message names its class."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Answer:
+    """What an objective said to one part of its share, and how the balancer weighs it."""
+
+    inner: Tensor
+    """Σ of weight · ⟨output, gap⟩ / d, which carries the gradient; a scalar."""
+    sums: Tensor
+    """Σ of ‖gap‖/√d, of weight · ‖gap‖/√d, of weight · ‖gap‖²/d, and their number: Float[4]."""
+    part: slice
+    """Which rows of the objective's share it is of."""
+    samples: Tensor | None
+    condition: Condition | None
+
+    @staticmethod
+    def of(gaps: Gaps, weights: Sequence[Tensor], part: slice) -> Answer:
+        """Weigh an objective's gaps; `weights` has one Float[B'] for each of them."""
+        norms = torch.cat([gap.norm() for gap in gaps.gaps])
+        weight = torch.cat([*weights])
+        sums = [norms.sum(), (weight * norms).sum(), (weight * norms**2).sum()]
+        return Answer(
+            inner=torch.stack(
+                [gap.inner(each) for gap, each in zip(gaps.gaps, weights, strict=True)]
+            ).sum(),
+            sums=torch.stack([*sums, torch.full_like(sums[0], len(norms))]).detach(),
+            part=part,
+            samples=gaps.samples,
+            condition=gaps.condition,
+        )
+
+
+class Distillation:
+    """The networks of a run, and one step of training them.
+
+    Args:
+        teacher: frozen; guided already where the run guides.
+        student: trained in place.
+        predictor, corrector: one of them may be None.
+        data: for the objectives that need data; the others are handed none.
+        balancer: weighs them.
+        optimizer: of the student.
+        steps: length of the run, on which the learning rates' schedules depend.
+        batch: global batch size.
+        seed: of every draw.
+        decays: of the moving averages of the student that are kept.
+        clip: greatest norm of a gradient, or None.
+        guidance: the scale γ, handed to every network in the condition; 1: unguided.
+        guidance_range: instead, (low, high) between which each sample's γ is drawn uniformly.
+        precision: "bfloat16" lets the objectives' networks compute in it, by autocast; weights,
+            gradients, moving averages and sums over the batch are float32 all the same.
+        accumulation: micro-batches per step, in each process.
+        skip: how many steps in a row may be left out whose numbers are not finite.
+
+    Raises ValueError without any objective, where the teacher has no null condition to guide,
+    where an objective needs data and there is none of the teacher's shape, and where none does.
+    """
+
+    def __init__(
+        self,
+        *,
+        teacher: Teacher,
+        student: Student,
+        predictor: PredictorObjective | None = None,
+        corrector: CorrectorObjective | None = None,
+        data: DataSource | None = None,
+        balancer: Balancer,
+        optimizer: Optimizer | None = None,
+        steps: int,
+        batch: int = 256,
+        seed: int = 0,
+        decays: Sequence[float] = (0.9999,),
+        clip: float | None = 1.0,
+        guidance: float = 1.0,
+        guidance_range: tuple[float, float] | None = None,
+        precision: Precision = "float32",
+        accumulation: int = 1,
+        skip: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        given: dict[Objective, PredictorObjective | CorrectorObjective | None] = {
+            "prediction": predictor,
+            "correction": corrector,
+        }
+        self.objectives = {name: each for name, each in given.items() if each is not None}
+        if not self.objectives:
+            raise ValueError("a distillation needs a predictor, a corrector or both")
+        self.teacher = teacher.to(device)
+        self.data = data
+        self._check_data()
+        self.student = student.to(device)
+        self.balancer = balancer
+        self.steps, self.batch, self.seed, self.clip = steps, batch, seed, clip
+        self.guidance, self.guidance_range, self.device = guidance, guidance_range, device
+        self.precision = precision
+        self.accumulation = accumulation
+        self.processes = Processes()
+        self.time = Stopwatch(device)
+        self.guard = Guard(skip, device)
+        self.step_index = 0
+        """How many steps have been made."""
+        self._check_shares()
+        self.learner = Learner.of(self.student, optimizer or Optimizer())
+        self.averages = {decay: ema.averaged_copy(self.student) for decay in decays}
+        """The student's moving averages, by their decays."""
+        self.auxiliaries: dict[str, Auxiliary] = {}
+        self.owners: dict[str, Objective] = {}
+        """Which objective each auxiliary serves, and on whose samples it trains."""
+        self._add_auxiliaries()
+        self.auxiliary_learners = {
+            name: Learner.of(auxiliary.network, auxiliary.optimizer)
+            for name, auxiliary in self.auxiliaries.items()
+            if auxiliary.optimizer is not None
+        }
+        if guidance != 1 or guidance_range is not None:
+            self.teacher.conditions.null(self.teacher.conditions.draw(self.draws("guidance")[:1]))
+
+    @property
+    def average(self) -> Student:
+        """The first of the moving averages."""
+        return next(iter(self.averages.values()))
+
+    def step(self) -> dict[str, Tensor]:
+        """Make one training step; return its metrics as scalars on the device, not yet read.
+
+        `loss` is ½ mean of weight · ‖gap‖²/d over the batch, with the objectives' factors; the
+        gradient of the step is that of the inner products above. Of several processes, each has
+        metrics of its own, whose mean over them is what is meant.
+
+        A step whose numbers are not finite changes no weight but counts. An auxiliary network's
+        gradient that is not leaves out its own updates from there on.
+
+        Raises Diverged as `check` does, which is asked now and then.
+        """
+        self.guard.begin()
+        shares = self._shares(self.step_index)
+        answers, metrics = self._gradient(shares)
+        rate = self.learner.table.factor(self.step_index, self.steps)
+        with self.time("optimizer"):
+            metrics["gradient_norm"] = self.learner.clip(self.clip)
+            self.guard.admit(metrics)
+            self.learner.step(rate, self.guard.sound)
+        with self.time("average"):
+            self._update_averages()
+        for name, share in shares:
+            metrics |= self._train_auxiliaries(name, share, answers[name])
+        self.guard.end(self.step_index)
+        self.step_index += 1
+        if self.guard.full:
+            self.check()
+        return metrics
+
+    def _gradient(
+        self, shares: Sequence[tuple[Objective, int]]
+    ) -> tuple[dict[Objective, list[Answer]], dict[str, Tensor]]:
+        """Leave the step's gradient in the student; return the answers, and what to log."""
+        return (
+            self._gradient_at_once(shares)
+            if self.accumulation == 1
+            else self._gradient_by_parts(shares)
+        )
+
+    def _gradient_at_once(
+        self, shares: Sequence[tuple[Objective, int]]
+    ) -> tuple[dict[Objective, list[Answer]], dict[str, Tensor]]:
+        """Leave the step's gradient in the student, by one backward pass for all objectives."""
+        answers = {name: self._answer(name, share, 0) for name, share in shares}
+        factors, metrics = self._factors({name: each.sums for name, each in answers.items()})
+        inner = torch.stack(
+            [factors[name].to(each.inner.dtype) * each.inner for name, each in answers.items()]
+        )
+        with self.time("backward"):
+            self._backward(inner.sum(), self.batch)
+        return {name: [each] for name, each in answers.items()}, metrics
+
+    def _gradient_by_parts(
+        self, shares: Sequence[tuple[Objective, int]]
+    ) -> tuple[dict[Objective, list[Answer]], dict[str, Tensor]]:
+        """Leave the step's gradient in the student, one micro-batch at a time."""
+        answers: dict[Objective, list[Answer]] = {}
+        gradients = {}
+        for name, share in shares:
+            answers[name] = []
+            for micro in range(self.accumulation):
+                with parallelize.silent(self.learner.network, micro + 1 < self.accumulation):
+                    answer = self._answer(name, share, micro)
+                    with self.time("backward"):
+                        self._backward(answer.inner, self.batch)
+                answers[name].append(attrs.evolve(answer, inner=answer.inner.detach()))
+            gradients[name] = self.learner.take_gradients()
+        factors, metrics = self._factors(
+            {
+                name: torch.stack([each.sums for each in parts]).sum(0)
+                for name, parts in answers.items()
+            }
+        )
+        self.learner.give_gradients([(factors[name], gradients[name]) for name, _ in shares])
+        return answers, metrics
+
+    def _answer(self, objective: Objective, share: int, micro: int) -> Answer:
+        part = self._part(share, micro)
+        with self.time(SECTIONS[objective]), self._autocast():
+            gaps = self.objectives[objective].gaps(
+                self.networks(), self._batch(objective, share, part)
+            )
+        if wrong := _wrong(gaps, part.stop - part.start):
+            kind = type(self.objectives[objective])
+            where = f"{kind.__module__}:{kind.__qualname__}"
+            raise WrongAnswer(f"the objective of {objective} ({where}) answered {wrong}")
+        weights = [self.balancer.weights(objective, gap) for gap in gaps.gaps]
+        return Answer.of(gaps, weights, part)
+
+    def _factors(
+        self, sums: Mapping[Objective, Tensor]
+    ) -> tuple[Mapping[Objective, Tensor], dict[str, Tensor]]:
+        """Return the balancer's factors for a batch whose parts here have these sums.
+
+        And what to log. The sums over all processes are one small message.
+        """
+        together = dict(zip(sums, self.processes.total(torch.stack([*sums.values()])), strict=True))
+        norms = {
+            name: Norms(raw=raw / count, weighted=weighted / count)
+            for name, (raw, weighted, _, count) in together.items()
+        }
+        factors = self.balancer.scale(norms)
+        metrics = {f"gap_{name}": each.raw for name, each in norms.items()}
+        if len(factors) > 1:
+            metrics["lambda"] = factors["correction"]
+        squares = [factors[name] * each[2] for name, each in together.items()]
+        metrics["loss"] = torch.stack(squares).sum() / (2 * self.batch)
+        return factors, metrics
+
+    def _backward(self, total: Tensor, count: int) -> None:
+        """Add the gradient of `total` / count, of a sum over this process's samples.
+
+        Gradients are averaged over processes, and what is meant is their sum.
+        """
+        (total * self.processes.size / count).backward()
+
+    def _update_averages(self) -> None:
+        step, sound = self.step_index, self.guard.sound
+        for decay, kept in self.averages.items():
+            ema.update(kept, self.student, decay, step, sound)
+        for auxiliary in self.auxiliaries.values():
+            if auxiliary.student_average is not None:
+                ema.update(auxiliary.network, self.student, auxiliary.student_average, step, sound)
+
+    def _train_auxiliaries(
+        self, objective: Objective, share: int, answers: Sequence[Answer]
+    ) -> dict[str, Tensor]:
+        """Train the networks of `objective` on its samples; return their losses."""
+        metrics: dict[str, Tensor] = {}
+        for name, learner, loss in self._auxiliary_gradients(objective, share, answers):
+            rate = learner.table.factor(self.step_index, self.steps)
+            with self.time(f"{name} network"):
+                norm = learner.clip(self.clip)
+                self.guard.admit({f"gradient_norm_{name}": norm})
+                learner.step(rate, self.guard.sound)
+            metrics |= {f"loss_{name}": loss, f"gradient_norm_{name}": norm}
+        return metrics
+
+    def _auxiliary_gradients(
+        self, objective: Objective, share: int, answers: Sequence[Answer]
+    ) -> Iterator[tuple[str, Learner, Tensor]]:
+        """Yield each network for each of its updates, with the gradient in it, and its loss."""
+        if any(answer.samples is None or answer.condition is None for answer in answers):
+            return
+        for name, learner in self.auxiliary_learners.items():
+            auxiliary = self.auxiliaries[name]
+            if self.owners[name] != objective:
+                continue
+            for update in range(auxiliary.updates):
+                draws = self.draws(objective, name, str(update))
+                with self.time(f"{name} network"):
+                    loss = self._auxiliary_gradient(auxiliary, learner, draws, share, answers)
+                yield name, learner, loss
+
+    def _auxiliary_gradient(
+        self,
+        auxiliary: Auxiliary,
+        learner: Learner,
+        draws: Draws,
+        share: int,
+        answers: Sequence[Answer],
+    ) -> Tensor:
+        """Leave the gradient of the mean loss in an auxiliary network; return that loss.
+
+        It is this process's: the mean over all processes is that of the whole share.
+        """
+        assert auxiliary.loss is not None
+        total = torch.zeros((), device=self.device)
+        for answer in answers:
+            assert answer.samples is not None
+            assert answer.condition is not None
+            with parallelize.silent(learner.network, answer is not answers[-1]):
+                with self._autocast():
+                    losses = auxiliary.loss(
+                        learner.network, answer.samples, answer.condition, draws[answer.part]
+                    )
+                self._backward(losses.sum(), share)
+            total = total + losses.detach().sum()
+        return total * self.processes.size / share
+
+    def check(self) -> None:
+        """Raise Diverged where more steps in a row had to be left out than `skip`.
+
+        Waits for the device; of several processes, all must ask.
+        """
+        self.guard.read()
+        if not self.guard.halted:
+            return
+        (step, names), (last, _) = self.guard.row[0], self.guard.row[self.guard.patience]
+        again = self._not_finite_in(step)
+        steps = f"step {step + 1}" if step == last else f"steps {step + 1} to {last + 1}"
+        detail = f"\nComputed once more, {again} are not finite either." if again else ""
+        error = Diverged(
+            f"{steps}: NaN or infinity in {', '.join(names)}.{detail}\nNo weight was changed. "
+            "Try a lower learning rate"
+            + (", or training.on_nonfinite = 'skip'" if self.guard.patience == 0 else "")
+        )
+        raise self.processes.alike(error)
+
+    def _not_finite_in(self, step: int) -> str:
+        """Make a step again as far as its gradients; name the weights or gradients not finite."""
+        now, self.step_index = self.step_index, step
+        shares = self._shares(step)
+        answers, _ = self._gradient(shares)
+        for name, share in shares:
+            for _ in self._auxiliary_gradients(name, share, answers[name]):
+                pass  # they add up
+        self.step_index = now
+        networks: dict[str, nn.Module] = {"student": self.student}
+        networks |= {name: self.auxiliaries[name].network for name in self.auxiliary_learners}
+        named = {
+            f"{owner}/{name}": each
+            for owner, network in networks.items()
+            for name, each in network.named_parameters()
+        }
+        gradients = {name: each.grad for name, each in named.items() if each.grad is not None}
+        for learner in (self.learner, *self.auxiliary_learners.values()):
+            learner.optimizer.zero_grad(set_to_none=True)
+        if weights := self._not_finite(named):
+            return f"the weights {weights}"
+        found = self._not_finite(gradients)
+        return found and f"the gradients of {found}"
+
+    def _not_finite(self, named: Mapping[str, Tensor]) -> str:
+        """Name the first of those that are not finite in any process."""
+        wrong = [~each.isfinite().all() for each in local(named.values())]
+        counts = self.processes.total(torch.stack(wrong).float()).tolist()
+        found = [name for name, count in zip(named, counts, strict=True) if count]
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        return ", ".join(found[:5]) + more
+
+    def draws(self, *purpose: str) -> Draws:
+        """Return the random streams of the current step, for the whole global batch."""
+        return Draws(self.seed, self.step_index, 0, self.batch, self.device).named(*purpose)
+
+    def _shares(self, step: int) -> list[tuple[Objective, int]]:
+        """Return the objectives that have a share of the batch at `step`, with its size."""
+        if len(self.objectives) == 1:
+            return [(next(iter(self.objectives)), self.batch)]
+        prediction, correction = self.balancer.split(self.batch, step)
+        shares: list[tuple[Objective, int]] = [
+            ("prediction", prediction),
+            ("correction", correction),
+        ]
+        return [(name, share) for name, share in shares if share]
+
+    def _part(self, share: int, micro: int) -> slice:
+        """Return the rows of a share that this process takes in one of its micro-batches."""
+        parts = self.processes.size * self.accumulation
+        index = self.processes.rank * self.accumulation + micro
+        return slice(share * index // parts, share * (index + 1) // parts)
+
+    def _batch(self, objective: Objective, share: int, part: slice) -> Batch:
+        draws = self.draws(objective)[part]
+        data = None
+        if "data" in self.objectives[objective].needs:
+            data, condition = self._read(draws, share)
+        else:
+            condition = self.teacher.conditions.draw(draws)
+        return Batch(
+            z=draws.normal("z", self.teacher.sample_shape),
+            condition=self._guided(condition, draws),
+            draws=draws,
+            data=data,
+        )
+
+    def _read(self, draws: Draws, share: int) -> tuple[Tensor, Condition]:
+        """Read the data of the rows of `draws`, of `share` rows in this step."""
+        assert self.data is not None
+        first = self.step_index * share + draws.start
+        indices = epochs(self.seed, first, first + len(draws), len(self.data))
+        on_cpu = attrs.evolve(draws.named("data"), device="cpu")
+        data, condition = self.data.read(indices, on_cpu)
+        return data.to(self.device), condition.to(self.device)
+
+    def _guided(self, condition: Condition, draws: Draws) -> Condition:
+        """Return `condition` with γ, where the run guides."""
+        if self.guidance_range is not None:
+            low, high = self.guidance_range
+            scale = low + (high - low) * draws.uniform("guidance")
+            return attrs.evolve(condition, guidance=scale)
+        return condition if self.guidance == 1 else condition.at(self.guidance, self.device)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            torch.device(self.device).type,
+            torch.bfloat16,
+            enabled=self.precision == "bfloat16",
+        )
+
+    def networks(self) -> Networks:
+        """Return what the objectives compute with."""
+        return Networks(
+            student=self.learner.network,  # type: ignore[arg-type] # or what stands for it
+            teacher=self.teacher,
+            auxiliaries={name: each.network for name, each in self.auxiliaries.items()},
+        )
+
+    def self_check(self, samples: int = 8) -> list[str]:
+        """Let every objective check itself on a few samples; return what they say.
+
+        Raises ValueError where one does not work with the networks at hand.
+        """
+        few = min(samples, self.batch)
+        with self._autocast():
+            said = [
+                objective.self_check(self.networks(), self._batch(name, few, slice(few)))
+                for name, objective in self.objectives.items()
+            ]
+        return [sentence for sentence in said if sentence]
+
+    def lay_out(
+        self,
+        processes: Processes,
+        strategy: Strategy = "ddp",
+        *,
+        recomputed: bool = False,
+        compiled: bool = False,
+    ) -> None:
+        """Say how the networks compute, and share the work with other processes.
+
+        Before the first step, and after whatever copies a network or reads its weights: networks
+        are changed in place.
+
+        Args:
+            processes: all of them hold the same networks as this one.
+            strategy: what each of them keeps; see ffcore/training/parallelize.py.
+            recomputed: whether the backward pass computes activations again, and keeps few.
+            compiled: whether torch.compile translates the networks.
+
+        Raises ValueError where the batch is too small for so many processes, or must not be cut.
+        """
+        self.processes = processes
+        self._check_shares()
+        teacher = unguided(self.teacher)  # which is called by itself too, guided elsewhere
+        auxiliaries = [each.network for each in self.auxiliaries.values()]
+        if recomputed:
+            for network in (self.student, *auxiliaries):
+                parallelize.recompute(network)
+        if compiled:
+            for network in (teacher, self.student, *auxiliaries):
+                parallelize.compile_units(network)
+        if processes.size == 1:
+            return
+        if strategy == "fsdp":
+            for network in (teacher, self.student, *self.averages.values(), *auxiliaries):
+                parallelize.shard(network, self.device)
+        self.learner = self._distributed(self.learner, strategy)
+        self.auxiliary_learners = {
+            name: self._distributed(each, strategy)
+            for name, each in self.auxiliary_learners.items()
+        }
+
+    def _distributed(self, learner: Learner, strategy: Strategy) -> Learner:
+        network = learner.network
+        if strategy == "ddp":
+            network = parallelize.replicate(network, keeps_gradients=self.accumulation > 1)
+        return Learner.of(network, learner.table)
+
+    def _check_shares(self) -> None:
+        """Raise ValueError where the balancer cannot split the batch, or a part has no sample."""
+        parts = self.processes.size * self.accumulation
+        coupled = [name for name, each in self.objectives.items() if "whole batch" in each.needs]
+        if parts > 1 and coupled:
+            raise ValueError(
+                f"the objective of {coupled[0]} couples the samples of a batch, and "
+                f"{self.processes.size} processes × {self.accumulation} micro-batches would cut "
+                "it: take one of each, or another objective"
+            )
+        for step in {0, self.steps - 1}:
+            for name, share in self._shares(step):
+                if share < parts:
+                    raise ValueError(
+                        f"{name} has {share} of the batch's {self.batch} samples, and "
+                        f"{self.processes.size} processes × {self.accumulation} micro-batches need "
+                        "one each: take a larger batch, or fewer of them"
+                    )
+
+    def _check_data(self) -> None:
+        needing = [name for name, each in self.objectives.items() if "data" in each.needs]
+        if self.data is None:
+            if needing:
+                raise ValueError(f"the objective of {needing[0]} needs data, and there is none")
+            return
+        if not needing:
+            raise ValueError("there is data, and no objective needs it: leave it out")
+        if not len(self.data):
+            raise ValueError("data has no samples")
+        if self.data.sample_shape != self.teacher.sample_shape:
+            raise ValueError(
+                f"data is {self.data.sample_shape}, and the teacher's samples are "
+                f"{self.teacher.sample_shape}"
+            )
+
+    def _add_auxiliaries(self) -> None:
+        for owner, objective in self.objectives.items():
+            for name, auxiliary in objective.auxiliaries(self.student, self.teacher).items():
+                if name in self.auxiliaries:
+                    raise ValueError(f"both objectives name an auxiliary network {name!r}")
+                auxiliary.network.to(self.device)
+                self.auxiliaries[name], self.owners[name] = auxiliary, owner
+
+
+def _wrong(gaps: object, size: int) -> str:
+    """Say what is wrong with what an objective answered to a batch of `size`, if anything is."""
+    if not isinstance(gaps, Gaps):
+        return f"{type(gaps).__name__}, not Gaps: let its `gaps` return Gaps(gaps=(gap, …))"
+    if not all(gap.output.requires_grad for gap in gaps.gaps):
+        return (
+            "an output that carries no gradient, and would train nothing: let it come from the "
+            "student's forward, not detached and not under torch.no_grad"
+        )
+    if gaps.samples is not None and len(gaps.samples) != size:
+        return f"{len(gaps.samples)} samples to a batch of {size}: it must be one to each"
+    return ""

@@ -1,0 +1,68 @@
+"""A network that learns: with its optimizer, its schedule, and the gradient of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from ffcore.system.distributed import whole
+from ffcore.training.optimizer import Optimizer
+
+
+@attrs.frozen(eq=False)
+class Learner:
+    """A network with its optimizer and schedule."""
+
+    network: nn.Module
+    """What is called: the network itself, or the wrapper that averages its gradients."""
+    table: Optimizer
+    optimizer: torch.optim.Optimizer
+
+    @staticmethod
+    def of(network: nn.Module, table: Optimizer) -> Learner:
+        """Build the optimizer of a network."""
+        return Learner(network, table, table.build(network.parameters()))
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """What the optimizer moves."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def clip(self, most: float | None) -> Tensor:
+        """Scale the gradient that is there to a norm of `most` at most; return what it was."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = whole(torch.nn.utils.get_total_norm(gradients))
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, most or float("inf"), norm)
+        return norm
+
+    def step(self, rate: float, sound: Tensor) -> None:
+        """Descend the gradient that is there, and drop it.
+
+        Args:
+            rate: a factor on the learning rate.
+            sound: a bool on the device; where it is false, weights and moments stay as they are.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.table.learning_rate * rate
+        # What GradScaler tells a fused optimizer: it then leaves out the update by itself.
+        self.optimizer.found_inf = (~sound).float()  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def take_gradients(self) -> list[Tensor | None]:
+        """Set the gradients aside: return them, and leave none."""
+        gradients = [p.grad for p in self.parameters]
+        self.optimizer.zero_grad(set_to_none=True)
+        return gradients
+
+    def give_gradients(self, gradients: Sequence[tuple[Tensor, list[Tensor | None]]]) -> None:
+        """Let the gradient be Σ factor · gradient of those that were set aside."""
+        for factor, part in gradients:
+            for parameter, gradient in zip(self.parameters, part, strict=True):
+                if gradient is None:
+                    continue
+                scaled = gradient.mul_(factor.to(gradient.dtype))
+                parameter.grad = scaled if parameter.grad is None else parameter.grad.add_(scaled)

@@ -1,0 +1,184 @@
+"""The training loop: steps, reports, checkpoints.
+
+for report in train(distillation):
+    print(report.step, report.metrics["loss"])
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import attrs
+import torch
+from torch import Tensor
+
+from ffcore.system.distributed import Processes
+from ffcore.system.faults import enough_memory
+from ffcore.training.distillation import Distillation
+from ffcore.training.guard import Diverged
+
+if TYPE_CHECKING:
+    from ffcore.training.checkpoint import Checkpoints
+
+
+__all__ = ["Diverged", "Report", "Stopped", "train"]
+
+
+_REMEDY = (
+    "A smaller training.batch needs less; so does the same batch by parallel.accumulation = 2 or "
+    "more, with parallel.checkpointing = true, or in several processes, of which "
+    "parallel.strategy = 'fsdp' keeps the networks in parts."
+)
+
+
+class Stopped(Exception):
+    """Training was asked to stop, and did so after a whole step and a checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after step {step}; started again, it goes on from there")
+        self.step = step
+
+
+@attrs.frozen(kw_only=True)
+class Report:
+    """How training stands after `step` steps."""
+
+    step: int
+    steps: int
+    metrics: dict[str, float]
+    """As `Distillation.step` names them, each a mean over the sound steps since the report before.
+
+    `skipped` is how many were not sound, where such steps are left out."""
+    steps_per_second: float
+    """Over the same steps."""
+    images_per_second: float
+    """Samples of the global batch, over the same steps."""
+    seconds: dict[str, float]
+    """Of a step, on average over the same steps: by its sections, of this process. What is left of
+    a step is drawing, balancing, reports and checkpoints."""
+    memory_peak: int
+    """The most memory so far, in bytes: what torch had taken of a CUDA device, else the largest
+    resident size of this process."""
+
+    @property
+    def seconds_left(self) -> float:
+        """At the present speed."""
+        return (self.steps - self.step) / self.steps_per_second
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """All that was measured, by name: what is written down and tracked."""
+        return {
+            **self.metrics,
+            "steps_per_second": self.steps_per_second,
+            "images_per_second": self.images_per_second,
+            "seconds_left": self.seconds_left,
+            "memory_peak": self.memory_peak,
+            **{f"seconds/{name}": seconds for name, seconds in self.seconds.items()},
+        }
+
+
+class _Means:
+    """Running means of metrics over sound steps, kept on the device until they are read."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, Tensor] = {}
+
+    def add(self, metrics: Mapping[str, Tensor], sound: Tensor) -> None:
+        for name, value in metrics.items():
+            counted = torch.where(sound, value.detach(), 0)
+            self.sums[name] = self.sums.get(name, 0) + counted
+            self.counts[name] = self.counts.get(name, 0) + sound
+
+    def read(self, processes: Processes) -> dict[str, float]:
+        """Return the means over all processes; all of them must ask."""
+        sums = torch.stack([*self.sums.values()]).double()
+        counts = torch.stack([*self.counts.values()])
+        means = processes.total(sums / counts.clamp(min=1)) / processes.size
+        found = zip(self.sums, means.tolist(), counts.tolist(), strict=True)
+        return {name: mean for name, mean, count in found if count}
+
+
+def train(
+    distillation: Distillation,
+    *,
+    log_every: int = 50,
+    checkpoints: Checkpoints | None = None,
+    checkpoint_every: int = 1000,
+    stop: Callable[[], bool] = lambda: False,
+    made: Callable[[int], None] = lambda step: None,
+) -> Generator[Report, None, None]:
+    """Train to the last step, yielding a report each `log_every` steps and at the end.
+
+    Metrics leave the device only for a report or a checkpoint. A checkpoint is begun each
+    `checkpoint_every` steps and at the end; all are written when the generator ends, in any way.
+
+    `stop` is asked after each step; where it says so in any process, a checkpoint is written and
+    Stopped raised, in all of them. Before that, `made` is told how many steps have been made.
+
+    Raises Diverged where too many steps in a row were not finite; no checkpoint is written then.
+    Raises what went wrong with a checkpoint (Unwritable, mostly) at the next report, checkpoint or
+    at the end, and OutOfMemory with what to change.
+    """
+    with checkpoints or nullcontext():
+        yield from _train(distillation, log_every, checkpoints, checkpoint_every, stop, made)
+
+
+def _train(
+    distillation: Distillation,
+    log_every: int,
+    checkpoints: Checkpoints | None,
+    checkpoint_every: int,
+    stop: Callable[[], bool],
+    made: Callable[[int], None],
+) -> Iterator[Report]:
+    means, begun, before = _Means(), time.perf_counter(), distillation.step_index
+    guard, skipped = distillation.guard, distillation.guard.skipped
+    distillation.time.read()  # what was before counts for none of these steps
+    while distillation.step_index < distillation.steps:
+        with enough_memory(f"step {distillation.step_index + 1}", _REMEDY):
+            means.add(distillation.step(), guard.sound)
+        step, last = distillation.step_index, distillation.step_index == distillation.steps
+        made(step)
+        reports = last or step % log_every == 0
+        stops = distillation.processes.any(stop()) and not last
+        saves = last or stops or step % checkpoint_every == 0
+        if not (reports or saves):
+            continue
+        distillation.check()  # what has diverged is neither saved nor reported
+        if checkpoints is not None:
+            checkpoints.notice()
+        if saves and checkpoints is not None:
+            checkpoints.save(distillation)
+        if stops:
+            raise Stopped(step)
+        if reports:
+            metrics = means.read(distillation.processes)
+            if guard.patience:
+                metrics["skipped"] = guard.skipped - skipped
+            speed = (step - before) / max(time.perf_counter() - begun, 1e-9)
+            sections = distillation.time.read()
+            yield Report(
+                step=step,
+                steps=distillation.steps,
+                metrics=metrics,
+                steps_per_second=speed,
+                images_per_second=speed * distillation.batch,
+                seconds={name: total / (step - before) for name, total in sections.items()},
+                memory_peak=_memory_peak(distillation.device),
+            )
+            means, begun, before = _Means(), time.perf_counter(), step
+            skipped = guard.skipped
+
+
+def _memory_peak(device: str) -> int:
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else 1024 * largest

@@ -1,0 +1,126 @@
+"""One network over several processes, recomputed or compiled: DDP, FSDP2, checkpointing, compile.
+
+"ddp": every process holds every network whole, and gradients are averaged in the backward pass
+(Li et al., 2006.15704). "fsdp": every network is cut into as many parts, and gathered unit by unit
+when it is called (FSDP2; Zhao et al., 2304.11277). Both hook a network's `forward`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from ffcore.flow.dual import values_only
+
+Strategy = Literal["ddp", "fsdp"]
+
+
+def units(network: nn.Module) -> list[nn.Module]:
+    """Return the repeated parts of a network: the items of its outermost `nn.ModuleList`s.
+
+    They are what is sharded, recomputed and compiled one at a time. A network without any is a
+    single unit.
+    """
+
+    def found(module: nn.Module) -> Iterator[nn.Module]:
+        for child in module.children():
+            if isinstance(child, nn.ModuleList):
+                yield from (item for item in child if next(item.parameters(), None) is not None)
+            else:
+                yield from found(child)
+
+    return list(found(network)) or [network]
+
+
+def recompute(network: nn.Module) -> None:
+    """Let the backward pass compute each unit's activations again, instead of keeping them.
+
+    Chen et al., 1604.06174. Costs a forward; saves all but one activation per unit.
+    """
+    for unit in units(network):
+        unit.forward = functools.partial(_recomputed, unit.forward)
+
+
+def _recomputed(forward: Callable[..., Any], *inputs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*inputs)
+    if torch.compiler.is_compiling():  # the compiler leaves out by itself what no gradient needs
+        return checkpoint(forward, *inputs, use_reentrant=False)
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=_once_for_tangents)
+
+
+def _once_for_tangents() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return what surrounds a unit's forward, and its recomputation, which needs no tangents."""
+    return nullcontext(), values_only()
+
+
+def compile_units(network: nn.Module) -> None:
+    """Compile each unit in place; equal units are compiled once."""
+    for unit in units(network):
+        unit.compile()
+
+
+def shard(network: nn.Module, device: str) -> None:
+    """Cut a network's parameters over all processes, in place, each unit by itself (FSDP2)."""
+    mesh = init_device_mesh(torch.device(device).type, (dist.get_world_size(),))
+    for unit in units(network):
+        if unit is not network:
+            fully_shard(unit, mesh=mesh)
+    fully_shard(network, mesh=mesh)
+
+
+def cut_again(network: nn.Module) -> None:
+    """Cut what a sharded network gathered when it was called, where no backward pass has done so.
+
+    Until then its own parameters, beside its units', are whole, and no average can follow them.
+    """
+    for module in network.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+class Replicated(DistributedDataParallel):
+    """A network whose gradients are averaged over all processes; else it is the network itself."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the network's attribute where this wrapper has none of that name."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("module"), name)
+
+
+def replicate(network: nn.Module, *, keeps_gradients: bool) -> Replicated:
+    """Return a network to call instead, whose backward averages gradients over all processes.
+
+    `keeps_gradients`: whether gradients are set aside between backward passes, and so must not
+    live in the memory that is sent.
+    """
+    known = inspect.signature(DistributedDataParallel).parameters
+    # Buffers are constants here. torch 2.13 has a new name for leaving them alone.
+    leave = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {leave: False, "gradient_as_bucket_view": not keeps_gradients}
+    return Replicated(network, **options)
+
+
+def silent(network: nn.Module, quiet: bool) -> AbstractContextManager[None]:
+    """Leave out the averaging of a replicated network's gradients meanwhile.
+
+    A later backward averages what has come together. Sharded networks go on: they hold a whole
+    gradient nowhere.
+    """
+    if quiet and isinstance(network, Replicated):
+        context: AbstractContextManager[None] = network.no_sync()
+        return context
+    return nullcontext()

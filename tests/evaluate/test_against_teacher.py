@@ -1,0 +1,270 @@
+"""What a student is worth: distances and trajectory errors against a teacher."""
+
+import weakref
+from pathlib import Path
+
+import attrs
+import pytest
+import torch
+from inputs import Stream
+from networks import ExactStudent, FieldTeacher
+from torch import Tensor
+
+from ffcore.evaluate.against_teacher import (
+    DELTAS,
+    Measurement,
+    Reference,
+    evaluate,
+    feature_statistics,
+    identity,
+    make_reference,
+    prior,
+    trajectory_error,
+)
+from ffcore.evaluate.metrics import Statistics, frechet_distance
+from ffcore.flow.exact import Gaussian, GaussianMixture
+from ffcore.flow.guidance import Guided
+from ffcore.flow.solver import Solver
+from ffcore.interfaces import Condition, Features
+from ffcore.system.weights import WeightsError, write_weights
+from ffcore_exact.features import Raw
+
+TEACHER = Gaussian([1.0, -2.0, 0.5], 0.7)
+MEASUREMENT = Measurement(samples=2000, solver=Solver("rk4", 32), euler=(1, 4), batch=512)
+# Between two samples of N from one Gaussian of d dimensions the means alone are off by 2 d s² / N
+# in expectation, and the covariances by as much again and less; three times that is no accident.
+FLOOR = 3 * 4 * 3 * 0.7**2 / 2000
+
+
+class Halved(Features):
+    """Another feature space."""
+
+    name = "halved"
+
+    def forward(self, samples: Tensor) -> Tensor:
+        return samples / 2
+
+
+def test_an_exact_student_is_at_the_noise_floor_and_on_the_trajectory() -> None:
+    evaluation, _ = evaluate(ExactStudent(TEACHER), TEACHER, [Raw(), Halved()], MEASUREMENT)
+    raw, halved = evaluation.distances["raw"], evaluation.distances["halved"]
+    assert raw.student is not None
+    assert halved.student is not None
+    assert 0 < raw.student < FLOOR
+    assert 0 < raw.floor < FLOOR
+    assert raw.euler[1] > raw.euler[4] > 3 * FLOOR
+    assert halved.student == pytest.approx(raw.student / 4, rel=1e-5)
+    # float32 rounding; rk4's own error is far below it
+    assert max(evaluation.trajectory_error.values()) < 2e-6
+    assert tuple(evaluation.trajectory_error) == DELTAS
+
+
+def test_a_student_that_is_off_is_seen_in_distance_and_trajectory() -> None:
+    student = ExactStudent(TEACHER, offset=0.3)
+    evaluation, _ = evaluate(student, TEACHER, [Raw()], MEASUREMENT)
+    found = evaluation.distances["raw"].student
+    # ‖Δμ‖², and 5 σ of 2 Δμ · ε, where ε is the difference of two means, of variance 2 s² / N
+    noise = 5 * 2 * (3 * 0.3**2) ** 0.5 * 0.7 * (2 / 2000) ** 0.5
+    assert found == pytest.approx(3 * 0.3**2, abs=noise)
+    assert found > 3 * FLOOR
+    (z, condition), *_ = prior(TEACHER, MEASUREMENT, "trajectory", 256)
+    ones = torch.ones(len(z))
+    for delta, error in evaluation.trajectory_error.items():
+        moved = TEACHER.flow_map(z, ones, delta * ones, condition) - z
+        expected = delta * 0.3 * (3 * len(z)) ** 0.5 / float(moved.norm())
+        assert error == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_trajectory_is_followed_as_well_as_the_solver_can() -> None:
+    coarse = attrs.evolve(MEASUREMENT, solver=Solver("euler", 32))
+    errors = trajectory_error(ExactStudent(TEACHER), TEACHER, coarse)
+    assert 1e-3 < errors[1.0] < 0.1  # Euler's own
+
+
+def test_the_first_euler_step_is_what_the_student_is_compared_with() -> None:
+    """A student that is one Euler step has that baseline's very distance: the same noise."""
+
+    class OneStep(ExactStudent):
+        def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+            velocity: Tensor = self.teacher(x_t, t, condition)
+            return velocity
+
+    evaluation, _ = evaluate(OneStep(TEACHER), TEACHER, [Raw()], MEASUREMENT)
+    found = evaluation.distances["raw"]
+    assert found.student == pytest.approx(found.euler[1], rel=1e-5)
+    assert evaluation.trajectory_error[DELTAS[0]] < evaluation.trajectory_error[1.0]
+
+
+def test_a_student_that_starts_anywhere_is_measured_in_more_steps_too() -> None:
+    """A student that is an Euler step everywhere has the baselines' very distances."""
+
+    class Euler(ExactStudent):
+        def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+            velocity: Tensor = self.teacher(x_t, t, condition)
+            return velocity
+
+    more = attrs.evolve(MEASUREMENT, student_steps=(4,))
+    student = Euler(TEACHER, starts_at="anywhere")
+    evaluation, reference = evaluate(student, TEACHER, [Raw()], more)
+    found = evaluation.distances["raw"]
+    assert found.student == pytest.approx(found.euler[1], rel=1e-5)
+    assert found.student_steps == {4: pytest.approx(found.euler[4], rel=1e-5)}
+    # The teacher's reference holds whatever the student's steps.
+    again, _ = evaluate(student, TEACHER, [Raw()], MEASUREMENT, reference)
+    assert again.distances["raw"].student_steps == {}
+    with pytest.raises(ValueError, match="starts at the prior alone"):
+        evaluate(ExactStudent(TEACHER), TEACHER, [Raw()], more)
+
+
+@pytest.mark.parametrize("batch", [1, 31, 32, 50, 1000])
+def test_the_noise_of_a_sample_does_not_depend_on_the_batch(batch: int) -> None:
+    teacher = GaussianMixture([[0.0], [1.0]], labels=[0, 1])
+
+    def drawn(batch: int) -> tuple[Tensor, Condition]:
+        measurement = Measurement(samples=100, batch=batch, guidance=1.5)
+        parts = list(prior(teacher, measurement, "student"))
+        assert max(len(z) for z, _ in parts) <= batch
+        return torch.cat([z for z, _ in parts]), Condition.cat([c for _, c in parts])
+
+    z, condition = drawn(batch)
+    expected, whole = drawn(100)
+    assert torch.equal(z, expected)
+    assert condition.label is not None
+    assert condition.guidance is not None
+    assert torch.equal(condition.label, whole.label)
+    assert torch.equal(condition.guidance, torch.full((100,), 1.5))
+
+
+def test_each_purpose_has_noise_of_its_own() -> None:
+    purposes = ("reference", "floor", "student", "trajectory")
+    first = [next(prior(TEACHER, MEASUREMENT, purpose))[0] for purpose in purposes]
+    assert len(torch.stack(first).unique(dim=0)) == 4
+
+
+def test_the_statistics_are_those_of_all_samples() -> None:
+    found = feature_statistics(lambda z, condition: z, TEACHER, [Raw()], MEASUREMENT, "student")
+    z = torch.cat([z for z, _ in prior(TEACHER, MEASUREMENT, "student")])
+    assert len(z) == 2000
+    assert frechet_distance(found["raw"], Statistics.of(z)) == pytest.approx(0, abs=1e-9)
+
+
+class Remembered(Features):
+    """Knows which of its answers are still there."""
+
+    name = "remembered"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: list[weakref.ref[Tensor]] = []
+
+    def forward(self, samples: Tensor) -> Tensor:
+        assert sum(each() is not None for each in self.answers) <= 1
+        found = samples.flatten(1).clone()
+        self.answers.append(weakref.ref(found))
+        return found
+
+
+def test_no_features_are_kept() -> None:
+    watched = Remembered()
+    feature_statistics(lambda z, condition: z, TEACHER, [watched], MEASUREMENT, "student")
+    assert len(watched.answers) == 4
+
+
+def test_progress_is_told_to_its_end() -> None:
+    told: list[tuple[str, int, int]] = []
+    evaluate(
+        ExactStudent(TEACHER), TEACHER, [Raw()], MEASUREMENT, progress=lambda *it: told.append(it)
+    )
+    last = {what: (done, total) for what, done, total in told}
+    assert len(last) == 6  # converged twice, two numbers of Euler steps, student, trajectory
+    assert all(done == total for done, total in last.values())
+
+
+# References.
+
+
+def test_a_reference_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "reference.safetensors"
+    reference = make_reference(TEACHER, [Raw(), Halved()], MEASUREMENT)
+    reference.write(path)
+    again = Reference.read(str(path))
+    assert again.distances == reference.distances
+    assert again.identity == reference.identity
+    assert again.statistics.keys() == {"raw", "halved"}
+    for name, statistics in again.statistics.items():
+        assert (statistics.mu == reference.statistics[name].mu).all()
+        assert (statistics.sigma == reference.statistics[name].sigma).all()
+
+
+def test_a_reference_spares_the_teacher_s_sampling_and_changes_no_number(tmp_path: Path) -> None:
+    path = tmp_path / "reference.safetensors"
+    student = ExactStudent(TEACHER, offset=0.1)
+    expected, reference = evaluate(student, TEACHER, [Raw()], MEASUREMENT)
+    reference.write(path)
+    told: list[str] = []
+    found, _ = evaluate(
+        student,
+        TEACHER,
+        [Raw()],
+        MEASUREMENT,
+        Reference.read(str(path)),
+        progress=lambda what, *_: told.append(what),
+    )
+    assert found == expected
+    assert not [what for what in told if what.startswith("teacher")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"teacher": Gaussian([1.0, -2.0, 0.5], 0.8)}, "teacher"),
+        ({"features": [Halved()]}, "features"),
+        ({"measurement": attrs.evolve(MEASUREMENT, samples=1000)}, "samples"),
+        ({"measurement": attrs.evolve(MEASUREMENT, solver=Solver("rk4", 16))}, "solver"),
+        ({"measurement": attrs.evolve(MEASUREMENT, euler=(1, 2))}, "euler"),
+        ({"measurement": attrs.evolve(MEASUREMENT, seed=1)}, "seed"),
+        ({"measurement": attrs.evolve(MEASUREMENT, guidance=2.0)}, "guidance"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_reference_made_under_other_conditions_is_refused(
+    changed: dict[str, object], named: str
+) -> None:
+    conditions = {"teacher": TEACHER, "features": [Raw()], "measurement": MEASUREMENT}
+    small = Reference(statistics={}, distances={}, identity=identity(**conditions))
+    small.check(identity(**conditions))
+    with pytest.raises(ValueError, match=f"other conditions(.|\n)*{named}"):
+        small.check(identity(**{**conditions, **changed}))
+
+
+def test_the_batch_of_an_evaluation_is_no_condition_of_it() -> None:
+    other = attrs.evolve(MEASUREMENT, batch=7)
+    assert identity(TEACHER, [Raw()], other) == identity(TEACHER, [Raw()], MEASUREMENT)
+
+
+def test_interval_and_channels_count_where_the_teacher_is_guided() -> None:
+    teacher = GaussianMixture([[0.0], [1.0]], labels=[0, 1])
+    guided = attrs.evolve(MEASUREMENT, guidance=2.0)
+
+    def of(interval: tuple[float, float], measurement: Measurement) -> dict[str, object]:
+        return identity(Guided(teacher, interval), [Raw()], measurement)
+
+    assert of((0.0, 0.5), guided) != of((0.0, 0.6), guided)
+    assert of((0.0, 0.5), MEASUREMENT) == of((0.0, 0.6), MEASUREMENT)
+    assert of((0.0, 0.5), MEASUREMENT) == identity(teacher, [Raw()], MEASUREMENT)
+
+
+@pytest.mark.parametrize("config", [{}, {"distances": {}}, {"distances": {"raw": {}}}])
+def test_a_file_that_is_no_reference_is_refused(config: dict[str, object], tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write_weights(path, {"a": torch.ones(1)}, config)
+    with pytest.raises(WeightsError, match="not a teacher's reference"):
+        Reference.read(str(path))
+
+
+def test_a_teacher_of_images_is_measured_like_any_other() -> None:
+    teacher = FieldTeacher.around(Gaussian(Stream(0).normal(1, 2, 2).float(), 0.5))
+    small = Measurement(samples=64, solver=Solver("rk4", 8), euler=(1,), batch=64)
+    student = ExactStudent(teacher.velocity)  # type: ignore[arg-type]
+    evaluation, _ = evaluate(student, teacher, [Raw()], small)
+    assert max(evaluation.trajectory_error.values()) < 1e-4

@@ -1,0 +1,118 @@
+"""A stranger's distribution, `third_party/acme-flow`, from its installation to samples."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCE = Path(__file__).parent / "third_party" / "acme-flow"
+ACME = {"teacher": "ring", "predictor": "halves", "balancer": "huber"}
+
+Shell = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """Python in a copy of the distribution's folder, where pip has installed the distribution."""
+    folder, site = tmp_path_factory.mktemp("acme") / "acme-flow", tmp_path_factory.mktemp("site")
+    shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {k: v for k, v in os.environ.items() if k != "FFCORE_DISABLE_PLUGINS"}
+    environment["PYTHONPATH"] = str(site)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *arguments]
+        return subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+
+    offline = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
+    pip = run("-m", "pip", "install", *offline, "--target", str(site), str(folder))
+    assert pip.returncode == 0, pip.stderr
+    shutil.rmtree(folder / "acme_flow")  # what is imported is what was installed
+    return run
+
+
+@pytest.fixture(scope="module")
+def ffd(python: Shell) -> Callable[..., str]:
+    """Run `ffd`, which must succeed, and return what it writes to stdout."""
+
+    def run(*arguments: str) -> str:
+        done = python("-m", "ffcore", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_nothing_of_ours_knows_it() -> None:
+    rooms = [ROOT / name for name in ("ffcore", "plugins", "recipes")]
+    files = [file for room in rooms for file in room.rglob("*") if file.suffix in (".py", ".toml")]
+    assert len(files) > 50
+    texts = [file.read_text() for file in [*files, ROOT / "pyproject.toml"]]
+    assert not any(re.search("acme.flow", text) for text in texts)
+
+
+def test_it_is_listed_as_active(ffd: Callable[..., str]) -> None:
+    plugins = json.loads(ffd("list-plugins", "--json"))["plugins"]
+    (acme,) = [plugin for plugin in plugins if plugin["distribution"] == "acme-flow"]
+    assert (acme["state"], acme["version"], acme["notes"]) == ("active", "0.3.1", [])
+    assert {each["role"]: each["name"] for each in acme["components"]} == ACME
+
+
+def test_it_keeps_every_law(ffd: Callable[..., str]) -> None:
+    checked = json.loads(ffd("check-plugin", "acme-flow", "--json"))
+    assert checked["holds"]
+    asked = {each["component"] for each in checked["results"] if each["status"] == "holds"}
+    assert asked >= {f"{role}/{name}" for role, name in ACME.items()}
+
+
+def test_its_own_tests_pass(python: Shell) -> None:
+    done = python("-m", "pytest", "-q", "-p", "no:cacheprovider")
+    assert done.returncode == 0, done.stdout
+
+
+def test_its_recipe_is_sound_with_it_and_says_what_is_missing_without(
+    python: Shell, ffd: Callable[..., str]
+) -> None:
+    said = "ring.toml: ok (teacher ring, student mlp, predictor halves)\n"
+    assert ffd("validate", "ring.toml") == said
+    without = python("-m", "ffcore", "--no-plugins", "validate", "ring.toml", "digits.toml")
+    assert without.returncode == 3
+    assert without.stdout.startswith("digits.toml: ok")
+    assert without.stderr.count("plugin 'acme' (acme-flow 0.3.1) is disabled: third parties") == 3
+
+
+def test_its_recipe_distils_its_teacher_into_a_student_that_samples(
+    ffd: Callable[..., str], tmp_path: Path
+) -> None:
+    begun, done = tmp_path / "begun", tmp_path / "done"
+    ffd("run", "ring.toml", "--directory", str(begun), "--set", "training.steps=1")
+    ffd("run", "ring.toml", "--directory", str(done))
+    start, end = (json.loads((each / "evaluation.json").read_text()) for each in (begun, done))
+    before, after = start["distances"]["raw"], end["distances"]["raw"]
+    assert after["student"] < before["student"] / 20
+    assert after["student"] < after["euler"]["4"]
+    assert end["trajectory_error"]["1.0"] < start["trajectory_error"]["1.0"] / 4
+
+    provenance = json.loads((done / "provenance.json").read_text())
+    origins = {each["role"]: each for each in provenance["components"]}
+    for role, name in ACME.items():
+        assert origins[role]["type"] == name
+        assert (origins[role]["distribution"], origins[role]["version"]) == ("acme-flow", "0.3.1")
+    assert origins["student"]["distribution"] == "ffcore"
+
+    ffd("sample", str(done), "--number", "500", "--out", str(tmp_path / "samples.npz"))
+    with np.load(tmp_path / "samples.npz") as kept:
+        samples = kept[kept.files[0]]
+    assert samples.shape == (500, 2)
+    radii = np.linalg.norm(samples, axis=1)
+    assert np.median(radii) == pytest.approx(2.0, abs=0.1)
+    assert np.quantile(radii, 0.2) > 1.5
