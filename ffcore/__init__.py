@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ffcore.draws import Draws
+    from ffcore.export import load_student
     from ffcore.flow.derivative import Derivative
     from ffcore.flow.exact import Gaussian, GaussianMixture
     from ffcore.flow.flow_map import generate, push
@@ -90,6 +91,7 @@ _HOMES = {
     "labelled": "ffcore.interfaces",
     "load_recipe": "ffcore.recipe",
     "load_sampler": "ffcore.sample.load",
+    "load_student": "ffcore.export",
     "push": "ffcore.flow.flow_map",
     "to_toml": "ffcore.recipe",
 }
@@ -135,6 +137,7 @@ __all__ = [
     "labelled",
     "load_recipe",
     "load_sampler",
+    "load_student",
     "push",
     "to_toml",
 ]

@@ -23,7 +23,6 @@ import torch
 from scipy.stats import t as student_t
 
 from ffcore.evaluate import Reference
-from ffcore.evaluate.against_teacher import Reference as Stored
 from ffcore.export import RECIPE
 from ffcore.interfaces import Context, Features
 from ffcore.recipe import component, load_recipe
@@ -125,7 +124,7 @@ def _reference(run: Path) -> Reference:
     own = run / "reference.safetensors"
     source = str(own) if own.exists() else load_recipe(run / RECIPE).evaluation.reference
     assert source is not None, f"{run} was not evaluated"
-    return Reference(record={"source": source}, statistics=Stored.read(source).statistics)
+    return Reference(record={"source": source}, statistics=Reference.read(source).statistics)
 
 
 def _measures(found: Comparison) -> Iterator[tuple[str, Callable[[Arm], float]]]:

@@ -18,7 +18,8 @@ import click
 import torch
 from torch import Tensor
 
-from ffcore.evaluate.against_teacher import feature_statistics
+from ffcore.evaluate.measure import feature_statistics
+from ffcore.evaluate.measurement import Drawn
 from ffcore.evaluate.metrics import Statistics, frechet_distance
 from ffcore.export import STUDENT, load_student
 from ffcore.flow.flow_map import generate
@@ -58,7 +59,7 @@ def main(recipe: str, directory: Path, scales: str, overrides: tuple[str, ...]) 
             right.append((features.classify(samples) == condition.label).double())
             return samples
 
-        found = feature_statistics(watched, teacher, [features], measurement, purpose)
+        found = feature_statistics(Drawn(watched, teacher, measurement, purpose), [features])
         return found[features.name], float(torch.cat(right).mean())
 
     gammas = [float(each) for each in scales.split(",")]

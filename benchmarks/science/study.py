@@ -33,7 +33,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import t as student_t
 
-from ffcore.evaluate.against_teacher import feature_statistics, make_reference
+from ffcore.evaluate.against_teacher import make_reference
+from ffcore.evaluate.measure import feature_statistics
+from ffcore.evaluate.measurement import Drawn
 from ffcore.evaluate.metrics import frechet_distance
 from ffcore.flow.flow_map import generate
 from ffcore.recipe import Recipe, binding_digest, load_recipe, to_toml
@@ -153,13 +155,9 @@ class Keeping:
         Checkpoints(directory).restore(checkpoint, built.distillation)
         assert built.reference is not None
         stored = built.reference.statistics
-        found = feature_statistics(
-            partial(generate, built.student),
-            built.distillation.teacher,
-            built.features,
-            built.measurement,
-            "student",
-        )
+        make, teacher = partial(generate, built.student), built.distillation.teacher
+        samples = Drawn(make, teacher, built.measurement, "student")
+        found = feature_statistics(samples, built.features)
         distances = {name: frechet_distance(each, stored[name]) for name, each in found.items()}
         return {"distances": distances}
 

@@ -13,7 +13,6 @@ import click
 
 from ffcore.cli.errors import verdict
 from ffcore.cli.exit_codes import ExitCode
-from ffcore.keys import did_you_mean
 
 COMMANDS = {
     "check-plugin": (
@@ -63,6 +62,8 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that the first argument names; a misspelt one is told its nearest."""
         if args[0] not in COMMANDS:
+            from ffcore.keys import did_you_mean
+
             ctx.fail(f"no such command {args[0]!r}{did_you_mean(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
 

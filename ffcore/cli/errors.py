@@ -6,7 +6,7 @@ EXPECTED = {
     "ffcore.recipe.diagnostics:RecipeError": ExitCode.USAGE,
     "ffcore.plugins.errors:PluginError": ExitCode.PLUGIN,
     "ffcore.training.distillation:WrongAnswer": ExitCode.PLUGIN,
-    "ffcore.run.build:BuildError": ExitCode.USAGE,
+    "ffcore.recipe.components:BuildError": ExitCode.USAGE,
     "ffcore.run.directory:RunDirectoryError": ExitCode.USAGE,
     "ffcore.training.checkpoint.manifest:CheckpointError": ExitCode.USAGE,
     "ffcore.export.sources:SourceError": ExitCode.USAGE,

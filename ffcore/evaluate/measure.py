@@ -14,6 +14,7 @@ from ffcore.evaluate.accumulate import Space, Watched
 from ffcore.evaluate.metrics import (
     NEIGHBOUR,
     SPLITS,
+    Statistics,
     frechet_distance,
     import_fidelity,
     inception_score,
@@ -179,6 +180,15 @@ def measure(
         clock.lap("statistics")
         working.progress("distances", len(found), len(features))
     return Measured(features=found, notes=tuple(notes), seconds=clock.seconds)
+
+
+def feature_statistics(
+    samples: Samples, features: Sequence[Features], working: Working | None = None
+) -> dict[str, Statistics]:
+    """Return the statistics of samples in each feature space; raises what `measure` does."""
+    spaces = [Space(each) for each in features]
+    seen = watch(samples, spaces, "samples", working or Working(), Clock())
+    return {name: space.moments.statistics() for name, space in seen.spaces.items()}
 
 
 def _keeps(features: Features, metrics: Sequence[str]) -> bool:

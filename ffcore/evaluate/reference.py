@@ -8,23 +8,40 @@ from typing import Any
 
 import attrs
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from ffcore.evaluate.against_teacher import Reference as TeachersReference
 from ffcore.evaluate.metrics import Statistics
 from ffcore.evaluate.samples import Kept, Making, Samples, is_kept, open_samples, other_noise
 from ffcore.evaluate.stored import SAMPLES, FidelityError, array_names, open_stored, whole_array
 from ffcore.interfaces import Features
 from ffcore.system.files import file_digest, locate
-from ffcore.system.weights import fingerprint, read_weights
+from ffcore.system.weights import WeightsError, fingerprint, read_weights, write_weights
 
 PUBLISHED = "inception"
 """In whose features the statistics of a published reference file are."""
 
 
+@attrs.frozen(kw_only=True)
+class Distances:
+    """Fréchet distances to a teacher's converged samples in one feature space."""
+
+    floor: float
+    """Of the teacher's converged samples from other noise."""
+    euler: Mapping[int, float]
+    """Of the teacher's samples by so many Euler steps."""
+    student: float | None = None
+    """Of the student's one-step samples."""
+    student_steps: Mapping[int, float] = attrs.field(factory=dict)
+    """Of its samples in more steps, by their number."""
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class Reference:
-    """Samples, or statistics of them by the name of the features; or both."""
+    """Samples, or statistics of them by the name of the features; or both.
+
+    A teacher's also has baselines, and its identity: what it was made for.
+    """
 
     record: Mapping[str, Any]
     """What it depends on, as JSON can hold it."""
@@ -34,6 +51,91 @@ class Reference:
     """Fingerprints of the networks that the statistics were made by, where they are known."""
     note: str | None = None
     """What else a reader of the numbers must know."""
+    baselines: Mapping[str, Distances] = attrs.field(factory=dict)
+    """Of a teacher, by the name of the features: its noise floor, and its few Euler steps."""
+    identity: Mapping[str, Any] = attrs.field(factory=dict)
+    """Of a teacher: the teacher, the feature networks and the measurement; see `identity`."""
+
+    @staticmethod
+    def of_teacher(
+        source: str,
+        statistics: Mapping[str, Statistics],
+        baselines: Mapping[str, Distances],
+        identity: Mapping[str, Any],
+    ) -> Reference:
+        """Return the reference of a teacher's converged samples, made for `identity`."""
+        scale = {"scale": identity["guidance"]}
+        prefix = "features "
+        return Reference(
+            record={
+                "source": source,
+                "kind": "statistics of a teacher",
+                **{name: identity[name] for name in ("seed", "solver")},
+                "number": identity["samples"],
+                "labels": "drawn",
+                "guidance": scale,
+            },
+            statistics=statistics,
+            networks={
+                name.removeprefix(prefix): str(each)
+                for name, each in identity.items()
+                if name.startswith(prefix)
+            },
+            note="the reference's samples were not rounded to 8 bits, nor cut to [-1, 1]; features "
+            "that see pixels, as raw does, see that",
+            baselines=baselines,
+            identity=identity,
+        )
+
+    def write(self, path: Path) -> None:
+        """Write a teacher's reference to a safetensors file."""
+        tensors = {}
+        for name, statistics in self.statistics.items():
+            tensors[f"{name}.mu"] = torch.from_numpy(statistics.mu)
+            tensors[f"{name}.sigma"] = torch.from_numpy(statistics.sigma)
+        distances = {name: attrs.asdict(each) for name, each in self.baselines.items()}
+        write_weights(path, tensors, {"identity": self.identity, "distances": distances})
+
+    @staticmethod
+    def read(source: str) -> Reference:
+        """Read what `write` wrote. Raises WeightsError where it is not that."""
+        file = read_weights(source)
+        try:
+            found = Reference.of_teacher(
+                source,
+                {
+                    name: Statistics(
+                        file.tensors[f"{name}.mu"].numpy(), file.tensors[f"{name}.sigma"].numpy()
+                    )
+                    for name in file.config["distances"]
+                },
+                {
+                    name: Distances(
+                        floor=each["floor"],
+                        euler={int(steps): value for steps, value in each["euler"].items()},
+                    )
+                    for name, each in file.config["distances"].items()
+                },
+                file.config["identity"],
+            )
+        except KeyError as error:
+            raise WeightsError(
+                f"{source} is not a teacher's reference: {error} is missing"
+            ) from None
+        return attrs.evolve(found, record={**found.record, "content": file_digest(locate(source))})
+
+    def check(self, identity: Mapping[str, Any]) -> None:
+        """Raise ValueError, naming what differs, unless the reference was made for `identity`."""
+        different = [
+            f"{name}: the reference has {self.identity.get(name)}, this run {identity.get(name)}"
+            for name in sorted(identity.keys() | self.identity.keys())
+            if identity.get(name) != self.identity.get(name)
+        ]
+        if different:
+            raise ValueError(
+                "the reference statistics were made under other conditions:\n  "
+                + "\n  ".join(different)
+            )
 
     def statistics_of(self, features: Features) -> Statistics | None:
         """Return stored statistics in these features; None where they are to be made of samples.
@@ -76,7 +178,7 @@ def open_reference(source: str, judged: Samples, asked: Making) -> Reference:
         return Reference(record=samples.record, samples=samples)
     if source.endswith(".safetensors"):
         if "distances" in read_weights(source).config:
-            return _teachers(source)
+            return Reference.read(source)
         if not path.is_file():  # of a package, where no student is
             raise FidelityError(f"{source} holds no statistics, nor is it a student's file")
     of_reference = attrs.evolve(
@@ -123,31 +225,3 @@ def _checked(mu: NDArray[Any], sigma: NDArray[Any], path: Path) -> Statistics:
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise FidelityError(f"{path}: mu or sigma holds NaN or infinity")
     return Statistics(mu, sigma)
-
-
-def _teachers(source: str) -> Reference:
-    """Read what `ffd run` keeps of a teacher."""
-    found = TeachersReference.read(source)
-    identity = found.identity
-    networks = {
-        name.removeprefix("features "): str(each)
-        for name, each in identity.items()
-        if name.startswith("features ")
-    }
-    record = {
-        "source": source,
-        "kind": "statistics of a teacher",
-        "content": file_digest(locate(source)),
-        "number": identity["samples"],
-        "seed": identity["seed"],
-        "labels": "drawn",
-        "guidance": {"scale": identity["guidance"]},
-        "solver": identity["solver"],
-    }
-    return Reference(
-        record=record,
-        statistics=found.statistics,
-        networks=networks,
-        note="the reference's samples were not rounded to 8 bits, nor cut to [-1, 1]; features "
-        "that see pixels, as raw does, see that",
-    )

@@ -1,7 +1,8 @@
 """Samples to be judged: made as they are needed, or read from where a sampling kept them.
 
 Whichever it is, they are what `ffd sample` keeps: images of 8 bits, or arrays of float32. So a
-student and the file of its samples have the same numbers.
+student and the file of its samples have the same numbers. What a run measures at its end is drawn
+in another way, and not rounded: see `measurement`.
 """
 
 from __future__ import annotations
@@ -38,13 +39,14 @@ class Samples(ABC):
     """All that they depend on, as far as it is known, as JSON can hold it."""
     labels: list[int] | None
     """The class that each was asked for, where it is known."""
+    chunk: int = CHUNK
+    """How many are passed on together; between two chunks, an evaluation may stop and go on."""
 
     @abstractmethod
     def between(self, start: int, stop: int) -> Iterator[Tensor]:
         """Yield the samples [start, stop), Float[n, *S] at a time.
 
-        Images are in [−1, 1], of 256 levels. `start` is the first of a chunk of CHUNK, and nothing
-        that is yielded reaches into two of them.
+        `start` is the first of a chunk, and nothing that is yielded reaches into two of them.
         """
 
     def __iter__(self) -> Iterator[Tensor]:

@@ -18,15 +18,22 @@ import attrs
 from torch import Tensor
 
 from ffcore.evaluate.accumulate import Space, State, Watched
-from ffcore.evaluate.against_teacher import Progress, silent
 from ffcore.evaluate.samples import Samples
 from ffcore.evaluate.stored import FidelityError
-from ffcore.sample import CHUNK, Partial, differences
+from ffcore.sample import Partial, differences
 from ffcore.system.distributed import Processes
 from ffcore.system.weights import WeightsError, read_weights, write_weights
 
 SECONDS = 30.0
 """Between two times that what was seen is written down."""
+
+Progress = Callable[[str, int, int], None]
+"""(what is going on, done, of how many)."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Report no progress."""
+    del what, done, total
 
 
 class StoppedEvaluation(Exception):
@@ -151,9 +158,10 @@ class _Part:
         self.working = working
         self.clock = clock
         rank, size = working.processes.rank, working.processes.size
-        chunks = -(-samples.number // CHUNK)
-        start = chunks * rank // size * CHUNK
-        self.stop = min(samples.number, chunks * (rank + 1) // size * CHUNK)
+        self.chunk = samples.chunk
+        chunks = -(-samples.number // self.chunk)
+        start = chunks * rank // size * self.chunk
+        self.stop = min(samples.number, chunks * (rank + 1) // size * self.chunk)
         self.watched = Watched(spaces, start)
         self.path: Path | None = None
         if working.partial is not None:
@@ -172,7 +180,7 @@ class _Part:
     def rounds(self) -> Iterator[int]:
         """Watch a chunk in each process, and again; yield how many samples all have watched."""
         processes = self.working.processes
-        rounds = max(processes.each(lambda: -(-(self.stop - self.watched.done) // CHUNK)))
+        rounds = max(processes.each(lambda: -(-(self.stop - self.watched.done) // self.chunk)))
         yield sum(processes.each(self._count))
         for _ in range(rounds):
             yield sum(processes.each(self._chunk))
@@ -187,7 +195,7 @@ class _Part:
             batch = next(self.batches)
             clock.lap("samples")
             self._batch(batch)
-            if watched.done % CHUNK == 0:
+            if watched.done % self.chunk == 0:
                 break
         if time.monotonic() - self.kept_at > SECONDS:
             self.keep()

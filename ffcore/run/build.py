@@ -5,7 +5,8 @@ from __future__ import annotations
 import attrs
 import torch
 
-from ffcore.evaluate.against_teacher import Measurement, Reference
+from ffcore.evaluate.measurement import Measurement
+from ffcore.evaluate.reference import Reference
 from ffcore.interfaces import DataSource, Decoder, Features, Student
 from ffcore.recipe import Recipe
 from ffcore.recipe.components import BuildError, made, part, parts, usable_device

@@ -22,7 +22,9 @@ from typing import Protocol
 import attrs
 import torch
 
-from ffcore.evaluate.against_teacher import Evaluation, Reference, evaluate, identity, prior
+from ffcore.evaluate.against_teacher import Evaluation, evaluate
+from ffcore.evaluate.measurement import identity, prior
+from ffcore.evaluate.reference import Reference
 from ffcore.export import (
     EVALUATION,
     STUDENT,

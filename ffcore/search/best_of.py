@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from ffcore.evaluate.against_teacher import Progress, silent
+from ffcore.evaluate.stream import Progress, silent
 from ffcore.interfaces import Condition
 from ffcore.sample import Request, SampleError, Sampler, whole_number
 from ffcore.search.verifier import Function, Verifier

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from ffcore.evaluate import Reference, Samples, Working, measure, tells_classes
-from ffcore.evaluate.against_teacher import Progress, silent
-from ffcore.evaluate.measure import Fidelity
-from ffcore.evaluate.metrics import Moments
+from ffcore.evaluate.measure import Fidelity, feature_statistics
 from ffcore.evaluate.samples import from_uint8, pieces
+from ffcore.evaluate.stream import Progress, silent
 from ffcore.flow.solver import Solver
 from ffcore.interfaces import ConditionSource, Features, Labels
 from ffcore.sample import Request, SampleError, Sampler, Solved, to_uint8
@@ -281,16 +280,11 @@ class _Scored(Samples):
             yield from_uint8(to_uint8(images)) if self.sampler.makes_images else images.float()
 
 
-@torch.no_grad()
 def _with_statistics(reference: Reference, features: Sequence[Features], device: str) -> Reference:
     """Return a reference that has statistics, so that its samples are made and read but once."""
     missing = [each for each in features if reference.statistics_of(each) is None]
     if not missing:
         return reference
     assert reference.samples is not None
-    moments = {each.name: Moments() for each in missing}
-    for chunk in reference.samples:
-        for each in missing:
-            moments[each.name].add(each(chunk.to(device)))
-    statistics = {name: each.statistics() for name, each in moments.items()}
-    return attrs.evolve(reference, statistics=statistics, samples=None)
+    found = feature_statistics(reference.samples, missing, Working(device=device))
+    return attrs.evolve(reference, statistics=found, samples=None)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ffcore.draws import Draws
-from ffcore.evaluate.against_teacher import Measurement, make_reference, prior
+from ffcore.evaluate.against_teacher import make_reference
+from ffcore.evaluate.measurement import Measurement, prior
 from ffcore.evaluate.metrics import Statistics, frechet_distance
 from ffcore.flow.ode import integrate
 from ffcore.flow.path import interpolate

@@ -12,16 +12,14 @@ from torch import Tensor
 
 from ffcore.evaluate.against_teacher import (
     DELTAS,
-    Measurement,
-    Reference,
     evaluate,
-    feature_statistics,
-    identity,
     make_reference,
-    prior,
     trajectory_error,
 )
+from ffcore.evaluate.measure import feature_statistics
+from ffcore.evaluate.measurement import Drawn, Measurement, identity, prior
 from ffcore.evaluate.metrics import Statistics, frechet_distance
+from ffcore.evaluate.reference import Reference
 from ffcore.flow.exact import Gaussian, GaussianMixture
 from ffcore.flow.guidance import Guided
 from ffcore.flow.solver import Solver
@@ -142,7 +140,7 @@ def test_each_purpose_has_noise_of_its_own() -> None:
 
 
 def test_the_statistics_are_those_of_all_samples() -> None:
-    found = feature_statistics(lambda z, condition: z, TEACHER, [Raw()], MEASUREMENT, "student")
+    found = feature_statistics(Drawn(lambda z, _: z, TEACHER, MEASUREMENT, "student"), [Raw()])
     z = torch.cat([z for z, _ in prior(TEACHER, MEASUREMENT, "student")])
     assert len(z) == 2000
     assert frechet_distance(found["raw"], Statistics.of(z)) == pytest.approx(0, abs=1e-9)
@@ -166,7 +164,7 @@ class Remembered(Features):
 
 def test_no_features_are_kept() -> None:
     watched = Remembered()
-    feature_statistics(lambda z, condition: z, TEACHER, [watched], MEASUREMENT, "student")
+    feature_statistics(Drawn(lambda z, _: z, TEACHER, MEASUREMENT, "student"), [watched])
     assert len(watched.answers) == 4
 
 
@@ -188,7 +186,7 @@ def test_a_reference_is_read_as_it_was_written(tmp_path: Path) -> None:
     reference = make_reference(TEACHER, [Raw(), Halved()], MEASUREMENT)
     reference.write(path)
     again = Reference.read(str(path))
-    assert again.distances == reference.distances
+    assert again.baselines == reference.baselines
     assert again.identity == reference.identity
     assert again.statistics.keys() == {"raw", "halved"}
     for name, statistics in again.statistics.items():
@@ -231,7 +229,7 @@ def test_a_reference_made_under_other_conditions_is_refused(
     changed: dict[str, object], named: str
 ) -> None:
     conditions = {"teacher": TEACHER, "features": [Raw()], "measurement": MEASUREMENT}
-    small = Reference(statistics={}, distances={}, identity=identity(**conditions))
+    small = Reference(record={}, identity=identity(**conditions))
     small.check(identity(**conditions))
     with pytest.raises(ValueError, match=f"other conditions(.|\n)*{named}"):
         small.check(identity(**{**conditions, **changed}))

@@ -25,7 +25,6 @@ from ffcore.evaluate import (
     open_samples,
     read_result,
 )
-from ffcore.evaluate.against_teacher import Reference as TeachersReference
 from ffcore.evaluate.metrics import SUBSETS, Statistics, frechet_distance, inception_score
 from ffcore.evaluate.stored import open_stored
 from ffcore.flow.solver import Solver
@@ -225,7 +224,7 @@ def test_a_teachers_statistics_serve_their_own_features_and_no_others(tmp_path):
     samples = npz(tmp_path / "a.npz", arr_0=pictures(0))
     judged, reference = opened(samples, SHIPPED)
     found = measure(judged, reference, [features()])
-    stored = TeachersReference.read(SHIPPED).statistics["digits"]
+    stored = Reference.read(SHIPPED).statistics["digits"]
     a = digit_features(tmp_path / "a.npz")
     expected = frechet_distance(Statistics.of(torch.from_numpy(a)), stored)
     assert found.features["digits"].fd == pytest.approx(expected, rel=1e-9)

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ffcore.draws import Draws
-from ffcore.evaluate.against_teacher import Distances, Evaluation
+from ffcore.evaluate.against_teacher import Evaluation
+from ffcore.evaluate.reference import Distances
 from ffcore.export import (
     EXPORT_FILES,
     SourceError,

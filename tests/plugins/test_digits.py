@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ffcore.draws import Draws
-from ffcore.evaluate.against_teacher import Measurement, Reference, identity, prior
+from ffcore.evaluate.measurement import Measurement, identity, prior
 from ffcore.evaluate.metrics import Statistics, frechet_distance
+from ffcore.evaluate.reference import Reference
 from ffcore.flow.exact import Gaussian
 from ffcore.flow.ode import integrate
 from ffcore.flow.solver import Solver
@@ -100,7 +101,7 @@ def test_the_shipped_reference_belongs_to_the_shipped_teacher(teacher, features)
     reference = Reference.read("ffcore_digits:reference.safetensors")
     reference.check(identity(teacher, [features, raw()], SHIPPED))
     assert set(reference.statistics) == {"digits", "raw"}
-    for distances in reference.distances.values():
+    for distances in reference.baselines.values():
         ladder = [*distances.euler.values(), distances.floor]
         assert ladder == sorted(ladder, reverse=True)
 
@@ -122,7 +123,7 @@ def test_the_reference_is_what_sampling_gives(teacher, features):
         for z, condition in prior(teacher, SHIPPED, "student")
     ]
     distance = frechet_distance(Statistics.of(torch.cat(found)), reference.statistics["digits"])
-    assert distance == pytest.approx(reference.distances["digits"].euler[1], rel=1e-4)
+    assert distance == pytest.approx(reference.baselines["digits"].euler[1], rel=1e-4)
 
 
 def test_the_card_meets_the_bar_that_the_teacher_was_frozen_at():

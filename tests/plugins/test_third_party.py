@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCE = Path(__file__).parent / "third_party" / "acme-flow"
+SOURCE = Path(__file__).parents[1] / "third_party" / "acme-flow"
 ACME = {"teacher": "ring", "predictor": "halves", "balancer": "huber"}
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]

@@ -6,10 +6,10 @@ from pathlib import Path
 import attrs
 import pytest
 
-from ffcore.evaluate import metrics as features
 from ffcore.report import Record, read_records, summary
 from ffcore.report.record import Distances
 from ffcore.report.summary import UNKNOWN, answer, comparables, cost, differences, differing_keys
+from ffcore.system import weights
 
 
 def records(runs: Path, *names: str) -> list[Record]:
@@ -70,7 +70,7 @@ def test_conditions_differ_by_solver_features_and_teacher():
 
 
 def test_a_teacher_that_cannot_be_recognised_compares_with_none():
-    assert UNKNOWN == features.UNKNOWN
+    assert UNKNOWN == weights.UNKNOWN
     (why,) = differences({"teacher": UNKNOWN}, {"teacher": UNKNOWN})
     assert "not known" in why
 

@@ -1,0 +1,108 @@
+"""The conditions of a run's own evaluation, and the samples that are made under them.
+
+A sample's noise and condition depend on (seed, purpose, index) alone, so that the student starts
+where the teacher's Euler steps did, and elsewhere than the converged reference. Nothing is rounded:
+the distances are those of the samples themselves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from ffcore.draws import Draws
+from ffcore.evaluate.samples import Samples
+from ffcore.flow.guidance import Guided, unguided
+from ffcore.flow.solver import Solver
+from ffcore.interfaces import Condition, Features, Teacher
+from ffcore.system.weights import fingerprint
+
+Sampling = Callable[[Tensor, Condition], Tensor]
+"""(noise, condition) -> samples."""
+
+
+@attrs.frozen(kw_only=True)
+class Measurement:
+    """The conditions under which distances are measured; comparable only if they are equal."""
+
+    samples: int = 5000
+    solver: Solver = attrs.field(factory=Solver)
+    euler: tuple[int, ...] = (1, 2, 4, 8, 16)
+    seed: int = 1_000_000
+    guidance: float = 1.0
+    student_steps: tuple[int, ...] = attrs.field(default=(1,), eq=False)
+    """Steps in which the student's samples are made; 1 in any case. No reference depends on it."""
+    batch: int = attrs.field(default=500, eq=False)
+    """Samples generated at a time; without influence on their noise."""
+
+
+def identity(
+    teacher: Teacher, features: Sequence[Features], measurement: Measurement
+) -> dict[str, Any]:
+    """Return what a teacher's statistics depend on, as plain values."""
+    conditions = attrs.asdict(measurement)
+    del conditions["batch"], conditions["student_steps"]
+    if isinstance(teacher, Guided) and measurement.guidance != 1:
+        conditions |= {"interval": list(teacher.interval), "channels": teacher.channels}
+    base = unguided(teacher)
+    networks = {f"features {each.name}": fingerprint(each) for each in features}
+    plain = {"teacher": fingerprint(base), **networks, **conditions}
+    return dict(json.loads(json.dumps(plain)))  # tuples become lists, as in a file
+
+
+def device_of(teacher: Teacher) -> str:
+    """Return the device of a teacher's tensors; that of one without any is the CPU."""
+    return str(next((p.device for p in [*teacher.parameters(), *teacher.buffers()]), "cpu"))
+
+
+def prior(
+    teacher: Teacher, measurement: Measurement, purpose: str, count: int | None = None
+) -> Iterator[tuple[Tensor, Condition]]:
+    """Yield batches of noise and conditions; a sample's depend on (seed, purpose, index) alone."""
+    return _prior(teacher, measurement, purpose, 0, count or measurement.samples)
+
+
+def _prior(
+    teacher: Teacher, measurement: Measurement, purpose: str, first: int, total: int
+) -> Iterator[tuple[Tensor, Condition]]:
+    device = device_of(teacher)
+    for start in range(first, total, measurement.batch):
+        stop = min(total, start + measurement.batch)
+        draws = Draws(measurement.seed, 0, start, stop, device).named("evaluation", purpose)
+        condition = teacher.conditions.draw(draws)
+        if measurement.guidance != 1:
+            condition = condition.at(measurement.guidance, device)
+        yield draws.normal("z", teacher.sample_shape), condition
+
+
+class Drawn(Samples):
+    """The samples of a measurement, made as they are needed.
+
+    Args:
+        make: of noise and condition.
+        teacher: whose noise and conditions they start from.
+        measurement: the conditions.
+        purpose: names the noise: "student", "reference", "floor".
+    """
+
+    labels = None
+
+    def __init__(
+        self, make: Sampling, teacher: Teacher, measurement: Measurement, purpose: str
+    ) -> None:
+        self.make, self.teacher = make, teacher
+        self.measurement, self.purpose = measurement, purpose
+        self.number, self.chunk = measurement.samples, measurement.batch
+        self.shape = teacher.sample_shape
+        self.record: dict[str, Any] = {"seed": measurement.seed, "purpose": purpose}
+
+    @torch.no_grad()
+    def between(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Yield them; see Samples."""
+        for z, condition in _prior(self.teacher, self.measurement, self.purpose, start, stop):
+            yield self.make(z, condition)
