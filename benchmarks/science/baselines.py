@@ -82,9 +82,9 @@ class Case:
         found, _ = evaluate(
             built.distillation.average,
             built.distillation.teacher,
-            built.features,
-            built.measurement,
-            built.reference,
+            built.evaluator.features,
+            built.evaluator.measurement,
+            built.evaluator.reference,
         )
         steps = {
             name: {1: each.student, **each.student_steps} for name, each in found.distances.items()
@@ -125,12 +125,12 @@ def data_distances() -> dict[str, list[float]]:
     found: dict[str, list[float]] = {name: [] for name in SPACES}
     for strength in STRENGTHS:
         built = build(load_recipe("digits_meanflow.toml", [f"data.augment={strength}"]))
-        source, reference = built.distillation.data, built.reference
+        source, reference = built.distillation.data, built.evaluator.reference
         assert source is not None
         assert reference is not None
         draws = Draws(0, 0, 0, SAMPLES)
         samples, _ = source.read(epochs(0, 0, SAMPLES, len(source)), draws)
-        for features in built.features:
+        for features in built.evaluator.features:
             with torch.no_grad():
                 own = Statistics.of(features(samples))
             distance = frechet_distance(own, reference.statistics[features.name])

@@ -46,11 +46,11 @@ def main(recipe: str, directory: Path, scales: str, overrides: tuple[str, ...]) 
         run(resolved, directory)
     built, student = build(resolved), load_student(directory)
     teacher = built.distillation.teacher
-    (features,) = built.features
+    (features,) = built.evaluator.features
     assert isinstance(features, DigitFeatures)
 
     def measured(sampler: Sampler, scale: float, purpose: str) -> tuple[Statistics, float]:
-        measurement = attrs.evolve(built.measurement, guidance=scale)
+        measurement = attrs.evolve(built.evaluator.measurement, guidance=scale)
         right = []
 
         def watched(z: Tensor, condition: Condition) -> Tensor:
@@ -63,7 +63,7 @@ def main(recipe: str, directory: Path, scales: str, overrides: tuple[str, ...]) 
         return found[features.name], float(torch.cat(right).mean())
 
     gammas = [float(each) for each in scales.split(",")]
-    solver = built.measurement.solver
+    solver = built.evaluator.measurement.solver
     exact = {
         gamma: measured(lambda z, c: integrate(teacher, z, c, solver), gamma, "reference")
         for gamma in gammas

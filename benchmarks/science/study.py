@@ -141,7 +141,9 @@ class Keeping:
             path.parent.mkdir(parents=True, exist_ok=True)
             built = build(recipe)
             teacher = built.distillation.teacher
-            make_reference(teacher, built.features, built.measurement).write(path)
+            evaluator = built.evaluator
+            reference = make_reference(teacher, evaluator.features, evaluator.measurement)
+            reference.write(path)
         return path
 
     def _measured(self, recipe: Recipe, key: str, step: int) -> dict[str, Any]:
@@ -153,11 +155,11 @@ class Keeping:
             raise click.ClickException(f"{path} was not kept: remove {directory.parent}, try again")
         checkpoint = Manifest.read(path)
         Checkpoints(directory).restore(checkpoint, built.distillation)
-        assert built.reference is not None
-        stored = built.reference.statistics
+        assert built.evaluator.reference is not None
+        stored = built.evaluator.reference.statistics
         make, teacher = partial(generate, built.student), built.distillation.teacher
-        samples = Drawn(make, teacher, built.measurement, "student")
-        found = feature_statistics(samples, built.features)
+        samples = Drawn(make, teacher, built.evaluator.measurement, "student")
+        found = feature_statistics(samples, built.evaluator.features)
         distances = {name: frechet_distance(each, stored[name]) for name, each in found.items()}
         return {"distances": distances}
 

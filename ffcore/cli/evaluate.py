@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from ffcore.cli import options
 from ffcore.cli.bars import Bars
 from ffcore.cli.exit_codes import ExitCode
 from ffcore.cli.sample import labelling
-from ffcore.cli.scores import show_fidelity
+from ffcore.cli.scores import show_evaluation, show_fidelity
 from ffcore.cli.signals import Signals
 from ffcore.flow.solver import Method
 from ffcore.system.files import require, write_text
 
 if TYPE_CHECKING:
     from ffcore.evaluate import Making, Working
+    from ffcore.evaluate.against_teacher import Evaluation
     from ffcore.interfaces import Features
 
 
@@ -32,19 +35,17 @@ if TYPE_CHECKING:
     "--reference",
     "-r",
     "against",
-    required=True,
-    help="Samples as SOURCE has them, a recipe for its teacher, or a file of statistics.",
+    help="Samples as SOURCE has them, a recipe for its teacher, or a file of statistics. "
+    "[default: the evaluation of the run is made again]",
 )
 @click.option(
     "--features",
     "-f",
     "spaces",
     multiple=True,
-    default=("inception",),
-    show_default=True,
     metavar="NAME",
     help="""Feature space, or its table as in '{type="inception", weights="PATH"}'. May be """
-    "repeated.",
+    "repeated. [default: inception]",
 )
 @click.option(
     "--metrics",
@@ -71,7 +72,18 @@ if TYPE_CHECKING:
 @click.option("--teacher", is_flag=True, help="Judge the teacher of a recipe or run instead.")
 @options.solver
 @options.batch
-@options.device
+@click.option(
+    "--device",
+    help="Torch device. [default: auto; the run's own, where its evaluation is made again]",
+)
+@click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Without --reference: override a key of the recipe's teacher or evaluation, as in "
+    "evaluation.reference=PATH. May be repeated.",
+)
 @click.option(
     "--out",
     "-o",
@@ -94,7 +106,7 @@ if TYPE_CHECKING:
 def evaluate(
     ctx: click.Context,
     source: str,
-    against: str,
+    against: str | None,
     spaces: tuple[str, ...],
     metrics: str | None,
     number: int | None,
@@ -105,7 +117,8 @@ def evaluate(
     teacher: bool,
     solver: Method | None,
     batch: int,
-    device: str,
+    device: str | None,
+    overrides: tuple[str, ...],
     out: Path | None,
     overwrite: bool,
     earlier: Path | None,
@@ -116,21 +129,104 @@ def evaluate(
     SOURCE is a run directory, an export, a student's file, with --teacher a recipe; or what ffd
     sample wrote, or others did: an .npz with arr_0, or a folder of pictures.
 
+    Without --reference, a run's own evaluation is made again, from its directory or an export: the
+    settings are its recipe's, and the numbers those of its evaluation.json.
+
     Statistics are a run's reference.safetensors, or an .npz as published for ADM (mu, sigma,
     arr_0), which is in the features inception alone. Nothing is downloaded.
 
     The same command again, with --out, goes on with an interrupted evaluation. Under `torchrun -m
     ffcore evaluate …` several processes share the work.
     """
+    if against is None:
+        _refuse_without_reference(ctx)
+        if out is not None:
+            _check_place(out, overwrite)
+        found, notes = _again(ctx, source, device, overrides)
+        if _leads():
+            _show_again(found, notes, out, as_json=as_json)
+        return
+    asked = _asked(ctx, number, seed, labels, guidance, steps, solver, teacher, batch, device)
+    tables = feature_tables(spaces or ("inception",))
+    from ffcore import evaluate as judge
+    from ffcore.system.distributed import joined
+
+    bars = Bars(_news(), time.monotonic())
+    with joined(asked.device) as processes, Signals() as signals, bars:
+
+        def opened() -> _Work:
+            if out is not None:
+                _check_place(out, overwrite)
+            return _Work(source, against, asked, tables, metrics, earlier)
+
+        work = processes.together(opened)
+        telling = Telling(bars, ", ".join(each.name for each in work.features))
+        working = judge.Working(
+            device=asked.device, processes=processes, progress=telling.progress, stop=signals.stop
+        )
+        try:
+            result = work.done(working, out, overwrite=overwrite)
+        except judge.StoppedEvaluation as stopped:
+            bars.say(str(stopped))
+            ctx.exit(signals.code or ExitCode.TERMINATED)  # or another process was asked
+    if _leads():
+        _show(result, work.beside, as_json=as_json)
+
+
+def _show(result: Mapping[str, Any], beside: Mapping[str, Any] | None, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({**result, "compared_with": beside}))
+    else:
+        show_fidelity(result, beside)
+
+
+_JUDGED = (
+    "spaces", "metrics", "number", "labels", "guidance", "steps", "seed", "teacher", "batch",
+    "earlier",
+)  # fmt: skip
+"""What is said of samples that are judged against a reference."""
+
+
+def _refuse_without_reference(ctx: click.Context) -> None:
+    """Raise UsageError for options that say how samples are judged against a reference."""
+    given = [
+        next(iter(each.opts))
+        for each in ctx.command.params
+        if each.name in _JUDGED
+        and ctx.get_parameter_source(each.name) is not ParameterSource.DEFAULT
+    ]
+    if given:
+        raise click.UsageError(
+            f"{', '.join(given)}: goes with --reference, which says what samples are judged "
+            "against. Without it a run's own evaluation is made again, as its recipe says; --set "
+            "changes that, as in --set evaluation.samples=20000"
+        )
+
+
+def _asked(
+    ctx: click.Context,
+    number: int | None,
+    seed: int | None,
+    labels: str | None,
+    guidance: float | None,
+    steps: int | None,
+    solver: Method | None,
+    teacher: bool,
+    batch: int,
+    device: str | None,
+) -> Making:
+    """Return how samples are to be made that are not there yet."""
+    if ctx.params["overrides"]:
+        raise click.UsageError("--set goes without --reference: it is for a run's own evaluation")
     if solver is not None and not teacher:
         raise click.UsageError("--solver is the teacher's (--teacher): a student has none")
-    from ffcore import evaluate as fidelity
+    from ffcore.evaluate import Making
     from ffcore.recipe.components import part, usable_device
-    from ffcore.system.distributed import joined, own_device
+    from ffcore.system.distributed import own_device
 
     with part("--device"):
-        place = own_device(usable_device(device))
-    asked = fidelity.Making(
+        place = own_device(usable_device(device or "auto"))
+    return Making(
         number=number,
         seed=seed,
         labels=labelling(labels),
@@ -141,29 +237,57 @@ def evaluate(
         batch=batch,
         device=place,
     )
-    leads = os.environ.get("RANK", "0") == "0"
-    bars = Bars(Console(stderr=True, quiet=not leads), told=time.monotonic())
-    with joined(place) as processes, Signals() as signals, bars:
 
-        def opened() -> _Work:
-            if out is not None:
-                _check_place(out, overwrite)
-            return _Work(source, against, asked, feature_tables(spaces), metrics, earlier)
 
-        work = processes.together(opened)
-        telling = Telling(bars, ", ".join(each.name for each in work.features))
-        working = fidelity.Working(
-            device=place, processes=processes, progress=telling.progress, stop=signals.stop
+def _again(
+    ctx: click.Context, source: str, device: str | None, overrides: tuple[str, ...]
+) -> tuple[Evaluation, tuple[str, ...]]:
+    """Make the evaluation of a run once more; return it, and what is to be said of it."""
+    from ffcore.evaluate import StoppedEvaluation, is_kept
+    from ffcore.evaluate.evaluator import evaluate_again
+
+    if is_kept(source):
+        raise click.UsageError(
+            f"{source}: --reference says what these samples are judged against; only a run and an "
+            "export know it by themselves"
         )
+    with Signals() as signals, Bars(_news()) as bars:
+
+        def progress(what: str, done: int, total: int) -> None:
+            if signals.stop():
+                raise StoppedEvaluation("stopped; nothing of it is stored")
+            bars.advance("measure", done, total, what)
+
         try:
-            result = work.done(working, out, overwrite=overwrite)
-        except fidelity.StoppedEvaluation as stopped:
+            return evaluate_again(source, device=device, overrides=overrides, progress=progress)
+        except StoppedEvaluation as stopped:
             bars.say(str(stopped))
-            ctx.exit(signals.code or ExitCode.TERMINATED)  # or another process was asked
-    if leads and as_json:
-        click.echo(json.dumps(result | {"compared_with": work.beside}))
-    elif leads:
-        show_fidelity(result, work.beside)
+            ctx.exit(signals.code)
+
+
+def _show_again(
+    found: Evaluation, notes: Sequence[str], out: Path | None, *, as_json: bool
+) -> None:
+    import attrs
+
+    document = {"schema": 1, "evaluation": attrs.asdict(found), "notes": list(notes)}
+    if out is not None:
+        write_text(out, json.dumps(document, indent=2) + "\n")
+    if as_json:
+        click.echo(json.dumps(document))
+        return
+    show_evaluation(found)
+    for note in notes:
+        click.echo(textwrap.fill(f"note: {note}", 80, subsequent_indent="  "), err=True)
+
+
+def _leads() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _news() -> Console:
+    """Return where news go: of several processes, the first one's alone."""
+    return Console(stderr=True, quiet=not _leads())
 
 
 class _Work:

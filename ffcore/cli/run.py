@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from ffcore.cli.bars import Bars
 from ffcore.cli.exit_codes import ExitCode
@@ -18,7 +17,6 @@ from ffcore.recipe import load_recipe, needed_files
 from ffcore.system.files import require
 
 if TYPE_CHECKING:
-    from ffcore.evaluate.against_teacher import Evaluation
     from ffcore.training.loop import Report
 
 
@@ -116,7 +114,10 @@ def run(
         found = None if evaluation is None else attrs.asdict(evaluation)
         click.echo(json.dumps({"schema": 1, "directory": str(directory), "evaluation": found}))
     elif evaluation is not None:
-        _show(evaluation, directory)
+        from ffcore.cli.scores import show_evaluation
+
+        show_evaluation(evaluation)
+        click.echo(f"\npictures: {directory / 'samples.png'}, {directory / 'curves.png'}")
 
 
 class Telling:
@@ -157,44 +158,3 @@ def _where_time_went(report: Report) -> str:
         f"a step took {whole:.1f} ms: {parts}\n{report.images_per_second:.0f} images per second, "
         f"at most {report.memory_peak / 2**30:.2f} GiB of memory"
     )
-
-
-def _show(evaluation: Evaluation, directory: Path) -> None:
-    out = Console()
-    if evaluation.distances:
-        out.print(_distances(evaluation))
-    errors = Table(title="\nTrajectory error by δ", title_justify="left", box=None)
-    for delta in evaluation.trajectory_error:
-        errors.add_column(f"{delta:g}", justify="right")
-    errors.add_row(*(f"{error:.3f}" for error in evaluation.trajectory_error.values()))
-    out.print(errors)
-    out.print(
-        f"\npictures: {directory / 'samples.png'}, {directory / 'curves.png'}", highlight=False
-    )
-
-
-def _distances(evaluation: Evaluation) -> Table:
-    table = Table(title="Fréchet distance to the teacher", title_justify="left", box=None)
-    table.add_column("samples")
-    for name in evaluation.distances:
-        table.add_column(name, justify="right")
-    rows: list[tuple[str, Any]] = [
-        ("student, 1 step", lambda each: each.student),
-        *(
-            (f"student, {steps} steps", lambda each, steps=steps: each.student_steps[steps])
-            for steps in next(iter(evaluation.distances.values())).student_steps
-        ),
-        *(
-            (
-                f"teacher, {steps} Euler step{'s' if steps > 1 else ''}",
-                lambda each, steps=steps: each.euler[steps],
-            )
-            for steps in next(iter(evaluation.distances.values())).euler
-        ),
-        ("noise floor (teacher again)", lambda each: each.floor),
-    ]
-    for title, value in rows:
-        style = "bold" if title.startswith("student") else ""
-        cells = [f"{value(each):.4g}" for each in evaluation.distances.values()]
-        table.add_row(title, *cells, style=style)
-    return table

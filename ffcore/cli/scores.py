@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from ffcore.evaluate.against_teacher import Evaluation
 
 _COLUMNS = 80
 
@@ -123,3 +126,42 @@ def _say(title: str, text: str) -> None:
             break_on_hyphens=False,
         )
     )
+
+
+def show_evaluation(evaluation: Evaluation) -> None:
+    """Print a run's own evaluation: distances in each feature space, trajectory errors."""
+    out = Console()
+    if evaluation.distances:
+        out.print(_distances(evaluation))
+    errors = Table(title="\nTrajectory error by δ", title_justify="left", box=None)
+    for delta in evaluation.trajectory_error:
+        errors.add_column(f"{delta:g}", justify="right")
+    errors.add_row(*(f"{error:.3f}" for error in evaluation.trajectory_error.values()))
+    out.print(errors)
+
+
+def _distances(evaluation: Evaluation) -> Table:
+    table = Table(title="Fréchet distance to the teacher", title_justify="left", box=None)
+    table.add_column("samples")
+    for name in evaluation.distances:
+        table.add_column(name, justify="right")
+    rows: list[tuple[str, Any]] = [
+        ("student, 1 step", lambda each: each.student),
+        *(
+            (f"student, {steps} steps", lambda each, steps=steps: each.student_steps[steps])
+            for steps in next(iter(evaluation.distances.values())).student_steps
+        ),
+        *(
+            (
+                f"teacher, {steps} Euler step{'s' if steps > 1 else ''}",
+                lambda each, steps=steps: each.euler[steps],
+            )
+            for steps in next(iter(evaluation.distances.values())).euler
+        ),
+        ("noise floor (teacher again)", lambda each: each.floor),
+    ]
+    for title, value in rows:
+        style = "bold" if title.startswith("student") else ""
+        cells = [f"{value(each):.4g}" for each in evaluation.distances.values()]
+        table.add_row(title, *cells, style=style)
+    return table

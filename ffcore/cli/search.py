@@ -224,9 +224,9 @@ def search(
 def _reference(against: str | None, source: str, student: Sampler, asked: Request) -> Reference:
     """Return what distances are measured to: what is named, or what the run or recipe has."""
     from ffcore.evaluate import Made, Making, open_reference
+    from ffcore.evaluate.evaluator import REFERENCE
     from ffcore.export import RECIPE
     from ffcore.recipe import load_recipe
-    from ffcore.run.directory import REFERENCE
 
     if against is None:
         own = Path(source) / REFERENCE

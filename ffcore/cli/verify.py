@@ -162,7 +162,7 @@ def _given(**options: Any) -> dict[str, Any]:
 def _place(source: Path, out: Path | None) -> Iterator[Path]:
     """Yield where results are kept; a run's own directory is held meanwhile."""
     from ffcore.export import is_export, is_run, student_path
-    from ffcore.run.directory import alone
+    from ffcore.run.directory import RunDirectory
 
     student_path(source)  # raises where there is no student
     run = source.is_dir() and is_run(source)
@@ -180,13 +180,13 @@ def _place(source: Path, out: Path | None) -> Iterator[Path]:
             )
         yield out
         return
-    with alone(source):  # so that no training changes the student meanwhile
+    with RunDirectory(source).alone():  # so that no training changes the student meanwhile
         yield source
 
 
 def _keep(directory: Path, found: Mapping[str, Any]) -> None:
     """Replace an earlier result; its picture goes first: none stands beside other numbers."""
-    from ffcore.report import plots as picture
+    from ffcore.report import plots
     from ffcore.run.directory import VERIFICATION, VERIFICATION_PICTURE
     from ffcore.system.faults import writable
     from ffcore.system.files import write_text
@@ -194,7 +194,7 @@ def _keep(directory: Path, found: Mapping[str, Any]) -> None:
     with writable(directory, VERIFICATION):
         (directory / VERIFICATION_PICTURE).unlink(missing_ok=True)
         write_text(directory / VERIFICATION, json.dumps(found, indent=2) + "\n")
-        picture.draw_verification(directory / VERIFICATION_PICTURE, found)
+        plots.draw_verification(directory / VERIFICATION_PICTURE, found)
 
 
 def _show(found: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from ffcore.evaluate.measure import (
     tells_classes,
 )
 from ffcore.evaluate.reference import Reference, open_reference
-from ffcore.evaluate.samples import Kept, Made, Making, Samples, open_samples
+from ffcore.evaluate.samples import Kept, Made, Making, Samples, is_kept, open_samples
 from ffcore.evaluate.stored import FidelityError
 from ffcore.evaluate.stream import StoppedEvaluation, Working, begun
 
@@ -30,6 +30,7 @@ __all__ = [
     "check_comparable",
     "check_metrics",
     "conditions",
+    "is_kept",
     "measure",
     "open_reference",
     "open_samples",

@@ -59,11 +59,8 @@ def parts(recipe: Recipe, *, hollow: bool = False) -> Parts:
     predictor = made("predictor", recipe.predictor, context, PredictorObjective)
     corrector = made("corrector", recipe.corrector, context, CorrectorObjective)
     balancer = made("balancer", recipe.balancer, context, Balancer)
-    if guidance.guides:
-        with part("guidance"):
-            teacher = Guided(teacher, guidance.interval, guidance.channels)
     return Parts(
-        teacher=teacher,
+        teacher=guided(recipe, teacher),
         student=student,
         predictor=predictor,
         corrector=corrector,
@@ -71,6 +68,15 @@ def parts(recipe: Recipe, *, hollow: bool = False) -> Parts:
         context=context,
         recipe=recipe,
     )
+
+
+def guided(recipe: Recipe, teacher: Teacher) -> Teacher:
+    """Return the teacher as the recipe guides it: itself, where it does not."""
+    guidance = recipe.guidance
+    if not guidance.guides:
+        return teacher
+    with part("guidance"):
+        return Guided(teacher, guidance.interval, guidance.channels)
 
 
 def _settled(name: str, recipe: Recipe, context: Context) -> Any:

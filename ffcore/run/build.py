@@ -5,11 +5,10 @@ from __future__ import annotations
 import attrs
 import torch
 
-from ffcore.evaluate.measurement import Measurement
-from ffcore.evaluate.reference import Reference
-from ffcore.interfaces import DataSource, Decoder, Features, Student
+from ffcore.evaluate.evaluator import Evaluator
+from ffcore.interfaces import DataSource, Decoder, Student
 from ffcore.recipe import Recipe
-from ffcore.recipe.components import BuildError, made, part, parts, usable_device
+from ffcore.recipe.components import made, part, parts, usable_device
 from ffcore.system.distributed import own_device
 from ffcore.training.distillation import Distillation
 
@@ -24,9 +23,7 @@ class Built:
     student: Student
     """The moving average that is measured, and kept."""
     decoder: Decoder
-    features: list[Features]
-    measurement: Measurement
-    reference: Reference | None
+    evaluator: Evaluator
 
 
 def build(recipe: Recipe) -> Built:
@@ -36,17 +33,14 @@ def build(recipe: Recipe) -> Built:
 
     Raises BuildError where parts do not fit together; WeightsError for weights files.
     """
-    training, guidance, evaluation = recipe.training, recipe.guidance, recipe.evaluation
+    training, guidance = recipe.training, recipe.guidance
     with part("training"):
         device = own_device(usable_device(training.device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         found = parts(recipe)
         decoder = made("decoder", recipe.decoder, found.context, Decoder)
-        features = [
-            made("evaluation.features", each, found.context, Features)
-            for each in evaluation.features
-        ]
+        evaluator = Evaluator.of(found.recipe, found.teacher, found.context, device)
         for_data = attrs.evolve(found.context, teacher=found.teacher, guidance=guidance.scale)
         data = made("data", recipe.data, for_data, DataSource)
         with part("training"):
@@ -70,26 +64,10 @@ def build(recipe: Recipe) -> Built:
                 guidance_range=guidance.range,
                 device=device,
             )
-    names = [each.name for each in features]
-    if len(set(names)) < len(names):
-        raise BuildError(f"[evaluation] features must be named once each, found {names}")
-    reference = None
-    if evaluation.enabled and evaluation.reference:
-        reference = Reference.read(evaluation.reference)
     return Built(
         recipe=found.recipe,
         distillation=distillation,
         student=distillation.averages[recipe.measured_average],
         decoder=decoder.to(device),
-        features=[each.to(device) for each in features],
-        measurement=Measurement(
-            samples=evaluation.samples,
-            solver=evaluation.solver,
-            euler=evaluation.euler,
-            student_steps=evaluation.student_steps,
-            seed=evaluation.seed,
-            guidance=guidance.scale,
-            batch=evaluation.batch,
-        ),
-        reference=reference,
+        evaluator=evaluator,
     )

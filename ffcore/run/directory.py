@@ -12,8 +12,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 
+from ffcore.evaluate.evaluator import REFERENCE
 from ffcore.export import EVALUATION, RECIPE, STUDENT
 from ffcore.plugins import installed
 from ffcore.recipe import Changes, Recipe, as_decided, changes, provenance, to_toml, versions
@@ -24,7 +26,7 @@ from ffcore.training.checkpoint import foreign
 from ffcore.training.loop import Report
 
 PROVENANCE, METRICS = "provenance.json", "metrics.jsonl"
-CHECKPOINTS, REFERENCE = "checkpoints", "reference.safetensors"
+CHECKPOINTS = "checkpoints"
 SAMPLES, CURVES = "samples.png", "curves.png"
 VERIFICATION, VERIFICATION_PICTURE = "verify.json", "verify.png"  # what `ffd verify` leaves
 TRACKING = "tracking"  # where the recipe names trackers
@@ -53,81 +55,190 @@ class RunDirectoryError(Exception):
     """A run directory holds something other than this run."""
 
 
-def inspect(
-    directory: Path, recipe: Recipe, *, restart: bool, resume: bool, allow_changes: bool
-) -> Changes:
-    """Return how the recipe has changed since the run began; see `ffcore.run.stages.run`.
+@attrs.frozen(kw_only=True)
+class Start:
+    """How a run is to begin."""
 
-    Raises RunDirectoryError unless `directory` is free, or this run's.
-    """
-    if directory.exists() and not directory.is_dir():
-        raise RunDirectoryError(f"{directory} is a file, and a run needs a directory")
-    if resume and not _checkpointed(directory):
-        raise RunDirectoryError(
-            f"{directory} has no checkpoint to resume from: leave out --resume to begin there"
-        )
-    present = _own_files(directory) if directory.exists() else set()
-    if restart or not present:
-        return Changes()
-    stored = directory / RECIPE
-    try:
-        changed = changes(stored.read_text(), recipe)
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(
-            f"{stored} cannot be read: {error}\nChoose another directory, or --restart"
-        ) from None
-    if changed.binding and not allow_changes:
+    restart: bool = False
+    """Throw away what the directory holds of an earlier run, and begin anew."""
+    resume: bool = False
+    """Insist that there is a checkpoint to go on from."""
+    allow_changes: bool = False
+    """Go on although the recipe has changed in what training depends on."""
+
+
+@attrs.frozen
+class RunDirectory:
+    """The directory of one run."""
+
+    path: Path
+
+    def __truediv__(self, name: str) -> Path:
+        """Return the place of one of FILES."""
+        return self.path / name
+
+    def changes(self, recipe: Recipe, start: Start) -> Changes:
+        """Return how the recipe has changed since the run began.
+
+        Raises RunDirectoryError unless the directory is free, or this run's.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunDirectoryError(f"{self.path} is a file, and a run needs a directory")
+        if start.resume and not self._checkpointed:
+            raise RunDirectoryError(
+                f"{self.path} has no checkpoint to resume from: leave out --resume to begin there"
+            )
+        present = self._own_files() if self.path.exists() else set()
+        if start.restart or not present:
+            return Changes()
+        stored = self / RECIPE
+        try:
+            changed = changes(stored.read_text(), recipe)
+        except (OSError, ValueError) as error:
+            raise RunDirectoryError(
+                f"{stored} cannot be read: {error}\nChoose another directory, or --restart"
+            ) from None
+        if changed.binding and not start.allow_changes:
+            raise RunDirectoryError(self._of_another(changed))
+        return changed
+
+    def _of_another(self, changed: Changes) -> str:
         advice = (
             "Choose another directory, or --allow-changes to go on with it all the same, or "
             "--restart to throw that run away."
-            if _checkpointed(directory)
+            if self._checkpointed
             else "It has no checkpoint: --restart begins anew, and nothing but its metrics is lost."
         )
-        raise RunDirectoryError(
-            f"{directory} holds another run; these keys differ:\n  "
-            + "\n  ".join(changed.binding)
-            + f"\n{advice}"
-        )
-    return changed
+        keys = "\n  ".join(changed.binding)
+        return f"{self.path} holds another run; these keys differ:\n  {keys}\n{advice}"
 
+    def decided(self, recipe: Recipe) -> Recipe:
+        """Return `recipe` with what this directory's run has decided of it, if there is one."""
+        try:
+            return as_decided((self / RECIPE).read_text(), recipe)
+        except (OSError, ValueError):  # there is none, or `changes` says so
+            return recipe
 
-def decided(directory: Path, recipe: Recipe) -> Recipe:
-    """Return `recipe` with what the run of this directory has decided of it, if there is one."""
-    try:
-        return as_decided((directory / RECIPE).read_text(), recipe)
-    except (OSError, ValueError):  # there is none, or `inspect` tells
-        return recipe
+    @property
+    def _checkpointed(self) -> bool:
+        return any((self / CHECKPOINTS).glob("step-*"))
 
+    def _own_files(self) -> set[str]:
+        """Return what is there; RunDirectoryError where a run would not have written it."""
+        partial = {f".{name}.partial" for name in FILES}  # left by a process that was killed
+        present = {path.name for path in self.path.iterdir()} - partial
+        unknown = sorted(present - set(FILES))
+        if (self / CHECKPOINTS).is_dir():
+            unknown += [f"{CHECKPOINTS}/{name}" for name in foreign(self / CHECKPOINTS)]
+        if unknown:
+            raise RunDirectoryError(
+                f"{self.path} holds what no run has written ({', '.join(unknown[:5])}): "
+                "choose another directory"
+            )
+        return present
 
-def _checkpointed(directory: Path) -> bool:
-    return any((directory / CHECKPOINTS).glob("step-*"))
+    def prepare(self, recipe: Recipe, device: str, *, restart: bool) -> None:
+        """Write what a run begins with, where it is not there; with `restart`, after emptying."""
+        with writable(self.path, "the run directory"):
+            if restart:
+                for name in FILES:
+                    _remove(self / name)
+            if not (self / RECIPE).exists():
+                write_text(self / RECIPE, to_toml(recipe))
+            if not (self / PROVENANCE).exists():
+                self._write_provenance(recipe, device, [])
 
+    def change(self, recipe: Recipe, device: str, changes: list[dict[str, Any]]) -> None:
+        """Keep that the recipe has changed; the recipe last: until then, it is found again."""
+        with writable(self.path, "the changed recipe"):
+            self._write_provenance(recipe, device, changes)
+            write_text(self / RECIPE, to_toml(recipe))
 
-def _own_files(directory: Path) -> set[str]:
-    """Return what is there; RunDirectoryError where a run would not have written it."""
-    partial = {f".{name}.partial" for name in FILES}  # left by a process that was killed
-    present = {path.name for path in directory.iterdir()} - partial
-    unknown = sorted(present - set(FILES))
-    if (directory / CHECKPOINTS).is_dir():
-        unknown += [f"{CHECKPOINTS}/{name}" for name in foreign(directory / CHECKPOINTS)]
-    if unknown:
-        raise RunDirectoryError(
-            f"{directory} holds what no run has written ({', '.join(unknown[:5])}): "
-            "choose another directory"
-        )
-    return present
+    def _write_provenance(self, recipe: Recipe, device: str, changed: list[dict[str, Any]]) -> None:
+        data = recipe.data
+        manifest = provenance(recipe) | {
+            "device": device,
+            "data_source_opened_by_training": None
+            if data is None
+            else installed().type_name("data", data),
+            "threads": torch.get_num_threads(),
+            "changes": changed,
+        }
+        write_text(self / PROVENANCE, json.dumps(manifest, indent=2) + "\n")
 
+    def past_changes(self) -> list[dict[str, Any]]:
+        """Return the changes that the run has gone on with, the oldest first."""
+        if not (self / PROVENANCE).exists():
+            return []
+        found: list[dict[str, Any]] = json.loads((self / PROVENANCE).read_text()).get("changes", [])
+        return found
 
-def prepare(directory: Path, recipe: Recipe, device: str, *, restart: bool) -> None:
-    """Lay down what a run begins with, where it is not there; with `restart`, in an empty room."""
-    with writable(directory, "the run directory"):
-        if restart:
-            for name in FILES:
-                _remove(directory / name)
-        if not (directory / RECIPE).exists():
-            write_text(directory / RECIPE, to_toml(recipe))
-        if not (directory / PROVENANCE).exists():
-            _write_provenance(directory, recipe, device, [])
+    def other_versions(self, recipe: Recipe) -> list[str]:
+        """Return which versions differ from those the run began with, as far as it is known."""
+        if not (self / PROVENANCE).exists():
+            return []
+        there = versions(json.loads((self / PROVENANCE).read_text()))
+        here = versions(provenance(recipe))
+        return [
+            f"{name} {there.get(name)} (here {here.get(name)})"
+            for name in sorted(there.keys() | here.keys())
+            if there.get(name) != here.get(name)
+        ]
+
+    def append(self, report: Report) -> None:
+        """Add a line to the metrics."""
+        path = self / METRICS
+        with writable(self.path, METRICS), path.open("a") as file:
+            file.write(json.dumps({"step": report.step, **report.numbers}) + "\n")
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return the lines of the metrics; RunDirectoryError where they are damaged."""
+        path = self / METRICS
+        if not path.exists():
+            return []
+        # A process that was killed may have left a line without its end.
+        whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        try:
+            return [{"step": int(found["step"]), **found} for found in map(json.loads, whole)]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunDirectoryError(f"{path} is damaged ({error}): --restart begins anew") from None
+
+    def forget_after(self, step: int) -> None:
+        """Drop the metrics of steps that will be made again."""
+        kept = [line for line in self.history() if line["step"] <= step]
+        if (self / METRICS).exists():
+            write_text(self / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def forget_measurements(self) -> None:
+        """Remove what was measured of an earlier student."""
+        for name in MEASURED:
+            (self / name).unlink(missing_ok=True)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the directory against other processes; it is made, and goes if left empty."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(held(self.path))
+            except BlockingIOError:
+                raise RunDirectoryError(
+                    f"{self.path} is in use by another process{self._holder()}"
+                ) from None
+            except OSError as error:
+                raise RunDirectoryError(f"{self.path} cannot be used: {error.strerror}") from None
+            yield
+
+    def _holder(self) -> str:
+        """Return which process holds the directory, for a message; "" where it cannot be had."""
+        locks = Path("/proc/locks")
+        if not (locks.exists() and self.path.exists()):
+            return ""
+        inode = self.path.stat().st_ino
+        for words in map(str.split, locks.read_text().splitlines()):
+            # 1: FLOCK ADVISORY WRITE <pid> <device>:<inode> 0 EOF
+            if words[1] == "FLOCK" and words[5].endswith(f":{inode}"):
+                return f" (its number is {words[4]})"
+        return ""
 
 
 def _remove(path: Path) -> None:
@@ -135,89 +246,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _write_provenance(
-    directory: Path, recipe: Recipe, device: str, changed: list[dict[str, Any]]
-) -> None:
-    data = recipe.data
-    manifest = provenance(recipe) | {
-        "device": device,
-        "data_source_opened_by_training": None
-        if data is None
-        else installed().type_name("data", data),
-        "threads": torch.get_num_threads(),
-        "changes": changed,
-    }
-    write_text(directory / PROVENANCE, json.dumps(manifest, indent=2) + "\n")
-
-
-def append(path: Path, report: Report) -> None:
-    """Add a line to the metrics."""
-    with writable(path.parent, path.name), path.open("a") as file:
-        file.write(json.dumps({"step": report.step, **report.numbers}) + "\n")
-
-
-def history(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of the metrics; RunDirectoryError where they are damaged."""
-    if not path.exists():
-        return []
-    # A process that was killed may have left a line without its end.
-    whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    try:
-        return [{"step": int(found["step"]), **found} for found in map(json.loads, whole)]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunDirectoryError(f"{path} is damaged ({error}): --restart begins anew") from None
-
-
-def forget_after(path: Path, step: int) -> None:
-    """Drop the metrics of steps that will be made again."""
-    kept = [line for line in history(path) if line["step"] <= step]
-    if path.exists():
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-
-
-@contextmanager
-def alone(directory: Path) -> Iterator[None]:
-    """Hold the directory against other processes meanwhile; it is made, and goes if left empty."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(held(directory))
-        except BlockingIOError:
-            holder = _holder(directory)
-            raise RunDirectoryError(f"{directory} is in use by another process{holder}") from None
-        except OSError as error:
-            raise RunDirectoryError(f"{directory} cannot be used: {error.strerror}") from None
-        yield
-
-
-def _holder(directory: Path) -> str:
-    """Return which process holds a directory, for a message; "" where it cannot be had."""
-    locks = Path("/proc/locks")
-    if not (locks.exists() and directory.exists()):
-        return ""
-    inode = directory.stat().st_ino
-    for words in map(str.split, locks.read_text().splitlines()):
-        # 1: FLOCK ADVISORY WRITE <pid> <device>:<inode> 0 EOF
-        if words[1] == "FLOCK" and words[5].endswith(f":{inode}"):
-            return f" (its number is {words[4]})"
-    return ""
-
-
-def change(directory: Path, recipe: Recipe, device: str, changes: list[dict[str, Any]]) -> None:
-    """Keep that the recipe has changed; the recipe last: until then, it is found again."""
-    with writable(directory, "the changed recipe"):
-        _write_provenance(directory, recipe, device, changes)
-        write_text(directory / RECIPE, to_toml(recipe))
-
-
-def other_versions(stored: Path, recipe: Recipe) -> list[str]:
-    """Return which versions differ from those that a run began with, as far as it is known."""
-    if not stored.exists():
-        return []
-    there, here = versions(json.loads(stored.read_text())), versions(provenance(recipe))
-    return [
-        f"{name} {there.get(name)} (here {here.get(name)})"
-        for name in sorted(there.keys() | here.keys())
-        if there.get(name) != here.get(name)
-    ]

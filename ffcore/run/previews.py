@@ -41,7 +41,9 @@ def shown_noise(built: Built, rows: int) -> tuple[Tensor, Condition]:
     """
     teacher = built.distillation.teacher
     count = rows if len(teacher.sample_shape) > 1 else plots.POINTS
-    z, condition = next(prior(teacher, attrs.evolve(built.measurement, batch=count), "picture"))
+    z, condition = next(
+        prior(teacher, attrs.evolve(built.evaluator.measurement, batch=count), "picture")
+    )
     return z, in_class_order(teacher, condition)
 
 
@@ -80,7 +82,7 @@ class Previews:
 
         @torch.no_grad()
         def ask() -> Tensor:
-            solver = built.measurement.solver
+            solver = built.evaluator.measurement.solver
             return integrate(distillation.teacher, self.z, self.condition, solver).cpu()
 
         with enough_memory("the teacher's samples for previews", _REMEDY):

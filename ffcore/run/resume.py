@@ -7,9 +7,7 @@ it can stop and go on again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ffcore.training.checkpoint import CheckpointError, Checkpoints, Manifest
@@ -28,7 +26,7 @@ def resume(
     Args:
         checkpoints: of the run.
         distillation: as it was built.
-        accepted: what else than `checkpoints.run` a checkpoint may name, from `noted`.
+        accepted: what else than `checkpoints.run` a checkpoint may name, the `run` of past changes.
         allow_changes: accept whatever it names.
 
     Raises CheckpointError where the checkpoint is of another run, of more steps than the run has,
@@ -51,14 +49,6 @@ def resume(
         )
     checkpoints.restore(found, distillation)
     return found
-
-
-def noted(provenance: Path) -> list[dict[str, Any]]:
-    """Return the changes that a run has gone on with, the oldest first, from its provenance."""
-    if not provenance.exists():
-        return []
-    changes: list[dict[str, Any]] = json.loads(provenance.read_text()).get("changes", [])
-    return changes
 
 
 def note(found: Manifest | None, changed: Sequence[str]) -> dict[str, Any]:

@@ -173,6 +173,12 @@ class Distillation:
         """The first of the moving averages."""
         return next(iter(self.averages.values()))
 
+    @property
+    def scheduled(self) -> bool:
+        """Whether a learning rate depends on the length of the run."""
+        learners = [self.learner, *self.auxiliary_learners.values()]
+        return any(each.table.schedule != "constant" for each in learners)
+
     def step(self) -> dict[str, Tensor]:
         """Make one training step; return its metrics as scalars on the device, not yet read.
 

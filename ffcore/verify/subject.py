@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
 
-from ffcore.export import (
-    RECIPE,
-    SourceError,
-    StudentFile,
-    read_student,
-    student_path,
-)
+from ffcore.evaluate.pair import Pair
+from ffcore.export import StudentFile
 from ffcore.flow.guidance import Guided
 from ffcore.interfaces import (
     ClassFeatures,
@@ -28,13 +22,12 @@ from ffcore.interfaces import (
     VelocityField,
 )
 from ffcore.plugins import installed
-from ffcore.recipe import Recipe, load_recipe
+from ffcore.recipe import Recipe
 from ffcore.recipe.components import made, part, usable_device
-from ffcore.recipe.merge import parse_override
 from ffcore.recipe.tables import components
 from ffcore.sample import Mapped
 from ffcore.system.files import MissingFile, require
-from ffcore.system.weights import UNKNOWN, fingerprint
+from ffcore.system.weights import fingerprint
 from ffcore.training.optimizer import Optimizer
 
 
@@ -82,16 +75,12 @@ def open_subject(
     Raises SourceError where there is no student, no recipe, or the teacher is another; MissingFile,
     WeightsError, BuildError, RecipeError; SampleError for a scale the student was not trained for.
     """
-    path = student_path(source)
-    found = read_student(path)
-    recipe = _recipe(path, tuple(overrides))
-    require(getattr(recipe.teacher, "files", ()))
+    pair = Pair.open(source, overrides)
+    found, recipe, teacher, notes = pair.file, pair.recipe, pair.teacher, list(pair.notes)
     with part("--device"):
         place = usable_device(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed)
-        teacher: Teacher = made("teacher", recipe.teacher, Context(), Teacher)
-        notes = [*_check_teacher(path, teacher, found)]
         context = Context(teacher=teacher)
         classifiers = _classifiers(recipe, context, notes)
         fitted = _network(recipe, network, context)
@@ -119,42 +108,6 @@ def open_subject(
         },
         notes=tuple(notes),
     )
-
-
-def _recipe(path: Path, overrides: tuple[str, ...]) -> Recipe:
-    recipe = path.with_name(RECIPE)
-    if not recipe.is_file():
-        raise SourceError(
-            f"{path} has no {RECIPE} beside it that names its teacher, and a student is verified "
-            "against that: name the run directory or the export that it came from"
-        )
-    for text in overrides:
-        try:
-            keys = parse_override(text).keys()
-        except ValueError as error:
-            raise SourceError(f"--set {text}: {error}") from None
-        if keys != {"teacher"}:
-            raise SourceError(
-                f"--set {text}: only keys of the teacher can be set, as in teacher.weights=PATH; "
-                "the student is what its training made it"
-            )
-    return load_recipe(recipe, overrides)
-
-
-def _check_teacher(path: Path, teacher: Teacher, found: StudentFile) -> Iterable[str]:
-    """Raise SourceError where a teacher is not the student's; yield what cannot be known."""
-    there, here = found.config["teacher"]["fingerprint"], fingerprint(teacher)
-    if here == UNKNOWN:
-        yield (
-            "the teacher has no parameters to recognise it by: whether it is the one that the "
-            "student was distilled from is not known"
-        )
-    elif here != there:
-        raise SourceError(
-            f"{path} was distilled from another teacher: that had the fingerprint {there[:12]}, "
-            f"and the one that the recipe beside it names has {here[:12]}. Name the file that it "
-            "was read from: --set teacher.weights=PATH"
-        )
 
 
 def _check_scale(found: StudentFile, teacher: Teacher, scale: float) -> None:

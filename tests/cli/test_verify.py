@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from ffcore.cli import ExitCode, main
 from ffcore.export import export
 from ffcore.recipe import load_recipe
-from ffcore.run.directory import alone
+from ffcore.run.directory import RunDirectory
 from ffcore.run.stages import run
 
 DIGITS = ["training.steps=2", "training.batch=8", "evaluation.enabled=false"]
@@ -194,7 +194,7 @@ def test_what_cannot_be_is_told(vectors, arguments, code, said):
 
 
 def test_a_run_that_is_being_trained_is_left_alone(vectors):
-    with alone(vectors):
+    with RunDirectory(vectors).alone():
         found = ffd(str(vectors), "-n", "16")
     assert found.exit_code == ExitCode.USAGE
     assert "in use by another process" in found.stderr

@@ -16,7 +16,7 @@ from ffcore.evaluate import (
     measure,
     open_reference,
     open_samples,
-    watching,
+    stream,
 )
 from ffcore.sample import CHUNK, SampleError
 
@@ -44,7 +44,7 @@ def test_an_evaluation_that_was_stopped_goes_on_to_the_very_same_numbers(folder,
 
 def test_a_killed_evaluation_goes_on_from_what_was_written_last(folder, monkeypatch):
     """Nothing is written but what time has come for."""
-    monkeypatch.setattr(watching, "SECONDS", 0.0)
+    monkeypatch.setattr(stream, "SECONDS", 0.0)
     whole = done(folder, Working())
     seen = 0
 

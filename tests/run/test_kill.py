@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-KILL = Path(__file__).parents[2] / "benchmarks" / "kill.py"
+KILL = Path(__file__).parents[2] / "benchmarks" / "faults" / "kill.py"
 
 
 def test_a_run_that_is_killed_and_resumed_ends_where_it_would_have_ended():

@@ -81,7 +81,9 @@ def test_a_preview_is_of_the_average_that_is_evaluated(tmp_path):
     assert condition.label.tolist() == [0, 1, 2]
     expected = {
         "step-00000004": generate(built.distillation.averages[0.9], z, condition),
-        "teacher": integrate(built.distillation.teacher, z, condition, built.measurement.solver),
+        "teacher": integrate(
+            built.distillation.teacher, z, condition, built.evaluator.measurement.solver
+        ),
     }
     assert {path.stem for path in previews.folder.iterdir()} == {*expected, "step-00000000"}
     for name, samples in expected.items():

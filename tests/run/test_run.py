@@ -575,7 +575,7 @@ def test_a_guidance_interval_of_an_unguided_run_is_refused():
 
 def test_a_reference_is_not_asked_for_where_nothing_is_evaluated():
     overrides = ["evaluation.enabled=false", "evaluation.reference=nowhere.safetensors"]
-    assert build(load_recipe("digits.toml", overrides)).reference is None
+    assert build(load_recipe("digits.toml", overrides)).evaluator.reference is None
 
 
 def test_of_several_averages_the_evaluation_names_the_student(tmp_path):

@@ -1,0 +1,96 @@
+"""A student beside the teacher that it was distilled from, opened from a run or an export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Set
+from os import PathLike
+from pathlib import Path
+
+import attrs
+import torch
+
+from ffcore.export import RECIPE, SourceError, StudentFile, read_student, student_path
+from ffcore.interfaces import Context, Teacher
+from ffcore.recipe import Recipe, load_recipe
+from ffcore.recipe.components import made
+from ffcore.recipe.merge import parse_override
+from ffcore.system.files import require
+from ffcore.system.weights import UNKNOWN, fingerprint
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Pair:
+    """A student and its teacher, on the CPU."""
+
+    path: Path
+    """Of the student's file."""
+    file: StudentFile
+    recipe: Recipe
+    """That stands beside it, with the overrides."""
+    teacher: Teacher
+    """Unguided."""
+    notes: tuple[str, ...]
+    """What a reader of numbers about them must know."""
+
+    @staticmethod
+    def open(
+        source: str | PathLike[str],
+        overrides: Iterable[str] = (),
+        *,
+        tables: Set[str] = frozenset({"teacher"}),
+    ) -> Pair:
+        """Open the student of a source, and the teacher that the recipe beside it names.
+
+        Args:
+            source: a run directory or an export.
+            overrides: of the recipe's keys, as in "teacher.weights=PATH".
+            tables: whose keys may be overridden.
+
+        Raises SourceError where there is no student, no recipe, or the teacher is another;
+        MissingFile, WeightsError, BuildError, RecipeError.
+        """
+        path = student_path(source)
+        file = read_student(path)
+        recipe = _recipe(path, tuple(overrides), tables)
+        require(getattr(recipe.teacher, "files", ()))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.training.seed)
+            teacher: Teacher = made("teacher", recipe.teacher, Context(), Teacher)
+        notes = tuple(_check_teacher(path, teacher, file))
+        return Pair(path=path, file=file, recipe=recipe, teacher=teacher, notes=notes)
+
+
+def _recipe(path: Path, overrides: tuple[str, ...], tables: Set[str]) -> Recipe:
+    recipe = path.with_name(RECIPE)
+    if not recipe.is_file():
+        raise SourceError(
+            f"{path} has no {RECIPE} beside it that names its teacher, and a student is measured "
+            "against that: name the run directory or the export that it came from"
+        )
+    for text in overrides:
+        try:
+            keys = parse_override(text).keys()
+        except ValueError as error:
+            raise SourceError(f"--set {text}: {error}") from None
+        if not keys <= tables:
+            raise SourceError(
+                f"--set {text}: only keys of the {' and the '.join(sorted(tables, reverse=True))} "
+                "can be set, as in teacher.weights=PATH; the student is what its training made it"
+            )
+    return load_recipe(recipe, overrides)
+
+
+def _check_teacher(path: Path, teacher: Teacher, file: StudentFile) -> Iterable[str]:
+    """Raise SourceError where a teacher is not the student's; yield what cannot be known."""
+    there, here = file.config["teacher"]["fingerprint"], fingerprint(teacher)
+    if here == UNKNOWN:
+        yield (
+            "the teacher has no parameters to recognise it by: whether it is the one that the "
+            "student was distilled from is not known"
+        )
+    elif here != there:
+        raise SourceError(
+            f"{path} was distilled from another teacher: that had the fingerprint {there[:12]}, "
+            f"and the one that the recipe beside it names has {here[:12]}. Name the file that it "
+            "was read from: --set teacher.weights=PATH"
+        )
