@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ffcore.flow.ode import integrate
     from ffcore.flow.path import interpolate
     from ffcore.flow.solver import Solver
-    from ffcore.flow.time_law import TimeLaw
+    from ffcore.flow.time_distribution import TimeDistribution
     from ffcore.interfaces import (
         Auxiliary,
         Balancer,
@@ -81,7 +81,7 @@ _HOMES = {
     "Solver": "ffcore.flow.solver",
     "Student": "ffcore.interfaces",
     "Teacher": "ffcore.interfaces",
-    "TimeLaw": "ffcore.flow.time_law",
+    "TimeDistribution": "ffcore.flow.time_distribution",
     "Tracker": "ffcore.interfaces",
     "Unconditional": "ffcore.interfaces",
     "VelocityField": "ffcore.interfaces",
@@ -127,7 +127,7 @@ __all__ = [
     "Solver",
     "Student",
     "Teacher",
-    "TimeLaw",
+    "TimeDistribution",
     "Tracker",
     "Unconditional",
     "VelocityField",

@@ -302,7 +302,7 @@ class Gaps:
 class Auxiliary:
     """A network that an objective needs beside the student; the trainer owns and saves it.
 
-    It learns by a loss of its own on the objective's samples, or it is an average of the student.
+    It learns by a loss of its own on the objective's samples, or it is an EMA of the student.
     """
 
     network: nn.Module
@@ -311,13 +311,13 @@ class Auxiliary:
     """(network, samples, condition, draws) -> one loss per sample, Float[B']."""
     updates: int = 1
     """Optimizer steps per training step."""
-    student_average: float | None = None
-    """Decay, where the network is a moving average of the student instead."""
+    ema_decay: float | None = None
+    """Decay, where the network is an EMA of the student instead."""
 
     def __attrs_post_init__(self) -> None:
         learns = self.optimizer is not None and self.loss is not None
-        if learns == (self.student_average is not None):
-            raise ValueError("an auxiliary has an optimizer and a loss, or a student_average")
+        if learns == (self.ema_decay is not None):
+            raise ValueError("an auxiliary has an optimizer and a loss, or an ema_decay")
 
 
 class _Objective(ABC):
@@ -481,7 +481,7 @@ class Context:
     """The scale γ, for a data source that samples the teacher; 1: unguided."""
     guidance_range: tuple[float, float] | None = None
     """The scales γ that the student is to serve; None: one scale, which no network reads."""
-    hollow: bool = False
+    meta: bool = False
     """Whether shapes are all that is wanted: no weights file is read, and a large network may
     stand on the meta device."""
 

@@ -25,7 +25,7 @@ from ffcore.plugins import ROLES, Component, Registry
 from ffcore.recipe import Recipe
 from ffcore.run.directory import FILES
 from ffcore.run.stages import run
-from ffcore.search.keeping import EXAMPLES, PLOT, RESULT
+from ffcore.search.store import EXAMPLES, PLOT, RESULT
 from ffcore.testing.case import KINDS
 
 Distribute = Callable[..., None]

@@ -250,10 +250,10 @@ def loss(network: nn.Module, samples: Tensor, condition: Condition, draws: Draws
         {},
         {"optimizer": Optimizer()},
         {"loss": loss},
-        {"optimizer": Optimizer(), "loss": loss, "student_average": 0.9},
+        {"optimizer": Optimizer(), "loss": loss, "ema_decay": 0.9},
     ],
     ids=["nothing", "no loss", "no optimizer", "both ways"],
 )
 def test_an_auxiliary_learns_in_one_of_two_ways(arguments: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="an optimizer and a loss, or a student_average"):
+    with pytest.raises(ValueError, match="an optimizer and a loss, or a ema_decay"):
         Auxiliary(network=LinearStudent(1), **arguments)

@@ -80,7 +80,7 @@ class Case:
             pass
         seconds = time.process_time() - begun
         found, _ = evaluate(
-            built.distillation.average,
+            built.distillation.ema,
             built.distillation.teacher,
             built.evaluator.features,
             built.evaluator.measurement,

@@ -26,7 +26,7 @@ from ffcore.evaluate import Reference
 from ffcore.export import RECIPE
 from ffcore.interfaces import Context, Features
 from ffcore.recipe import component, load_recipe
-from ffcore.recipe.components import made
+from ffcore.recipe.components import build_component
 from ffcore.report.plots import Points, draw_against_nfe
 from ffcore.sample.load import load_sampler, load_teacher_sampler
 from ffcore.search import Arm, Comparison, Verifier, compare
@@ -89,7 +89,7 @@ def main(
     torch.set_num_threads(1)
     verifiers = [Verifier.load(each) for each in (verifier, *judges)]
     features = [
-        made("features", component("features", {"type": each}), Context(), Features)
+        build_component("features", component("features", {"type": each}), Context(), Features)
         for each in spaces
     ]
     found = []

@@ -27,7 +27,7 @@ from torch import Tensor
 from ffcore.draws import Draws
 from ffcore.flow.exact import Gaussian, GaussianMixture
 from ffcore.flow.flow_map import generate
-from ffcore.flow.time_law import TimeLaw
+from ffcore.flow.time_distribution import TimeDistribution
 from ffcore.interfaces import Condition, DataSource, PredictorObjective
 from ffcore.training.distillation import Distillation
 from ffcore.training.loop import train
@@ -100,7 +100,7 @@ class Case:
             optimizer=TABLE,
             steps=STEPS[-1],
             batch=256,
-            decays=[0.98],
+            ema_decays=[0.98],
         )
 
     def exact(self, z: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class Case:
 
 def meanflow(teacher: Gaussian | GaussianMixture, velocity: Literal["data", "teacher"]) -> Case:
     """Return MeanFlow at uniform times, half of them unequal."""
-    predictor = MeanFlowPredictor(velocity, times=TimeLaw(), unequal=0.5)
+    predictor = MeanFlowPredictor(velocity, times=TimeDistribution(), unequal=0.5)
     return Case(teacher=teacher, from_data=True, predictor=predictor)
 
 
@@ -137,7 +137,7 @@ def errors(case: Case) -> Iterator[tuple[int, float]]:
     for report in train(distillation, log_every=STEPS[0]):
         if report.step in STEPS:
             with torch.no_grad():
-                found = generate(distillation.average, z, condition)
+                found = generate(distillation.ema, z, condition)
             yield report.step, float((found - exact).norm() / (exact - z).norm())
 
 

@@ -18,7 +18,7 @@ from cases import distillation
 from sampling import sampler
 from timing import in_turn, machine, own_process, table
 
-from ffcore.system.allocator import keeping
+from ffcore.system.allocator import keep_freed_memory
 
 STEPS = {"digits": 40, "S/2@128": 4}
 
@@ -31,7 +31,7 @@ def measure(case: str, what: str, kept: bool) -> None:
     else:
         images = sampler(case)
         work = partial(images.images, images.request(10**6), 0, 64)
-    with keeping() if kept else nullcontext():
+    with keep_freed_memory() if kept else nullcontext():
         print(in_turn({what: work}, STEPS[case], warm=2)[what])
 
 

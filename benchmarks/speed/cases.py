@@ -62,5 +62,5 @@ def sit_arguments(size: TransformerSize) -> dict[str, Any]:
 def _built(recipe: str, *overrides: str) -> Distillation:
     run = build(load_recipe(recipe, ["training.steps=100000", *overrides])).distillation
     auxiliaries = [each.network for each in run.auxiliaries.values()]
-    wake(unguided(run.teacher), run.student, *run.averages.values(), *auxiliaries)
+    wake(unguided(run.teacher), run.student, *run.emas.values(), *auxiliaries)
     return run

@@ -53,7 +53,9 @@ def counted(recipe: Any, processes: parallel.Processes, strategy: Strategy) -> N
     run = build(recipe).distillation
     student, online = run.student, run.auxiliaries["online"].network
     sizes = {"student": numbers(student), "teacher": numbers(run.teacher), "g_ψ": numbers(online)}
-    run.lay_out(processes, strategy, recomputed=recipe.parallel.checkpointing)
+    run.parallelize(
+        processes, strategy, activation_checkpointing=recipe.parallel.activation_checkpointing
+    )
     run.step()
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
         run.step()

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ffcore.flow.derivative import Derivative
 from ffcore.interfaces import Student
-from ffcore.system.allocator import keeping
+from ffcore.system.allocator import keep_freed_memory
 from ffcore.system.weights import read_weights
 from ffcore.training.distillation import Distillation
 
@@ -164,7 +164,7 @@ def main(student: str | None, cases: tuple[str, ...], dtypes: tuple[str, ...], r
     print_errors(Case(digits, 96))
     print()
     row = table("network", "tokens", "dtype", "derivative", "forwards", "kept", "beside", "error")
-    with keeping():
+    with keep_freed_memory():
         for name in cases:
             run = digits if name == "digits" else distillation(name)
             for dtype in dtypes:

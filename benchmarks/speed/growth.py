@@ -18,7 +18,7 @@ import torch
 from cases import of_size
 from timing import in_turn, machine, table
 
-from ffcore.system.allocator import keeping
+from ffcore.system.allocator import keep_freed_memory
 
 BASE = {"batch": 8, "width": 256, "depth": 4, "tokens": 64}
 GROWN = {
@@ -59,7 +59,7 @@ def main(rounds: int, threads: int | None) -> None:
     row = table("", "sizes", "ms", "exponent", "of the work")
     for name, sizes in GROWN.items():
         made = {size: {**BASE, name: size} for size in sizes}
-        with keeping():
+        with keep_freed_memory():
             taken = in_turn({str(size): step(**each) for size, each in made.items()}, rounds)
         times = [taken[str(size)] for size in sizes]
         row(

@@ -33,7 +33,7 @@ from ffcore.interfaces import Condition, DataSource, Teacher
 from ffcore.nn.student import TransformerStudent
 from ffcore.nn.transformer import Transformer
 from ffcore.nn.velocity import TransformerVelocity
-from ffcore.system.allocator import keeping
+from ffcore.system.allocator import keep_freed_memory
 from ffcore.training.distillation import Distillation
 from ffcore.training.optimizer import Optimizer
 from ffcore_freeflow.balancer import AdaptiveBalancer
@@ -223,7 +223,7 @@ def _median(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, fl
         taken.setdefault(name, []).append(seconds(work))
 
     for _ in range(rounds):
-        with keeping():
+        with keep_freed_memory():
             time("forward", works["forward"])
             time("ours", works["ours"])
             time("public, memory kept", works["public"])

@@ -29,7 +29,7 @@ from rich.console import Console
 from torch import Tensor
 
 from ffcore.cli.bars import Bars
-from ffcore.cli.run import Telling
+from ffcore.cli.run import Observer
 from ffcore.interfaces import Context
 from ffcore.recipe import Recipe, load_recipe, to_toml
 from ffcore.run.build import build
@@ -79,7 +79,7 @@ def teller(
 ) -> Callable[[Report], None]:
     """Return what tells a report to all who can be told."""
     bars = stack.enter_context(Bars(Console(file=screen, force_terminal=True, width=80)))
-    telling = Telling(bars)
+    telling = Observer(bars)
     tree = tomllib.loads(to_toml(recipe))
     tracking = stack.enter_context(Tracking(folder / "tracking", "overhead", tree, print))
     tracking.add((type(each).__name__, each.build(Context())) for each in recipe.trackers)

@@ -30,7 +30,7 @@ RANDOM = (
     "evaluation.features=[]",
     "training.precision='bfloat16'",
     "training.compile=true",
-    "parallel.checkpointing=true",
+    "parallel.activation_checkpointing=true",
 )
 
 
@@ -41,9 +41,9 @@ def measured(name: str, overrides: tuple[str, ...], steps: int) -> tuple[list[Re
     for sentence in run.self_check():
         click.echo(sentence, err=True)
     wake(run.teacher, run.student, spread=0.02)
-    run.lay_out(
+    run.parallelize(
         Processes(),
-        recomputed=recipe.parallel.checkpointing,
+        activation_checkpointing=recipe.parallel.activation_checkpointing,
         compiled=recipe.training.compile,
     )
     reports = []

@@ -26,9 +26,9 @@ from ffcore.nn.size import TransformerSize
 from ffcore.nn.student import TransformerStudent
 from ffcore.nn.transformer import Transformer
 from ffcore.nn.velocity import TransformerVelocity
-from ffcore.sample.sampler import Mapped, Sampler
+from ffcore.sample.sampler import Sampler, StudentSampler
 from ffcore.sample.writing import write_samples
-from ffcore.system.allocator import keeping
+from ffcore.system.allocator import keep_freed_memory
 from ffcore_exact.decoder import Identity
 from ffcore_sit.velocity import SiTPreconditioning
 
@@ -39,7 +39,7 @@ def sampler(case: str) -> Sampler:
     """Return a sampler of a case's student, for any guidance scale."""
     run = distillation(case)
     shape, conditions = run.teacher.sample_shape, run.teacher.conditions
-    mapped = Mapped(run.student.eval(), shape, conditions, scale=GAMMA, range=(1.0, 3.0))
+    mapped = StudentSampler(run.student.eval(), shape, conditions, scale=GAMMA, range=(1.0, 3.0))
     return Sampler(mapped, Identity())
 
 
@@ -47,7 +47,7 @@ def rate(case: str, batch: int, rounds: int) -> tuple[float, float]:
     """Return the images per second of sampling, and of the network alone."""
     images = sampler(case)
     asked = images.request(10**6)
-    assert isinstance(images.generator, Mapped)
+    assert isinstance(images.generator, StudentSampler)
     student = images.generator.student
     z, condition = images.noise(asked, 0, batch), images.condition(asked, 0, batch)
     ones = torch.ones(batch)
@@ -73,7 +73,7 @@ def write(number: int, folder: Path) -> None:
         input_size=64, patch_size=16, channels=3, width=64, depth=1, heads=1, classes=10
     )
     student = TransformerStudent(TransformerVelocity(Transformer(size), SiTPreconditioning()))
-    images = Sampler(Mapped(student, size.sample_shape, Labels(10)), Identity())
+    images = Sampler(StudentSampler(student, size.sample_shape, Labels(10)), Identity())
     write_samples(images, images.request(number), folder / "samples.npz")
     status = Path("/proc/self/status").read_text()
     (most,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
@@ -91,7 +91,7 @@ def main(cases: tuple[str, ...], rounds: int, batch: int, writing: tuple[int, Pa
         return write(*writing)
     print(f"# One-step sampling beside its network alone\n\nBatch {batch}, {machine()}.\n")
     row = table("", "images / s", "network alone", "ratio")
-    with keeping():
+    with keep_freed_memory():
         for case in cases:
             sampled, bare = rate(case, batch, rounds)
             row(case, f"{sampled:.0f}", f"{bare:.0f}", f"**{sampled / bare:.3f}**")

@@ -58,7 +58,7 @@ def main() -> None:
         }
         for strategy in get_args(Strategy):
             run = distillation(asked.recipe, processes.size * asked.batch, asked.overrides)
-            run.lay_out(processes, strategy)
+            run.parallelize(processes, strategy)
             ways[f"together, {strategy}"] = (run.step, True, 2)
         taken: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(asked.rounds + 2):

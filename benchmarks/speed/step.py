@@ -48,7 +48,7 @@ from ffcore.flow.path import expand_like, interpolate
 from ffcore.interfaces import Condition, Labels
 from ffcore.nn.student import TransformerStudent
 from ffcore.nn.velocity import TransformerVelocity
-from ffcore.system.allocator import keeping
+from ffcore.system.allocator import keep_freed_memory
 from ffcore.system.distributed import Processes
 from ffcore.training.distillation import Distillation
 from ffcore.training.loop import train
@@ -137,7 +137,7 @@ class Naive:
     def __init__(self, run: Distillation) -> None:
         self.run = run
         self.student = copy.deepcopy(run.student)
-        self.average = copy.deepcopy(run.average)
+        self.ema = copy.deepcopy(run.ema)
         self.online = copy.deepcopy(run.auxiliaries["online"].network)
         self.teacher = cast(Guided, run.teacher)
         self.corrected = cast(VsdCorrector, run.objectives["correction"])._teacher(self.teacher)
@@ -214,7 +214,7 @@ class Naive:
         norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        follow(self.average, self.student)
+        follow(self.ema, self.student)
         corrector = cast(VsdCorrector, self.run.objectives["correction"])
         draws = self.run.draws("correction", "online", "0")[: len(samples)]
         loss = corrector.flow_matching_loss(self.online, samples, condition, draws).mean()
@@ -270,7 +270,7 @@ class Turns:
                 self.helped.append(self._twice({"naive": self.naive.step})["naive"])
                 self.memory.close()
                 self.naives.append(self._twice({"naive": self.naive.step})["naive"])
-                self.memory.enter_context(keeping())
+                self.memory.enter_context(keep_freed_memory())
                 self.rows.take()
         self.resumed = time.perf_counter()
         return False
@@ -330,12 +330,12 @@ def measure(case: str, asked: Asked) -> None:
     print(f"\n## {case}: {where}, {machine(asked.device)}\n")
     print(f"gradient of naive against ours: {turns.naive.difference():.1e} relative\n")
     kept = memory(turns)
-    run.lay_out(Processes(), compiled=asked.compiled)
+    run.parallelize(Processes(), compiled=asked.compiled)
     turns.rows.take()
     loop = train(run, log_every=10, stop=turns)
     warm = 1 if not asked.compiled else 5
     with turns.memory:
-        turns.memory.enter_context(keeping())
+        turns.memory.enter_context(keep_freed_memory())
         turns.resumed = time.perf_counter()
         while len(turns.steps) < asked.rounds + warm:
             next(loop)
@@ -449,7 +449,7 @@ def main(
         measure(case, asked)
     print("\n## Our network beside the official SiT, time ÷ time\n")
     row = table("", "forward", "forward and backward")
-    with keeping():
+    with keep_freed_memory():
         for case in cases:
             official(case, asked, row)
 

@@ -133,11 +133,11 @@ def _told(error: BaseException, hint: str) -> tuple[str, ExitCode | None]:
     """
     if (code := verdict(error)) is not None:
         return str(error), code
-    from ffcore.plugins.place import place, told
+    from ffcore.plugins.place import describe_error, place
 
     fault = ExitCode.PLUGIN if place(error) else None
     notes = (each for each in getattr(error, "__notes__", ()) if not each.startswith("in process "))
-    return ": ".join([*notes, told(error)]) + hint, fault
+    return ": ".join([*notes, describe_error(error)]) + hint, fault
 
 
 @contextmanager

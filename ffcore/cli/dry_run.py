@@ -114,12 +114,12 @@ def _networks(cost: Cost) -> Table:
 
 
 def _memory(cost: Cost) -> Table:
-    columns = ("network", "weights", "gradients", "AdamW", "average", "total", "sharded")
+    columns = ("network", "weights", "gradients", "AdamW", "EMA", "total", "sharded")
     table = _table("Memory of one GPU, in bytes", *columns)
     held = [(each.name, each.whole, each.sharded) for each in cost.networks]
     both = cost.memory(sharded=False), cost.memory(sharded=True)
     for name, whole, sharded in [*held, ("all", *both)]:
-        parts = (whole.weights, whole.gradients, whole.optimizer, whole.average, whole.total)
+        parts = (whole.weights, whole.gradients, whole.optimizer, whole.ema, whole.total)
         style = "bold" if name == "all" else ""
         table.add_row(name, *map(_scaled, (*parts, sharded.total)), style=style)
     return table

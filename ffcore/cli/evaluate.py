@@ -18,7 +18,7 @@ from ffcore.cli import options
 from ffcore.cli.bars import Bars
 from ffcore.cli.exit_codes import ExitCode
 from ffcore.cli.sample import labelling
-from ffcore.cli.scores import show_evaluation, show_fidelity
+from ffcore.cli.scores import show_evaluation, show_scores
 from ffcore.cli.signals import Signals
 from ffcore.flow.solver import Method
 from ffcore.system.files import require, write_text
@@ -160,9 +160,9 @@ def evaluate(
             return _Work(source, against, asked, tables, metrics, earlier)
 
         work = processes.together(opened)
-        telling = Telling(bars, ", ".join(each.name for each in work.features))
+        reporter = Reporter(bars, ", ".join(each.name for each in work.features))
         working = judge.Working(
-            device=asked.device, processes=processes, progress=telling.progress, stop=signals.stop
+            device=asked.device, processes=processes, progress=reporter.progress, stop=signals.stop
         )
         try:
             result = work.done(working, out, overwrite=overwrite)
@@ -177,7 +177,7 @@ def _show(result: Mapping[str, Any], beside: Mapping[str, Any] | None, *, as_jso
     if as_json:
         click.echo(json.dumps({**result, "compared_with": beside}))
     else:
-        show_fidelity(result, beside)
+        show_scores(result, beside)
 
 
 _JUDGED = (
@@ -221,10 +221,10 @@ def _asked(
     if solver is not None and not teacher:
         raise click.UsageError("--solver is the teacher's (--teacher): a student has none")
     from ffcore.evaluate import Making
-    from ffcore.recipe.components import part, usable_device
+    from ffcore.recipe.components import errors_of, usable_device
     from ffcore.system.distributed import own_device
 
-    with part("--device"):
+    with errors_of("--device"):
         place = own_device(usable_device(device or "auto"))
     return Making(
         number=number,
@@ -291,7 +291,7 @@ def _news() -> Console:
 
 
 class _Work:
-    """What is to be measured. Raises FidelityError, and what opening sources does."""
+    """What is to be measured. Raises EvaluationError, and what opening sources does."""
 
     def __init__(
         self,
@@ -357,7 +357,7 @@ class _Work:
         }
 
 
-class Telling:
+class Reporter:
     """Tells how far an evaluation is, in the features of these names."""
 
     def __init__(self, bars: Bars, names: str) -> None:
@@ -394,9 +394,9 @@ def feature_tables(spaces: tuple[str, ...]) -> list[Any]:
 def built_features(table: Any, device: str) -> Features:
     """Return the features of a table, on a device."""
     from ffcore.interfaces import Context, Features
-    from ffcore.recipe.components import made
+    from ffcore.recipe.components import build_component
 
-    found: Features = made("features", table, Context(), Features)
+    found: Features = build_component("features", table, Context(), Features)
     return found.to(device).eval()
 
 

@@ -92,7 +92,7 @@ def run(
     from ffcore.training.loop import Stopped
 
     with Signals() as signals, Bars(console) as bars:
-        telling = Telling(bars)
+        observer = Observer(bars)
         try:
             evaluation = run_recipe(
                 resolved,
@@ -100,11 +100,11 @@ def run(
                 restart=restart,
                 resume=resume,
                 allow_changes=allow_changes,
-                observer=telling,
+                observer=observer,
                 stop=signals.stop,
             )
         except Stopped as stopped:
-            telling.say(str(stopped))
+            observer.say(str(stopped))
             ctx.exit(signals.code or ExitCode.TERMINATED)  # or another process was asked
     if not leads:
         return
@@ -120,7 +120,7 @@ def run(
         click.echo(f"\npictures: {directory / 'samples.png'}, {directory / 'curves.png'}")
 
 
-class Telling:
+class Observer:
     """Tells how a run goes, as `run` asks of an observer."""
 
     def __init__(self, bars: Bars) -> None:
@@ -135,7 +135,7 @@ class Telling:
         metrics = report.metrics
         gaps = [metrics[name] for name in ("gap_prediction", "gap_correction") if name in metrics]
         news = [
-            f"loss {metrics['loss']:.3f}" if "loss" in metrics else "no sound step",
+            f"loss {metrics['loss']:.3f}" if "loss" in metrics else "no finite step",
             f"gaps {' '.join(f'{gap:.3f}' for gap in gaps)}" if gaps else "",
             f"skipped {metrics['skipped']:.0f}" if metrics.get("skipped") else "",
             f"{report.steps_per_second:.1f}/s",
@@ -155,6 +155,6 @@ def _where_time_went(report: Report) -> str:
     sections = sorted(report.seconds.items(), key=lambda each: -each[1])
     parts = ", ".join(f"{name} {1000 * seconds:.1f}" for name, seconds in sections)
     return (
-        f"a step took {whole:.1f} ms: {parts}\n{report.images_per_second:.0f} images per second, "
+        f"a step took {whole:.1f} ms: {parts}\n{report.samples_per_second:.0f} images per second, "
         f"at most {report.memory_peak / 2**30:.2f} GiB of memory"
     )

@@ -124,7 +124,7 @@ def sample(
                 batch=batch,
                 overwrite=overwrite,
                 processes=processes,
-                progress=Telling(bars).progress,
+                progress=Reporter(bars).progress,
                 stop=signals.stop,
             )
         except StoppedSampling as stopped:
@@ -155,7 +155,7 @@ def _show(
     click.echo(f"{out}: {record['number']} {what} of {shape}, {record['kind']}, {nfe}")
 
 
-class Telling:
+class Reporter:
     """Tells how many samples there are, and how many more there are each second."""
 
     def __init__(self, bars: Bars) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _COLUMNS = 80
 
 
-def show_fidelity(result: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> None:
+def show_scores(result: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> None:
     """Print a result, and beside it the metrics of an earlier one and its file, if there is one."""
     table = Table(box=None)
     table.add_column("features")

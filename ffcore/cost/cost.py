@@ -26,7 +26,7 @@ from ffcore.interfaces import (
 )
 from ffcore.nn.lora import ZerosOnMeta
 from ffcore.recipe import Recipe
-from ffcore.recipe.components import BuildError, Parts, part, parts
+from ffcore.recipe.components import BuildError, Parts, errors_of, parts
 
 
 @attrs.frozen(kw_only=True)
@@ -96,7 +96,7 @@ class Cost:
     steps: int
     """Of the run."""
     networks: tuple[Network, ...]
-    """Teacher, student, and the auxiliaries; the student's average counts as the student's."""
+    """Teacher, student, and the auxiliaries; the student's EMA counts as the student's."""
     activations: tuple[Activations, ...]
     """Of each network that learns; they do not learn at the same time."""
     passes: tuple[Pass, ...]
@@ -130,7 +130,7 @@ class Cost:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.training.seed)
-            found = parts(recipe, hollow=True)
+            found = parts(recipe, meta=True)
             auxiliaries = _auxiliaries(found)
         flat = {name: each for named in auxiliaries.values() for name, each in named.items()}
         steps = tally_steps(recipe, found, auxiliaries)
@@ -155,7 +155,7 @@ def _auxiliaries(found: Parts) -> Mapping[Objective, Mapping[str, Auxiliary]]:
         "prediction": found.predictor,
         "correction": found.corrector,
     }
-    with part("training"), ZerosOnMeta():
+    with errors_of("training"), ZerosOnMeta():
         return {
             name: each.auxiliaries(found.student, found.teacher)
             for name, each in objectives.items()
@@ -165,19 +165,19 @@ def _auxiliaries(found: Parts) -> Mapping[Objective, Mapping[str, Auxiliary]]:
 
 def _networks(found: Parts, auxiliaries: Mapping[str, Auxiliary], gpus: int) -> Iterator[Network]:
     def network(
-        name: str, module: nn.Module, *, learns: bool = False, averaged: bool = False
+        name: str, module: nn.Module, *, learns: bool = False, has_ema: bool = False
     ) -> Network:
         numbers = [(each.numel(), each.requires_grad) for each in module.parameters()]
         return Network(
             name=name,
             parameters=sum(count for count, _ in numbers),
             trainable=sum(count for count, trained in numbers if trained and learns),
-            whole=Memory.of(module, learns=learns, averaged=averaged),
-            sharded=Memory.of(module, learns=learns, averaged=averaged, gpus=gpus),
+            whole=Memory.of(module, learns=learns, has_ema=has_ema),
+            sharded=Memory.of(module, learns=learns, has_ema=has_ema, gpus=gpus),
         )
 
     yield network("teacher", unguided(found.teacher))
-    yield network("student", found.student, learns=True, averaged=True)
+    yield network("student", found.student, learns=True, has_ema=True)
     for name, each in auxiliaries.items():
         yield network(name, each.network, learns=each.optimizer is not None)
 

@@ -22,32 +22,32 @@ class Memory:
     gradients: int = 0
     optimizer: int = 0
     """AdamW's two moments."""
-    average: int = 0
-    """The moving average: a copy of the weights."""
+    ema: int = 0
+    """The EMA: a copy of the weights."""
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.gradients + self.optimizer + self.average
+        return self.weights + self.gradients + self.optimizer + self.ema
 
     def __add__(self, other: Memory) -> Memory:
         return Memory(
             weights=self.weights + other.weights,
             gradients=self.gradients + other.gradients,
             optimizer=self.optimizer + other.optimizer,
-            average=self.average + other.average,
+            ema=self.ema + other.ema,
         )
 
     @staticmethod
     def of(
-        network: nn.Module, *, learns: bool = False, averaged: bool = False, gpus: int = 1
+        network: nn.Module, *, learns: bool = False, has_ema: bool = False, gpus: int = 1
     ) -> Memory:
         """Count the bytes of `network`, in the dtypes that its tensors have.
 
         Args:
             network: on any device, meta included.
             learns: whether an optimizer moves its parameters that require a gradient.
-            averaged: whether a moving average of it is kept.
+            has_ema: whether an EMA of it is kept.
             gpus: over how many it is sharded; 1: whole.
         """
         weights = _parts(network.parameters(), gpus) + _parts(network.buffers(), 1)
@@ -56,7 +56,7 @@ class Memory:
             weights=weights,
             gradients=gradients if learns else 0,
             optimizer=2 * gradients if learns else 0,
-            average=weights if averaged else 0,
+            ema=weights if has_ema else 0,
         )
 
 

@@ -39,7 +39,7 @@ from ffcore.interfaces import (
     VelocityField,
 )
 from ffcore.recipe import Recipe
-from ffcore.recipe.components import BuildError, Parts, part
+from ffcore.recipe.components import BuildError, Parts, errors_of
 from ffcore.training.distillation import Distillation
 
 SAMPLES = 1024
@@ -290,7 +290,7 @@ def tally_steps(
 
     Args:
         recipe: says the batch, its guidance and the length of the run.
-        parts: its networks, hollow or not.
+        parts: its networks, meta or not.
         auxiliaries: those of each objective, asked for already.
 
     Raises BuildError where the parts do not fit together, and for an auxiliary network of a kind
@@ -311,7 +311,7 @@ def tally_steps(
             return None
         return ObjectiveOnStandIns(tally, name, objective, auxiliaries[name])
 
-    with part("training"):
+    with errors_of("training"):
         distillation = Distillation(
             teacher=teacher,
             student=StudentStandIn(tally, "student", parts.student),

@@ -3,27 +3,27 @@
 from ffcore.evaluate.comparison import check_comparable, conditions, read_result
 from ffcore.evaluate.measure import (
     METRICS,
-    Fidelity,
     Measured,
+    Scores,
     check_metrics,
     measure,
     tells_classes,
 )
 from ffcore.evaluate.reference import Reference, open_reference
 from ffcore.evaluate.samples import Kept, Made, Making, Samples, is_kept, open_samples
-from ffcore.evaluate.stored import FidelityError
+from ffcore.evaluate.stored import EvaluationError
 from ffcore.evaluate.stream import StoppedEvaluation, Working, begun
 
 __all__ = [
     "METRICS",
-    "Fidelity",
-    "FidelityError",
+    "EvaluationError",
     "Kept",
     "Made",
     "Making",
     "Measured",
     "Reference",
     "Samples",
+    "Scores",
     "StoppedEvaluation",
     "Working",
     "begun",

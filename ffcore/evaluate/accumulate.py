@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ffcore.evaluate.metrics import Moments, Statistics
-from ffcore.evaluate.stored import FidelityError
+from ffcore.evaluate.stored import EvaluationError
 from ffcore.interfaces import ClassFeatures, Features
 
 
@@ -63,18 +63,18 @@ class Space:
         except (ValueError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            raise FidelityError(
+            raise EvaluationError(
                 f"features {self.features.name} cannot take samples of shape "
                 f"{tuple(samples.shape[1:])}: {error}"
             ) from error
         if self.stored is not None and len(self.stored.mu) != found.shape[1]:
-            raise FidelityError(
+            raise EvaluationError(
                 f"features {self.features.name} are of {found.shape[1]} numbers, and the stored "
                 f"statistics of {len(self.stored.mu)}: they are of another network"
             )
         bad = (~found.isfinite()).any(1).nonzero()
         if len(bad):
-            raise FidelityError(
+            raise EvaluationError(
                 f"features {self.features.name} of sample {start + int(bad[0])} are not finite"
             )
         if self.read is None:
@@ -122,7 +122,7 @@ class Space:
                 parts.append(tensors[name])
 
 
-class Watched:
+class Accumulated:
     """Samples from `start` on, as far as they have been passed through some feature spaces."""
 
     def __init__(self, spaces: Sequence[Space], start: int = 0) -> None:

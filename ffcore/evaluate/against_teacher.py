@@ -134,7 +134,7 @@ def evaluate(
     """Measure a student against its teacher.
 
     Args:
-        student: as it should be judged; usually the moving average.
+        student: as it should be judged; usually the EMA.
         teacher: guided as in training.
         features: the feature spaces; without any, the trajectory error is all that is measured.
         measurement: the conditions.

@@ -14,7 +14,7 @@ from typing import Any
 
 from ffcore.evaluate.reference import Reference
 from ffcore.evaluate.samples import Samples
-from ffcore.evaluate.stored import FidelityError
+from ffcore.evaluate.stored import EvaluationError
 from ffcore.interfaces import Features
 from ffcore.system.weights import fingerprint
 
@@ -38,35 +38,35 @@ def conditions(
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Return a stored result. Raises FidelityError where the file holds none."""
+    """Return a stored result. Raises EvaluationError where the file holds none."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise FidelityError(f"{path} cannot be read as a result: {error}") from None
+        raise EvaluationError(f"{path} cannot be read as a result: {error}") from None
     if not isinstance(found, dict) or not {"conditions", "metrics"} <= found.keys():
-        raise FidelityError(f"{path} is no result of ffd evaluate")
+        raise EvaluationError(f"{path} is no result of ffd evaluate")
     if found.get("schema") != SCHEMA:
-        raise FidelityError(
+        raise EvaluationError(
             f"{path} is of schema {found.get('schema')!r}, and this ffcore knows {SCHEMA}"
         )
     return found
 
 
 def check_comparable(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
-    """Raise FidelityError, naming all that differs, unless numbers of both may be compared.
+    """Raise EvaluationError, naming all that differs, unless numbers of both may be compared.
 
     Args:
         old, new: `conditions`.
         path: where the old ones are stored.
     """
     if not old["features"].keys() & new["features"].keys():
-        raise FidelityError(
+        raise EvaluationError(
             f"{path} has no number to compare with: it was measured in the features "
             f"{', '.join(old['features'])}, and these are {', '.join(new['features'])}"
         )
     different = list(_differences(old, new))
     if different:
-        raise FidelityError(
+        raise EvaluationError(
             f"the numbers of {path} are not comparable with these, which are of other "
             "conditions:\n  " + "\n  ".join(different)
         )

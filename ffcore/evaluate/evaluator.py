@@ -19,8 +19,8 @@ from ffcore.evaluate.reference import Reference
 from ffcore.evaluate.stream import Progress, silent
 from ffcore.interfaces import Context, Features, Student, Teacher
 from ffcore.recipe import Recipe
-from ffcore.recipe.components import BuildError, guided, made, part, usable_device
-from ffcore.system.allocator import keeping
+from ffcore.recipe.components import BuildError, build_component, errors_of, guided, usable_device
+from ffcore.system.allocator import keep_freed_memory
 from ffcore.system.arithmetic import arithmetic
 from ffcore.system.distributed import own_device
 from ffcore.system.faults import enough_memory
@@ -57,7 +57,7 @@ class Evaluator:
         """
         evaluation = recipe.evaluation
         features: list[Features] = [
-            made("evaluation.features", each, context, Features).to(device)
+            build_component("evaluation.features", each, context, Features).to(device)
             for each in evaluation.features
         ]
         names = [each.name for each in features]
@@ -115,7 +115,10 @@ class Evaluator:
 
         Raises BuildError; OutOfMemory.
         """
-        with part("evaluation"), enough_memory("the evaluation", "Make evaluation.batch smaller."):
+        with (
+            errors_of("evaluation"),
+            enough_memory("the evaluation", "Make evaluation.batch smaller."),
+        ):
             return evaluate(
                 student, self.teacher, self.features, self.measurement, reference, progress
             )
@@ -148,15 +151,15 @@ def evaluate_again(
     training = pair.recipe.training
     notes = list(pair.notes)
     _require_reference(pair.recipe)
-    with part("--device" if device else "training"):
+    with errors_of("--device" if device else "training"):
         place = own_device(usable_device(device or training.device))
         computing = arithmetic(training.threads, tf32=training.tf32)
-    with computing, keeping(), torch.random.fork_rng(devices=[]):
+    with computing, keep_freed_memory(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         context = Context(teacher=pair.teacher, guidance_range=pair.recipe.guidance.range)
         teacher = guided(pair.recipe, pair.teacher).to(place)
         evaluator = Evaluator.of(pair.recipe, teacher, context, place)
-        with part("evaluation.reference"):
+        with errors_of("evaluation.reference"):
             evaluator.check()
         reference = evaluator.known_reference(pair.path.parent)
         if reference is None and evaluator.features:

@@ -10,21 +10,21 @@ import attrs
 import torch
 from torch import Tensor
 
-from ffcore.evaluate.accumulate import Space, Watched
+from ffcore.evaluate.accumulate import Accumulated, Space
 from ffcore.evaluate.metrics import (
     NEIGHBOUR,
     SPLITS,
     Statistics,
     frechet_distance,
-    import_fidelity,
+    import_torch_fidelity,
     inception_score,
     kernel_distance,
     precision_recall,
 )
 from ffcore.evaluate.reference import Reference
 from ffcore.evaluate.samples import Samples, same_samples
-from ffcore.evaluate.stored import FidelityError
-from ffcore.evaluate.stream import Clock, Working, watch
+from ffcore.evaluate.stored import EvaluationError
+from ffcore.evaluate.stream import Clock, Working, stream
 from ffcore.interfaces import ClassFeatures, Features, is_image
 from ffcore.keys import did_you_mean
 
@@ -59,7 +59,7 @@ class Classes:
 
 
 @attrs.frozen(kw_only=True)
-class Fidelity:
+class Scores:
     """The numbers in one feature space; None where they were not asked for."""
 
     dimension: int
@@ -81,7 +81,7 @@ class Fidelity:
 class Measured:
     """All numbers, by the name of the features, and what is to be said of them."""
 
-    features: dict[str, Fidelity]
+    features: dict[str, Scores]
     notes: tuple[str, ...]
     seconds: dict[str, float]
     """Where the time went: samples, features, statistics."""
@@ -93,29 +93,31 @@ def tells_classes(features: Features) -> bool:
 
 
 def check_metrics(asked: Sequence[str], features: Sequence[Features], reference: Reference) -> None:
-    """Raise FidelityError for metrics that there are not, or that cannot be had."""
+    """Raise EvaluationError for metrics that there are not, or that cannot be had."""
     for name in asked:
         if name not in METRICS:
-            raise FidelityError(
+            raise EvaluationError(
                 f"metrics: there is no {name!r}; there are {', '.join(METRICS)}"
                 f"{did_you_mean(name, METRICS)}"
             )
     if (kept := _OF_BOTH & {*asked}) and reference.samples is None:
-        raise FidelityError(
+        raise EvaluationError(
             f"{' and '.join(sorted(kept))} can be told against samples alone, and "
             f"{reference.record['source']} has statistics: name a recipe (its teacher), a run or "
             "kept samples as the reference"
         )
     names = ", ".join(each.name for each in features)
     if "classes" in asked and not any(map(tells_classes, features)):
-        raise FidelityError(
+        raise EvaluationError(
             f"classes: needs features of a classifier, and {names} tells none of the classes that "
             "samples are asked for"
         )
     if "is" in asked and not any(isinstance(each, ClassFeatures) for each in features):
-        raise FidelityError(f"is: needs features of a classifier, and {names} has no logits")
+        raise EvaluationError(f"is: needs features of a classifier, and {names} has no logits")
     if len({each.name for each in features}) < len(features):
-        raise FidelityError(f"features: named once each, found {[each.name for each in features]}")
+        raise EvaluationError(
+            f"features: named once each, found {[each.name for each in features]}"
+        )
     for each in features:
         reference.statistics_of(each)
 
@@ -135,7 +137,7 @@ def measure(
         metrics: of METRICS; see `check_metrics`. Each is measured in those features that have it.
         working: how; by default on the CPU, by this process alone.
 
-    Raises FidelityError where samples are not finite, or the features cannot take them;
+    Raises EvaluationError where samples are not finite, or the features cannot take them;
     StoppedEvaluation.
     """
     working = working or Working()
@@ -143,13 +145,13 @@ def measure(
     _check_alike(samples, reference, metrics)
     if "classes" in metrics and samples.labels is not None:
         _check_labels(samples.labels, features)
-    import_fidelity()  # before the clock runs
+    import_torch_fidelity()  # before the clock runs
     clock = Clock()
     reads = "classes" in metrics
     stored = {
         each.name: reference.statistics_of(each) if "fd" in metrics else None for each in features
     }
-    seen = watch(
+    seen = stream(
         samples,
         [
             Space(each, stored[each.name], keeps=_keeps(each, metrics), reads=reads)
@@ -165,17 +167,17 @@ def measure(
         for each in features
         if compared or ("fd" in metrics and stored[each.name] is None)
     ]
-    beside: Watched | None = None
+    beside: Accumulated | None = None
     if aside:
         assert reference.samples is not None
-        beside = watch(reference.samples, aside, "reference", working, clock)
+        beside = stream(reference.samples, aside, "reference", working, clock)
     notes = working.processes.first(partial(_notes, seen, beside, samples, reference))
     clock.lap("statistics")
-    found: dict[str, Fidelity] = {}
+    found: dict[str, Scores] = {}
     for name, space in seen.spaces.items():
         working.check("all samples were seen, before the distances")
         there = None if beside is None else beside.spaces.get(name)
-        work = partial(_fidelity, space, there, samples.labels, metrics, working.device)
+        work = partial(_scores, space, there, samples.labels, metrics, working.device)
         found[name] = working.processes.first(work)
         clock.lap("statistics")
         working.progress("distances", len(found), len(features))
@@ -187,7 +189,7 @@ def feature_statistics(
 ) -> dict[str, Statistics]:
     """Return the statistics of samples in each feature space; raises what `measure` does."""
     spaces = [Space(each) for each in features]
-    seen = watch(samples, spaces, "samples", working or Working(), Clock())
+    seen = stream(samples, spaces, "samples", working or Working(), Clock())
     return {name: space.moments.statistics() for name, space in seen.spaces.items()}
 
 
@@ -198,15 +200,15 @@ def _keeps(features: Features, metrics: Sequence[str]) -> bool:
 
 
 def _notes(
-    seen: Watched, beside: Watched | None, samples: Samples, reference: Reference
+    seen: Accumulated, beside: Accumulated | None, samples: Samples, reference: Reference
 ) -> list[str]:
     """Return what is to be said of the samples and of the reference."""
     notes = []
-    for watched, what in ((seen, "samples"), (beside, "reference")):
-        if watched is None:
+    for found, what in ((seen, "samples"), (beside, "reference")):
+        if found is None:
             continue
-        notes += watched.notes(what)
-        if is_image(samples.shape) and watched.brightest < _DARK:
+        notes += found.notes(what)
+        if is_image(samples.shape) and found.brightest < _DARK:
             notes.append(
                 f"no pixel of the {what} is above 1 of 255: were floats in [0, 1] cut down?"
             )
@@ -222,13 +224,13 @@ def _notes(
     return notes
 
 
-def _fidelity(
+def _scores(
     here: Space,
     there: Space | None,
     labels: list[int] | None,
     metrics: Sequence[str],
     device: str,
-) -> Fidelity:
+) -> Scores:
     found: dict[str, Any] = {}
     if "fd" in metrics:
         stored = here.stored
@@ -250,7 +252,7 @@ def _fidelity(
         assert isinstance(here.features, ClassFeatures)
         assert here.features.classes is not None
         found["classes"] = _classes(torch.cat(here.read), labels, here.features.classes)
-    return Fidelity(dimension=here.moments.dimension, **found)
+    return Scores(dimension=here.moments.dimension, **found)
 
 
 @torch.no_grad()
@@ -259,11 +261,11 @@ def _logits(features: ClassFeatures, kept: Tensor, device: str) -> Tensor:
 
 
 def _check_labels(asked: list[int], features: Sequence[Features]) -> None:
-    """Raise FidelityError where a sample is asked to be of a class that features do not know."""
+    """Raise EvaluationError where a sample is asked to be of a class that features do not know."""
     for each in features:
         classes = each.classes if isinstance(each, ClassFeatures) else None
         if classes is not None and max(asked) >= classes:
-            raise FidelityError(
+            raise EvaluationError(
                 f"classes: a sample is asked to be of class {max(asked)}, and the features "
                 f"{each.name} tell {classes} classes, from 0"
             )
@@ -287,17 +289,17 @@ def _classes(read: Tensor, asked: list[int] | None, classes: int) -> Classes:
 
 
 def _check_alike(samples: Samples, reference: Reference, metrics: Sequence[str]) -> None:
-    """Raise FidelityError where samples and reference are of different shapes, or too few."""
+    """Raise EvaluationError where samples and reference are of different shapes, or too few."""
     there = reference.samples
     if there is not None and there.shape != samples.shape:
-        raise FidelityError(
+        raise EvaluationError(
             f"samples are of shape {samples.shape}, and those of the reference "
             f"{reference.record['source']} of {there.shape}"
         )
     fewest = min(samples.number, samples.number if there is None else there.number)
     if fewest <= NEIGHBOUR:
-        raise FidelityError(f"{fewest} samples are too few to be measured; 50,000 are usual")
+        raise EvaluationError(f"{fewest} samples are too few to be measured; 50,000 are usual")
     if "is" in metrics and samples.number < SPLITS:
-        raise FidelityError(
+        raise EvaluationError(
             f"is: {samples.number} samples cannot be parted in {SPLITS}; 50,000 are usual"
         )

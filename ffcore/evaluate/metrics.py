@@ -28,7 +28,7 @@ class Statistics:
     @staticmethod
     def of(features: Tensor) -> Statistics:
         """Return the statistics of Float[N, D], N ≥ 2."""
-        found = import_fidelity().fid_features_to_statistics(features.detach().cpu().double())
+        found = import_torch_fidelity().fid_features_to_statistics(features.detach().cpu().double())
         return Statistics(found["mu"], np.atleast_2d(found["sigma"]))
 
 
@@ -78,7 +78,7 @@ class Moments:
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
     """Return ‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½) (Heusel et al., 1706.08500)."""
-    found = import_fidelity().fid_statistics_to_metric(
+    found = import_torch_fidelity().fid_statistics_to_metric(
         attrs.asdict(a), attrs.asdict(b), verbose=False
     )
     return float(found["frechet_inception_distance"])
@@ -102,7 +102,7 @@ def kernel_distance(a: Tensor, b: Tensor) -> tuple[float, float, int]:
         little below 0 where both are alike.
     """
     size = min(SUBSET, len(a) // 2, len(b) // 2)
-    found = import_fidelity("metric_kid").kid_features_to_metric(
+    found = import_torch_fidelity("metric_kid").kid_features_to_metric(
         a.double(), b.double(), kid_subsets=SUBSETS, kid_subset_size=size, verbose=False
     )
     mean, spread = (found[f"kernel_inception_distance_{each}"] for each in ("mean", "std"))
@@ -126,7 +126,7 @@ def inception_score(logits: Tensor) -> tuple[float, float]:
     """
     # A likelihood of 0 for all of a part would make torch-fidelity's 0 · log 0 of it, which is NaN.
     likelihoods = logits.double().log_softmax(1).clamp(min=_LEAST)
-    found = import_fidelity("metric_isc").isc_features_to_metric(likelihoods, splits=SPLITS)
+    found = import_torch_fidelity("metric_isc").isc_features_to_metric(likelihoods, splits=SPLITS)
     mean, spread = (found[f"inception_score_{each}"] for each in ("mean", "std"))
     return float(mean), float(spread)
 
@@ -139,7 +139,7 @@ def precision_recall(samples: Tensor, reference: Tensor) -> tuple[float, float]:
     Args:
         samples, reference: features Float[N, D] and Float[M, D], more than NEIGHBOUR of each.
     """
-    found = import_fidelity("metric_prc").prc_features_to_metric(
+    found = import_torch_fidelity("metric_prc").prc_features_to_metric(
         samples.double(),
         reference.double(),
         prc_neighborhood=NEIGHBOUR,
@@ -157,7 +157,7 @@ def register(features: Features) -> str:
         The name for `calculate_metrics(feature_extractor=…)`: "ffcore-" and the features' own. Its
         inputs are then samples as `features` takes them, not 8-bit images.
     """
-    import_fidelity()
+    import_torch_fidelity()
     import torch_fidelity
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
@@ -189,7 +189,7 @@ def register(features: Features) -> str:
     return name
 
 
-def import_fidelity(module: str = "metric_fid") -> Any:
+def import_torch_fidelity(module: str = "metric_fid") -> Any:
     """Import a module of torch-fidelity, curing torchvision's import where it needs it."""
     try:
         return import_module(f"torch_fidelity.{module}")

@@ -12,7 +12,7 @@ import torch
 from ffcore.export import RECIPE, SourceError, StudentFile, read_student, student_path
 from ffcore.interfaces import Context, Teacher
 from ffcore.recipe import Recipe, load_recipe
-from ffcore.recipe.components import made
+from ffcore.recipe.components import build_component
 from ffcore.recipe.merge import parse_override
 from ffcore.system.files import require
 from ffcore.system.weights import UNKNOWN, fingerprint
@@ -55,7 +55,7 @@ class Pair:
         require(getattr(recipe.teacher, "files", ()))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.training.seed)
-            teacher: Teacher = made("teacher", recipe.teacher, Context(), Teacher)
+            teacher: Teacher = build_component("teacher", recipe.teacher, Context(), Teacher)
         notes = tuple(_check_teacher(path, teacher, file))
         return Pair(path=path, file=file, recipe=recipe, teacher=teacher, notes=notes)
 

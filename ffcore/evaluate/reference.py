@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ffcore.evaluate.metrics import Statistics
 from ffcore.evaluate.samples import Kept, Making, Samples, is_kept, open_samples, other_noise
-from ffcore.evaluate.stored import SAMPLES, FidelityError, array_names, open_stored, whole_array
+from ffcore.evaluate.stored import SAMPLES, EvaluationError, array_names, open_stored, whole_array
 from ffcore.interfaces import Features
 from ffcore.system.files import file_digest, locate
 from ffcore.system.weights import WeightsError, fingerprint, read_weights, write_weights
@@ -140,19 +140,19 @@ class Reference:
     def statistics_of(self, features: Features) -> Statistics | None:
         """Return stored statistics in these features; None where they are to be made of samples.
 
-        Raises FidelityError where there are neither, or they were made by another network.
+        Raises EvaluationError where there are neither, or they were made by another network.
         """
         name, source = features.name, self.record["source"]
         if name not in self.statistics:
             if self.samples is None or self.statistics:
-                raise FidelityError(
+                raise EvaluationError(
                     f"{source} has statistics in the features {', '.join(self.statistics)} alone, "
                     f"and {name} is asked for: name samples as the reference"
                 )
             return None
         made_by = self.networks.get(name)
         if made_by is not None and made_by != fingerprint(features):
-            raise FidelityError(
+            raise EvaluationError(
                 f"the statistics of {source} were made by another network of features {name} "
                 f"({made_by[:12]}, here {fingerprint(features)[:12]})"
             )
@@ -168,7 +168,7 @@ def open_reference(source: str, judged: Samples, asked: Making) -> Reference:
         judged: samples that are made as a reference are as many, of noise of their own.
         asked: how those samples were made, whose labels and guidance hold for the reference too.
 
-    Raises what `open_samples` does; FidelityError and WeightsError for a damaged file.
+    Raises what `open_samples` does; EvaluationError and WeightsError for a damaged file.
     """
     path = Path(source)
     if path.suffix.lower() == ".npz" and "mu" in array_names(path):
@@ -180,7 +180,7 @@ def open_reference(source: str, judged: Samples, asked: Making) -> Reference:
         if "distances" in read_weights(source).config:
             return Reference.read(source)
         if not path.is_file():  # of a package, where no student is
-            raise FidelityError(f"{source} holds no statistics, nor is it a student's file")
+            raise EvaluationError(f"{source} holds no statistics, nor is it a student's file")
     of_reference = attrs.evolve(
         asked,
         number=judged.number,
@@ -211,17 +211,17 @@ def _published(path: Path) -> Reference:
 
 def _array(path: Path, name: str) -> NDArray[Any]:
     if name not in array_names(path):
-        raise FidelityError(f"{path} has mu and no {name}: both make statistics")
+        raise EvaluationError(f"{path} has mu and no {name}: both make statistics")
     return whole_array(path, name)
 
 
 def _checked(mu: NDArray[Any], sigma: NDArray[Any], path: Path) -> Statistics:
     mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
-        raise FidelityError(
+        raise EvaluationError(
             f"{path}: mu is of shape {mu.shape} and sigma of {sigma.shape}; they must be (D) and "
             "(D, D)"
         )
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-        raise FidelityError(f"{path}: mu or sigma holds NaN or infinity")
+        raise EvaluationError(f"{path}: mu or sigma holds NaN or infinity")
     return Statistics(mu, sigma)

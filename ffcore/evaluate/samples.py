@@ -18,7 +18,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from ffcore.evaluate.stored import LABELS, FidelityError, Stored, open_stored
+from ffcore.evaluate.stored import LABELS, EvaluationError, Stored, open_stored
 from ffcore.export import is_export, is_run
 from ffcore.flow.solver import Method
 from ffcore.sample import CHUNK, Labelling, Request, Sampler, to_uint8
@@ -85,7 +85,7 @@ class Kept(Samples):
 
     def __init__(self, stored: Stored, number: int | None = None) -> None:
         if number is not None and number > stored.number:
-            raise FidelityError(
+            raise EvaluationError(
                 f"{stored.path} holds {stored.number} samples, and {number} are asked for"
             )
         self.stored = stored
@@ -109,7 +109,7 @@ class Kept(Samples):
         }
 
     def between(self, start: int, stop: int) -> Iterator[Tensor]:
-        """Yield them; see Samples. Raises FidelityError for one that is not finite."""
+        """Yield them; see Samples. Raises EvaluationError for one that is not finite."""
         for chunk in self.stored.between(start, stop):
             rows = torch.from_numpy(chunk)
             yield from_uint8(rows) if self.stored.images else rows.float()
@@ -137,10 +137,10 @@ class Making:
     device: str = "auto"
 
     def refuse(self, *names: str) -> None:
-        """Raise FidelityError where any of these is asked for, of samples that are there."""
+        """Raise EvaluationError where any of these is asked for, of samples that are there."""
         given = [name for name in names if getattr(self, name) not in (None, False)]
         if given:
-            raise FidelityError(
+            raise EvaluationError(
                 f"{', '.join(given)}: nothing is made here that this could be asked of; these "
                 "samples are as they were kept"
             )
@@ -154,7 +154,8 @@ def open_samples(source: str, asked: Making) -> Samples:
             or a run where the teacher is meant.
         asked: how they are made. Of what is kept, only `number` can be asked: the first of them.
 
-    Raises FidelityError for files that hold no such samples; what load_sampler and its request do.
+    Raises EvaluationError for files that hold no such samples; what load_sampler and its request
+    do.
     """
     if (stored := _stored(source)) is not None:
         asked.refuse("teacher", "solver", "steps")

@@ -27,7 +27,7 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError)
 """How a damaged zip archive shows when it is read."""
 
 
-class FidelityError(ValueError):
+class EvaluationError(ValueError):
     """Samples or a reference that cannot be measured, or not as is asked. For a person."""
 
 
@@ -48,8 +48,8 @@ class Stored(ABC):
     def between(self, start: int, stop: int) -> Iterator[NDArray[Any]]:
         """Yield the samples [start, stop), at most CHUNK at a time, as they are numbered.
 
-        UInt8[n, H, W, C] of images, else floats [n, *S]. Raises FidelityError for a sample that is
-        not finite.
+        UInt8[n, H, W, C] of images, else floats [n, *S]. Raises EvaluationError for a sample
+        that is not finite.
         """
 
     @abstractmethod
@@ -58,11 +58,11 @@ class Stored(ABC):
 
 
 def open_stored(path: Path) -> Stored:
-    """Return the samples of an .npz or a folder. Raises FidelityError where there are none."""
+    """Return the samples of an .npz or a folder. Raises EvaluationError where there are none."""
     if path.is_dir():
         return Folder(path)
     if path.suffix.lower() in _PICTURES:
-        raise FidelityError(
+        raise EvaluationError(
             f"{path} is one picture: samples are an .npz, or a folder of a picture each"
         )
     return Arrays(path)
@@ -76,7 +76,7 @@ class Arrays(Stored):
         with members(path) as archive:
             names = sorted(_names(archive))
             if SAMPLES not in names:
-                raise FidelityError(
+                raise EvaluationError(
                     f"{path} holds no samples: it has no {SAMPLES}, only {', '.join(names)}"
                 )
             with archive.open(f"{SAMPLES}.npy") as file:
@@ -87,7 +87,7 @@ class Arrays(Stored):
         self.shape = (shape[3], *shape[1:3]) if self.images else shape[1:]
         self._dtype = dtype
         self._row = shape[1:]
-        self.record = _noted(path.with_name(f"{path.name}.json"), self)
+        self.record = _record_beside(path.with_name(f"{path.name}.json"), self)
         self.labels = _labels(path, self.number) if LABELS in names else None
 
     def between(self, start: int, stop: int) -> Iterator[NDArray[Any]]:
@@ -118,17 +118,17 @@ class Folder(Stored):
         self.path = path
         self.files = sorted(each for each in path.iterdir() if each.suffix.lower() in _PICTURES)
         if not self.files:
-            raise FidelityError(
+            raise EvaluationError(
                 f"{path} is no run directory and no export, and holds no pictures "
                 f"({', '.join(_PICTURES)})"
             )
         self.number = len(self.files)
         height, width, channels = _pixels(self.files[0]).shape
         self.shape = (channels, height, width)
-        self.record = _noted(path / _RECORD, self)
+        self.record = _record_beside(path / _RECORD, self)
 
     def between(self, start: int, stop: int) -> Iterator[NDArray[Any]]:
-        """Yield them; see Stored. Raises FidelityError where they differ in size."""
+        """Yield them; see Stored. Raises EvaluationError where they differ in size."""
         for begin in range(start, stop, CHUNK):
             files = self.files[begin : min(stop, begin + CHUNK)]
             yield np.stack([self._picture(file) for file in files])
@@ -137,7 +137,7 @@ class Folder(Stored):
         pixels = _pixels(file)
         channels, height, width = self.shape
         if pixels.shape != (height, width, channels):
-            raise FidelityError(
+            raise EvaluationError(
                 f"{file.name} in {self.path} is {_size(pixels.shape)}, and {self.files[0].name} is "
                 f"{_size((height, width, channels))}: all must be of one size"
             )
@@ -152,13 +152,13 @@ class Folder(Stored):
 
 
 def members(path: Path) -> zipfile.ZipFile:
-    """Open an .npz. Raises MissingFile where there is none, FidelityError where it is none."""
+    """Open an .npz. Raises MissingFile where there is none, EvaluationError where it is none."""
     if not path.is_file():
         raise MissingFile(f"no such file: {path.absolute()}")
     try:
         return zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
-        raise FidelityError(f"{path} cannot be read as an .npz: {error}") from None
+        raise EvaluationError(f"{path} cannot be read as an .npz: {error}") from None
 
 
 def array_names(path: Path) -> set[str]:
@@ -173,7 +173,7 @@ def whole_array(path: Path, name: str) -> NDArray[Any]:
         with np.load(path, allow_pickle=False) as file:
             found: NDArray[Any] = file[name]
     except (ValueError, *_DAMAGE) as error:
-        raise FidelityError(f"{path}: {name} cannot be read: {error}") from None
+        raise EvaluationError(f"{path}: {name} cannot be read: {error}") from None
     return found
 
 
@@ -192,12 +192,12 @@ def _header(file: IO[bytes], what: str) -> tuple[tuple[int, ...], np.dtype[Any]]
         )
         shape, fortran, dtype = read(file)
     except ValueError as error:
-        raise FidelityError(f"{what} is no array: {error}") from None
+        raise EvaluationError(f"{what} is no array: {error}") from None
     except _DAMAGE as error:
-        raise FidelityError(f"{what} is damaged: {error}") from None
+        raise EvaluationError(f"{what} is damaged: {error}") from None
     if dtype.hasobject or fortran:
         kind = "of Python objects" if dtype.hasobject else "in Fortran's order"
-        raise FidelityError(f"{what} is an array {kind}: save it as plain numbers, in C's order")
+        raise EvaluationError(f"{what} is an array {kind}: save it as plain numbers, in C's order")
     return shape, dtype
 
 
@@ -207,7 +207,7 @@ def _labels(path: Path, number: int) -> list[int] | None:
     if not np.issubdtype(found.dtype, np.integer):
         return None
     if found.shape != (number,) or found.min() < 0:
-        raise FidelityError(
+        raise EvaluationError(
             f"{path}: {LABELS} is {found.dtype} of shape {found.shape}, and the classes of "
             f"{number} samples are as many numbers, none below 0. Leave anything else out"
         )
@@ -215,19 +215,19 @@ def _labels(path: Path, number: int) -> list[int] | None:
 
 
 def _check_form(shape: tuple[int, ...], dtype: np.dtype[Any], path: Path) -> None:
-    """Raise FidelityError for arrays that are no samples, or images in another form than ours."""
+    """Raise EvaluationError for arrays that are no samples, or images in another form than ours."""
     is_last = len(shape) == 4 and shape[-1] in IMAGE_CHANNELS
     is_first = len(shape) == 4 and shape[1] in IMAGE_CHANNELS
     said = f"{path}: {SAMPLES} is {dtype} of shape {shape}"
     if len(shape) < 2 or shape[0] < 2 or 0 in shape:
-        raise FidelityError(f"{said}: samples are [N, …], at least 2 of them")
+        raise EvaluationError(f"{said}: samples are [N, …], at least 2 of them")
     if dtype == np.uint8 and not is_last:
         turn = f": transpose it, {SAMPLES}.transpose(0, 2, 3, 1)" if is_first else ""
-        raise FidelityError(f"{said}, and images are [N, H, W, C] with 1 channel or 3{turn}")
+        raise EvaluationError(f"{said}, and images are [N, H, W, C] with 1 channel or 3{turn}")
     if dtype != np.uint8 and not np.issubdtype(dtype, np.floating):
-        raise FidelityError(f"{said}: images are uint8, anything else float32")
+        raise EvaluationError(f"{said}: images are uint8, anything else float32")
     if dtype != np.uint8 and (is_last or is_first):
-        raise FidelityError(
+        raise EvaluationError(
             f"{said}, which look like images; images are uint8 from 0 to 255, [N, H, W, C]. Of "
             "floats in [0, 1] make (255 * x).round().astype('uint8'), of floats in [-1, 1] "
             "(127.5 * (x + 1)).round().astype('uint8')"
@@ -235,21 +235,21 @@ def _check_form(shape: tuple[int, ...], dtype: np.dtype[Any], path: Path) -> Non
 
 
 def _read(file: IO[bytes], size: int, path: Path) -> bytearray:
-    """Read so many bytes. Raises FidelityError where the file is damaged or ends before."""
+    """Read so many bytes. Raises EvaluationError where the file is damaged or ends before."""
     try:
         found = file.read(size)
     except _DAMAGE as error:
-        raise FidelityError(f"{path} is damaged: {error}") from None
+        raise EvaluationError(f"{path} is damaged: {error}") from None
     if len(found) < size:
-        raise FidelityError(f"{path} is cut short")
+        raise EvaluationError(f"{path} is cut short")
     return bytearray(found)
 
 
 def _finite(rows: NDArray[Any], start: int, path: Path) -> NDArray[Any]:
-    """Return samples as they are. Raises FidelityError, naming the first that is not finite."""
+    """Return samples as they are. Raises EvaluationError, naming the first that is not finite."""
     bad = ~np.isfinite(rows).all(tuple(range(1, rows.ndim)))
     if bad.any():
-        raise FidelityError(f"{path}: sample {start + int(bad.argmax())} holds NaN or infinity")
+        raise EvaluationError(f"{path}: sample {start + int(bad.argmax())} holds NaN or infinity")
     return rows
 
 
@@ -258,12 +258,12 @@ def _pixels(file: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(file) as picture:
             if picture.mode not in ("L", "RGB"):
-                raise FidelityError(
+                raise EvaluationError(
                     f"{file} is of mode {picture.mode}: convert it to 8-bit grey or RGB"
                 )
             pixels = np.asarray(picture)
     except OSError as error:
-        raise FidelityError(f"{file} cannot be read as a picture: {error}") from None
+        raise EvaluationError(f"{file} cannot be read as a picture: {error}") from None
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
@@ -272,19 +272,19 @@ def _size(shape: tuple[int, ...]) -> str:
     return f"{width} × {height} of {channels} channel{'s' if channels > 1 else ''}"
 
 
-def _noted(path: Path, stored: Stored) -> dict[str, Any] | None:
-    """Return the record beside samples. Raises FidelityError where it is of others."""
+def _record_beside(path: Path, stored: Stored) -> dict[str, Any] | None:
+    """Return the record beside samples. Raises EvaluationError where it is of others."""
     try:
         found = json.loads(path.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise FidelityError(f"{path} cannot be read: {error}. Remove it, or mend it") from None
+        raise EvaluationError(f"{path} cannot be read: {error}. Remove it, or mend it") from None
     if not isinstance(found, dict) or "number" not in found or "shape" not in found:
-        raise FidelityError(f"{path} is no record of a sampling: remove it, or mend it")
+        raise EvaluationError(f"{path} is no record of a sampling: remove it, or mend it")
     told, labels = (found["number"], found["shape"]), found.get("label_of_each")
     if told != (stored.number, list(stored.shape)) or len(labels or ()) not in (0, stored.number):
-        raise FidelityError(
+        raise EvaluationError(
             f"{path} is of {told[0]} samples of shape {told[1]}, and {stored.path} holds "
             f"{stored.number} of {list(stored.shape)}: it belongs to others. Remove it, and the "
             "conditions count as unknown"

@@ -17,9 +17,9 @@ from typing import Any
 import attrs
 from torch import Tensor
 
-from ffcore.evaluate.accumulate import Space, State, Watched
+from ffcore.evaluate.accumulate import Accumulated, Space, State
 from ffcore.evaluate.samples import Samples
-from ffcore.evaluate.stored import FidelityError
+from ffcore.evaluate.stored import EvaluationError
 from ffcore.sample import Partial, differences
 from ffcore.system.distributed import Processes
 from ffcore.system.weights import WeightsError, read_weights, write_weights
@@ -94,7 +94,7 @@ def begun(
         processes: that share the work: each goes on with its own part, so there must be as many.
         overwrite: throw away an evaluation of other conditions that was interrupted.
 
-    Raises FidelityError where there is one; SampleError where another command holds the place.
+    Raises EvaluationError where there is one; SampleError where another command holds the place.
     """
     partial = Partial.beside(out)
     wanted = {
@@ -111,7 +111,7 @@ def begun(
             there = partial.conditions()
             changed = [] if there is None else differences(there, wanted)
             if changed and not overwrite and any(partial.directory.glob("*.safetensors")):
-                raise FidelityError(
+                raise EvaluationError(
                     f"{partial.directory} holds an interrupted evaluation under other "
                     "conditions:\n  " + "\n  ".join(changed) + "\n--overwrite throws it away"
                 )
@@ -122,15 +122,15 @@ def begun(
         yield partial
 
 
-def watch(
+def stream(
     samples: Samples, spaces: Sequence[Space], what: str, working: Working, clock: Clock
-) -> Watched:
+) -> Accumulated:
     """Pass samples through feature spaces once.
 
     Returns:
         What is kept of all of them, in the leading process; in any other, of its own part.
 
-    Raises StoppedEvaluation; FidelityError and what making samples raises, in every process.
+    Raises StoppedEvaluation; EvaluationError and what making samples raises, in every process.
     """
     part = _Part(samples, spaces, what, working, clock)
     processes = working.processes
@@ -138,14 +138,14 @@ def watch(
         working.progress(what, done, samples.number)
         working.check(f"{done} of {samples.number} {what}", part.keep)
     processes.together(part.keep)
-    states = processes.gather(part.watched.state())
+    states = processes.gather(part.seen.state())
     for state in states[1:]:
-        part.watched.join(state)
-    return part.watched
+        part.seen.join(state)
+    return part.seen
 
 
 class _Part:
-    """The samples that are this process's to watch."""
+    """The samples that are this process's to stream."""
 
     def __init__(
         self,
@@ -162,61 +162,61 @@ class _Part:
         chunks = -(-samples.number // self.chunk)
         start = chunks * rank // size * self.chunk
         self.stop = min(samples.number, chunks * (rank + 1) // size * self.chunk)
-        self.watched = Watched(spaces, start)
+        self.seen = Accumulated(spaces, start)
         self.path: Path | None = None
         if working.partial is not None:
             self.path = working.partial.directory / f"{what}-{rank}.safetensors"
         self.kept_at = time.monotonic()
         self.kept = working.processes.together(self._go_on)
-        self.batches = samples.between(self.watched.done, self.stop)
+        self.batches = samples.between(self.seen.done, self.stop)
 
     def _go_on(self) -> int:
         """Take up what was seen before an interruption; return how far it reaches."""
         if self.path is not None and self.path.exists():
-            self.watched.join(_read(self.path))
-            self.watched.taken_up = True
-        return self.watched.done
+            self.seen.join(_read(self.path))
+            self.seen.taken_up = True
+        return self.seen.done
 
     def rounds(self) -> Iterator[int]:
-        """Watch a chunk in each process, and again; yield how many samples all have watched."""
+        """Stream a chunk in each process, and again; yield how many samples all have seen."""
         processes = self.working.processes
-        rounds = max(processes.each(lambda: -(-(self.stop - self.watched.done) // self.chunk)))
+        rounds = max(processes.each(lambda: -(-(self.stop - self.seen.done) // self.chunk)))
         yield sum(processes.each(self._count))
         for _ in range(rounds):
             yield sum(processes.each(self._chunk))
 
     def _count(self) -> int:
-        return self.watched.done - self.watched.start
+        return self.seen.done - self.seen.start
 
     def _chunk(self) -> int:
-        watched, clock = self.watched, self.clock
+        seen, clock = self.seen, self.clock
         clock.lap("statistics")
-        while watched.done < self.stop:
+        while seen.done < self.stop:
             batch = next(self.batches)
             clock.lap("samples")
             self._batch(batch)
-            if watched.done % self.chunk == 0:
+            if seen.done % self.chunk == 0:
                 break
         if time.monotonic() - self.kept_at > SECONDS:
             self.keep()
         return self._count()
 
     def _batch(self, batch: Tensor) -> None:
-        watched, clock = self.watched, self.clock
+        seen, clock = self.seen, self.clock
         placed = batch.to(self.working.device)
-        found = [each.look(placed, watched.done) for each in watched.spaces.values()]
+        found = [each.look(placed, seen.done) for each in seen.spaces.values()]
         clock.lap("features")
-        for space, each in zip(watched.spaces.values(), found, strict=True):
+        for space, each in zip(seen.spaces.values(), found, strict=True):
             space.take(*each)
-        watched.done += len(batch)
-        watched.brightest = max(watched.brightest, float(batch.max()))
+        seen.done += len(batch)
+        seen.brightest = max(seen.brightest, float(batch.max()))
         clock.lap("statistics")
 
     def keep(self) -> None:
         """Write down what was seen, if there is a place for it and it is not there already."""
-        if self.path is not None and self.watched.done > self.kept:
-            _write(self.path, self.watched.state())
-            self.kept, self.kept_at = self.watched.done, time.monotonic()
+        if self.path is not None and self.seen.done > self.kept:
+            _write(self.path, self.seen.state())
+            self.kept, self.kept_at = self.seen.done, time.monotonic()
 
 
 def _write(path: Path, state: State) -> None:
@@ -228,5 +228,5 @@ def _read(path: Path) -> State:
     try:
         found = read_weights(str(path.absolute()))
     except WeightsError as error:
-        raise FidelityError(f"{error}. To begin anew, remove {path.parent}") from None
+        raise EvaluationError(f"{error}. To begin anew, remove {path.parent}") from None
     return State(tensors=found.tensors, **found.config)

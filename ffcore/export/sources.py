@@ -52,7 +52,7 @@ def student_path(source: str | PathLike[str]) -> Path:
 
 
 def load_student(source: str | Path) -> Student:
-    """Return the student of a finished run or of an export: the moving average, on the CPU.
+    """Return the student of a finished run or of an export: the EMA, on the CPU.
 
     Args:
         source: the directory of either, or a student's file.

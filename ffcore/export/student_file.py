@@ -28,7 +28,7 @@ from ffcore.interfaces import (
 )
 from ffcore.plugins import installed
 from ffcore.recipe import Recipe, RecipeError, component, digest, load_recipe
-from ffcore.recipe.components import BuildError, made, parts
+from ffcore.recipe.components import BuildError, build_component, parts
 from ffcore.recipe.plain import NONE, plain
 from ffcore.system.files import File, file_digest, locate
 from ffcore.system.weights import Weights, WeightsError, fingerprint, read_weights, write_weights
@@ -180,7 +180,7 @@ def _rebuilt(path: Path, found: _Structured, config: Mapping[str, Any]) -> Stude
     tree = config["student"]
     if tree is not None:
         context = _context(found.sample_shape, found.conditions, found.range)
-        student: Student = made("student", component("student", tree), context, Student)
+        student: Student = build_component("student", component("student", tree), context, Student)
         return student
     recipe = path.with_name(RECIPE)
     if not recipe.exists():

@@ -83,7 +83,7 @@ class Guided(Teacher):
         """Return the same teacher guided in another interval."""
         return Guided(self.teacher, interval, self.channels)
 
-    def decided_at(self, time: float, condition: Condition) -> tuple[Teacher, Condition]:
+    def gated_at(self, time: float, condition: Condition) -> tuple[Teacher, Condition]:
         """Return the teacher and the condition of a step that begins at `time`.
 
         The interval is asked once, at that time, and its answer holds for the whole step.

@@ -56,7 +56,7 @@ def integrate(
     for step in solver.grid(start, stop):
         velocity, gated = field, condition
         if solver.gate == "step" and isinstance(field, Guided):
-            velocity, gated = field.decided_at(step.times[0], condition)
+            velocity, gated = field.gated_at(step.times[0], condition)
         found: list[Tensor] = []
         for time, stage in zip(step.times, step.tableau.stages, strict=True):
             point = _combine(state, step.length, stage, found).to(x.dtype)

@@ -60,14 +60,14 @@ def stated_network(
     are given and differ, and where the weights do not fit.
     """
     stated = table.stated_size()
-    if stated is not None and (context.hollow or table.weights is None):
-        if not context.hollow:
+    if stated is not None and (context.meta or table.weights is None):
+        if not context.meta:
             _LOG.warning("the %s teacher names no weights: it is untrained", family)
         return new_transformer(stated, context)
     assert table.weights is not None
     weights = read_weights(table.weights)
     network = new_transformer(_size(weights, family, stated), context)
-    if not context.hollow:
+    if not context.meta:
         load_published(weights, network, drop=drop, sigma=sigma)
     return network
 

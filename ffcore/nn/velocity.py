@@ -106,7 +106,7 @@ def trainable(velocity: TransformerVelocity, takes_guidance: bool) -> Transforme
 
 def new_transformer(size: TransformerSize, context: Context) -> Transformer:
     """Return a new network, on the meta device where shapes are all that is wanted."""
-    with torch.device("meta") if context.hollow else contextlib.nullcontext():
+    with torch.device("meta") if context.meta else contextlib.nullcontext():
         return Transformer(size)
 
 

@@ -26,7 +26,7 @@ import pluggy
 from ffcore.plugins import hookspecs
 from ffcore.plugins.component import Component
 from ffcore.plugins.metadata import Entry, canonical, entries
-from ffcore.plugins.place import told
+from ffcore.plugins.place import describe_error
 
 _LOG = logging.getLogger(__name__)
 GROUP = "ffcore.v1"
@@ -132,7 +132,7 @@ def _outcome(plugin: Plugin) -> dict[str, Any]:
         ) from interrupt
     except BaseException as error:  # noqa: BLE001 - a stranger's module may raise anything
         _LOG.debug("plugin %r (%s) is broken:", plugin.name, plugin.origin, exc_info=error)
-        return {"state": "broken", "cause": told(error)}
+        return {"state": "broken", "cause": describe_error(error)}
 
 
 def _components(value: str) -> tuple[Component, ...]:

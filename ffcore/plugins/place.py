@@ -11,7 +11,7 @@ from ffcore.plugins.metadata import canonical, entries
 OURS = "ffcore"
 
 
-def told(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """One line: the error, what it was raised from, and where in a stranger's code, if in any."""
     found = place(error)
     return f"{root_cause(error)}, at {found}" if found else root_cause(error)

@@ -23,7 +23,7 @@ from ffcore.plugins.errors import (
     UnknownComponent,
 )
 from ffcore.plugins.metadata import canonical
-from ffcore.plugins.place import told
+from ffcore.plugins.place import describe_error
 
 _LOG = logging.getLogger(__name__)
 Claim = tuple[Plugin, Component]
@@ -232,7 +232,7 @@ def _blamed(where: str) -> Iterator[None]:
         raise
     except BaseException as error:
         _LOG.debug("%s cannot be used:", where, exc_info=error)
-        raise BrokenPlugin(f"{where} cannot be used: {told(error)}") from error
+        raise BrokenPlugin(f"{where} cannot be used: {describe_error(error)}") from error
 
 
 def _named(module: ModuleType, name: str) -> object:

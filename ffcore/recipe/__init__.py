@@ -1,6 +1,6 @@
 """Recipes: from TOML to a strict, typed, resolved description of a run."""
 
-from ffcore.recipe.changes import Changes, as_decided, binding_digest, changes, decisions
+from ffcore.recipe.changes import Changes, binding_digest, changes, decisions, with_decisions
 from ffcore.recipe.diagnostics import Diagnostic, RecipeError
 from ffcore.recipe.load import component, load_recipe
 from ffcore.recipe.needs import needed_files
@@ -16,7 +16,6 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Training",
-    "as_decided",
     "binding_digest",
     "changes",
     "component",
@@ -28,4 +27,5 @@ __all__ = [
     "provenance",
     "to_toml",
     "versions",
+    "with_decisions",
 ]

@@ -66,7 +66,7 @@ def changes(before: str, recipe: Recipe) -> Changes:
     )
 
 
-def as_decided(before: str, recipe: Recipe) -> Recipe:
+def with_decisions(before: str, recipe: Recipe) -> Recipe:
     """Return `recipe` with "auto" in its objectives as a resolved one in TOML has decided it.
 
     So a run that goes on never decides anew. Raises tomllib.TOMLDecodeError.

@@ -43,22 +43,22 @@ class Parts:
     """What was left to the networks is decided in it."""
 
 
-def parts(recipe: Recipe, *, hollow: bool = False) -> Parts:
-    """Build a recipe's networks and objectives; see Context for `hollow`.
+def parts(recipe: Recipe, *, meta: bool = False) -> Parts:
+    """Build a recipe's networks and objectives; see Context for `meta`.
 
     New weights come from the global random state. Raises BuildError where parts do not fit
     together; WeightsError for weights files.
     """
     guidance = recipe.guidance
-    teacher = made("teacher", recipe.teacher, Context(hollow=hollow), Teacher)
-    context = Context(teacher=teacher, guidance_range=guidance.range, hollow=hollow)
-    student = made("student", recipe.student, context, Student)
+    teacher = build_component("teacher", recipe.teacher, Context(meta=meta), Teacher)
+    context = Context(teacher=teacher, guidance_range=guidance.range, meta=meta)
+    student = build_component("student", recipe.student, context, Student)
     context = attrs.evolve(context, student=student)
-    objectives = {name: _settled(name, recipe, context) for name in ("predictor", "corrector")}
+    objectives = {name: _decide(name, recipe, context) for name in ("predictor", "corrector")}
     recipe = attrs.evolve(recipe, **objectives)
-    predictor = made("predictor", recipe.predictor, context, PredictorObjective)
-    corrector = made("corrector", recipe.corrector, context, CorrectorObjective)
-    balancer = made("balancer", recipe.balancer, context, Balancer)
+    predictor = build_component("predictor", recipe.predictor, context, PredictorObjective)
+    corrector = build_component("corrector", recipe.corrector, context, CorrectorObjective)
+    balancer = build_component("balancer", recipe.balancer, context, Balancer)
     return Parts(
         teacher=guided(recipe, teacher),
         student=student,
@@ -75,24 +75,24 @@ def guided(recipe: Recipe, teacher: Teacher) -> Teacher:
     guidance = recipe.guidance
     if not guidance.guides:
         return teacher
-    with part("guidance"):
+    with errors_of("guidance"):
         return Guided(teacher, guidance.interval, guidance.channels)
 
 
-def _settled(name: str, recipe: Recipe, context: Context) -> Any:
+def _decide(name: str, recipe: Recipe, context: Context) -> Any:
     """Return an objective's table with what it left to the networks decided.
 
-    A table may have `settled(context)`, which returns another of its kind.
+    A table may have `decide(context)`, which returns another of its kind.
     """
     table = getattr(recipe, name)
-    settle = getattr(table, "settled", None)
+    settle = getattr(table, "decide", None)
     if settle is None:
         return table
-    with part(name), fenced():
+    with errors_of(name), fenced():
         return settle(context)
 
 
-def made(name: str, table: Any, context: Context, kind: type) -> Any:
+def build_component(name: str, table: Any, context: Context, kind: type) -> Any:
     """Build the component of a table, if there is one; it must be of the role's class.
 
     What else than a ValueError it raises gets a note that says whose it is.
@@ -100,7 +100,7 @@ def made(name: str, table: Any, context: Context, kind: type) -> Any:
     if table is None:
         return None
     where = f"{type(table).__module__}:{type(table).__qualname__}"
-    with part(name), fenced():
+    with errors_of(name), fenced():
         try:
             made = table.build(context)
         except (Exception, SystemExit) as error:
@@ -112,7 +112,7 @@ def made(name: str, table: Any, context: Context, kind: type) -> Any:
 
 
 @contextmanager
-def part(name: str) -> Iterator[None]:
+def errors_of(name: str) -> Iterator[None]:
     """Let a ValueError name the part of the recipe that it is about, as a BuildError."""
     try:
         yield

@@ -81,12 +81,12 @@ class Training:
     )
     steps: int = key(help="optimizer steps", at_least=1)
     batch: int = key(256, help="samples per step, over all ranks", at_least=1)
-    average: float | tuple[float, ...] = key(
+    ema_decay: float | tuple[float, ...] = key(
         0.9999,
         help=(
-            "decay of the exponential moving average of the student's weights, at most "
-            "(1 + n) / (10 + n) at step n; several decays keep several averages, of which "
-            "evaluation.average is measured and becomes the student"
+            "decay of the exponential moving average (EMA) of the student's weights, at most "
+            "(1 + n) / (10 + n) at step n; several decays keep several EMAs, of which "
+            "evaluation.ema_decay is measured and becomes the student"
         ),
         at_least=0,
         below=1,
@@ -108,7 +108,7 @@ class Training:
         "float32",
         help=(
             "what the networks compute in; 'bfloat16' by autocast, with weights, gradients and "
-            "averages in float32. For accelerators: on CPUs it is slower"
+            "EMAs in float32. For accelerators: on CPUs it is slower"
         ),
     )
     tf32: bool = key(
@@ -140,9 +140,9 @@ class Training:
     )
 
     @property
-    def averages(self) -> tuple[float, ...]:
-        """The decays of all moving averages."""
-        return self.average if isinstance(self.average, tuple) else (self.average,)
+    def ema_decays(self) -> tuple[float, ...]:
+        """The decays of all EMAs."""
+        return self.ema_decay if isinstance(self.ema_decay, tuple) else (self.ema_decay,)
 
 
 @attrs.frozen(kw_only=True)
@@ -164,7 +164,7 @@ class Parallel:
         ),
         at_least=1,
     )
-    checkpointing: bool = key(
+    activation_checkpointing: bool = key(
         False,
         help=(
             "whether the backward pass computes the activations within each block again instead "
@@ -198,11 +198,11 @@ class Evaluation:
         at_least=1,
     )
     batch: int = key(500, help="samples generated at a time", at_least=1)
-    average: float | None = key(
+    ema_decay: float | None = key(
         None,
         help=(
-            "decay of the moving average that is measured and becomes the student, where "
-            "training.average keeps several; 'none': the first"
+            "decay of the EMA that is measured and becomes the student, where "
+            "training.ema_decay keeps several; 'none': the first"
         ),
     )
     seed: int = key(
@@ -226,11 +226,11 @@ class Evaluation:
 
     def check_recipe(self, recipe: "Recipe") -> None:
         """Raise ValueError where the same features are named twice, for too many steps, and for
-        an average that training does not keep."""
-        kept = recipe.training.averages
-        if self.average is not None and self.average not in kept:
+        an EMA that training does not keep."""
+        kept = recipe.training.ema_decays
+        if self.ema_decay is not None and self.ema_decay not in kept:
             possible = " or ".join(f"{each:g}" for each in kept)
-            raise ImpossibleValue("average", self.average, f"{possible}, as training keeps")
+            raise ImpossibleValue("ema_decay", self.ema_decay, f"{possible}, as training keeps")
         if any(self.features.count(each) > 1 for each in self.features):
             raise ImpossibleValue("features", self.features, "named once each")
         anywhere = "student starts anywhere" in getattr(recipe.student, "offers", ())
@@ -278,10 +278,10 @@ class Recipe:
             raise ValueError("at least one of [predictor] and [corrector] is needed, found neither")
 
     @property
-    def measured_average(self) -> float:
-        """The decay of the moving average that is measured and becomes the student."""
-        asked = self.evaluation.average
-        return self.training.averages[0] if asked is None else asked
+    def measured_ema(self) -> float:
+        """The decay of the EMA that is measured and becomes the student."""
+        asked = self.evaluation.ema_decay
+        return self.training.ema_decays[0] if asked is None else asked
 
 
 DEFAULTS: dict[str, Any] = {

@@ -20,7 +20,14 @@ _CURVES: dict[str, Sequence[str]] = {
     "norm of the gradient": ["gradient_norm"],
 }
 _SPEED = "images per second"
-_KNOWN = {"step", "steps_per_second", "images_per_second", "seconds_left", "memory_peak", "skipped"}
+_KNOWN = {
+    "step",
+    "steps_per_second",
+    "samples_per_second",
+    "seconds_left",
+    "memory_peak",
+    "skipped",
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -85,7 +92,7 @@ def curves(records: Sequence[Record]) -> list[Panel]:
     shown = {name for names in _CURVES.values() for name in names} | _KNOWN
     others = [name for name in told if name not in shown and not name.startswith("seconds/")]
     panels = _CURVES | {_title(name): [name] for name in others}
-    panels |= {_SPEED: ["images_per_second"]}
+    panels |= {_SPEED: ["samples_per_second"]}
     found = [_panel(title, names, records) for title, names in panels.items()]
     return [each for each in found if each is not None]
 

@@ -171,7 +171,7 @@ class Cost:
 
     seconds: float
     """Of training, without the steps that were made again."""
-    images_per_second: float
+    samples_per_second: float
     sections: Mapping[str, float]
     """Seconds of a step on average, by section, the longest first; what is left is "the rest"."""
     memory_peak: int
@@ -190,7 +190,7 @@ def cost(record: Record) -> Cost | None:
             continue
         seconds = made / line["steps_per_second"]
         total += seconds
-        images += seconds * line.get("images_per_second", 0.0)
+        images += seconds * line.get("samples_per_second", 0.0)
         for name, each in line.items():
             if name.startswith("seconds/"):
                 section = name.removeprefix("seconds/")
@@ -202,7 +202,7 @@ def cost(record: Record) -> Cost | None:
     ordered = dict(sorted(of_a_step.items(), key=lambda each: -each[1]))
     return Cost(
         seconds=total,
-        images_per_second=images / total,
+        samples_per_second=images / total,
         sections=ordered | {"the rest": max(rest, 0.0)},
         memory_peak=max(int(line.get("memory_peak", 0)) for line in record.metrics),
         skipped=round(sum(line.get("skipped", 0) for line in record.metrics)),

@@ -8,7 +8,7 @@ import torch
 from ffcore.evaluate.evaluator import Evaluator
 from ffcore.interfaces import DataSource, Decoder, Student
 from ffcore.recipe import Recipe
-from ffcore.recipe.components import made, part, parts, usable_device
+from ffcore.recipe.components import build_component, errors_of, parts, usable_device
 from ffcore.system.distributed import own_device
 from ffcore.training.distillation import Distillation
 
@@ -21,7 +21,7 @@ class Built:
     """What was left to the networks is decided in it."""
     distillation: Distillation
     student: Student
-    """The moving average that is measured, and kept."""
+    """The EMA that is measured and saved."""
     decoder: Decoder
     evaluator: Evaluator
 
@@ -34,16 +34,16 @@ def build(recipe: Recipe) -> Built:
     Raises BuildError where parts do not fit together; WeightsError for weights files.
     """
     training, guidance = recipe.training, recipe.guidance
-    with part("training"):
+    with errors_of("training"):
         device = own_device(usable_device(training.device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         found = parts(recipe)
-        decoder = made("decoder", recipe.decoder, found.context, Decoder)
+        decoder = build_component("decoder", recipe.decoder, found.context, Decoder)
         evaluator = Evaluator.of(found.recipe, found.teacher, found.context, device)
         for_data = attrs.evolve(found.context, teacher=found.teacher, guidance=guidance.scale)
-        data = made("data", recipe.data, for_data, DataSource)
-        with part("training"):
+        data = build_component("data", recipe.data, for_data, DataSource)
+        with errors_of("training"):
             distillation = Distillation(
                 teacher=found.teacher,
                 student=found.student,
@@ -55,7 +55,7 @@ def build(recipe: Recipe) -> Built:
                 steps=training.steps,
                 batch=training.batch,
                 seed=training.seed,
-                decays=training.averages,
+                ema_decays=training.ema_decays,
                 clip=training.clip,
                 precision=training.precision,
                 accumulation=recipe.parallel.accumulation,
@@ -67,7 +67,7 @@ def build(recipe: Recipe) -> Built:
     return Built(
         recipe=found.recipe,
         distillation=distillation,
-        student=distillation.averages[recipe.measured_average],
+        student=distillation.emas[recipe.measured_ema],
         decoder=decoder.to(device),
         evaluator=evaluator,
     )

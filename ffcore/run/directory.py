@@ -18,7 +18,7 @@ import torch
 from ffcore.evaluate.evaluator import REFERENCE
 from ffcore.export import EVALUATION, RECIPE, STUDENT
 from ffcore.plugins import installed
-from ffcore.recipe import Changes, Recipe, as_decided, changes, provenance, to_toml, versions
+from ffcore.recipe import Changes, Recipe, changes, provenance, to_toml, versions, with_decisions
 from ffcore.run.previews import PREVIEWS
 from ffcore.system.faults import writable
 from ffcore.system.files import held, write_text
@@ -112,10 +112,10 @@ class RunDirectory:
         keys = "\n  ".join(changed.binding)
         return f"{self.path} holds another run; these keys differ:\n  {keys}\n{advice}"
 
-    def decided(self, recipe: Recipe) -> Recipe:
+    def with_decisions(self, recipe: Recipe) -> Recipe:
         """Return `recipe` with what this directory's run has decided of it, if there is one."""
         try:
-            return as_decided((self / RECIPE).read_text(), recipe)
+            return with_decisions((self / RECIPE).read_text(), recipe)
         except (OSError, ValueError):  # there is none, or `changes` says so
             return recipe
 

@@ -1,7 +1,7 @@
 """Samples from the same noise as training goes on: how a student comes to be what it is.
 
 Most happens early, so a run of N steps is shown after N, N/2, N/4, … of them and before the first.
-Each picture is of the moving average that is evaluated, and stands in previews/step-00000125.png
+Each picture is of the EMA that is evaluated, and stands in previews/step-00000125.png
 beside the teacher's own samples, teacher.png.
 """
 
@@ -74,7 +74,7 @@ class Previews:
         self.steps = shown_steps(distillation.steps, evaluation.previews)
         self.conditions = (
             f"seed {evaluation.seed}, guidance {recipe.guidance.scale:g}, {evaluation.rows} rows, "
-            f"average {recipe.measured_average:g}, {recipe.decoder}"
+            f"EMA {recipe.measured_ema:g}, {recipe.decoder}"
         )
         if not self.steps:
             return

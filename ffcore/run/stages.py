@@ -3,7 +3,7 @@
     run(load_recipe("recipes/digits.toml"), Path("runs/digits"))
 
 The directory holds the resolved recipe (recipe.toml, which runs as it is), provenance.json,
-metrics.jsonl, the checkpoints, previews, the student's average (student.safetensors), after the
+metrics.jsonl, the checkpoints, previews, the student's EMA (student.safetensors), after the
 evaluation evaluation.json, samples.png and curves.png, and what trackers keep (tracking). Started
 again with the same recipe, a run goes on where its last checkpoint stands; another recipe, or other
 files, are refused.
@@ -30,7 +30,7 @@ from ffcore.flow.ode import noise_slope, points_wrongly
 from ffcore.interfaces import Context, Tracker
 from ffcore.plugins import installed
 from ffcore.recipe import Changes, Recipe, binding_digest, decisions, to_toml
-from ffcore.recipe.components import made, part, usable_device
+from ffcore.recipe.components import build_component, errors_of, usable_device
 from ffcore.report import plots
 from ffcore.run.build import Built, build
 from ffcore.run.directory import (
@@ -45,7 +45,7 @@ from ffcore.run.directory import (
 from ffcore.run.previews import PREVIEWS, Previews, rows_of_samples, shown_noise
 from ffcore.run.resume import note, resume
 from ffcore.run.tracking import Tracking
-from ffcore.system.allocator import keeping
+from ffcore.system.allocator import keep_freed_memory
 from ffcore.system.arithmetic import arithmetic
 from ffcore.system.distributed import Processes, joined, own_device, whole_state
 from ffcore.system.faults import enough_memory, writable
@@ -57,7 +57,7 @@ from ffcore.training.loop import Report, Stopped, train
 SLOPED = 8
 """Samples of noise on which the teacher is asked, before training, which way it points."""
 _SMALLER = (
-    "The teacher, the student, its averages and the auxiliary networks must fit together: take a "
+    "The teacher, the student, its EMAs and the auxiliary networks must fit together: take a "
     "smaller student, or an accelerator with more memory."
 )
 
@@ -115,11 +115,11 @@ def run(
     start = Start(restart=restart, resume=resume, allow_changes=allow_changes)
     training = recipe.training
     with ExitStack() as stack:
-        with part("training"):
+        with errors_of("training"):
             device = own_device(usable_device(training.device))
             stack.enter_context(arithmetic(training.threads, tf32=training.tf32))
         if torch.device(device).type == "cpu":
-            stack.enter_context(keeping())
+            stack.enter_context(keep_freed_memory())
         processes = stack.enter_context(joined(device))
         return Run(recipe, RunDirectory(directory), start, processes, observer, stop).whole()
 
@@ -150,7 +150,7 @@ class Run:
         observer: Observer | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.recipe = recipe if start.restart else directory.decided(recipe)
+        self.recipe = recipe if start.restart else directory.with_decisions(recipe)
         self.directory, self.start, self.processes = directory, start, processes
         self.observer: Observer = observer if observer and processes.leads else Silent()
         self.stop = stop
@@ -190,7 +190,7 @@ class Run:
         """
         built, say = self.built, self.observer.say
         teacher = built.distillation.teacher
-        with part("self-check"):
+        with errors_of("self-check"):
             for sentence in built.distillation.self_check():
                 say(sentence)
         few = attrs.evolve(built.evaluator.measurement, batch=SLOPED)
@@ -201,7 +201,7 @@ class Run:
                 "exact one by −1: its sign, or the direction of its time, may be the other one"
             )
         for features in built.evaluator.features:
-            with part("evaluation.features"), torch.no_grad():
+            with errors_of("evaluation.features"), torch.no_grad():
                 try:
                     features(z[:2])
                 except RuntimeError as error:
@@ -209,7 +209,7 @@ class Run:
                     raise ValueError(
                         f"{features.name} cannot take samples {shape}: {error}"
                     ) from error
-        with part("evaluation.reference"):
+        with errors_of("evaluation.reference"):
             built.evaluator.check()
 
     def train(self) -> None:
@@ -225,11 +225,11 @@ class Run:
         )
         previews = Previews(self.directory / PREVIEWS, self.built, self.recipe, self.processes)
         parallel = self.recipe.parallel
-        with part("parallel"):
-            distillation.lay_out(
+        with errors_of("parallel"):
+            distillation.parallelize(
                 self.processes,
                 parallel.strategy,
-                recomputed=parallel.checkpointing,
+                activation_checkpointing=parallel.activation_checkpointing,
                 compiled=training.compile,
             )
         checkpoints = self._checkpoints(description["teacher"]["fingerprint"])
@@ -261,7 +261,7 @@ class Run:
 
         def keep() -> None:
             with writable(self.directory.path, STUDENT):
-                if begun < distillation.steps or self.changed.has("evaluation.average"):
+                if begun < distillation.steps or self.changed.has("evaluation.ema_decay"):
                     self.directory.forget_measurements()
                 write_student(self.directory / STUDENT, state, description)
                 if lines := self.directory.history():
@@ -360,7 +360,10 @@ class Run:
 
     def _trackers(self) -> list[tuple[str, Tracker]]:
         return [
-            (installed().type_name("tracker", each), made("trackers", each, Context(), Tracker))
+            (
+                installed().type_name("tracker", each),
+                build_component("trackers", each, Context(), Tracker),
+            )
             for each in self.recipe.trackers
         ]
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ffcore.interfaces import Tracker
-from ffcore.plugins.place import told
+from ffcore.plugins.place import describe_error
 
 
 class Tracking:
@@ -90,5 +90,5 @@ class Tracking:
         self.active = kept
 
     def _warn(self, name: str, outcome: str, failure: Exception) -> None:
-        self.say(f"tracker {name!r} failed and {outcome}: {told(failure)}")
+        self.say(f"tracker {name!r} failed and {outcome}: {describe_error(failure)}")
         self.say("The run goes on without it; metrics.jsonl holds every number.")

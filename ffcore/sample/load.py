@@ -17,10 +17,10 @@ from ffcore.flow.solver import Method, Solver
 from ffcore.interfaces import ConditionSource, Context, Decoder, Teacher
 from ffcore.plugins import installed
 from ffcore.recipe import component, digest, load_recipe
-from ffcore.recipe.components import made, part, usable_device
+from ffcore.recipe.components import build_component, errors_of, usable_device
 from ffcore.recipe.merge import merge, parse_override
 from ffcore.recipe.plain import plain
-from ffcore.sample.sampler import Mapped, SampleError, Sampler, Solved, whole_number
+from ffcore.sample.sampler import SampleError, Sampler, StudentSampler, TeacherSampler, whole_number
 from ffcore.system.distributed import own_device
 from ffcore.system.files import require
 
@@ -46,7 +46,7 @@ def load_sampler(
     decoder = component("decoder", _overridden(found.config["decoder"], overrides))
     require(getattr(decoder, "files", ()))
     return Sampler(
-        Mapped(
+        StudentSampler(
             found.student,
             found.sample_shape,
             _conditions(path, found),
@@ -85,11 +85,11 @@ def load_teacher_sampler(
     solver = _solver(recipe.evaluation.solver, method, steps)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed)
-        teacher = made("teacher", recipe.teacher, Context(), Teacher)
+        teacher = build_component("teacher", recipe.teacher, Context(), Teacher)
     context = Context(teacher=teacher, guidance_range=guidance.range)
     decoder = _built_decoder(recipe.decoder, context)
-    with part("guidance"):
-        generator = Solved(
+    with errors_of("guidance"):
+        generator = TeacherSampler(
             teacher,
             solver,
             scale=guidance.scale,
@@ -119,7 +119,7 @@ def _conditions(path: Path, found: StudentFile) -> ConditionSource:
     if found.conditions is None:
         raise SourceError(
             f"{path}: this student's conditions are neither none nor classes, and a student's file "
-            "does not describe others. In Python, ffcore.sample.Mapped takes them."
+            "does not describe others. In Python, ffcore.sample.StudentSampler takes them."
         )
     return found.conditions
 
@@ -154,7 +154,7 @@ def _solver(solver: Solver, method: Method | None, steps: int | None) -> Solver:
 
 def _built_decoder(table: Any, context: Context) -> Decoder:
     with torch.random.fork_rng(devices=[]):
-        decoder: Decoder = made("decoder", table, context, Decoder)
+        decoder: Decoder = build_component("decoder", table, context, Decoder)
     return decoder
 
 

@@ -84,7 +84,7 @@ class Generator(ABC):
         """Return what its samples so depend on, and their NFE, as JSON can hold it."""
 
 
-class Mapped(Generator):
+class StudentSampler(Generator):
     """A student's flow map from noise to sample, in one step unless told otherwise.
 
     Args:
@@ -137,7 +137,7 @@ class Mapped(Generator):
         del guidance
         return steps or 1
 
-    def to(self, device: str) -> Mapped:
+    def to(self, device: str) -> StudentSampler:
         """Move the student; see Generator."""
         self.student.to(device)
         return self
@@ -154,7 +154,7 @@ class Mapped(Generator):
         }
 
 
-class Solved(Generator):
+class TeacherSampler(Generator):
     """A teacher's flow, as a solver integrates it.
 
     Args:
@@ -208,9 +208,9 @@ class Solved(Generator):
         del steps
         return self.solver.nfe(None if guidance == 1 else self.guided.interval)
 
-    def in_steps(self, steps: int) -> Solved:
+    def in_steps(self, steps: int) -> TeacherSampler:
         """Return the same teacher in another number of its solver's steps."""
-        return Solved(
+        return TeacherSampler(
             self.guided.teacher,
             attrs.evolve(self.solver, steps=steps),
             scale=self.scale,
@@ -218,7 +218,7 @@ class Solved(Generator):
             channels=self.guided.channels,
         )
 
-    def to(self, device: str) -> Solved:
+    def to(self, device: str) -> TeacherSampler:
         """Move the teacher; see Generator."""
         self.guided.to(device)
         return self
@@ -289,7 +289,7 @@ class Sampler:
 
     def in_steps(self, steps: int) -> Sampler:
         """Return a sampler of the same teacher in another number of its solver's steps."""
-        assert isinstance(self.generator, Solved)
+        assert isinstance(self.generator, TeacherSampler)
         generator = self.generator.in_steps(steps)
         return Sampler(generator, self.decoder, device=self.device, origin=self.origin)
 

@@ -2,7 +2,7 @@
 
 from ffcore.search.best_of import search
 from ffcore.search.comparison import Arm, Comparison, Row, Score, check_alike, compare
-from ffcore.search.keeping import check_free, keep
+from ffcore.search.store import check_free, keep
 from ffcore.search.verifier import Verifier, VerifierError
 
 __all__ = [

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from ffcore.evaluate import Reference, Samples, Working, measure, tells_classes
-from ffcore.evaluate.measure import Fidelity, feature_statistics
+from ffcore.evaluate.measure import Scores, feature_statistics
 from ffcore.evaluate.samples import from_uint8, pieces
 from ffcore.evaluate.stream import Progress, silent
 from ffcore.flow.solver import Solver
 from ffcore.interfaces import ConditionSource, Features, Labels
-from ffcore.sample import Request, SampleError, Sampler, Solved, to_uint8
+from ffcore.sample import Request, SampleError, Sampler, TeacherSampler, to_uint8
 from ffcore.search.best_of import search
 from ffcore.search.verifier import Function, Verifier
 
@@ -49,7 +49,7 @@ class Arm:
     """Of the network that made it: the student's, or the teacher's solver's."""
     scores: Mapping[str, Score]
     """By the name of the verifier, then of the judges."""
-    features: Mapping[str, Fidelity]
+    features: Mapping[str, Scores]
     """By the name of the feature space."""
 
 
@@ -123,7 +123,7 @@ def compare(
 def check_alike(student: Sampler, teacher: Sampler, asked: Request) -> None:
     """Raise SampleError unless the teacher can render what the student finds, at a known cost."""
     ours, theirs = student.generator, teacher.generator
-    if not isinstance(theirs, Solved):
+    if not isinstance(theirs, TeacherSampler):
         raise SampleError("search: what renders is a teacher's sampler, as of load_teacher_sampler")
     here, there = ((each.sample_shape, _kind(each.conditions)) for each in (ours, theirs))
     if here != there:
@@ -181,7 +181,7 @@ class _Planned:
         student: Sampler, teacher: Sampler, asked: Request, candidates: int, request: Request
     ) -> _Planned:
         solved = teacher.generator
-        assert isinstance(solved, Solved)
+        assert isinstance(solved, TeacherSampler)
         render, each = (s.generator.nfe(asked.guidance, asked.steps) for s in (teacher, student))
         assert render is not None
         assert each is not None
@@ -203,7 +203,7 @@ class _Planned:
 
     def row(self, student: Sampler, teacher: Sampler, judging: _Judging) -> Row:
         solved = teacher.generator
-        assert isinstance(solved, Solved)
+        assert isinstance(solved, TeacherSampler)
         searched = judging.arm(teacher, self.request, self.nfe, solved.solver.steps)
         alone = searched
         if self.candidates > 1:
@@ -235,7 +235,7 @@ class _Judging:
 
     def arm(self, sampler: Sampler, request: Request, nfe: int, steps: int) -> Arm:
         samples = _Scored(sampler, request, self)
-        found: Mapping[str, Fidelity] = {}
+        found: Mapping[str, Scores] = {}
         if self.features:
             assert self.reference is not None
             metrics = ("fd", "classes") if any(map(tells_classes, self.features)) else ("fd",)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ffcore.interfaces import Condition
 from ffcore.plugins import PluginError, imported
-from ffcore.plugins.place import told
+from ffcore.plugins.place import describe_error
 from ffcore.system.faults import OutOfMemory
 
 Function = Callable[[Tensor, Condition], Tensor]
@@ -57,7 +57,7 @@ class Verifier:
         except (torch.OutOfMemoryError, OutOfMemory):
             raise
         except Exception as error:
-            raise VerifierError(f"verifier {self.name} failed: {told(error)}") from error
+            raise VerifierError(f"verifier {self.name} failed: {describe_error(error)}") from error
         found = scores.detach().cpu().double() if isinstance(scores, Tensor) else None
         if found is None or found.shape != (len(images),):
             what = type(scores).__name__ if found is None else f"a tensor {tuple(found.shape)}"

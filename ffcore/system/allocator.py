@@ -21,7 +21,7 @@ _inside = False
 
 
 @contextmanager
-def keeping() -> Iterator[None]:
+def keep_freed_memory() -> Iterator[None]:
     """Let freed memory stay with this process meanwhile, and give it back at the end.
 
     Does nothing where the C library is not glibc, where its user says by a variable MALLOC_… or a

@@ -121,16 +121,16 @@ class Case:
     table: Any
     setting: Setting
 
-    def context(self, *, hollow: bool = False) -> Context:
+    def context(self, *, meta: bool = False) -> Context:
         """Return what `build` is handed."""
         if self.role == "teacher":
-            return Context(hollow=hollow)
+            return Context(meta=meta)
         teacher = self._of_setting()
-        return Context(teacher=teacher, guidance_range=self.setting.guidance_range, hollow=hollow)
+        return Context(teacher=teacher, guidance_range=self.setting.guidance_range, meta=meta)
 
-    def build(self, seed: int = 0, *, hollow: bool = False) -> Any:
+    def build(self, seed: int = 0, *, meta: bool = False) -> Any:
         """Build the component anew, its weights from a seed. Raises ValueError for a refusal."""
-        context = self.context(hollow=hollow)
+        context = self.context(meta=meta)
         with process.seeded(seed):
             return self.table.build(context)
 

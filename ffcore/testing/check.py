@@ -16,7 +16,7 @@ from typing import Any
 from ffcore.interfaces import Teacher
 from ffcore.plugins import Component, Plugin, PluginError, Registry
 from ffcore.plugins.metadata import canonical
-from ffcore.plugins.place import place, told
+from ffcore.plugins.place import describe_error, place
 from ffcore.system.files import MissingFile, locate
 from ffcore.testing import process
 from ffcore.testing.answers import arguments
@@ -97,7 +97,7 @@ def check_class(
         tables = examples(table)
     except Exception as error:  # noqa: BLE001 - a stranger's class may raise anything
         label = f"{role or 'component'}/{table.__qualname__}"
-        found = [plugin_result(label, "is-buildable", told(error))]
+        found = [plugin_result(label, "is-buildable", describe_error(error))]
         return as_expected(found, expected or {})
     role = role or _role(target, tables)
     return as_expected(check_tables(f"{role}/{table.__qualname__}", role, tables), expected or {})
@@ -142,7 +142,7 @@ def _of_component(plugin: Plugin, component: Component, registry: Registry) -> l
         tables = examples(registry.table(role, f"{plugin.distribution}:{component.name}"))
         needed = frozenset[str]().union(*(words(table, "needs") for table in tables))
     except Exception as error:  # noqa: BLE001 - a stranger's class may raise anything
-        return _unasked(label, role, plugin_result(label, "is-buildable", told(error)))
+        return _unasked(label, role, plugin_result(label, "is-buildable", describe_error(error)))
     teachers = [] if role in SETTLED else list(_teachers(plugin, needed, registry))
     return check_tables(label, role, tables, (*SETTINGS, *teachers))
 
@@ -192,7 +192,7 @@ def _role(target: str, tables: list[Any]) -> str:
         try:
             live = Case(role="", table=table, setting=setting).build()
         except Exception as error:  # noqa: BLE001 - a stranger's class may raise anything
-            found = told(error)
+            found = describe_error(error)
             continue
         roles = [role for role, kind in KINDS.items() if isinstance(live, kind)]
         if isinstance(live, Teacher) or len(roles) == 1:
@@ -233,7 +233,7 @@ def _cases(
                 raise
             except BaseException as error:  # noqa: BLE001 - a stranger's class may raise anything
                 _LOG.debug("%s:", case.table, exc_info=error)
-                return [], [], f"raised {told(error)}{_where(case, len(tables) > 1)}"
+                return [], [], f"raised {describe_error(error)}{_where(case, len(tables) > 1)}"
             if refused:
                 refusals[f"{setting.name}: {refused}"] = None
             else:
@@ -257,7 +257,7 @@ def _refusal(case: Case) -> str:
         try:
             live(*arguments(case, live))
         except Exception as error:  # noqa: BLE001 - whatever samples of another shape lead to
-            return told(error)
+            return describe_error(error)
     return ""
 
 
@@ -273,7 +273,7 @@ def _judged(label: str, law: Law, cases: list[Case], several: bool) -> Result:
             raise
         except BaseException as error:  # noqa: BLE001 - a stranger's component may raise anything
             _LOG.debug("%s, %s:", label, law.name, exc_info=error)
-            found = str(error) if isinstance(error, Broken) else f"raised {told(error)}"
+            found = str(error) if isinstance(error, Broken) else f"raised {describe_error(error)}"
             return _result(label, law, "broken", found + _where(case, several))
         else:
             asked = True

@@ -38,7 +38,7 @@ from ffcore.interfaces import (
 )
 from ffcore.system.distributed import Processes, local
 from ffcore.training import ema, parallelize
-from ffcore.training.guard import Diverged, Guard
+from ffcore.training.finite import Diverged, FiniteCheck
 from ffcore.training.learner import Learner
 from ffcore.training.optimizer import Optimizer
 from ffcore.training.parallelize import Strategy
@@ -96,12 +96,12 @@ class Distillation:
         steps: length of the run, on which the learning rates' schedules depend.
         batch: global batch size.
         seed: of every draw.
-        decays: of the moving averages of the student that are kept.
+        ema_decays: of the student's EMAs.
         clip: greatest norm of a gradient, or None.
         guidance: the scale γ, handed to every network in the condition; 1: unguided.
         guidance_range: instead, (low, high) between which each sample's γ is drawn uniformly.
         precision: "bfloat16" lets the objectives' networks compute in it, by autocast; weights,
-            gradients, moving averages and sums over the batch are float32 all the same.
+            gradients, EMAs and sums over the batch are float32 all the same.
         accumulation: micro-batches per step, in each process.
         skip: how many steps in a row may be left out whose numbers are not finite.
 
@@ -122,7 +122,7 @@ class Distillation:
         steps: int,
         batch: int = 256,
         seed: int = 0,
-        decays: Sequence[float] = (0.9999,),
+        ema_decays: Sequence[float] = (0.9999,),
         clip: float | None = 1.0,
         guidance: float = 1.0,
         guidance_range: tuple[float, float] | None = None,
@@ -149,13 +149,13 @@ class Distillation:
         self.accumulation = accumulation
         self.processes = Processes()
         self.time = Stopwatch(device)
-        self.guard = Guard(skip, device)
+        self.finite_check = FiniteCheck(skip, device)
         self.step_index = 0
         """How many steps have been made."""
         self._check_shares()
         self.learner = Learner.of(self.student, optimizer or Optimizer())
-        self.averages = {decay: ema.averaged_copy(self.student) for decay in decays}
-        """The student's moving averages, by their decays."""
+        self.emas = {decay: ema.ema_copy(self.student) for decay in ema_decays}
+        """The student's EMAs, by their decays."""
         self.auxiliaries: dict[str, Auxiliary] = {}
         self.owners: dict[str, Objective] = {}
         """Which objective each auxiliary serves, and on whose samples it trains."""
@@ -169,9 +169,9 @@ class Distillation:
             self.teacher.conditions.null(self.teacher.conditions.draw(self.draws("guidance")[:1]))
 
     @property
-    def average(self) -> Student:
-        """The first of the moving averages."""
-        return next(iter(self.averages.values()))
+    def ema(self) -> Student:
+        """The first of the EMAs."""
+        return next(iter(self.emas.values()))
 
     @property
     def scheduled(self) -> bool:
@@ -191,21 +191,21 @@ class Distillation:
 
         Raises Diverged as `check` does, which is asked now and then.
         """
-        self.guard.begin()
+        self.finite_check.begin()
         shares = self._shares(self.step_index)
         answers, metrics = self._gradient(shares)
         rate = self.learner.table.factor(self.step_index, self.steps)
         with self.time("optimizer"):
             metrics["gradient_norm"] = self.learner.clip(self.clip)
-            self.guard.admit(metrics)
-            self.learner.step(rate, self.guard.sound)
-        with self.time("average"):
-            self._update_averages()
+            self.finite_check.admit(metrics)
+            self.learner.step(rate, self.finite_check.finite)
+        with self.time("ema"):
+            self._update_emas()
         for name, share in shares:
             metrics |= self._train_auxiliaries(name, share, answers[name])
-        self.guard.end(self.step_index)
+        self.finite_check.end(self.step_index)
         self.step_index += 1
-        if self.guard.full:
+        if self.finite_check.full:
             self.check()
         return metrics
 
@@ -296,13 +296,13 @@ class Distillation:
         """
         (total * self.processes.size / count).backward()
 
-    def _update_averages(self) -> None:
-        step, sound = self.step_index, self.guard.sound
-        for decay, kept in self.averages.items():
-            ema.update(kept, self.student, decay, step, sound)
+    def _update_emas(self) -> None:
+        step, finite = self.step_index, self.finite_check.finite
+        for decay, kept in self.emas.items():
+            ema.update(kept, self.student, decay, step, finite)
         for auxiliary in self.auxiliaries.values():
-            if auxiliary.student_average is not None:
-                ema.update(auxiliary.network, self.student, auxiliary.student_average, step, sound)
+            if auxiliary.ema_decay is not None:
+                ema.update(auxiliary.network, self.student, auxiliary.ema_decay, step, finite)
 
     def _train_auxiliaries(
         self, objective: Objective, share: int, answers: Sequence[Answer]
@@ -313,8 +313,8 @@ class Distillation:
             rate = learner.table.factor(self.step_index, self.steps)
             with self.time(f"{name} network"):
                 norm = learner.clip(self.clip)
-                self.guard.admit({f"gradient_norm_{name}": norm})
-                learner.step(rate, self.guard.sound)
+                self.finite_check.admit({f"gradient_norm_{name}": norm})
+                learner.step(rate, self.finite_check.finite)
             metrics |= {f"loss_{name}": loss, f"gradient_norm_{name}": norm}
         return metrics
 
@@ -365,17 +365,20 @@ class Distillation:
 
         Waits for the device; of several processes, all must ask.
         """
-        self.guard.read()
-        if not self.guard.halted:
+        self.finite_check.read()
+        if not self.finite_check.halted:
             return
-        (step, names), (last, _) = self.guard.row[0], self.guard.row[self.guard.patience]
+        (step, names), (last, _) = (
+            self.finite_check.row[0],
+            self.finite_check.row[self.finite_check.patience],
+        )
         again = self._not_finite_in(step)
         steps = f"step {step + 1}" if step == last else f"steps {step + 1} to {last + 1}"
         detail = f"\nComputed once more, {again} are not finite either." if again else ""
         error = Diverged(
             f"{steps}: NaN or infinity in {', '.join(names)}.{detail}\nNo weight was changed. "
             "Try a lower learning rate"
-            + (", or training.on_nonfinite = 'skip'" if self.guard.patience == 0 else "")
+            + (", or training.on_nonfinite = 'skip'" if self.finite_check.patience == 0 else "")
         )
         raise self.processes.alike(error)
 
@@ -491,12 +494,12 @@ class Distillation:
             ]
         return [sentence for sentence in said if sentence]
 
-    def lay_out(
+    def parallelize(
         self,
         processes: Processes,
         strategy: Strategy = "ddp",
         *,
-        recomputed: bool = False,
+        activation_checkpointing: bool = False,
         compiled: bool = False,
     ) -> None:
         """Say how the networks compute, and share the work with other processes.
@@ -507,7 +510,8 @@ class Distillation:
         Args:
             processes: all of them hold the same networks as this one.
             strategy: what each of them keeps; see ffcore/training/parallelize.py.
-            recomputed: whether the backward pass computes activations again, and keeps few.
+            activation_checkpointing: whether the backward pass computes activations again, and
+                keeps few.
             compiled: whether torch.compile translates the networks.
 
         Raises ValueError where the batch is too small for so many processes, or must not be cut.
@@ -516,7 +520,7 @@ class Distillation:
         self._check_shares()
         teacher = unguided(self.teacher)  # which is called by itself too, guided elsewhere
         auxiliaries = [each.network for each in self.auxiliaries.values()]
-        if recomputed:
+        if activation_checkpointing:
             for network in (self.student, *auxiliaries):
                 parallelize.recompute(network)
         if compiled:
@@ -525,7 +529,7 @@ class Distillation:
         if processes.size == 1:
             return
         if strategy == "fsdp":
-            for network in (teacher, self.student, *self.averages.values(), *auxiliaries):
+            for network in (teacher, self.student, *self.emas.values(), *auxiliaries):
                 parallelize.shard(network, self.device)
         self.learner = self._distributed(self.learner, strategy)
         self.auxiliary_learners = {

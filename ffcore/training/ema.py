@@ -1,4 +1,4 @@
-"""A moving average of a network's weights, for evaluation."""
+"""The exponential moving average (EMA) of a network's weights, for evaluation."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from ffcore.system.distributed import local
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def averaged_copy(network: Network) -> Network:
+def ema_copy(network: Network) -> Network:
     """Return an independent copy of `network` that holds no gradient, to be fed by `update`."""
     return copy.deepcopy(network).requires_grad_(False).eval()
 
 
 @torch.no_grad()
 def update(
-    average: nn.Module,
+    ema: nn.Module,
     network: nn.Module,
     decay: float,
     step: int,
-    sound: Tensor | None = None,
+    finite: Tensor | None = None,
 ) -> None:
-    """Move `average` towards `network`: average ← d · average + (1 − d) · network.
+    """Move `ema` towards `network`: ema ← d · ema + (1 − d) · network.
 
     d is `decay`, but (1 + step) / (10 + step) at most, so that early weights are soon forgotten
     (the usual warm-up; `step` counts from 0). Buffers are copied. Sharded networks are averaged
-    where their parts are. Where `sound`, a bool on the device, is false, all stays as it is.
+    where their parts are. Where `finite`, a bool on the device, is false, all stays as it is.
     """
     decay = min(decay, (1 + step) / (10 + step))
-    kept, new = local(average.parameters()), local(network.parameters())
-    if sound is None:
+    kept, new = local(ema.parameters()), local(network.parameters())
+    if finite is None:
         torch._foreach_lerp_(kept, new, weight=1.0 - decay)
     else:
         dtypes = {each.dtype for each in kept}
-        weights = {dtype: (1.0 - decay) * sound.to(dtype) for dtype in dtypes}
+        weights = {dtype: (1.0 - decay) * finite.to(dtype) for dtype in dtypes}
         torch._foreach_lerp_(kept, new, [weights[each.dtype] for each in kept])
-    for old, buffer in zip(average.buffers(), network.buffers(), strict=True):
-        old.copy_(buffer if sound is None else torch.where(sound, buffer, old))
+    for old, buffer in zip(ema.buffers(), network.buffers(), strict=True):
+        old.copy_(buffer if finite is None else torch.where(finite, buffer, old))

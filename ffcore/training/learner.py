@@ -38,17 +38,17 @@ class Learner:
         torch.nn.utils.clip_grads_with_norm_(self.parameters, most or float("inf"), norm)
         return norm
 
-    def step(self, rate: float, sound: Tensor) -> None:
+    def step(self, rate: float, finite: Tensor) -> None:
         """Descend the gradient that is there, and drop it.
 
         Args:
             rate: a factor on the learning rate.
-            sound: a bool on the device; where it is false, weights and moments stay as they are.
+            finite: a bool on the device; where it is false, weights and moments stay as they are.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.table.learning_rate * rate
         # What GradScaler tells a fused optimizer: it then leaves out the update by itself.
-        self.optimizer.found_inf = (~sound).float()  # type: ignore[attr-defined]
+        self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

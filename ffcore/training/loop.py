@@ -20,7 +20,7 @@ from torch import Tensor
 from ffcore.system.distributed import Processes
 from ffcore.system.faults import enough_memory
 from ffcore.training.distillation import Distillation
-from ffcore.training.guard import Diverged
+from ffcore.training.finite import Diverged
 
 if TYPE_CHECKING:
     from ffcore.training.checkpoint import Checkpoints
@@ -31,7 +31,7 @@ __all__ = ["Diverged", "Report", "Stopped", "train"]
 
 _REMEDY = (
     "A smaller training.batch needs less; so does the same batch by parallel.accumulation = 2 or "
-    "more, with parallel.checkpointing = true, or in several processes, of which "
+    "more, with parallel.activation_checkpointing = true, or in several processes, of which "
     "parallel.strategy = 'fsdp' keeps the networks in parts."
 )
 
@@ -51,12 +51,12 @@ class Report:
     step: int
     steps: int
     metrics: dict[str, float]
-    """As `Distillation.step` names them, each a mean over the sound steps since the report before.
+    """As `Distillation.step` names them, each a mean over the finite steps since the report before.
 
-    `skipped` is how many were not sound, where such steps are left out."""
+    `skipped` is how many were not finite, where such steps are left out."""
     steps_per_second: float
     """Over the same steps."""
-    images_per_second: float
+    samples_per_second: float
     """Samples of the global batch, over the same steps."""
     seconds: dict[str, float]
     """Of a step, on average over the same steps: by its sections, of this process. What is left of
@@ -76,7 +76,7 @@ class Report:
         return {
             **self.metrics,
             "steps_per_second": self.steps_per_second,
-            "images_per_second": self.images_per_second,
+            "samples_per_second": self.samples_per_second,
             "seconds_left": self.seconds_left,
             "memory_peak": self.memory_peak,
             **{f"seconds/{name}": seconds for name, seconds in self.seconds.items()},
@@ -84,17 +84,17 @@ class Report:
 
 
 class _Means:
-    """Running means of metrics over sound steps, kept on the device until they are read."""
+    """Running means of metrics over finite steps, kept on the device until they are read."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
 
-    def add(self, metrics: Mapping[str, Tensor], sound: Tensor) -> None:
+    def add(self, metrics: Mapping[str, Tensor], finite: Tensor) -> None:
         for name, value in metrics.items():
-            counted = torch.where(sound, value.detach(), 0)
+            counted = torch.where(finite, value.detach(), 0)
             self.sums[name] = self.sums.get(name, 0) + counted
-            self.counts[name] = self.counts.get(name, 0) + sound
+            self.counts[name] = self.counts.get(name, 0) + finite
 
     def read(self, processes: Processes) -> dict[str, float]:
         """Return the means over all processes; all of them must ask."""
@@ -139,11 +139,12 @@ def _train(
     made: Callable[[int], None],
 ) -> Iterator[Report]:
     means, begun, before = _Means(), time.perf_counter(), distillation.step_index
-    guard, skipped = distillation.guard, distillation.guard.skipped
+    check = distillation.finite_check
+    skipped = check.skipped
     distillation.time.read()  # what was before counts for none of these steps
     while distillation.step_index < distillation.steps:
         with enough_memory(f"step {distillation.step_index + 1}", _REMEDY):
-            means.add(distillation.step(), guard.sound)
+            means.add(distillation.step(), check.finite)
         step, last = distillation.step_index, distillation.step_index == distillation.steps
         made(step)
         reports = last or step % log_every == 0
@@ -160,8 +161,8 @@ def _train(
             raise Stopped(step)
         if reports:
             metrics = means.read(distillation.processes)
-            if guard.patience:
-                metrics["skipped"] = guard.skipped - skipped
+            if check.patience:
+                metrics["skipped"] = check.skipped - skipped
             speed = (step - before) / max(time.perf_counter() - begun, 1e-9)
             sections = distillation.time.read()
             yield Report(
@@ -169,12 +170,12 @@ def _train(
                 steps=distillation.steps,
                 metrics=metrics,
                 steps_per_second=speed,
-                images_per_second=speed * distillation.batch,
+                samples_per_second=speed * distillation.batch,
                 seconds={name: total / (step - before) for name, total in sections.items()},
                 memory_peak=_memory_peak(distillation.device),
             )
             means, begun, before = _Means(), time.perf_counter(), step
-            skipped = guard.skipped
+            skipped = check.skipped
 
 
 def _memory_peak(device: str) -> int:

@@ -83,7 +83,7 @@ def shard(network: nn.Module, device: str) -> None:
 def cut_again(network: nn.Module) -> None:
     """Cut what a sharded network gathered when it was called, where no backward pass has done so.
 
-    Until then its own parameters, beside its units', are whole, and no average can follow them.
+    Until then its own parameters, beside its units', are whole, and no EMA can follow them.
     """
     for module in network.modules():
         if isinstance(module, FSDPModule):

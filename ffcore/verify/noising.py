@@ -84,7 +84,7 @@ def fit_velocity(
     """
     learner = Learner.of(network, fit.optimizer)
     device = samples.device
-    sound = torch.ones((), dtype=torch.bool, device=device)
+    finite = torch.ones((), dtype=torch.bool, device=device)
     for step in range(fit.steps):
         start = step * fit.batch
         chosen = epochs(fit.seed, start, start + fit.batch, len(samples)).to(device)
@@ -101,7 +101,7 @@ def fit_velocity(
                 loss.backward()
             total += loss.detach()
         learner.clip(CLIP)
-        learner.step(fit.optimizer.factor(step, fit.steps), sound)
+        learner.step(fit.optimizer.factor(step, fit.steps), finite)
         if step % TELL_EVERY == 0 or step == fit.steps - 1:
             progress(step + 1, float(total))
             if not total.isfinite():

@@ -23,9 +23,9 @@ from ffcore.interfaces import (
 )
 from ffcore.plugins import installed
 from ffcore.recipe import Recipe
-from ffcore.recipe.components import made, part, usable_device
+from ffcore.recipe.components import build_component, errors_of, usable_device
 from ffcore.recipe.tables import components
-from ffcore.sample import Mapped
+from ffcore.sample import StudentSampler
 from ffcore.system.files import MissingFile, require
 from ffcore.system.weights import fingerprint
 from ffcore.training.optimizer import Optimizer
@@ -77,7 +77,7 @@ def open_subject(
     """
     pair = Pair.open(source, overrides)
     found, recipe, teacher, notes = pair.file, pair.recipe, pair.teacher, list(pair.notes)
-    with part("--device"):
+    with errors_of("--device"):
         place = usable_device(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed)
@@ -111,7 +111,7 @@ def open_subject(
 
 
 def _check_scale(found: StudentFile, teacher: Teacher, scale: float) -> None:
-    Mapped(
+    StudentSampler(
         found.student,
         found.sample_shape,
         teacher.conditions,
@@ -131,7 +131,7 @@ def _classifiers(recipe: Recipe, context: Context, notes: list[str]) -> list[Cla
             name = installed().type_name("features", table)
             notes.append(f"the features {name} are left out: their files are not here")
             continue
-        features = made("evaluation.features", table, context, Features)
+        features = build_component("evaluation.features", table, context, Features)
         if isinstance(features, ClassFeatures) and features.classes == context.classes:
             found.append(features)
     return found
@@ -143,7 +143,7 @@ def _network(recipe: Recipe, table: Any, context: Context) -> VelocityField | No
     if table is None and (copy := context.teacher.trainable_copy()) is not None:
         return copy
     named = (each for role, each in components(recipe.corrector) if role == "network")
-    network: VelocityField | None = made(
+    network: VelocityField | None = build_component(
         "network", table or next(named, None), context, VelocityField
     )
     return network

@@ -11,7 +11,7 @@ from torch import Tensor
 from ffcore.draws import Draws
 from ffcore.flow.path import interpolate
 from ffcore.interfaces import Condition, VelocityField
-from ffcore.training import ema as average
+from ffcore.training import ema
 from ffcore.training.optimizer import Optimizer
 from ffcore_digits.classifier import DigitClassifier
 
@@ -41,7 +41,7 @@ def train_classifier(
 ) -> DigitClassifier:
     """Train on shifted digits with noise of drawn strength, by cross-entropy; return the EMA."""
     network = DigitClassifier()
-    kept = average.averaged_copy(network)
+    kept = ema.ema_copy(network)
     table = Optimizer(learning_rate=2e-3, weight_decay=1e-2, schedule="cosine", warmup=50)
     optimizer = table.build(network.parameters())
     for step, draws, which in _training(steps, batch, seed, len(images)):
@@ -53,7 +53,7 @@ def train_classifier(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        average.update(kept, network, 0.995, step)
+        ema.update(kept, network, 0.995, step)
         progress(step, steps, loss.item())
     return kept
 
@@ -71,7 +71,7 @@ def train_teacher(
     progress: Progress,
 ) -> VelocityField:
     """Train by flow matching, one label in ten dropped to the null label; return the EMA."""
-    kept = average.averaged_copy(network)
+    kept = ema.ema_copy(network)
     table = Optimizer(learning_rate=learning_rate, schedule="cosine", warmup=200)
     optimizer = table.build(network.parameters())
     for step, draws, which in _training(steps, batch, seed, len(images)):
@@ -85,6 +85,6 @@ def train_teacher(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        average.update(kept, network, 0.999, step)
+        ema.update(kept, network, 0.999, step)
         progress(step, steps, loss.item())
     return kept

@@ -11,15 +11,17 @@ from torch import Tensor
 
 from ffcore.flow.derivative import Derivative, self_check
 from ffcore.flow.flow_map import generating_velocity, push
-from ffcore.flow.time_law import TimeLaw
+from ffcore.flow.time_distribution import TimeDistribution
 from ffcore.interfaces import Batch, Gap, Gaps, Networks, PredictorObjective
 
 
 class FreeFlowPredictor(PredictorObjective):
     """The data-free identity, from the prior (z carries no tangent, δ alone does)."""
 
-    def __init__(self, delta: TimeLaw | None = None, derivative: Derivative | None = None) -> None:
-        self.delta = delta or TimeLaw()
+    def __init__(
+        self, delta: TimeDistribution | None = None, derivative: Derivative | None = None
+    ) -> None:
+        self.delta = delta or TimeDistribution()
         self.derivative = derivative or Derivative()
 
     def self_check(self, networks: Networks, batch: Batch) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from ffcore.flow.time_law import TimeLaw
+from ffcore.flow.time_distribution import TimeDistribution
 from ffcore.keys import ImpossibleValue, key
 
 if TYPE_CHECKING:
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class FreeFlow:
     """The data-free predictor."""
 
-    delta: TimeLaw = key(
-        factory=TimeLaw, help="the law of the duration δ (FreeFlow's: unpublished)"
+    delta: TimeDistribution = key(
+        factory=TimeDistribution,
+        help="the distribution of the duration δ (FreeFlow's: unpublished)",
     )
     derivative: Literal["auto", "dual", "jvp", "finite-difference"] = key(
         "auto",
@@ -34,7 +35,7 @@ class FreeFlow:
         "one-sided", help="finite difference: one more forward, or two and second order"
     )
 
-    def settled(self, context: Context) -> FreeFlow:
+    def decide(self, context: Context) -> FreeFlow:
         """Return the same table with the derivative chosen for the student."""
         from ffcore.flow.derivative import chosen
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ffcore.evaluate.metrics import import_fidelity
+from ffcore.evaluate.metrics import import_torch_fidelity
 from ffcore.interfaces import Features, is_image
 from ffcore.sample import to_uint8
 from ffcore.system.weights import Weights, WeightsError
@@ -28,7 +28,7 @@ class DinoV2Features(Features):
 
     def __init__(self, weights: Weights) -> None:
         super().__init__()
-        kind = import_fidelity("feature_extractor_dinov2").FeatureExtractorDinoV2
+        kind = import_torch_fidelity("feature_extractor_dinov2").FeatureExtractorDinoV2
         # Its constructor takes no weights file, and is gone round; it treats images as it does.
         extractor = kind.__new__(kind)
         super(kind, extractor).__init__("dinov2-vit-l-14", ["dinov2"])

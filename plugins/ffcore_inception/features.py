@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ffcore.evaluate.metrics import import_fidelity
+from ffcore.evaluate.metrics import import_torch_fidelity
 from ffcore.interfaces import ClassFeatures, is_image
 from ffcore.sample import to_uint8
 from ffcore.system.weights import Weights, WeightsError
@@ -56,7 +56,7 @@ def _network(weights: Weights) -> Any:
     file = io.BytesIO()
     torch.save(weights.tensors, file)
     file.seek(0)
-    extractor = import_fidelity("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
+    extractor = import_torch_fidelity("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
     try:
         # The random numbers are overwritten: no others of the run may move for their sake.
         with torch.random.fork_rng(devices=[]):

@@ -20,7 +20,7 @@ from ffcore.draws import Draws
 from ffcore.flow.derivative import Derivative, self_check
 from ffcore.flow.guidance import Guided
 from ffcore.flow.path import expand_like, interpolate
-from ffcore.flow.time_law import TimeLaw
+from ffcore.flow.time_distribution import TimeDistribution
 from ffcore.interfaces import (
     Batch,
     Condition,
@@ -39,7 +39,7 @@ class MeanFlowPredictor(PredictorObjective):
 
     Args:
         velocity: "data": x − n of each sample; "teacher": u(x_t, t), guided where the run guides.
-        times: the law of two times for each sample, the later of which is t, the other r.
+        times: the distribution of two times for each sample, the later of which is t, the other r.
         unequal: share of the samples that keep both; the others get r = t, thus δ = 0.
         derivative: how D F is computed.
         guided: whether data's velocity is guided where the run guides.
@@ -52,7 +52,7 @@ class MeanFlowPredictor(PredictorObjective):
     def __init__(
         self,
         velocity: Literal["data", "teacher"] = "data",
-        times: TimeLaw | None = None,
+        times: TimeDistribution | None = None,
         unequal: float = 0.25,
         derivative: Derivative | None = None,
         guided: bool = True,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from ffcore.flow.time_law import TimeLaw
+from ffcore.flow.time_distribution import TimeDistribution
 from ffcore.keys import ImpossibleValue, key
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ffcore.recipe import Recipe
 
 
-TIMES = TimeLaw(law="logit-normal", location=-0.4)
-"""The law of t and r that was the best of the paper's ablation."""
+TIMES = TimeDistribution(distribution="logit-normal", location=-0.4)
+"""The distribution of t and r that was the best of the paper's ablation."""
 
 
 @attrs.frozen(kw_only=True)
@@ -30,9 +30,9 @@ class MeanFlow:
             "or the teacher's u"
         ),
     )
-    times: TimeLaw = key(
+    times: TimeDistribution = key(
         factory=lambda: TIMES,
-        help="the law of t and of r = t − δ, the later being t (paper: this one)",
+        help="the distribution of t and of r = t − δ, the later being t (paper: this one)",
     )
     unequal: float = key(
         0.25,
@@ -132,7 +132,7 @@ class MeanFlow:
             )
             raise ImpossibleValue("guided", self.guided, possible)
 
-    def settled(self, context: Context) -> MeanFlow:
+    def decide(self, context: Context) -> MeanFlow:
         """Return the same table with the derivative chosen for the student."""
         from ffcore.flow.derivative import chosen
 

@@ -17,7 +17,7 @@ from ffcore.draws import Draws
 from ffcore.flow.flow_map import push
 from ffcore.flow.guidance import Guided
 from ffcore.flow.path import interpolate
-from ffcore.flow.time_law import TimeLaw
+from ffcore.flow.time_distribution import TimeDistribution
 from ffcore.interfaces import (
     Auxiliary,
     Batch,
@@ -40,11 +40,11 @@ class VsdCorrector(CorrectorObjective):
     """Gap v_N − u at the noised one-step samples, with v_N ≈ g_ψ.
 
     Args:
-        r: the law of the gap's noise level.
+        r: the distribution of the gap's noise level.
         guidance_interval: where the teacher is guided, if elsewhere than the run says.
         online: g_ψ; None: a copy of the teacher.
         online_rank: train that copy by low-rank factors of this rank alone; None: all its weights.
-        online_r: the law of r on which g_ψ trains.
+        online_r: the distribution of r on which g_ψ trains.
         online_updates: of g_ψ, for each of the student's.
         online_optimizer: of g_ψ.
         takes_guidance: whether the copy must read γ from its condition.
@@ -55,11 +55,11 @@ class VsdCorrector(CorrectorObjective):
     def __init__(
         self,
         *,
-        r: TimeLaw | None = None,
+        r: TimeDistribution | None = None,
         guidance_interval: tuple[float, float] | None = None,
         online: VelocityField | None = None,
         online_rank: int | None = None,
-        online_r: TimeLaw | None = None,
+        online_r: TimeDistribution | None = None,
         online_updates: int = 1,
         online_optimizer: Optimizer | None = None,
         takes_guidance: bool = False,
@@ -69,11 +69,11 @@ class VsdCorrector(CorrectorObjective):
                 "`online_rank` adapts a copy of the teacher, and `online` is a network of its own: "
                 "give one of them; ffcore.nn.lora.with_lora adapts a network that is trained"
             )
-        self.r = r or TimeLaw(law="logit-normal", location=0.8, scale=1.0)
+        self.r = r or TimeDistribution(distribution="logit-normal", location=0.8, scale=1.0)
         self.guidance_interval = guidance_interval
         self.online = online
         self.online_rank = online_rank
-        self.online_r = online_r or TimeLaw()
+        self.online_r = online_r or TimeDistribution()
         self.online_updates = online_updates
         self.online_optimizer = online_optimizer or Optimizer()
         self.takes_guidance = takes_guidance

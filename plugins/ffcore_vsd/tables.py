@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ffcore.flow.time_law import TimeLaw
+from ffcore.flow.time_distribution import TimeDistribution
 from ffcore.keys import ImpossibleValue, component, key, ordered
 from ffcore.training.optimizer import Optimizer
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from ffcore.recipe import Recipe
 
 
-def _high_noise() -> TimeLaw:
-    return TimeLaw(law="logit-normal", location=0.8, scale=1.0)
+def _high_noise() -> TimeDistribution:
+    return TimeDistribution(distribution="logit-normal", location=0.8, scale=1.0)
 
 
 @attrs.frozen(kw_only=True)
 class Vsd:
     """The corrector with its online network g_ψ."""
 
-    r: TimeLaw = key(
-        factory=_high_noise, help="the law of the noise level r (paper: logit-normal, 0.8)"
+    r: TimeDistribution = key(
+        factory=_high_noise, help="the distribution of the noise level r (paper: logit-normal, 0.8)"
     )
     guidance_interval: tuple[float, float] | None = key(
         None,
@@ -43,7 +43,9 @@ class Vsd:
         help="train g_ψ by low-rank factors of this rank (LoRA) instead of all its weights",
         at_least=1,
     )
-    online_r: TimeLaw = key(factory=TimeLaw, help="the law of r on which g_ψ trains")
+    online_r: TimeDistribution = key(
+        factory=TimeDistribution, help="the distribution of r on which g_ψ trains"
+    )
     online_updates: int = key(1, help="updates of g_ψ at each training step", at_least=1)
     online_optimizer: Optimizer = key(factory=Optimizer, help="the optimizer of g_ψ")
 

@@ -102,10 +102,10 @@ def test_a_result_is_replaced_and_does_not_outlive_its_student(vectors):
 
 
 def test_a_result_does_not_outlive_the_average_that_it_is_of():
-    short = ["training.steps=2", "evaluation.enabled=false", "training.average=[0.9, 0.5]"]
+    short = ["training.steps=2", "evaluation.enabled=false", "training.ema_decay=[0.9, 0.5]"]
     place = Path("run")
     for average, stays in ((0.9, False), (0.9, True), (0.5, False)):
-        run(load_recipe("gaussian.toml", [*short, f"evaluation.average={average}"]), place)
+        run(load_recipe("gaussian.toml", [*short, f"evaluation.ema_decay={average}"]), place)
         assert (place / "verify.json").exists() == stays
         (place / "verify.json").touch()
 

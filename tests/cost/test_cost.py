@@ -210,7 +210,7 @@ def test_large_networks_stand_on_the_meta_device_and_need_no_weights():
         "digits.toml",
         ["teacher.model='XL/2'", "teacher.weights='not/there.pt'", "corrector.online_rank=4"],
     )
-    found = parts(recipe, hollow=True)
+    found = parts(recipe, meta=True)
     assert found.corrector is not None
     online = found.corrector.auxiliaries(found.student, found.teacher)["online"].network
     for network in (found.teacher, found.student, online):
@@ -354,7 +354,7 @@ def test_steps_are_taken_from_all_over_the_run():
 
 def test_a_method_that_nobody_knows_is_counted_too():
     learner = Auxiliary(network=LinearVelocity(2), optimizer=Optimizer(), loss=pull, updates=3)
-    average = Auxiliary(network=LinearStudent(2), student_average=0.9)
+    average = Auxiliary(network=LinearStudent(2), ema_decay=0.9)
     corrector = Correct(auxiliaries={"field": learner, "slow": average})
     cost = Cost.of(with_method(Towards(), corrector, "balancer.correction=0.5"))
     assert rows(cost) == {
@@ -502,7 +502,7 @@ def test_the_rows_are_those_of_a_real_step(name):
         watch(online, each.network)
     distillation.step()
 
-    found = parts(recipe, hollow=True)
+    found = parts(recipe, meta=True)
     objectives = {"prediction": found.predictor, "correction": found.corrector}
     auxiliaries = {
         objective: each.auxiliaries(found.student, found.teacher)

@@ -14,7 +14,7 @@ from scipy import linalg
 from torch import Tensor
 
 from ffcore.evaluate import (
-    FidelityError,
+    EvaluationError,
     Kept,
     Making,
     Reference,
@@ -184,7 +184,7 @@ def test_a_published_file_gives_the_closed_form_between_gaussians(tmp_path):
 def test_the_statistics_of_a_published_file_are_in_no_other_features(tmp_path):
     file = npz(tmp_path / "r.npz", mu=np.zeros(64), sigma=np.eye(64), arr_0=pictures(0, 5))
     samples, reference = opened(npz(tmp_path / "a.npz", arr_0=pictures(1, 5)), file)
-    with pytest.raises(FidelityError, match="in the features inception alone, and digits is"):
+    with pytest.raises(EvaluationError, match="in the features inception alone, and digits is"):
         measure(samples, reference, [features()])
 
 
@@ -198,7 +198,7 @@ def test_the_statistics_of_a_published_file_are_in_no_other_features(tmp_path):
 )
 def test_damaged_statistics_are_refused(tmp_path, arrays, said):
     samples = npz(tmp_path / "a.npz", arr_0=pictures(1, 5))
-    with pytest.raises(FidelityError, match=said):
+    with pytest.raises(EvaluationError, match=said):
         opened(samples, npz(tmp_path / "r.npz", **arrays))
 
 
@@ -232,14 +232,14 @@ def test_a_teachers_statistics_serve_their_own_features_and_no_others(tmp_path):
     other = features()
     with torch.no_grad():
         other.classifier.head.bias += 1
-    with pytest.raises(FidelityError, match="by another network of features digits"):
+    with pytest.raises(EvaluationError, match="by another network of features digits"):
         measure(judged, reference, [other])
-    with pytest.raises(FidelityError, match=r"kid can be told against samples alone"):
+    with pytest.raises(EvaluationError, match=r"kid can be told against samples alone"):
         measure(judged, reference, [features()], ("fd", "kid"))
 
 
 def test_a_packages_file_of_something_else_is_no_reference(two):
-    with pytest.raises(FidelityError, match=r"teacher\.safetensors holds no statistics"):
+    with pytest.raises(EvaluationError, match=r"teacher\.safetensors holds no statistics"):
         open_reference("ffcore_digits:teacher.safetensors", two[0], Making())
 
 
@@ -324,7 +324,9 @@ def test_labels_stand_beside_the_samples_as_adm_has_them(tmp_path):
 @pytest.mark.parametrize("wrong", [np.arange(39), np.arange(40) - 1, np.zeros((40, 1), int)])
 def test_whole_numbers_beside_samples_that_are_no_labels_are_refused(tmp_path, wrong):
     path = npz(tmp_path / "a.npz", arr_0=pictures(0, 40), arr_1=wrong)
-    with pytest.raises(FidelityError, match=r"arr_1 is int64 of shape .* Leave anything else out"):
+    with pytest.raises(
+        EvaluationError, match=r"arr_1 is int64 of shape .* Leave anything else out"
+    ):
         open_samples(path, Making())
     floats = npz(tmp_path / "b.npz", arr_0=pictures(0, 40), arr_1=np.zeros(3))
     assert open_samples(floats, Making()).labels is None
@@ -332,7 +334,9 @@ def test_whole_numbers_beside_samples_that_are_no_labels_are_refused(tmp_path, w
 
 def test_labels_that_the_features_do_not_tell_are_refused(two, tmp_path):
     path = npz(tmp_path / "c.npz", arr_0=pictures(0, 40), arr_1=np.arange(40))
-    with pytest.raises(FidelityError, match="of class 39, and the features digits tell 10 classes"):
+    with pytest.raises(
+        EvaluationError, match="of class 39, and the features digits tell 10 classes"
+    ):
         measure(open_samples(path, Making()), two[1], [features()], ("classes",))
 
 
@@ -357,9 +361,13 @@ def test_a_part_of_samples_is_that_part(tmp_path):
 
 
 def test_classes_need_a_classifier(two):
-    with pytest.raises(FidelityError, match="needs features of a classifier, and reads tells none"):
+    with pytest.raises(
+        EvaluationError, match="needs features of a classifier, and reads tells none"
+    ):
         measure(*two, [Reads()], ("classes",))
-    with pytest.raises(FidelityError, match="is: needs features of a classifier, and reads has no"):
+    with pytest.raises(
+        EvaluationError, match="is: needs features of a classifier, and reads has no"
+    ):
         measure(*two, [Reads()], ("is",))
 
 
@@ -381,7 +389,7 @@ def test_classes_need_a_classifier(two):
     ],
 )
 def test_arrays_that_are_no_samples_are_refused(tmp_path, array, said):
-    with pytest.raises(FidelityError, match=said):
+    with pytest.raises(EvaluationError, match=said):
         open_samples(npz(tmp_path / "a.npz", arr_0=array), Making())
 
 
@@ -389,27 +397,29 @@ def test_a_sample_that_is_not_finite_is_named(tmp_path):
     vectors = np.zeros((600, 2), np.float32)
     vectors[417, 1] = np.nan
     samples = open_samples(npz(tmp_path / "a.npz", arr_0=vectors), Making())
-    with pytest.raises(FidelityError, match="sample 417 holds NaN or infinity"):
+    with pytest.raises(EvaluationError, match="sample 417 holds NaN or infinity"):
         list(samples)
 
 
 def test_other_files_are_told_for_what_they_are(tmp_path):
     (tmp_path / "no.npz").write_text("no")
-    with pytest.raises(FidelityError, match=r"cannot be read as an \.npz"):
+    with pytest.raises(EvaluationError, match=r"cannot be read as an \.npz"):
         open_samples(str(tmp_path / "no.npz"), Making())
     other = npz(tmp_path / "other.npz", x=np.zeros(3))
-    with pytest.raises(FidelityError, match="has no arr_0, only x"):
+    with pytest.raises(EvaluationError, match="has no arr_0, only x"):
         open_samples(other, Making())
-    with pytest.raises(FidelityError, match="holds no pictures"):
+    with pytest.raises(EvaluationError, match="holds no pictures"):
         open_samples(str(tmp_path), Making())
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
-    with pytest.raises(FidelityError, match="is one picture"):
+    with pytest.raises(EvaluationError, match="is one picture"):
         open_samples(str(tmp_path / "a.png"), Making())
     Image.new("L", (9, 8)).save(tmp_path / "b.png")
-    with pytest.raises(FidelityError, match=r"b\.png in .* is 9 × 8 of 1 channel, and a\.png is 8"):
+    with pytest.raises(
+        EvaluationError, match=r"b\.png in .* is 9 × 8 of 1 channel, and a\.png is 8"
+    ):
         list(open_samples(str(tmp_path), Making()))
     Image.new("RGBA", (8, 8)).save(tmp_path / "a.png")
-    with pytest.raises(FidelityError, match="mode RGBA"):
+    with pytest.raises(EvaluationError, match="mode RGBA"):
         open_samples(str(tmp_path), Making())
 
 
@@ -418,7 +428,7 @@ def test_a_file_that_is_cut_short_is_told(tmp_path):
     npz(path, arr_0=pictures(0, 5))
     stored = open_stored(path)
     npz(path, arr_0=pictures(0, 4))
-    with pytest.raises(FidelityError, match="cut short"):
+    with pytest.raises(EvaluationError, match="cut short"):
         list(stored.between(0, 5))
 
 
@@ -430,10 +440,10 @@ def test_a_damaged_file_is_told(tmp_path, number):
     for name in (b"arr_0.npy", b"mu.npy"):
         whole[whole.index(name) + 200] ^= 255
     path.write_bytes(whole)
-    with pytest.raises(FidelityError, match="is damaged: Bad CRC-32"):
+    with pytest.raises(EvaluationError, match="is damaged: Bad CRC-32"):
         list(open_samples(str(path), Making()))
     samples = open_samples(npz(tmp_path / "b.npz", arr_0=pictures(0, 5)), Making())
-    with pytest.raises(FidelityError, match="mu cannot be read: Bad CRC-32"):
+    with pytest.raises(EvaluationError, match="mu cannot be read: Bad CRC-32"):
         open_reference(str(path), samples, Making())
 
 
@@ -455,41 +465,41 @@ def test_vectors_are_measured_in_float32_whatever_their_kind(tmp_path):
 def test_the_record_of_other_samples_is_refused(tmp_path):
     path = npz(tmp_path / "a.npz", arr_0=pictures(0, 5))
     (tmp_path / "a.npz.json").write_text(json.dumps({"number": 6, "shape": [1, 8, 8]}))
-    with pytest.raises(FidelityError, match="it belongs to others"):
+    with pytest.raises(EvaluationError, match="it belongs to others"):
         open_samples(path, Making())
     labels = {"number": 5, "shape": [1, 8, 8], "label_of_each": [1, 2]}
     (tmp_path / "a.npz.json").write_text(json.dumps(labels))
-    with pytest.raises(FidelityError, match="it belongs to others"):
+    with pytest.raises(EvaluationError, match="it belongs to others"):
         open_samples(path, Making())
     (tmp_path / "a.npz.json").write_text("[]")
-    with pytest.raises(FidelityError, match="is no record of a sampling"):
+    with pytest.raises(EvaluationError, match="is no record of a sampling"):
         open_samples(path, Making())
 
 
 def test_what_does_not_fit_together_is_refused(two, tmp_path):
     wide = open_samples(npz(tmp_path / "w.npz", arr_0=np.zeros((5, 9, 8, 1), np.uint8)), Making())
-    with pytest.raises(FidelityError, match=r"of shape \(1, 9, 8\), and those of the reference"):
+    with pytest.raises(EvaluationError, match=r"of shape \(1, 9, 8\), and those of the reference"):
         measure(wide, two[1], [features()])
-    with pytest.raises(FidelityError, match=r"features digits cannot take samples of shape"):
+    with pytest.raises(EvaluationError, match=r"features digits cannot take samples of shape"):
         measure(wide, open_reference(SHIPPED, wide, Making()), [features()])
     few = open_samples(str(tmp_path / "a.npz"), Making(number=3))
-    with pytest.raises(FidelityError, match="3 samples are too few"):
+    with pytest.raises(EvaluationError, match="3 samples are too few"):
         measure(few, two[1], [features()])
     few = open_samples(str(tmp_path / "a.npz"), Making(number=9))
-    with pytest.raises(FidelityError, match="is: 9 samples cannot be parted in 10"):
+    with pytest.raises(EvaluationError, match="is: 9 samples cannot be parted in 10"):
         measure(few, two[1], [features()], ("is",))
-    with pytest.raises(FidelityError, match="holds 300 samples, and 301 are asked for"):
+    with pytest.raises(EvaluationError, match="holds 300 samples, and 301 are asked for"):
         open_samples(str(tmp_path / "a.npz"), Making(number=301))
-    with pytest.raises(FidelityError, match=r"^teacher, steps: "):
+    with pytest.raises(EvaluationError, match=r"^teacher, steps: "):
         open_samples(str(tmp_path / "a.npz"), Making(steps=2, teacher=True))
-    with pytest.raises(FidelityError, match="no 'fid'; there are fd, is, kid, pr, classes"):
+    with pytest.raises(EvaluationError, match="no 'fid'; there are fd, is, kid, pr, classes"):
         measure(*two, [features()], ("fid",))
-    with pytest.raises(FidelityError, match="named once each"):
+    with pytest.raises(EvaluationError, match="named once each"):
         measure(*two, [features(), features()])
     of_other = Reference(
         record={"source": "x"}, statistics={"digits": Statistics(np.zeros(3), np.eye(3))}
     )
-    with pytest.raises(FidelityError, match="of 64 numbers, and the stored statistics of 3"):
+    with pytest.raises(EvaluationError, match="of 64 numbers, and the stored statistics of 3"):
         measure(two[0], of_other, [features()])
 
 
@@ -534,7 +544,7 @@ def test_numbers_of_other_conditions_are_not_compared(change, said):
         told(*opened("digits.toml", SHIPPED, asked), [features()])
         for asked in (first, attrs.evolve(first, **given))
     )
-    with pytest.raises(FidelityError, match=said):
+    with pytest.raises(EvaluationError, match=said):
         check_comparable(old, new, Path("old.json"))
     check_comparable(old, old, Path("old.json"))
 
@@ -554,14 +564,14 @@ def test_another_reference_network_or_space_is_not_compared(two, tmp_path):
     old = told(*two, [features()])
     path = Path("old.json")
     other = open_reference(npz(tmp_path / "c.npz", arr_0=pictures(2)), two[0], Making())
-    with pytest.raises(FidelityError, match="reference's content: "):
+    with pytest.raises(EvaluationError, match="reference's content: "):
         check_comparable(old, told(two[0], other, [features()]), path)
     changed = features()
     with torch.no_grad():
         changed.classifier.head.bias += 1
-    with pytest.raises(FidelityError, match="network of digits: "):
+    with pytest.raises(EvaluationError, match="network of digits: "):
         check_comparable(old, told(*two, [changed]), path)
-    with pytest.raises(FidelityError, match="no number to compare with"):
+    with pytest.raises(EvaluationError, match="no number to compare with"):
         check_comparable(old, told(*two, [features("raw")]), path)
 
 
@@ -575,5 +585,5 @@ def test_another_reference_network_or_space_is_not_compared(two, tmp_path):
 )
 def test_a_file_that_is_no_result_is_told(tmp_path, text, said):
     (tmp_path / "r.json").write_text(text)
-    with pytest.raises(FidelityError, match=said):
+    with pytest.raises(EvaluationError, match=said):
         read_result(tmp_path / "r.json")

@@ -56,7 +56,7 @@ from ffcore.system.weights import WeightsError, fingerprint, read_weights, write
 TINY = (
     "training.steps=2",
     "training.batch=8",
-    "training.average=0.5",
+    "training.ema_decay=0.5",
     "evaluation.samples=8",
     "evaluation.solver.steps=2",
     "evaluation.euler=[1, 2]",
@@ -102,7 +102,7 @@ def names(folder: Path) -> list[str]:
 def written(recipe: Recipe, path: Path) -> Student:
     """A student of a recipe, untrained and shaken, written to a file."""
     distillation = build(recipe).distillation
-    student = distillation.average
+    student = distillation.ema
     generator = torch.Generator().manual_seed(3)
     for parameter in student.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
@@ -275,9 +275,9 @@ def test_conditions_that_no_file_describes_are_said_when_it_is_sampled(tmp_path)
     recipe = tiny("gaussian.toml")
     distillation = build(recipe).distillation
     distillation.teacher.conditions = Prompts()
-    config = describe(recipe, distillation.teacher, distillation.average, step=1)
+    config = describe(recipe, distillation.teacher, distillation.ema, step=1)
     assert config["conditions"] is None
-    write_student(tmp_path / "s.safetensors", distillation.average.state_dict(), config)
+    write_student(tmp_path / "s.safetensors", distillation.ema.state_dict(), config)
     assert read_student(tmp_path / "s.safetensors").conditions is None
     with pytest.raises(SourceError, match="neither none nor classes"):
         load_sampler(tmp_path / "s.safetensors")
@@ -883,7 +883,7 @@ def test_a_students_file_says_what_its_decoder_is_read_from_and_makes(tmp_path):
     (tmp_path / "factor").write_text("2")
     recipe = attrs.evolve(tiny(), decoder=Doubling(file=str(tmp_path / "factor")))
     distillation = build(tiny()).distillation
-    config = describe(recipe, distillation.teacher, distillation.average, 1, Doubled())
+    config = describe(recipe, distillation.teacher, distillation.ema, 1, Doubled())
     assert config["decoded_shape"] == [1, 16, 16]
     sha256 = hashlib.sha256(b"2").hexdigest()
     assert config["decoder_sha256"] == {str(tmp_path / "factor"): sha256}

@@ -9,10 +9,10 @@ import torch
 from inputs import Stream
 
 from ffcore.evaluate import (
-    Fidelity,
-    FidelityError,
+    EvaluationError,
     Making,
     Measured,
+    Scores,
     StoppedEvaluation,
     Working,
     begun,
@@ -75,7 +75,7 @@ def kept(place: Path) -> set[str]:
     return {each.name for each in (place / ".r.json.partial").glob("*.safetensors")}
 
 
-def close(found: Fidelity, whole: Fidelity) -> None:
+def close(found: Scores, whole: Scores) -> None:
     """Sums of other parts, in float64."""
     assert found.classes == whole.classes
     here, there = (
@@ -105,7 +105,7 @@ def shared(rank: int, place: Path, alone: Measured) -> None:
     with pytest.raises(StoppedEvaluation, match=f"after 512 of {NUMBER} samples"):
         done(place, attrs.evolve(working, stop=stop))
     assert kept(place) == {"samples-0.safetensors", "samples-1.safetensors"}
-    with pytest.raises(FidelityError, match="processes: 2 there, 1 here"):
+    with pytest.raises(EvaluationError, match="processes: 2 there, 1 here"):
         processes.first(lambda: done(place, Working()))
     again = done(place, working)
     assert again.features == found.features
@@ -120,7 +120,7 @@ def shared(rank: int, place: Path, alone: Measured) -> None:
     samples = open_samples(str(place / "a.npz"), Making())
     reference = open_reference(str(place / "b.npz"), samples, Making())
     told.clear()
-    with pytest.raises(FidelityError, match="not today") as error:
+    with pytest.raises(EvaluationError, match="not today") as error:
         measure(samples, reference, spaces, working=working)
     assert error.value.__notes__ == ["in process 1 of 2"]
     assert told == [("samples", 0, NUMBER)]

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
-from ffcore.evaluate.metrics import import_fidelity
+from ffcore.evaluate.metrics import import_torch_fidelity
 
 
 def write(path: Path) -> Path:
@@ -26,7 +26,7 @@ def write(path: Path) -> Path:
 
 def _layout(path: Path) -> nn.Module:
     """Return torch-fidelity's network, which cannot be made without weights to load."""
-    extractor = import_fidelity("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
+    extractor = import_torch_fidelity("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
     torch.save({}, path)
     with patch.object(extractor, "load_state_dict"):
         network: nn.Module = extractor(

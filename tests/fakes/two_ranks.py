@@ -21,7 +21,7 @@ from ffcore.training.checkpoint import CheckpointError, Checkpoints
 from ffcore.training.checkpoint.contents import tensors_of
 from ffcore.training.checkpoint.snapshot import Snapshot
 from ffcore.training.distillation import Distillation
-from ffcore.training.guard import Diverged
+from ffcore.training.finite import Diverged
 
 
 def start(work: Callable[..., None], *arguments: object) -> None:
@@ -46,14 +46,14 @@ def alone() -> Distillation:
 def ddp() -> Distillation:
     """Every rank has every network whole."""
     run = joint()
-    run.lay_out(Processes(dist.get_rank(), 2), "ddp")
+    run.parallelize(Processes(dist.get_rank(), 2), "ddp")
     return run
 
 
 def fsdp() -> Distillation:
     """Each rank has its part of every tensor; some parts are empty."""
     run = joint()
-    run.lay_out(Processes(dist.get_rank(), 2), "fsdp")
+    run.parallelize(Processes(dist.get_rank(), 2), "fsdp")
     return run
 
 

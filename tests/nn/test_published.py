@@ -180,9 +180,9 @@ def test_what_is_missing_is_told(name: str) -> None:
 
 def test_a_network_on_the_meta_device_is_refused() -> None:
     with torch.device("meta"):
-        hollow = Transformer(SIZE)
+        meta = Transformer(SIZE)
     with pytest.raises(ValueError, match="meta device"):
-        load_published(official(), hollow)
+        load_published(official(), meta)
 
 
 # The position embedding.

@@ -399,9 +399,9 @@ def test_sizes_that_do_not_suit_the_teacher_are_refused(
 
 
 def test_the_ablations_student_is_the_published_size_b() -> None:
-    context = Context(hollow=True)
+    context = Context(meta=True)
     teacher = SiTTeacher(model="XL/2", image_size=512).build(context)
-    student = SiTStudent(model="B/2").build(Context(teacher=teacher, hollow=True))
+    student = SiTStudent(model="B/2").build(Context(teacher=teacher, meta=True))
     assert isinstance(student, TransformerStudent)
     assert (student.size.width, student.size.depth, student.size.input_size) == (768, 12, 64)
     assert {parameter.device.type for parameter in student.parameters()} == {"meta"}

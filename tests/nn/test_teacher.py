@@ -181,7 +181,7 @@ def test_normalised_queries_and_keys_add_four_vectors_a_block() -> None:
 @pytest.mark.parametrize("side", [256, 512])
 def test_a_hollow_teacher_needs_neither_weights_nor_memory(family: str, side: int) -> None:
     table = TEACHERS[family](model="XL/2", image_size=side, weights="not/there.pt")
-    teacher = table.build(Context(hollow=True))
+    teacher = table.build(Context(meta=True))
     assert teacher.sample_shape == (4, side // 8, side // 8)
     assert {each.device.type for each in teacher.parameters()} == {"meta"}
     copied = teacher.trainable_copy(takes_guidance=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ffcore.draws import Draws
 from ffcore.flow.derivative import Derivative, DerivativeMismatch, jvp
 from ffcore.flow.exact import Gaussian
-from ffcore.flow.time_law import TimeLaw
+from ffcore.flow.time_distribution import TimeDistribution
 from ffcore.interfaces import Batch, Condition, Context, Gap, Networks, Norms, Student, Teacher
 from ffcore.keys import ImpossibleValue
 from ffcore_freeflow.balancer import AdaptiveBalancer
@@ -46,7 +46,7 @@ def vanishes(
     case: GaussianCase,
     student: Callable[[Gaussian], Student] = ExactStudent,
     teacher: Callable[[Gaussian], Teacher] = lambda exact: exact,
-    law: TimeLaw | None = None,
+    law: TimeDistribution | None = None,
 ) -> None:
     predictor = FreeFlowPredictor(delta=law)
     gap = gap_of(predictor, student(case.teacher), teacher(case.teacher), case).gap
@@ -57,7 +57,7 @@ def vanishes(
 def test_the_gap_of_the_exact_student_is_zero(
     seed: int, shape: tuple[int, ...], conditional: bool, at_one: bool
 ) -> None:
-    law = TimeLaw(at_one=0.5 if at_one else 0.0)
+    law = TimeDistribution(at_one=0.5 if at_one else 0.0)
     vanishes(GaussianCase.of(seed, shape, conditional), law=law)
 
 
@@ -101,7 +101,9 @@ def test_a_student_that_is_no_flow_map_of_its_teacher_has_a_gap(wrong: dict[str,
 @pytest.mark.parametrize(("scheme", "order"), [("one-sided", 1), ("central", 2)])
 def test_by_finite_differences_the_gap_vanishes_at_their_order(scheme: str, order: int) -> None:
     case, steps = GaussianCase.of(0), [2.0**-k for k in range(5, 10)]
-    law = TimeLaw(low=0.1, high=0.9)  # away from the ends, where central differences shorten
+    law = TimeDistribution(
+        low=0.1, high=0.9
+    )  # away from the ends, where central differences shorten
     gaps = []
     for step in steps:
         derivative = Derivative(backend="finite-difference", step=step, scheme=scheme)
@@ -195,7 +197,7 @@ def test_durations_follow_the_law_that_was_asked_for() -> None:
         return z * delta[:, None]
 
     derivative = Derivative(backend="finite-difference", step=1e-3)
-    predictor = FreeFlowPredictor(delta=TimeLaw(low=0.25, high=0.5), derivative=derivative)
+    predictor = FreeFlowPredictor(delta=TimeDistribution(low=0.25, high=0.5), derivative=derivative)
     gap_of(predictor, FunctionStudent(function), case.teacher, case)
     assert len(seen) == 2
     assert seen[0].min() >= 0.25
@@ -400,14 +402,14 @@ def test_another_split_would_be_seen(wrong: Split) -> None:
 
 def test_the_tables_build_what_they_say() -> None:
     table = FreeFlow(
-        delta=TimeLaw(high=0.5),
+        delta=TimeDistribution(high=0.5),
         derivative="finite-difference",
         derivative_step=0.01,
         derivative_scheme="central",
     )
     predictor = table.build(Context())
     assert isinstance(predictor, FreeFlowPredictor)
-    assert predictor.delta == TimeLaw(high=0.5)
+    assert predictor.delta == TimeDistribution(high=0.5)
     assert predictor.derivative == Derivative(
         backend="finite-difference", step=0.01, scheme="central"
     )

@@ -8,7 +8,7 @@ import torch
 from inputs import Stream
 from torch import Tensor
 
-from ffcore.evaluate.metrics import import_fidelity
+from ffcore.evaluate.metrics import import_torch_fidelity
 from ffcore.flow.exact import Gaussian
 from ffcore.interfaces import Context, Features
 from ffcore.recipe import RecipeError, load_recipe
@@ -34,7 +34,7 @@ def images(channels: int = 3) -> Tensor:
 
 
 def test_features_are_what_torch_fidelity_makes_of_8_bit_images(features, weights):
-    extractor = import_fidelity("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
+    extractor = import_torch_fidelity("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
     network = extractor("x", ["2048"], feature_extractor_weights_path=str(weights))
     pixels = ((images() + 1) * 127.5).round().to(torch.uint8)
     found = features(images())
@@ -44,7 +44,7 @@ def test_features_are_what_torch_fidelity_makes_of_8_bit_images(features, weight
 
 
 def test_logits_are_those_that_torch_fidelity_scores(features, weights):
-    extractor = import_fidelity("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
+    extractor = import_torch_fidelity("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
     layer = extractor.get_default_feature_layer_for_metric("isc")
     network = extractor("x", [layer], feature_extractor_weights_path=str(weights))
     pixels = ((images() + 1) * 127.5).round().to(torch.uint8)

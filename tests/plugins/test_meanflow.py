@@ -22,7 +22,7 @@ from ffcore.flow.derivative import Derivative, DerivativeMismatch, jvp
 from ffcore.flow.exact import Gaussian, GaussianMixture
 from ffcore.flow.guidance import Guided
 from ffcore.flow.path import expand_like, interpolate
-from ffcore.flow.time_law import TimeLaw
+from ffcore.flow.time_distribution import TimeDistribution
 from ffcore.interfaces import Batch, Condition, Context, Gap, Networks, Student
 from ffcore.keys import ImpossibleValue
 from ffcore.recipe import RecipeError, load_recipe
@@ -566,7 +566,7 @@ def asked_times(predictor: MeanFlowPredictor, size: int = 4000) -> tuple[Tensor,
     """Return x_t, t and δ that the student is asked for."""
     seen: list[tuple[Any, ...]] = []
 
-    class Watched(Student):
+    class Accumulated(Student):
         starts_at = "anywhere"
 
         def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
@@ -575,7 +575,7 @@ def asked_times(predictor: MeanFlowPredictor, size: int = 4000) -> tuple[Tensor,
 
     z = torch.zeros(size, 1)
     batch = Batch(z=z, data=z + 1, condition=Condition(size=size), draws=Draws(0, 0, 0, size))
-    gap_of(predictor, Networks(student=Watched(), teacher=Gaussian([0.0])), batch)
+    gap_of(predictor, Networks(student=Accumulated(), teacher=Gaussian([0.0])), batch)
     whole = [
         torch.cat([getattr(each, "value", each) for each in parts])
         for parts in zip(*seen, strict=True)
@@ -596,7 +596,7 @@ def test_times_are_two_of_their_law_and_mostly_equal() -> None:
 
 
 def test_the_share_of_unequal_times_and_their_law_can_be_set() -> None:
-    law = TimeLaw(low=0.4, high=0.6)
+    law = TimeDistribution(low=0.4, high=0.6)
     _, t, delta = asked_times(MeanFlowPredictor(times=law, unequal=1.0))
     assert (delta > 0).all()
     assert t.max() <= 0.6
@@ -608,7 +608,7 @@ def test_the_share_of_unequal_times_and_their_law_can_be_set() -> None:
 def test_the_derivative_is_asked_of_unequal_times_alone() -> None:
     rows = []
 
-    class Watched(Tampered):
+    class Accumulated(Tampered):
         def with_value(self, function: Any, primals: Any, tangents: Any, *, room: Any) -> Any:
             rows.append((primals[2] > 0).all() and len(primals[2]))
             behind, ahead = room
@@ -617,7 +617,7 @@ def test_the_derivative_is_asked_of_unequal_times_alone() -> None:
             return super().with_value(function, primals, tangents)
 
     case = GaussianCase.of(0)
-    predictor = MeanFlowPredictor(derivative=Watched())  # type: ignore[arg-type]
+    predictor = MeanFlowPredictor(derivative=Accumulated())  # type: ignore[arg-type]
     gap_of(predictor, networks_of(case), batch_of(case))
     assert 0 < rows[0] < SIZE
 
@@ -676,7 +676,7 @@ def test_the_predictor_checks_all_three_derivatives_on_the_student() -> None:
 def test_the_table_builds_what_it_says() -> None:
     table = MeanFlow(
         velocity="teacher",
-        times=TimeLaw(low=0.1),
+        times=TimeDistribution(low=0.1),
         unequal=0.5,
         drop=0.2,
         derivative="finite-difference",
@@ -686,12 +686,12 @@ def test_the_table_builds_what_it_says() -> None:
     built = table.build(Context(teacher=Gaussian([0.0])))
     assert isinstance(built, MeanFlowPredictor)
     assert built.velocity == "teacher"
-    assert built.times == TimeLaw(low=0.1)
+    assert built.times == TimeDistribution(low=0.1)
     assert (built.unequal, built.drop, built.kappa) == (0.5, 0.2, 0.0)
     expected = Derivative(backend="finite-difference", step=1e-2, scheme="central")
     assert built.derivative == expected
     assert built.needs == table.needs == {"data", "student starts anywhere"}
-    assert MeanFlow().times == TimeLaw(law="logit-normal", location=-0.4)
+    assert MeanFlow().times == TimeDistribution(distribution="logit-normal", location=-0.4)
 
 
 def test_guidance_of_data_beside_the_teachers_velocity_is_refused() -> None:

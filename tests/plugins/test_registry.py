@@ -26,7 +26,7 @@ from ffcore.plugins import (
     UnknownComponent,
     installed,
 )
-from ffcore.plugins.place import place, told
+from ffcore.plugins.place import describe_error, place
 
 Distribute = Callable[..., None]
 
@@ -498,8 +498,13 @@ def raised(call: Callable[[], object]) -> BaseException:
 def test_an_error_is_told_with_the_line_of_the_strangers_code(distribute: Distribute) -> None:
     distribute("deep-dist", {"deep": "deep_plugin"}, deep_plugin=DEEP)
     deep = importlib.import_module("deep_plugin")
-    assert told(raised(lambda: deep.fail("here"))) == "LookupError: here, at deep_plugin.py:7"
-    assert told(raised(lambda: deep.fail("in a library"))).endswith(", at deep_plugin.py:6")
+    assert (
+        describe_error(raised(lambda: deep.fail("here")))
+        == "LookupError: here, at deep_plugin.py:7"
+    )
+    assert describe_error(raised(lambda: deep.fail("in a library"))).endswith(
+        ", at deep_plugin.py:6"
+    )
 
     def wrapped() -> None:
         try:

@@ -17,7 +17,7 @@ from ffcore.draws import Draws
 from ffcore.flow.exact import Gaussian, GaussianMixture
 from ffcore.flow.guidance import Guided
 from ffcore.flow.path import expand_like, score_to_velocity
-from ffcore.flow.time_law import TimeLaw
+from ffcore.flow.time_distribution import TimeDistribution
 from ffcore.interfaces import (
     Batch,
     Condition,
@@ -169,7 +169,7 @@ def test_the_gap_pulls_the_scale_towards_the_teacher_s(scale: float) -> None:
 
 
 def test_samples_are_noised_along_the_path_at_the_law_s_levels() -> None:
-    law = TimeLaw(law="logit-normal", location=0.3, scale=2.0, low=0.2, high=0.8)
+    law = TimeDistribution(distribution="logit-normal", location=0.3, scale=2.0, low=0.2, high=0.8)
     online, teacher = FieldTeacher.around(TEACHER), FieldTeacher.around(TEACHER)
     gaps = answer(VsdCorrector(r=law), affine(MEAN, SCALE), online, teacher, size=4000)
     ((I_r, r, _),), ((asked, t, _),) = online.calls, teacher.calls
@@ -271,7 +271,7 @@ def test_flow_matching_towards_another_target_would_be_seen() -> None:
 def test_the_loss_is_one_per_sample_and_per_dimension() -> None:
     field = FieldTeacher(lambda x, t, condition: x * t[:, None], (3,))
     x, draws = drawn_from(TEACHER)[:50], Draws(0, 0, 0, 50)
-    corrector = VsdCorrector(online_r=TimeLaw(low=0.2, high=0.7))
+    corrector = VsdCorrector(online_r=TimeDistribution(low=0.2, high=0.7))
     found = corrector.flow_matching_loss(field, x, Condition(size=50), draws)
     ((x_r, r, _),) = field.calls
     assert r.min() >= 0.2
@@ -575,17 +575,20 @@ def test_an_interval_means_nothing_to_an_unguided_teacher() -> None:
 
 def test_the_table_builds_what_it_says() -> None:
     table = Vsd(
-        r=TimeLaw(high=0.9),
+        r=TimeDistribution(high=0.9),
         guidance_interval=(0.1, 0.6),
         online=MlpNetwork(width=4, depth=1),
-        online_r=TimeLaw(low=0.1),
+        online_r=TimeDistribution(low=0.1),
         online_updates=2,
         online_optimizer=Optimizer(learning_rate=0.5),
     )
     corrector: Any = table.build(Context(teacher=TEACHER))
     assert isinstance(corrector, VsdCorrector)
     assert isinstance(corrector.online, MlpVelocity)
-    assert (corrector.r, corrector.online_r) == (TimeLaw(high=0.9), TimeLaw(low=0.1))
+    assert (corrector.r, corrector.online_r) == (
+        TimeDistribution(high=0.9),
+        TimeDistribution(low=0.1),
+    )
     assert corrector.guidance_interval == (0.1, 0.6)
     assert (corrector.online_updates, corrector.online_optimizer) == (
         2,

@@ -93,7 +93,7 @@ def test_an_unknown_key_anywhere_is_exactly_one_error_that_names_it(
         ("guidance.interval=x", "interval: must be an array, found 'x'"),
         ("guidance.channels=0", "channels: must be at least 1, found 0"),
         ("guidance.channels=al", "channels: must be 'all' or an integer, found 'al'"),
-        ("training.average=1.0", "average: must be at least 0 and below 1, found 1.0"),
+        ("training.ema_decay=1.0", "average: must be at least 0 and below 1, found 1.0"),
         ("training.steps=3.0", "steps: must be an integer, found 3.0"),
         ("training.steps=1979-05-27", "steps: must be an integer, found datetime.date"),
         ("training.clip=inf", "clip: must be a finite number or 'none', found inf"),
@@ -288,7 +288,7 @@ OVERRIDES = st.lists(
             "evaluation.features=[{type='deep', layer=0}, {type='raw'}]",
             "evaluation.euler=[]",
             "training.clip=none",
-            "training.average=0",
+            "training.ema_decay=0",
             "guidance={scale=1e-7, interval=[0, 0.7], channels=3}",
         ]
     )

@@ -84,15 +84,15 @@ def test_recipes_differ_in_the_keys_that_were_changed(runs: Path):
 def test_time_is_added_up_over_reports_of_unequal_length(runs: Path):
     (record,) = records(runs, "whole")
     lines = [
-        {"step": 10, "steps_per_second": 10.0, "images_per_second": 100.0, "memory_peak": 5,
+        {"step": 10, "steps_per_second": 10.0, "samples_per_second": 100.0, "memory_peak": 5,
          "seconds/predictor": 0.02, "seconds/backward": 0.05, "skipped": 1.0},
-        {"step": 40, "steps_per_second": 15.0, "images_per_second": 150.0, "memory_peak": 7,
+        {"step": 40, "steps_per_second": 15.0, "samples_per_second": 150.0, "memory_peak": 7,
          "seconds/predictor": 0.06, "seconds/previews": 0.004, "skipped": 2.0},
     ]  # fmt: skip
     found = cost(attrs.evolve(record, metrics=lines))
     assert found is not None
     assert found.seconds == pytest.approx(1.0 + 2.0)
-    assert found.images_per_second == pytest.approx((100 * 1 + 150 * 2) / 3)
+    assert found.samples_per_second == pytest.approx((100 * 1 + 150 * 2) / 3)
     assert (found.memory_peak, found.skipped) == (7, 3)
     expected = {
         "predictor": (0.02 * 10 + 0.06 * 30) / 40,

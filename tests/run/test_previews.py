@@ -68,7 +68,9 @@ def test_previews_change_no_weight_and_are_the_same_after_a_resume(tmp_path, nam
 
 
 def test_a_preview_is_of_the_average_that_is_evaluated(tmp_path):
-    recipe = short("digits.toml", *IMAGES, "training.average=[0.5, 0.9]", "evaluation.average=0.9")
+    recipe = short(
+        "digits.toml", *IMAGES, "training.ema_decay=[0.5, 0.9]", "evaluation.ema_decay=0.9"
+    )
     built = build(recipe)
     previews = Previews(tmp_path / "previews", built, recipe, Processes())
     previews.begin()
@@ -80,7 +82,7 @@ def test_a_preview_is_of_the_average_that_is_evaluated(tmp_path):
     assert condition.label is not None
     assert condition.label.tolist() == [0, 1, 2]
     expected = {
-        "step-00000004": generate(built.distillation.averages[0.9], z, condition),
+        "step-00000004": generate(built.distillation.emas[0.9], z, condition),
         "teacher": integrate(
             built.distillation.teacher, z, condition, built.evaluator.measurement.solver
         ),

@@ -46,7 +46,7 @@ SMALL = (
 )
 
 
-CLOCK = ("steps_per_second", "images_per_second", "seconds", "memory_peak")
+CLOCK = ("steps_per_second", "samples_per_second", "seconds", "memory_peak")
 """How the names of those metrics begin that differ from one run to the next."""
 
 
@@ -579,12 +579,12 @@ def test_a_reference_is_not_asked_for_where_nothing_is_evaluated():
 
 
 def test_of_several_averages_the_evaluation_names_the_student(tmp_path):
-    averages = "training.average=[0.5, 0.0]"
+    averages = "training.ema_decay=[0.5, 0.0]"
     for chosen in ("none", "0.0"):
-        run(small(averages, f"evaluation.average={chosen}"), tmp_path / chosen)
+        run(small(averages, f"evaluation.ema_decay={chosen}"), tmp_path / chosen)
     alone = {chosen: tmp_path / f"alone {chosen}" for chosen in ("0.5", "0.0")}
     for chosen, directory in alone.items():
-        run(small(f"training.average={chosen}"), directory)
+        run(small(f"training.ema_decay={chosen}"), directory)
     for name, same in (("none", "0.5"), ("0.0", "0.0")):
         found = load_file(tmp_path / name / "student.safetensors")
         expected = load_file(alone[same] / "student.safetensors")
@@ -597,9 +597,9 @@ def test_of_several_averages_the_evaluation_names_the_student(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["training.average=[0.9, 0.9]"], r"average: must be at least one, each named once"),
-        (["training.average=[]"], r"average: must be at least one, each named once"),
-        (["evaluation.average=0.5"], r"average: must be 0.99, as training keeps, found 0.5"),
+        (["training.ema_decay=[0.9, 0.9]"], r"average: must be at least one, each named once"),
+        (["training.ema_decay=[]"], r"average: must be at least one, each named once"),
+        (["evaluation.ema_decay=0.5"], r"average: must be 0.99, as training keeps, found 0.5"),
     ],
 )
 def test_averages_that_there_are_not_are_refused(overrides, message):

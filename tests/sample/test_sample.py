@@ -36,13 +36,13 @@ from ffcore.recipe import load_recipe
 from ffcore.run.build import build
 from ffcore.sample import (
     Generator,
-    Mapped,
     NotFinite,
     Processes,
     SampleError,
     Sampler,
-    Solved,
     StoppedSampling,
+    StudentSampler,
+    TeacherSampler,
     to_uint8,
     write_samples,
 )
@@ -100,12 +100,12 @@ def painting(
     **options: Any,
 ) -> Sampler:
     conditions = Unconditional() if classes is None else Labels(classes, classes)
-    painter = Mapped(Painter().eval(), shape, conditions, **options)
+    painter = StudentSampler(Painter().eval(), shape, conditions, **options)
     return Sampler(painter, decoder or AsItIs())
 
 
 def painter(sampler: Sampler) -> Painter:
-    assert isinstance(sampler.generator, Mapped)
+    assert isinstance(sampler.generator, StudentSampler)
     assert isinstance(sampler.generator.student, Painter)
     return sampler.generator.student
 
@@ -190,7 +190,7 @@ def test_conditions_of_another_kind_are_drawn():
         def null(self, condition: Condition) -> Condition:
             raise ValueError("none")
 
-    sampler = Sampler(Mapped(Painter(), IMAGE, Prompts()), AsItIs())
+    sampler = Sampler(StudentSampler(Painter(), IMAGE, Prompts()), AsItIs())
     sampler(5, batch=2)
     found = torch.cat([asked.embedding for asked in painter(sampler).asked])
     stream = Draws(0, 0, 0, 5).named("sample")
@@ -226,10 +226,12 @@ def noise(number: int, shape: tuple[int, ...], seed: int = 0) -> Tensor:
 
 def test_a_student_makes_one_step_and_it_is_the_exact_one_of_an_exact_student():
     teacher = Gaussian([0.3, -0.2], 0.5)
-    sampler = Sampler(Mapped(ExactStudent(teacher), (2,), Unconditional()), AsItIs())
+    sampler = Sampler(StudentSampler(ExactStudent(teacher), (2,), Unconditional()), AsItIs())
     exact = torch.tensor([0.3, -0.2]) + 0.5 * noise(9, (2,))
     torch.testing.assert_close(sampler(9), exact, atol=1e-6, rtol=0)
-    moved = Sampler(Mapped(ExactStudent(teacher, offset=0.1), (2,), Unconditional()), AsItIs())
+    moved = Sampler(
+        StudentSampler(ExactStudent(teacher, offset=0.1), (2,), Unconditional()), AsItIs()
+    )
     assert not torch.allclose(moved(9), exact, atol=1e-6, rtol=0)
 
 
@@ -238,7 +240,7 @@ MIXTURE = GaussianMixture([[1.0, 1.0], [-1.0, 0.0], [0.0, -1.0]], 0.3, labels=[0
 
 def test_a_teacher_is_guided_in_its_interval_as_its_solver_integrates_it():
     solver = Solver("heun", 6, gate="step")
-    teacher = Solved(MIXTURE, solver, scale=1.5, interval=(0.2, 0.7), channels=1)
+    teacher = TeacherSampler(MIXTURE, solver, scale=1.5, interval=(0.2, 0.7), channels=1)
     found = Sampler(teacher, AsItIs())(6)
     condition = Condition(size=6, label=torch.tensor([0, 1, 2] * 2), guidance=torch.full((6,), 1.5))
     guided = Guided(MIXTURE, (0.2, 0.7), 1)
@@ -251,7 +253,7 @@ def test_a_teacher_is_guided_in_its_interval_as_its_solver_integrates_it():
 @pytest.mark.parametrize("scale", [1.0, 2.0])
 def test_the_nfe_in_the_record_is_what_the_network_was_asked(solver, scale):
     watched = FieldTeacher.around(MIXTURE)
-    sampler = Sampler(Solved(watched, solver, scale=scale, interval=(0.0, 0.55)), AsItIs())
+    sampler = Sampler(TeacherSampler(watched, solver, scale=scale, interval=(0.0, 0.55)), AsItIs())
     sampler(4)
     asked = sum(len(points) for points, _, _ in watched.calls)
     assert sampler.record(sampler.request(4))["nfe"] == asked / 4
@@ -294,7 +296,7 @@ def test_a_student_of_a_range_takes_every_scale_in_it():
     ],
 )
 def test_a_teacher_takes_every_scale_that_there_is(teacher: Teacher, asked, said):
-    sampler = Sampler(Solved(teacher, Solver("euler", 2)), AsItIs())
+    sampler = Sampler(TeacherSampler(teacher, Solver("euler", 2)), AsItIs())
     with pytest.raises(SampleError, match=said):
         sampler(2, guidance=asked)
     assert sampler(2, guidance=1).isfinite().all()
@@ -303,7 +305,7 @@ def test_a_teacher_takes_every_scale_that_there_is(teacher: Teacher, asked, said
 @pytest.mark.parametrize("scale", [-0.5, math.nan, math.inf, 1e39, True, "2"])
 @pytest.mark.parametrize("kind", ["student", "teacher"])
 def test_a_scale_that_is_none_is_refused(kind, scale):
-    teacher = Sampler(Solved(MIXTURE, Solver("euler", 2)), AsItIs())
+    teacher = Sampler(TeacherSampler(MIXTURE, Solver("euler", 2)), AsItIs())
     sampler = painting(scale=2.0, range=(1.0, 4.0)) if kind == "student" else teacher
     with pytest.raises(
         SampleError, match=f"at least 0 and finite in float32, found {re.escape(repr(scale))}$"
@@ -499,7 +501,7 @@ def test_the_record_says_what_makes_numbers_comparable(tmp_path):
         "ffcore": "0.1.0",
         "label_of_each": [1, 2, 1],
     }
-    teacher = Sampler(Solved(MIXTURE, Solver("euler", 4), interval=(0.0, 0.5)), AsItIs())
+    teacher = Sampler(TeacherSampler(MIXTURE, Solver("euler", 4), interval=(0.0, 0.5)), AsItIs())
     record = teacher.record(teacher.request(3, guidance=2))
     assert record["kind"] == "teacher"
     assert record["guidance"] == {"scale": 2.0, "interval": [0.0, 0.5], "channels": "all"}
@@ -534,7 +536,7 @@ class Walker(Student):
 
 
 def test_a_student_that_starts_anywhere_makes_as_many_steps_as_are_asked_for(tmp_path):
-    sampler = Sampler(Mapped(Walker(), (5,), Unconditional()), AsItIs())
+    sampler = Sampler(StudentSampler(Walker(), (5,), Unconditional()), AsItIs())
     noise = sampler(4) / 2
     assert torch.equal(sampler(4, steps=1), sampler(4))
     torch.testing.assert_close(sampler(4, steps=4), noise * 1.25**4)
@@ -548,7 +550,7 @@ def test_a_student_that_starts_anywhere_makes_as_many_steps_as_are_asked_for(tmp
 
 @pytest.mark.parametrize("steps", [0, -1, 1.5, True, "2"])
 def test_steps_are_whole(steps):
-    sampler = Sampler(Mapped(Walker(), (5,), Unconditional()), AsItIs())
+    sampler = Sampler(StudentSampler(Walker(), (5,), Unconditional()), AsItIs())
     with pytest.raises(SampleError, match="steps: must be a whole number, at least 1"):
         sampler(4, steps=steps)
 
@@ -557,12 +559,12 @@ def test_steps_are_refused_where_there_are_none():
     with pytest.raises(SampleError, match="steps: this student starts at the prior alone"):
         painting()(4, steps=2)
     with pytest.raises(SampleError, match="a teacher, whose steps are its solver's"):
-        Sampler(Solved(MIXTURE, Solver("euler", 4)), AsItIs())(4, steps=2)
+        Sampler(TeacherSampler(MIXTURE, Solver("euler", 4)), AsItIs())(4, steps=2)
 
 
 def test_a_solver_that_looks_at_the_whole_batch_has_it_in_the_record(tmp_path):
     for method, told in (("dopri5", 3), ("euler", None)):
-        sampler = Sampler(Solved(MIXTURE, Solver(method, 2, tolerance=1e-2)), AsItIs())
+        sampler = Sampler(TeacherSampler(MIXTURE, Solver(method, 2, tolerance=1e-2)), AsItIs())
         write(sampler, tmp_path / f"{method}.npz", 4, batch=3)
         record = json.loads((tmp_path / f"{method}.npz.json").read_text())
         assert record.get("batch") == told
@@ -782,9 +784,9 @@ def of_digits(kind: str) -> Generator:
     """The teacher of the digits recipe, or its student as training begins."""
     built = build(load_recipe("digits.toml", ["training.steps=2"])).distillation
     if kind == "teacher":
-        return Solved(built.teacher, Solver("heun", 2), scale=2.0)
+        return TeacherSampler(built.teacher, Solver("heun", 2), scale=2.0)
     teacher = built.teacher
-    return Mapped(built.student.eval(), teacher.sample_shape, teacher.conditions)
+    return StudentSampler(built.student.eval(), teacher.sample_shape, teacher.conditions)
 
 
 @pytest.mark.parametrize("kind", ["student", "teacher"])
@@ -877,7 +879,7 @@ def test_a_sampling_goes_on_at_another_batch_size(tmp_path):
 
 def test_an_adaptive_solver_goes_on_at_its_own_batch_size_alone(tmp_path):
     """Its steps suit a whole batch, so that the batch size counts."""
-    sampler = Sampler(Solved(MIXTURE, Solver("dopri5", tolerance=1e-2)), AsItIs())
+    sampler = Sampler(TeacherSampler(MIXTURE, Solver("dopri5", tolerance=1e-2)), AsItIs())
     asked = sampler.request(24)
     with pytest.raises(StoppedSampling):
         write_samples(sampler, asked, tmp_path / "s.npz", batch=8, stop=Times(2))

@@ -22,7 +22,7 @@ from ffcore.flow.ode import Counted
 from ffcore.flow.solver import Solver
 from ffcore.interfaces import Condition, Decoder, Labels, Student
 from ffcore.plugins import PluginError
-from ffcore.sample import Mapped, SampleError, Sampler, Solved
+from ffcore.sample import SampleError, Sampler, StudentSampler, TeacherSampler
 from ffcore.search import Verifier, VerifierError, check_free, compare, keep, search
 from ffcore.search.comparison import affordable
 from ffcore_exact.features import Raw
@@ -38,7 +38,7 @@ class AsItIs(Decoder):
         return samples
 
 
-class Watched(Student):
+class Accumulated(Student):
     """A student that counts the rows it is asked for."""
 
     starts_at = "prior"
@@ -61,17 +61,17 @@ def gaussian() -> Gaussian:
 def a_student() -> Sampler:
     """One that is exact: f(z, 1) = mean + scale · z."""
     teacher = gaussian()
-    student = Watched(ExactStudent(teacher))
-    return Sampler(Mapped(student, teacher.sample_shape, teacher.conditions), AsItIs())
+    student = Accumulated(ExactStudent(teacher))
+    return Sampler(StudentSampler(student, teacher.sample_shape, teacher.conditions), AsItIs())
 
 
 def a_teacher(steps: int = 4, method: str = "heun") -> Sampler:
-    return Sampler(Solved(gaussian(), Solver(method, steps)), AsItIs())
+    return Sampler(TeacherSampler(gaussian(), Solver(method, steps)), AsItIs())
 
 
 def rows_of(student: Sampler) -> int:
-    assert isinstance(student.generator, Mapped)
-    assert isinstance(student.generator.student, Watched)
+    assert isinstance(student.generator, StudentSampler)
+    assert isinstance(student.generator.student, Accumulated)
     return student.generator.student.rows
 
 
@@ -172,7 +172,7 @@ def test_a_batch_is_no_larger_than_asked_and_each_image_comes_with_its_condition
     shape, seen = (1, 4, 4), []
     teacher = FieldTeacher(lambda x, t, c: -x, shape, Labels(10, 10))
     student = Sampler(
-        Mapped(
+        StudentSampler(
             LabelPainter(),
             shape,
             teacher.conditions,
@@ -215,9 +215,11 @@ def test_the_nfe_told_are_those_that_the_networks_counted(scale: float, method: 
     base = FieldTeacher(lambda x, t, c: -x, (2,), Labels(4, 4))
     counted = Counted(base)
     watched = FieldTeacher(lambda x, t, c: counted(x, t, c), (2,), Labels(4, 4))
-    student = Watched(ExactStudent(gaussian()))
-    ours = Sampler(Mapped(student, (2,), Labels(4, 4), scale=scale), AsItIs())
-    theirs = Sampler(Solved(watched, Solver(method, 5), scale=scale, interval=(0.3, 0.8)), AsItIs())
+    student = Accumulated(ExactStudent(gaussian()))
+    ours = Sampler(StudentSampler(student, (2,), Labels(4, 4), scale=scale), AsItIs())
+    theirs = Sampler(
+        TeacherSampler(watched, Solver(method, 5), scale=scale, interval=(0.3, 0.8)), AsItIs()
+    )
     asked = ours.request(number)
     best = search(ours, first_coordinate, asked, [candidates])[candidates]
     assert student.rows == number * candidates
@@ -255,7 +257,7 @@ def test_64_candidates_and_8_heun_steps_cost_80_like_40_steps_alone() -> None:
 def test_a_candidate_costs_as_many_nfe_as_the_student_takes_steps() -> None:
     teacher = gaussian()
     exact = ExactStudent(teacher, starts_at="anywhere")
-    student = Sampler(Mapped(exact, (2,), teacher.conditions), AsItIs())
+    student = Sampler(StudentSampler(exact, (2,), teacher.conditions), AsItIs())
     asked = student.request(4, steps=2)
     row = compare(student, a_teacher(8), first_coordinate, asked, [8]).rows[-1]
     assert (row.searched.nfe, row.student.nfe, row.student.steps) == (32, 16, 2)
@@ -281,7 +283,7 @@ def test_the_teacher_alone_gets_as_many_steps_as_the_budget_affords(
 def test_the_teacher_starts_from_the_chosen_noise_and_no_other() -> None:
     student = a_student()
     base = FieldTeacher.around(gaussian())
-    teacher = Sampler(Solved(base, Solver("euler", 3)), AsItIs())
+    teacher = Sampler(TeacherSampler(base, Solver("euler", 3)), AsItIs())
     best = search(student, first_coordinate, student.request(10), [16])[16]
     made = teacher.make(best, batch=4)
     starts = torch.cat([x for x, t, _ in base.calls if float(t[0]) == 1])
@@ -312,7 +314,7 @@ def test_a_reference_of_samples_is_read_once() -> None:
     student = a_student()
     asked = student.request(50)
     origin = {"source": "the teacher again"}
-    other = Sampler(Solved(gaussian(), Solver("heun", 8)), AsItIs(), origin=origin)
+    other = Sampler(TeacherSampler(gaussian(), Solver("heun", 8)), AsItIs(), origin=origin)
 
     class Once(Made):
         times = 0
@@ -417,7 +419,7 @@ def test_what_was_chosen_is_not_searched_again() -> None:
         (a_student, "what renders is a teacher's sampler"),
         (
             lambda: Sampler(
-                Solved(FieldTeacher(lambda x, t, c: x, (2,), Labels(3)), Solver()), AsItIs()
+                TeacherSampler(FieldTeacher(lambda x, t, c: x, (2,), Labels(3)), Solver()), AsItIs()
             ),
             "the student is not of this teacher",
         ),

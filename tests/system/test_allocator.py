@@ -9,7 +9,7 @@ TELL = """
 import ctypes, os, resource
 from contextlib import nullcontext
 import torch
-from ffcore.system.allocator import keeping
+from ffcore.system.allocator import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -20,9 +20,9 @@ def resident():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 # A block is aligned: the first ones freed are too short by the room that this takes.
-with keeping():
+with keep_freed_memory():
     rounds = [faults() for _ in range(40)]
-    with keeping():
+    with keep_freed_memory():
         pass
     within = min(rounds[-8:] + [faults()])
     held = resident()

@@ -66,7 +66,12 @@ def test_memory_that_runs_out_in_a_step_is_told_with_what_needs_less(tmp_path):
     assert found.returncode == ExitCode.ENVIRONMENT, found.stderr
     said = found.stderr.splitlines()[-1]
     assert said.startswith("step 1: out of memory. ")
-    for key in ("training.batch", "parallel.accumulation", "parallel.checkpointing", "'fsdp'"):
+    for key in (
+        "training.batch",
+        "parallel.accumulation",
+        "parallel.activation_checkpointing",
+        "'fsdp'",
+    ):
         assert key in said
     assert "Traceback" not in found.stderr
 

@@ -17,7 +17,7 @@ HUB = "hf://some-org/some-repo/weights/last.pt"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-def lay_out(cache: Path, revision: str = "main", content: str = "weights") -> Path:
+def parallelize(cache: Path, revision: str = "main", content: str = "weights") -> Path:
     """Put a file into a cache as huggingface_hub does, and return where it lies."""
     repository = cache / "models--some-org--some-repo"
     file = repository / "snapshots" / COMMIT / "weights" / "last.pt"
@@ -110,19 +110,19 @@ def test_what_is_not_there_is_named(reference: str, expected: str) -> None:
 @pytest.mark.parametrize("download", [True, False])
 @pytest.mark.parametrize("revision", ["main", "v1", "refs/pr/1"])
 def test_a_cached_file_is_found_offline(offline: Path, download: bool, revision: str) -> None:
-    file = lay_out(offline, revision)
+    file = parallelize(offline, revision)
     at = "" if revision == "main" else f"@{revision}"
     assert locate(f"{HUB}{at}", download=download) == file
 
 
 def test_a_cached_file_is_found_by_its_commit(offline: Path) -> None:
-    file = lay_out(offline)
+    file = parallelize(offline)
     assert locate(f"{HUB}@{COMMIT}") == file
 
 
 @pytest.mark.parametrize("download", [True, False])
 def test_another_revision_than_the_cached_one_is_missing(offline: Path, download: bool) -> None:
-    lay_out(offline)
+    parallelize(offline)
     assert "v2 is not in the" in message(lambda: locate(f"{HUB}@v2", download=download))
 
 
@@ -200,7 +200,7 @@ def test_a_name_that_no_repository_can_have_is_told(
 def test_without_the_hub_s_package_the_extra_is_named(
     cache: Path, monkeypatch: pytest.MonkeyPatch, download: bool
 ) -> None:
-    lay_out(cache)
+    parallelize(cache)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     found = message(lambda: locate(HUB, download=download))
     assert HUB in found
@@ -268,14 +268,14 @@ def test_offline_a_file_on_the_hub_counts_as_there_only_if_it_is_cached(offline:
     found = message(lambda: require([file]))
     assert HUB in found
     assert "HF_HUB_OFFLINE" in found
-    lay_out(offline)
+    parallelize(offline)
     require([file])
 
 
 def test_without_the_hub_s_package_a_file_on_the_hub_is_missing(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lay_out(cache)
+    parallelize(cache)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     found = message(lambda: require([File(HUB, "teacher.weights", "the teacher")]))
     assert "pip install 'ffcore[hub]'" in found
@@ -288,7 +288,7 @@ def test_a_malformed_name_is_missing_though_others_could_be_downloaded(cache: Pa
 
 def test_the_hub_s_own_settings_hold_and_nothing_imports_torch(tmp_path: Path) -> None:
     """In a process of its own: the hub's package reads its settings when it is imported."""
-    file = lay_out(tmp_path / "hub")
+    file = parallelize(tmp_path / "hub")
     code = f"""
 import sys
 from ffcore.system.files import File, MissingFile, locate, require

@@ -138,9 +138,9 @@ def test_a_number_that_is_not_finite_is_seen_in_any_precision(dtype: torch.dtype
 
 def test_a_network_without_memory_is_refused() -> None:
     with torch.device("meta"):
-        hollow = network()
+        meta = network()
     with pytest.raises(ValueError, match="meta device"):
-        loaded({}).load_into(hollow)
+        loaded({}).load_into(meta)
     partly = network()
     partly.register_buffer("scale", torch.ones(1, device="meta"), persistent=False)
     with pytest.raises(ValueError, match="meta device"):

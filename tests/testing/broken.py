@@ -316,7 +316,7 @@ class KeepsFrequenciesOutOfItsState(SmallStudent):
         return super().forward(x_t, t, delta, condition) * (2 + torch.sin(self.frequency))
 
 
-@breaks("has-the-same-shapes-hollow", "other parameters", role="student")
+@breaks("has-the-same-shapes-meta", "other parameters", role="student")
 @attrs.frozen
 class SmallerWhereHollow:
     """A table."""
@@ -326,7 +326,7 @@ class SmallerWhereHollow:
     def build(self, context: Context) -> Student:
         assert context.teacher is not None
         student = SmallStudent.of(context.teacher)
-        if context.hollow:
+        if context.meta:
             del student.slope.leave
         return student
 

@@ -42,7 +42,7 @@ NAMES = {
         "is-deterministic",
         "leaves-the-process-alone",
         "saves-and-loads",
-        "has-the-same-shapes-hollow",
+        "has-the-same-shapes-meta",
     ],
     "teacher": [
         "is-frozen",
@@ -170,7 +170,7 @@ def test_what_is_healthy_keeps_every_law(role: str, tables: list[object]) -> Non
     assert broken(results) == {}
     assert {each.law for each in results if each.status == "not asked"} <= {
         "saves-and-loads",
-        "has-the-same-shapes-hollow",
+        "has-the-same-shapes-meta",
         "trains-its-auxiliaries-alone",
         "keeps-what-its-table-says",
         "points-from-noise-to-data",

@@ -290,7 +290,7 @@ def test_gradients_are_clipped_to_their_greatest_norm(clip: float | None) -> Non
 
 
 def test_the_average_follows_its_formula() -> None:
-    run = distillation(decays=[0.3])
+    run = distillation(ema_decays=[0.3])
     expected = values(run.student)
     for step in range(6):
         run.step()
@@ -370,7 +370,7 @@ def test_an_auxiliary_trains_on_the_samples_of_its_own_objective_only() -> None:
 @pytest.mark.parametrize("joint", [False, True])
 def test_an_auxiliary_may_be_an_average_of_the_student(joint: bool) -> None:
     network = LinearStudent(DIMENSION)
-    corrector = Correct(auxiliaries={"slow": Auxiliary(network=network, student_average=0.05)})
+    corrector = Correct(auxiliaries={"slow": Auxiliary(network=network, ema_decay=0.05)})
     run = distillation(predictor=Towards() if joint else None, corrector=corrector)
     expected = values(network)
     for _ in range(3):
@@ -597,4 +597,4 @@ def test_a_step_that_would_cut_a_coupled_batch_is_refused() -> None:
     with pytest.raises(ValueError, match=r"correction couples .* 1 processes × 2 micro-batches"):
         distillation(corrector=Coupled(), accumulation=2)
     with pytest.raises(ValueError, match=r"correction couples .* 2 processes × 1 micro-batches"):
-        distillation(corrector=Coupled()).lay_out(Processes(0, 2))
+        distillation(corrector=Coupled()).parallelize(Processes(0, 2))

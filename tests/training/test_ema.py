@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from inputs import Stream, seeds
 from torch import nn
 
-from ffcore.training.ema import averaged_copy, update
+from ffcore.training.ema import ema_copy, update
 
 Update = Callable[[nn.Module, nn.Module, float, int], None]
 
@@ -73,7 +73,7 @@ def test_early_weights_are_forgotten() -> None:
 
 def test_the_copy_is_independent_and_only_for_evaluation() -> None:
     network = Network(0).train()
-    average = averaged_copy(network)
+    average = ema_copy(network)
     assert not average.training
     assert not any(parameter.requires_grad for parameter in average.parameters())
     with torch.no_grad():

@@ -16,7 +16,7 @@ from ffcore.recipe import load_recipe
 from ffcore.run.build import build
 from ffcore.training.checkpoint import Checkpoints
 from ffcore.training.distillation import Distillation
-from ffcore.training.guard import Diverged
+from ffcore.training.finite import Diverged
 from ffcore.training.loop import Report, train
 from ffcore.training.optimizer import Optimizer
 from ffcore_freeflow.balancer import AdaptiveBalancer
@@ -94,7 +94,7 @@ def test_the_time_left_is_that_of_the_steps_left() -> None:
         steps=100,
         metrics={"loss": 0.5},
         steps_per_second=7.0,
-        images_per_second=56.0,
+        samples_per_second=56.0,
         seconds={"predictor": 0.1},
         memory_peak=2**30,
     )
@@ -102,7 +102,7 @@ def test_the_time_left_is_that_of_the_steps_left() -> None:
     assert report.numbers == {
         "loss": 0.5,
         "steps_per_second": 7.0,
-        "images_per_second": 56.0,
+        "samples_per_second": 56.0,
         "seconds_left": 10.0,
         "memory_peak": 2**30,
         "seconds/predictor": 0.1,
@@ -128,7 +128,7 @@ def test_a_report_tells_where_the_time_of_a_step_goes() -> None:
         }  # fmt: skip
         assert all(seconds > 0 for seconds in report.seconds.values())
         assert sum(report.seconds.values()) <= 1 / report.steps_per_second <= took / count
-        assert report.images_per_second == report.steps_per_second * run.batch
+        assert report.samples_per_second == report.steps_per_second * run.batch
         assert 2**24 < report.memory_peak < 2**40
         begun, before = time.perf_counter(), report.step
 
@@ -234,7 +234,7 @@ def test_too_many_skipped_in_a_row_end_the_run() -> None:
 
 
 def test_a_loop_of_ones_own_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ffcore.training.guard._MOST", 4)
+    monkeypatch.setattr("ffcore.training.finite._MOST", 4)
     run = distillation(predictor=Astray(2))
     for _ in range(3):
         run.step()

@@ -21,7 +21,7 @@ WORKER = Path(__file__).parent / "fakes" / "parity.py"
 TOLERANCE = 1e-10
 GUIDED = "digits_guided.toml;training.batch=16;corrector.guidance_interval=[0.0,0.6]"
 RECIPES = {
-    "finite differences, guided": f"{GUIDED};training.average=[0.99,0.5]",
+    "finite differences, guided": f"{GUIDED};training.ema_decay=[0.99,0.5]",
     "jvp": "digits.toml;training.batch=16;predictor.derivative=jvp;corrector.online_updates=2",
     "dual": "digits.toml;training.batch=16;predictor.derivative=dual",
     "data": "digits_meanflow.toml;training.batch=16;predictor.derivative=dual",
@@ -139,7 +139,7 @@ def test_compiled_networks_do_what_others_do(name: str, derivative: str) -> None
     for compiled in (False, True):
         recipe = load_recipe(name, [f"predictor.derivative={derivative}", "training.batch=16"])
         run = build(recipe).distillation
-        run.lay_out(Processes(), compiled=compiled)
+        run.parallelize(Processes(), compiled=compiled)
         metrics = [run.step() for _ in range(2)][-1]
         found.append((metrics, [each.detach() for each in run.student.parameters()]))
     (plain, expected), (metrics, weights) = found

@@ -162,16 +162,16 @@ def saves_and_loads(case: Case, live: Any) -> None:
 
 @law(ANY, 11)
 def has_the_same_shapes_hollow(case: Case, live: Any) -> None:
-    """Built hollow, a network to train or to learn from has the parameters that it has otherwise,
+    """Built meta, a network to train or to learn from has the parameters that it has otherwise,
     by name and shape: a dry run counts them."""
     counted = ("teacher", "student", "network")
     ask_only_where(case.role in counted, "nothing of it is counted by a dry run")
-    hollow, full = (
+    meta, full = (
         {name: tuple(each.shape) for name, each in network.named_parameters()}
-        for network in (case.build(hollow=True), live)
+        for network in (case.build(meta=True), live)
     )
-    other = sorted({name for name, _ in hollow.items() ^ full.items()})
-    require(not other, f"other parameters where context.hollow: {', '.join(other)}")
+    other = sorted({name for name, _ in meta.items() ^ full.items()})
+    require(not other, f"other parameters where context.meta: {', '.join(other)}")
 
 
 def _silent(table: type) -> Iterator[str]:

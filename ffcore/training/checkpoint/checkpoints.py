@@ -32,7 +32,7 @@ from ffcore.training.checkpoint.manifest import (
 )
 from ffcore.training.checkpoint.snapshot import Snapshot, read, shapes_in
 from ffcore.training.distillation import Distillation
-from ffcore.training.guard import Diverged
+from ffcore.training.finite import Diverged
 
 _LOG = logging.getLogger(__name__)
 _REMEDY = (

@@ -23,7 +23,7 @@ _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module"}
 def tensors_of(distillation: Distillation) -> dict[str, Tensor]:
     """Return the distillation's own tensors, not copies: what is written to them, it has.
 
-    "student/…", "average/DECAY/…" and "auxiliary/NAME/…" are networks, "optimizer/…" and
+    "student/…", "ema/DECAY/…" and "auxiliary/NAME/…" are networks, "optimizer/…" and
     "auxiliary-optimizer/NAME/…" AdamW's step and moments of each parameter.
     """
     found: dict[str, Tensor] = {}
@@ -64,8 +64,8 @@ def not_finite(distillation: Distillation) -> list[str]:
 
 def _networks(distillation: Distillation) -> Iterator[tuple[str, nn.Module]]:
     yield "student", distillation.student
-    for decay, average in distillation.averages.items():
-        yield f"average/{decay}", average
+    for decay, ema in distillation.emas.items():
+        yield f"ema/{decay}", ema
     for name, auxiliary in distillation.auxiliaries.items():
         yield f"auxiliary/{name}", auxiliary.network
 

@@ -16,7 +16,7 @@ from ffcore.system.faults import Unwritable
 from ffcore.training.checkpoint import CheckpointError, Checkpoints, foreign
 from ffcore.training.checkpoint.snapshot import Snapshot
 from ffcore.training.distillation import Distillation
-from ffcore.training.guard import Diverged
+from ffcore.training.finite import Diverged
 from ffcore_mlp.student import MlpAverageVelocity
 
 

@@ -10,15 +10,15 @@ An error at δ/2 arrives at δ at half its size, so that the truth is the only f
 import torch
 from torch import Tensor
 
-from ffcore import Condition, Gap, Gaps, PredictorObjective, Teacher, TimeLaw, push
+from ffcore import Condition, Gap, Gaps, PredictorObjective, Teacher, TimeDistribution, push
 from ffcore.interfaces import Batch, Networks
 
 
 class HalvesPredictor(PredictorObjective):
     """Gap F(z, δ) − ½ (F(z, δ/2) + w), with w by Heun's method in `steps` steps."""
 
-    def __init__(self, delta: TimeLaw | None = None, steps: int = 4) -> None:
-        self.delta = delta or TimeLaw()
+    def __init__(self, delta: TimeDistribution | None = None, steps: int = 4) -> None:
+        self.delta = delta or TimeDistribution()
         self.steps = steps
 
     def gaps(self, networks: Networks, batch: Batch) -> Gaps:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from ffcore.flow.time_law import TimeLaw
+from ffcore.flow.time_distribution import TimeDistribution
 from ffcore.keys import key
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class RingTeacher:
 class Halves:
     """The predictor by halves."""
 
-    delta: TimeLaw = key(factory=TimeLaw, help="the law of the duration δ")
+    delta: TimeDistribution = key(factory=TimeDistribution, help="the law of the duration δ")
     steps: int = key(4, help="the teacher's Heun steps over the second half", at_least=1)
 
     def build(self, context: Context) -> PredictorObjective:

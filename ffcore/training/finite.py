@@ -1,8 +1,9 @@
 """What becomes of a step whose numbers are not finite: it changes no weight.
 
-Whether a number is finite is found out on the device and guards the updates there, so that no step
-waits for its numbers to be read and no weight meets a NaN. The books are read later, and say which
-step it was. After too many such steps in a row all stands still, as it stood before the first.
+Whether a number is finite is checked on the device, and decides on the updates there, so that no
+step waits for its numbers to be read and no weight meets a NaN. The books are read later, and say
+which step it was. After too many such steps in a row all stands still, as it stood before the
+first.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Diverged(Exception):
     """Training met numbers that are not finite, and cannot go on."""
 
 
-class Guard:
+class FiniteCheck:
     """Tells on the device whether an update may be made, and keeps the books.
 
     Every number that is admitted must be the same in all processes that share a step.
@@ -32,7 +33,7 @@ class Guard:
 
     def __init__(self, patience: int, device: str) -> None:
         self.patience = patience
-        self.sound = torch.ones((), dtype=torch.bool, device=device)
+        self.finite = torch.ones((), dtype=torch.bool, device=device)
         """Whether the updates of the step at hand may be made, as far as its numbers are known."""
         self.skipped = 0
         """How many steps have been left out, as the books were last read."""
@@ -44,19 +45,19 @@ class Guard:
 
     def begin(self) -> None:
         """Begin a step."""
-        self.sound = self._in_a_row <= self.patience
+        self.finite = self._in_a_row <= self.patience
         self._numbers = {}
 
     def admit(self, numbers: Mapping[str, Tensor]) -> None:
         """Let the step's further updates depend on these scalars being finite."""
-        finite = {name: each.detach().isfinite() for name, each in numbers.items()}
-        self.sound = torch.stack([self.sound, *finite.values()]).all()
-        self._numbers |= finite
+        found = {name: each.detach().isfinite() for name, each in numbers.items()}
+        self.finite = torch.stack([self.finite, *found.values()]).all()
+        self._numbers |= found
 
     def end(self, step: int) -> None:
         """End a step."""
-        self._in_a_row = torch.where(self.sound, 0, self._in_a_row + 1)
-        found = torch.stack([self.sound, *self._numbers.values()])
+        self._in_a_row = torch.where(self.finite, 0, self._in_a_row + 1)
+        found = torch.stack([self.finite, *self._numbers.values()])
         self._unread.append((step, [*self._numbers], found))
 
     @property
@@ -76,9 +77,9 @@ class Guard:
             return
         found = iter(torch.cat([each for _, _, each in unread]).tolist())
         for step, names, _ in unread:
-            sound = next(found)
+            finite = next(found)
             wrong = [name for name in names if not next(found)]
-            if sound:
+            if finite:
                 self.row.clear()
             else:
                 self.skipped += 1

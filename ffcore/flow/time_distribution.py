@@ -1,4 +1,4 @@
-"""The law from which a recipe draws times or durations. Torch-free."""
+"""The distribution from which a recipe draws times or durations. Torch-free."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen(kw_only=True)
-class TimeLaw:
-    """A law on [0, 1], then squeezed into [low, high].
+class TimeDistribution:
+    """A distribution on [0, 1], then squeezed into [low, high].
 
     "uniform"; "logit-normal": sigmoid(location + scale · N(0, 1)), biased to high times by a
     positive location (Esser et al., 2403.03206).
     """
 
-    law: Literal["uniform", "logit-normal"] = key("uniform", help="the law on [0, 1]")
+    distribution: Literal["uniform", "logit-normal"] = key(
+        "uniform", help="the distribution on [0, 1]"
+    )
     location: float = key(0.0, help="logit-normal: mean of the logit")
     scale: float = key(1.0, help="logit-normal: standard deviation of the logit", above=0)
     low: float = key(0.0, help="least value", at_least=0, at_most=1)
@@ -37,7 +39,7 @@ class TimeLaw:
 
     def draw(self, draws: Draws, purpose: str) -> Tensor:
         """Return one value for each sample of `draws`, Float[len] in [low, high]."""
-        if self.law == "uniform":
+        if self.distribution == "uniform":
             value = draws.uniform(purpose)
         else:
             value = draws.logit_normal(purpose, self.location, self.scale)

@@ -9,23 +9,23 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ffcore.draws import Draws
-from ffcore.flow.time_law import TimeLaw
+from ffcore.flow.time_distribution import TimeDistribution
 from ffcore.keys import ImpossibleValue
 
-Draw = Callable[[TimeLaw, Draws], Tensor]
+Draw = Callable[[TimeDistribution, Draws], Tensor]
 N = 40_000
 
 
-def draw_delta(law: TimeLaw, draws: Draws) -> Tensor:
+def draw_delta(law: TimeDistribution, draws: Draws) -> Tensor:
     return law.draw(draws, "delta")
 
 
 @st.composite
-def laws(draw: st.DrawFn) -> TimeLaw:
+def laws(draw: st.DrawFn) -> TimeDistribution:
     ends = draw(st.tuples(st.floats(0, 1), st.floats(0, 1)))
     low, high = sorted(ends)
     assume(low < high)
-    return TimeLaw(
+    return TimeDistribution(
         law=draw(st.sampled_from(["uniform", "logit-normal"])),
         location=draw(st.floats(-20, 20)),
         scale=draw(st.floats(0.1, 20)),
@@ -35,7 +35,7 @@ def laws(draw: st.DrawFn) -> TimeLaw:
     )
 
 
-def stays_within(draw: Draw, law: TimeLaw, seed: int) -> None:
+def stays_within(draw: Draw, law: TimeDistribution, seed: int) -> None:
     """In [low, high], as float32 has them, and never outside [0, 1]."""
     found = draw(law, Draws(seed, 0, 0, 64))
     low, high = torch.tensor([law.low, law.high])
@@ -45,7 +45,7 @@ def stays_within(draw: Draw, law: TimeLaw, seed: int) -> None:
 
 
 @given(law=laws(), seed=st.integers(0, 2**31))
-def test_a_law_stays_within_its_ends(law: TimeLaw, seed: int) -> None:
+def test_a_law_stays_within_its_ends(law: TimeDistribution, seed: int) -> None:
     stays_within(draw_delta, law, seed)
 
 
@@ -60,10 +60,10 @@ def test_a_law_stays_within_its_ends(law: TimeLaw, seed: int) -> None:
 )
 def test_a_law_that_leaves_its_ends_would_be_seen(wrong: Draw) -> None:
     with pytest.raises(AssertionError):
-        stays_within(wrong, TimeLaw(law="logit-normal", low=0.3, high=0.8), 0)
+        stays_within(wrong, TimeDistribution(distribution="logit-normal", low=0.3, high=0.8), 0)
 
 
-def has_its_moments(draw: Draw, law: TimeLaw, mean: float, deviation: float) -> None:
+def has_its_moments(draw: Draw, law: TimeDistribution, mean: float, deviation: float) -> None:
     """Within 5 σ of the estimates, the ends (and the logit-normal's sigmoid) undone."""
     value = (draw(law, Draws(0, 0, 0, N)).double() - law.low) / (law.high - law.low)
     value = value if law.law == "uniform" else value.logit()
@@ -74,8 +74,10 @@ def has_its_moments(draw: Draw, law: TimeLaw, mean: float, deviation: float) -> 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.2, 0.6)])
 def test_the_laws_are_what_they_are_called(low: float, high: float) -> None:
-    has_its_moments(draw_delta, TimeLaw(low=low, high=high), 0.5, 12**-0.5)
-    normal = TimeLaw(law="logit-normal", location=0.8, scale=0.7, low=low, high=high)
+    has_its_moments(draw_delta, TimeDistribution(low=low, high=high), 0.5, 12**-0.5)
+    normal = TimeDistribution(
+        distribution="logit-normal", location=0.8, scale=0.7, low=low, high=high
+    )
     has_its_moments(draw_delta, normal, 0.8, 0.7)
 
 
@@ -83,40 +85,47 @@ def test_the_laws_are_what_they_are_called(low: float, high: float) -> None:
     "wrong",
     [
         lambda law, draws: 1 - law.draw(draws, "delta"),
-        lambda law, draws: TimeLaw(law="logit-normal", location=0.8).draw(draws, "delta"),
+        lambda law, draws: TimeDistribution(distribution="logit-normal", location=0.8).draw(
+            draws, "delta"
+        ),
         lambda law, draws: draws.uniform("delta"),
     ],
     ids=["reversed", "another scale", "uniform"],
 )
 def test_another_law_would_be_seen(wrong: Draw) -> None:
-    law = TimeLaw(law="logit-normal", location=0.8, scale=0.7)
+    law = TimeDistribution(distribution="logit-normal", location=0.8, scale=0.7)
     with pytest.raises(AssertionError):
         has_its_moments(wrong, law, 0.8, 0.7)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_a_share_of_the_draws_is_exactly_the_greatest_value(share: float) -> None:
-    law = TimeLaw(high=0.75, at_one=share)
+    law = TimeDistribution(high=0.75, at_one=share)
     at_high = (draw_delta(law, Draws(0, 0, 0, N)) == 0.75).double().mean()
     assert abs(float(at_high) - share) <= 5 * (share * (1 - share) / N) ** 0.5
 
 
 def test_the_share_leaves_the_other_draws_as_they_were() -> None:
     draws = Draws(0, 0, 0, 1000)
-    some, none = draw_delta(TimeLaw(at_one=0.5), draws), draw_delta(TimeLaw(), draws)
+    some, none = (
+        draw_delta(TimeDistribution(at_one=0.5), draws),
+        draw_delta(TimeDistribution(), draws),
+    )
     kept = some < 1
     assert 0 < int(kept.sum()) < 1000
     assert torch.equal(some[kept], none[kept])
 
 
 def test_the_share_is_drawn_for_each_purpose_anew() -> None:
-    law, draws = TimeLaw(at_one=0.5), Draws(0, 0, 0, N)
+    law, draws = TimeDistribution(at_one=0.5), Draws(0, 0, 0, N)
     both = ((law.draw(draws, "delta") == 1) & (law.draw(draws, "r") == 1)).double().mean()
     assert abs(float(both) - 0.25) < 5 * (0.25 * 0.75 / N) ** 0.5
 
 
 @given(law=laws(), cut=st.integers(0, 64))
-def test_a_sample_s_time_does_not_depend_on_the_cut_of_the_batch(law: TimeLaw, cut: int) -> None:
+def test_a_sample_s_time_does_not_depend_on_the_cut_of_the_batch(
+    law: TimeDistribution, cut: int
+) -> None:
     whole = Draws(0, 0, 0, 64)
     parts = torch.cat([draw_delta(law, whole[:cut]), draw_delta(law, whole[cut:])])
     assert torch.equal(parts, draw_delta(law, whole))
@@ -129,10 +138,10 @@ def test_a_sample_s_time_does_not_depend_on_the_cut_of_the_batch(law: TimeLaw, c
 )
 def test_impossible_values_are_refused(impossible: dict[str, float]) -> None:
     with pytest.raises(ImpossibleValue):
-        TimeLaw(**impossible)
+        TimeDistribution(**impossible)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.5, 0.5), (0.6, 0.4)])
 def test_the_least_value_is_below_the_greatest(low: float, high: float) -> None:
     with pytest.raises(ValueError, match="is not below high"):
-        TimeLaw(low=low, high=high)
+        TimeDistribution(low=low, high=high)

@@ -9,13 +9,13 @@ from torch import Tensor
 from two_ranks import skips, start
 
 from ffcore.training.distillation import Distillation
-from ffcore.training.guard import Diverged, Guard
+from ffcore.training.finite import Diverged, FiniteCheck
 
 NAN, INF = torch.tensor(torch.nan), torch.tensor(torch.inf)
 FINE = torch.tensor(1.0)
 
 
-def made(guard: Guard, *numbers: Tensor) -> list[bool]:
+def made(guard: FiniteCheck, *numbers: Tensor) -> list[bool]:
     """Make a step for each number; return which were sound."""
     sound = []
     for step, number in enumerate(numbers):
@@ -28,7 +28,7 @@ def made(guard: Guard, *numbers: Tensor) -> list[bool]:
 
 @pytest.mark.parametrize("number", [NAN, INF, -INF])
 def test_a_number_that_is_not_finite_makes_its_step_unsound(number):
-    guard = Guard(9, "cpu")
+    guard = FiniteCheck(9, "cpu")
     assert made(guard, FINE, number, FINE) == [True, False, True]
     guard.read()
     assert guard.skipped == 1
@@ -36,7 +36,7 @@ def test_a_number_that_is_not_finite_makes_its_step_unsound(number):
 
 
 def test_what_is_admitted_later_holds_for_what_comes_after():
-    guard = Guard(9, "cpu")
+    guard = FiniteCheck(9, "cpu")
     guard.begin()
     guard.admit({"a": FINE})
     assert guard.sound
@@ -51,7 +51,7 @@ def test_what_is_admitted_later_holds_for_what_comes_after():
 
 @pytest.mark.parametrize("patience", [0, 1, 3])
 def test_after_too_many_in_a_row_nothing_is_sound(patience):
-    guard = Guard(patience, "cpu")
+    guard = FiniteCheck(patience, "cpu")
     numbers = [NAN] * patience + [FINE] + [NAN] * (patience + 1) + [FINE, FINE]
     sound = [False] * patience + [True] + [False] * (patience + 1) + [False, False]
     assert made(guard, *numbers) == sound
@@ -61,7 +61,7 @@ def test_after_too_many_in_a_row_nothing_is_sound(patience):
 
 
 def test_the_books_are_the_same_however_often_they_are_read():
-    often, seldom = Guard(2, "cpu"), Guard(2, "cpu")
+    often, seldom = FiniteCheck(2, "cpu"), FiniteCheck(2, "cpu")
     numbers = [FINE, NAN, NAN, FINE, NAN, NAN, NAN]
     for step, number in enumerate(numbers):
         for guard in (often, seldom):
@@ -137,7 +137,7 @@ def test_a_step_that_is_not_sound_changes_nothing_but_its_count(spoils):
 def test_without_the_guard_it_would_be_seen(monkeypatch):
     """The same with an optimizer that is not told."""
     run = ready()
-    monkeypatch.setattr(Guard, "admit", lambda guard, numbers: None)
+    monkeypatch.setattr(FiniteCheck, "admit", lambda guard, numbers: None)
     before = contents(run)
     prediction(run)
     run.step()
