@@ -255,5 +255,5 @@ def loss(network: nn.Module, samples: Tensor, condition: Condition, draws: Draws
     ids=["nothing", "no loss", "no optimizer", "both ways"],
 )
 def test_an_auxiliary_learns_in_one_of_two_ways(arguments: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="an optimizer and a loss, or a ema_decay"):
+    with pytest.raises(ValueError, match="an optimizer and a loss, or an ema_decay"):
         Auxiliary(network=LinearStudent(1), **arguments)

@@ -155,6 +155,6 @@ def _where_time_went(report: Report) -> str:
     sections = sorted(report.seconds.items(), key=lambda each: -each[1])
     parts = ", ".join(f"{name} {1000 * seconds:.1f}" for name, seconds in sections)
     return (
-        f"a step took {whole:.1f} ms: {parts}\n{report.samples_per_second:.0f} images per second, "
+        f"a step took {whole:.1f} ms: {parts}\n{report.samples_per_second:.0f} samples per second, "
         f"at most {report.memory_peak / 2**30:.2f} GiB of memory"
     )

@@ -19,7 +19,7 @@ _CURVES: dict[str, Sequence[str]] = {
     "λ": ["lambda"],
     "norm of the gradient": ["gradient_norm"],
 }
-_SPEED = "images per second"
+_SPEED = "samples per second"
 _KNOWN = {
     "step",
     "steps_per_second",

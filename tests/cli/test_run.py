@@ -33,7 +33,7 @@ def test_a_run_prints_its_results_and_leaves_its_pictures(tmp_path):
     assert "noise floor" in found.stdout
     assert "train 4/4 loss" in found.stderr
     assert re.search(r"a step took [\d.]+ ms: \w+ [\d.]+, ", found.stderr)
-    assert re.search(r"\d+ images per second, at most \d\.\d\d GiB of memory", found.stderr)
+    assert re.search(r"\d+ samples per second, at most \d\.\d\d GiB of memory", found.stderr)
     assert (tmp_path / "runs" / "gaussian" / "samples.png").exists()
     assert all(len(line) <= 80 for line in found.stdout.splitlines())
 

@@ -158,8 +158,8 @@ def test_networks_are_counted_with_what_learns_in_each():
     ]
     teacher, student_, online = cost.networks
     assert teacher.whole.gradients == 0
-    assert student_.whole.average == student_.whole.weights
-    assert online.whole.average == 0
+    assert student_.whole.ema == student_.whole.weights
+    assert online.whole.ema == 0
     assert online.whole.optimizer == 2 * online.whole.gradients == 8 * counted
 
 

@@ -30,7 +30,7 @@ def joint(**arguments: Any) -> Distillation:
         "optimizer": Optimizer(learning_rate=1e-2, warmup=2, schedule="cosine"),
         "steps": STEPS,
         "batch": 16,
-        "decays": [0.9],
+        "ema_decays": [0.9],
     }
     return Distillation(**{**given, **arguments})
 
@@ -51,7 +51,7 @@ def alone(**arguments: Any) -> Distillation:
 
 def contents(run: Distillation) -> dict[str, Tensor]:
     """Everything that a run consists of, by name, found without `ffcore.training.checkpoint`."""
-    networks = {"student": run.student, "average": run.average}
+    networks = {"student": run.student, "ema": run.ema}
     networks |= {name: each.network for name, each in run.auxiliaries.items()}
     found = {
         f"{prefix}/{name}": each.clone()

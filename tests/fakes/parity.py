@@ -25,7 +25,7 @@ STEPS = 2
 
 def networks(run: Distillation) -> Iterator[tuple[str, nn.Module]]:
     yield "student", run.student
-    yield from ((f"average {decay}", each) for decay, each in run.averages.items())
+    yield from ((f"ema {decay}", each) for decay, each in run.emas.items())
     yield from ((name, each.network) for name, each in run.auxiliaries.items())
 
 

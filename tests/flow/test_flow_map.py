@@ -121,13 +121,13 @@ def test_an_exact_student_from_anywhere_arrives_in_any_number_of_steps(
 def test_steps_are_equal_and_end_at_the_duration(dtype: torch.dtype) -> None:
     asked: list[tuple[float, float]] = []
 
-    class Accumulated(ExactStudent):
+    class Recording(ExactStudent):
         def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
             asked.append((float(t[0]), float(delta[0])))
             assert (delta <= t).all()
             return x_t
 
-    student = Accumulated(Gaussian([0.0]), starts_at="anywhere")
+    student = Recording(Gaussian([0.0]), starts_at="anywhere")
     z = torch.ones(1, 1, dtype=dtype)
     assert float(generate(student, z, Condition(size=1), steps=4)) == 1.25**4
     assert asked == [(1.0, 0.25), (0.75, 0.25), (0.5, 0.25), (0.25, 0.25)]

@@ -1,4 +1,4 @@
-"""The laws of times and durations."""
+"""The distributions of times and durations."""
 
 from collections.abc import Callable
 
@@ -16,17 +16,17 @@ Draw = Callable[[TimeDistribution, Draws], Tensor]
 N = 40_000
 
 
-def draw_delta(law: TimeDistribution, draws: Draws) -> Tensor:
-    return law.draw(draws, "delta")
+def draw_delta(distribution: TimeDistribution, draws: Draws) -> Tensor:
+    return distribution.draw(draws, "delta")
 
 
 @st.composite
-def laws(draw: st.DrawFn) -> TimeDistribution:
+def distributions(draw: st.DrawFn) -> TimeDistribution:
     ends = draw(st.tuples(st.floats(0, 1), st.floats(0, 1)))
     low, high = sorted(ends)
     assume(low < high)
     return TimeDistribution(
-        law=draw(st.sampled_from(["uniform", "logit-normal"])),
+        distribution=draw(st.sampled_from(["uniform", "logit-normal"])),
         location=draw(st.floats(-20, 20)),
         scale=draw(st.floats(0.1, 20)),
         low=low,
@@ -35,45 +35,51 @@ def laws(draw: st.DrawFn) -> TimeDistribution:
     )
 
 
-def stays_within(draw: Draw, law: TimeDistribution, seed: int) -> None:
+def stays_within(draw: Draw, distribution: TimeDistribution, seed: int) -> None:
     """In [low, high], as float32 has them, and never outside [0, 1]."""
-    found = draw(law, Draws(seed, 0, 0, 64))
-    low, high = torch.tensor([law.low, law.high])
+    found = draw(distribution, Draws(seed, 0, 0, 64))
+    low, high = torch.tensor([distribution.low, distribution.high])
     assert found.shape == (64,)
     assert (found >= low).all()
     assert (found <= high).all()
 
 
-@given(law=laws(), seed=st.integers(0, 2**31))
-def test_a_law_stays_within_its_ends(law: TimeDistribution, seed: int) -> None:
-    stays_within(draw_delta, law, seed)
+@given(distribution=distributions(), seed=st.integers(0, 2**31))
+def test_a_distribution_stays_within_its_ends(distribution: TimeDistribution, seed: int) -> None:
+    stays_within(draw_delta, distribution, seed)
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda law, draws: draws.uniform("delta"),
-        lambda law, draws: law.low + law.high * draws.uniform("delta"),
-        lambda law, draws: law.low + law.location + law.scale * draws.normal("delta"),
+        lambda distribution, draws: draws.uniform("delta"),
+        lambda distribution, draws: distribution.low + distribution.high * draws.uniform("delta"),
+        lambda distribution, draws: (
+            distribution.low + distribution.location + distribution.scale * draws.normal("delta")
+        ),
     ],
     ids=["not squeezed", "high for the width", "no sigmoid"],
 )
-def test_a_law_that_leaves_its_ends_would_be_seen(wrong: Draw) -> None:
+def test_a_distribution_that_leaves_its_ends_would_be_seen(wrong: Draw) -> None:
     with pytest.raises(AssertionError):
         stays_within(wrong, TimeDistribution(distribution="logit-normal", low=0.3, high=0.8), 0)
 
 
-def has_its_moments(draw: Draw, law: TimeDistribution, mean: float, deviation: float) -> None:
+def has_its_moments(
+    draw: Draw, distribution: TimeDistribution, mean: float, deviation: float
+) -> None:
     """Within 5 σ of the estimates, the ends (and the logit-normal's sigmoid) undone."""
-    value = (draw(law, Draws(0, 0, 0, N)).double() - law.low) / (law.high - law.low)
-    value = value if law.law == "uniform" else value.logit()
+    value = (draw(distribution, Draws(0, 0, 0, N)).double() - distribution.low) / (
+        distribution.high - distribution.low
+    )
+    value = value if distribution.distribution == "uniform" else value.logit()
     assert abs(float(value.mean()) - mean) < 5 * deviation / N**0.5
     # The deviation's own, at most (that of a normal; a uniform's is less): σ / √2N.
     assert abs(float(value.std()) - deviation) < 5 * deviation / (2 * N) ** 0.5
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.2, 0.6)])
-def test_the_laws_are_what_they_are_called(low: float, high: float) -> None:
+def test_the_distributions_are_what_they_are_called(low: float, high: float) -> None:
     has_its_moments(draw_delta, TimeDistribution(low=low, high=high), 0.5, 12**-0.5)
     normal = TimeDistribution(
         distribution="logit-normal", location=0.8, scale=0.7, low=low, high=high
@@ -84,24 +90,24 @@ def test_the_laws_are_what_they_are_called(low: float, high: float) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda law, draws: 1 - law.draw(draws, "delta"),
-        lambda law, draws: TimeDistribution(distribution="logit-normal", location=0.8).draw(
-            draws, "delta"
-        ),
-        lambda law, draws: draws.uniform("delta"),
+        lambda distribution, draws: 1 - distribution.draw(draws, "delta"),
+        lambda distribution, draws: TimeDistribution(
+            distribution="logit-normal", location=0.8
+        ).draw(draws, "delta"),
+        lambda distribution, draws: draws.uniform("delta"),
     ],
     ids=["reversed", "another scale", "uniform"],
 )
-def test_another_law_would_be_seen(wrong: Draw) -> None:
-    law = TimeDistribution(distribution="logit-normal", location=0.8, scale=0.7)
+def test_another_distribution_would_be_seen(wrong: Draw) -> None:
+    distribution = TimeDistribution(distribution="logit-normal", location=0.8, scale=0.7)
     with pytest.raises(AssertionError):
-        has_its_moments(wrong, law, 0.8, 0.7)
+        has_its_moments(wrong, distribution, 0.8, 0.7)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_a_share_of_the_draws_is_exactly_the_greatest_value(share: float) -> None:
-    law = TimeDistribution(high=0.75, at_one=share)
-    at_high = (draw_delta(law, Draws(0, 0, 0, N)) == 0.75).double().mean()
+    distribution = TimeDistribution(high=0.75, at_one=share)
+    at_high = (draw_delta(distribution, Draws(0, 0, 0, N)) == 0.75).double().mean()
     assert abs(float(at_high) - share) <= 5 * (share * (1 - share) / N) ** 0.5
 
 
@@ -117,18 +123,24 @@ def test_the_share_leaves_the_other_draws_as_they_were() -> None:
 
 
 def test_the_share_is_drawn_for_each_purpose_anew() -> None:
-    law, draws = TimeDistribution(at_one=0.5), Draws(0, 0, 0, N)
-    both = ((law.draw(draws, "delta") == 1) & (law.draw(draws, "r") == 1)).double().mean()
+    distribution, draws = TimeDistribution(at_one=0.5), Draws(0, 0, 0, N)
+    both = (
+        ((distribution.draw(draws, "delta") == 1) & (distribution.draw(draws, "r") == 1))
+        .double()
+        .mean()
+    )
     assert abs(float(both) - 0.25) < 5 * (0.25 * 0.75 / N) ** 0.5
 
 
-@given(law=laws(), cut=st.integers(0, 64))
+@given(distribution=distributions(), cut=st.integers(0, 64))
 def test_a_sample_s_time_does_not_depend_on_the_cut_of_the_batch(
-    law: TimeDistribution, cut: int
+    distribution: TimeDistribution, cut: int
 ) -> None:
     whole = Draws(0, 0, 0, 64)
-    parts = torch.cat([draw_delta(law, whole[:cut]), draw_delta(law, whole[cut:])])
-    assert torch.equal(parts, draw_delta(law, whole))
+    parts = torch.cat(
+        [draw_delta(distribution, whole[:cut]), draw_delta(distribution, whole[cut:])]
+    )
+    assert torch.equal(parts, draw_delta(distribution, whole))
 
 
 @pytest.mark.parametrize(

@@ -566,7 +566,7 @@ def asked_times(predictor: MeanFlowPredictor, size: int = 4000) -> tuple[Tensor,
     """Return x_t, t and δ that the student is asked for."""
     seen: list[tuple[Any, ...]] = []
 
-    class Accumulated(Student):
+    class Recording(Student):
         starts_at = "anywhere"
 
         def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
@@ -575,7 +575,7 @@ def asked_times(predictor: MeanFlowPredictor, size: int = 4000) -> tuple[Tensor,
 
     z = torch.zeros(size, 1)
     batch = Batch(z=z, data=z + 1, condition=Condition(size=size), draws=Draws(0, 0, 0, size))
-    gap_of(predictor, Networks(student=Accumulated(), teacher=Gaussian([0.0])), batch)
+    gap_of(predictor, Networks(student=Recording(), teacher=Gaussian([0.0])), batch)
     whole = [
         torch.cat([getattr(each, "value", each) for each in parts])
         for parts in zip(*seen, strict=True)
@@ -608,7 +608,7 @@ def test_the_share_of_unequal_times_and_their_law_can_be_set() -> None:
 def test_the_derivative_is_asked_of_unequal_times_alone() -> None:
     rows = []
 
-    class Accumulated(Tampered):
+    class Recording(Tampered):
         def with_value(self, function: Any, primals: Any, tangents: Any, *, room: Any) -> Any:
             rows.append((primals[2] > 0).all() and len(primals[2]))
             behind, ahead = room
@@ -617,7 +617,7 @@ def test_the_derivative_is_asked_of_unequal_times_alone() -> None:
             return super().with_value(function, primals, tangents)
 
     case = GaussianCase.of(0)
-    predictor = MeanFlowPredictor(derivative=Accumulated())  # type: ignore[arg-type]
+    predictor = MeanFlowPredictor(derivative=Recording())  # type: ignore[arg-type]
     gap_of(predictor, networks_of(case), batch_of(case))
     assert 0 < rows[0] < SIZE
 

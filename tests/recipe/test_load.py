@@ -93,7 +93,7 @@ def test_an_unknown_key_anywhere_is_exactly_one_error_that_names_it(
         ("guidance.interval=x", "interval: must be an array, found 'x'"),
         ("guidance.channels=0", "channels: must be at least 1, found 0"),
         ("guidance.channels=al", "channels: must be 'all' or an integer, found 'al'"),
-        ("training.ema_decay=1.0", "average: must be at least 0 and below 1, found 1.0"),
+        ("training.ema_decay=1.0", "ema_decay: must be at least 0 and below 1, found 1.0"),
         ("training.steps=3.0", "steps: must be an integer, found 3.0"),
         ("training.steps=1979-05-27", "steps: must be an integer, found datetime.date"),
         ("training.clip=inf", "clip: must be a finite number or 'none', found inf"),
@@ -344,9 +344,9 @@ def test_a_recipe_that_is_not_there_is_one_message(registry: Registry) -> None:
 
 def test_a_nested_table_written_in_part_keeps_the_rest_of_its_keys_default() -> None:
     whole = load_recipe("mixture.toml").corrector.r
-    assert (whole.law, whole.location, whole.scale) == ("logit-normal", 0.8, 1.0)
+    assert (whole.distribution, whole.location, whole.scale) == ("logit-normal", 0.8, 1.0)
     part = load_recipe("mixture.toml", ["corrector.r.scale=2.0"]).corrector.r
-    assert (part.law, part.location, part.scale) == ("logit-normal", 0.8, 2.0)
+    assert (part.distribution, part.location, part.scale) == ("logit-normal", 0.8, 2.0)
     with pytest.raises(RecipeError, match="unknown key 'scala'; did you mean 'scale'"):
         load_recipe("mixture.toml", ["corrector.r.scala=2.0"])
 

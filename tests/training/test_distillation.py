@@ -296,13 +296,13 @@ def test_the_average_follows_its_formula() -> None:
         run.step()
         d = min(0.3, (1 + step) / (10 + step))
         expected = d * expected + (1 - d) * values(run.student)
-        torch.testing.assert_close(values(run.average), expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(values(run.ema), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_no_gradient_is_left_behind() -> None:
     run = distillation(corrector=Correct(auxiliaries={"online": online()}))
     run.step()
-    networks = [run.student, run.average, run.auxiliaries["online"].network]
+    networks = [run.student, run.ema, run.auxiliaries["online"].network]
     assert all(p.grad is None for network in networks for p in network.parameters())
 
 
@@ -563,7 +563,7 @@ def in_precision(precision: str, predictor: dict[str, Any]) -> tuple[Tensor, dic
         for parameter in run.student.parameters():
             parameter.add_(0.03 * torch.randn_like(parameter))
     found, metrics = gradient_of_step(run)
-    networks = (run.student, run.average, *run.networks().auxiliaries.values())
+    networks = (run.student, run.ema, *run.networks().auxiliaries.values())
     assert {each.dtype for network in networks for each in network.parameters()} == {torch.float32}
     return found, metrics
 

@@ -15,59 +15,59 @@ NAN, INF = torch.tensor(torch.nan), torch.tensor(torch.inf)
 FINE = torch.tensor(1.0)
 
 
-def made(guard: FiniteCheck, *numbers: Tensor) -> list[bool]:
-    """Make a step for each number; return which were sound."""
-    sound = []
+def made(check: FiniteCheck, *numbers: Tensor) -> list[bool]:
+    """Make a step for each number; return which were finite."""
+    finite = []
     for step, number in enumerate(numbers):
-        guard.begin()
-        guard.admit({"first": FINE, "second": number})
-        guard.end(step)
-        sound.append(bool(guard.sound))
-    return sound
+        check.begin()
+        check.admit({"first": FINE, "second": number})
+        check.end(step)
+        finite.append(bool(check.finite))
+    return finite
 
 
 @pytest.mark.parametrize("number", [NAN, INF, -INF])
-def test_a_number_that_is_not_finite_makes_its_step_unsound(number):
-    guard = FiniteCheck(9, "cpu")
-    assert made(guard, FINE, number, FINE) == [True, False, True]
-    guard.read()
-    assert guard.skipped == 1
-    assert not guard.halted
+def test_a_number_that_is_not_finite_makes_its_step_unfinite(number):
+    check = FiniteCheck(9, "cpu")
+    assert made(check, FINE, number, FINE) == [True, False, True]
+    check.read()
+    assert check.skipped == 1
+    assert not check.halted
 
 
 def test_what_is_admitted_later_holds_for_what_comes_after():
-    guard = FiniteCheck(9, "cpu")
-    guard.begin()
-    guard.admit({"a": FINE})
-    assert guard.sound
-    guard.admit({"b": NAN})
-    assert not guard.sound
-    guard.admit({"c": FINE})
-    assert not guard.sound
-    guard.end(0)
-    guard.read()
-    assert guard.row == [(0, ["b"])]
+    check = FiniteCheck(9, "cpu")
+    check.begin()
+    check.admit({"a": FINE})
+    assert check.finite
+    check.admit({"b": NAN})
+    assert not check.finite
+    check.admit({"c": FINE})
+    assert not check.finite
+    check.end(0)
+    check.read()
+    assert check.row == [(0, ["b"])]
 
 
 @pytest.mark.parametrize("patience", [0, 1, 3])
-def test_after_too_many_in_a_row_nothing_is_sound(patience):
-    guard = FiniteCheck(patience, "cpu")
+def test_after_too_many_in_a_row_nothing_is_finite(patience):
+    check = FiniteCheck(patience, "cpu")
     numbers = [NAN] * patience + [FINE] + [NAN] * (patience + 1) + [FINE, FINE]
-    sound = [False] * patience + [True] + [False] * (patience + 1) + [False, False]
-    assert made(guard, *numbers) == sound
-    guard.read()
-    assert guard.halted
-    assert guard.row[0] == (patience + 1, ["second"])
+    finite = [False] * patience + [True] + [False] * (patience + 1) + [False, False]
+    assert made(check, *numbers) == finite
+    check.read()
+    assert check.halted
+    assert check.row[0] == (patience + 1, ["second"])
 
 
 def test_the_books_are_the_same_however_often_they_are_read():
     often, seldom = FiniteCheck(2, "cpu"), FiniteCheck(2, "cpu")
     numbers = [FINE, NAN, NAN, FINE, NAN, NAN, NAN]
     for step, number in enumerate(numbers):
-        for guard in (often, seldom):
-            guard.begin()
-            guard.admit({"x": number})
-            guard.end(step)
+        for check in (often, seldom):
+            check.begin()
+            check.admit({"x": number})
+            check.end(step)
         often.read()
     seldom.read()
     assert (often.row, often.skipped, often.halted) == (seldom.row, seldom.skipped, seldom.halted)
@@ -121,7 +121,7 @@ def ready(steps: int = 3) -> Distillation:
 
 
 @pytest.mark.parametrize("spoils", [prediction, correction, gradient])
-def test_a_step_that_is_not_sound_changes_nothing_but_its_count(spoils):
+def test_a_step_that_is_not_finite_changes_nothing_but_its_count(spoils):
     run = ready()
     before = contents(run)
     spoils(run)
@@ -131,13 +131,13 @@ def test_a_step_that_is_not_sound_changes_nothing_but_its_count(spoils):
     assert same(after, before)
     run.step()
     run.check()
-    assert run.guard.skipped == 2
+    assert run.finite_check.skipped == 2
 
 
 def test_without_the_guard_it_would_be_seen(monkeypatch):
     """The same with an optimizer that is not told."""
     run = ready()
-    monkeypatch.setattr(FiniteCheck, "admit", lambda guard, numbers: None)
+    monkeypatch.setattr(FiniteCheck, "admit", lambda check, numbers: None)
     before = contents(run)
     prediction(run)
     run.step()
@@ -170,7 +170,7 @@ def test_an_auxiliary_networks_gradient_leaves_out_its_own_update_alone():
         online = name.startswith("online/")
         assert torch.equal(each, (before if online else expected)[name]), name
     run.check()
-    assert run.guard.row == [(3, ["gradient_norm_online"])]
+    assert run.finite_check.row == [(3, ["gradient_norm_online"])]
 
 
 @pytest.mark.parametrize(

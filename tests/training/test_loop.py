@@ -124,7 +124,7 @@ def test_a_report_tells_where_the_time_of_a_step_goes() -> None:
     for report in train(run, log_every=3):
         count, took = report.step - before, time.perf_counter() - begun
         assert set(report.seconds) == {
-            "predictor", "corrector", "backward", "optimizer", "average", "online network"
+            "predictor", "corrector", "backward", "optimizer", "ema", "online network"
         }  # fmt: skip
         assert all(seconds > 0 for seconds in report.seconds.values())
         assert sum(report.seconds.values()) <= 1 / report.steps_per_second <= took / count
@@ -192,7 +192,7 @@ def test_numbers_that_are_not_finite_stop_the_run_and_spare_the_checkpoint(
     # Steps 6, 7 and 8 were made before anybody looked, and changed nothing.
     assert run.step_index == 8
     assert all(map(torch.equal, run.student.parameters(), twin.student.parameters()))
-    assert all(map(torch.equal, run.average.parameters(), twin.average.parameters()))
+    assert all(map(torch.equal, run.ema.parameters(), twin.ema.parameters()))
 
 
 def test_a_checkpoint_alone_is_reason_enough_to_look_at_the_metrics(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from ffcore.run.build import build
 from ffcore.system.distributed import Processes
 from ffcore.training.parallelize import units
 
-WORKER = Path(__file__).parent / "fakes" / "parity.py"
+WORKER = Path(__file__).parents[1] / "fakes" / "parity.py"
 TOLERANCE = 1e-10
 GUIDED = "digits_guided.toml;training.batch=16;corrector.guidance_interval=[0.0,0.6]"
 RECIPES = {

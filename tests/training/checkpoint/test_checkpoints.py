@@ -94,7 +94,7 @@ def without(part: str) -> Restore:
     return restore
 
 
-@pytest.mark.parametrize("part", ["step", "student", "average", "g_ψ", "moments", "moments of g_ψ"])
+@pytest.mark.parametrize("part", ["step", "student", "ema", "g_ψ", "moments", "moments of g_ψ"])
 def test_a_part_that_is_forgotten_would_be_seen(part, tmp_path):
     with pytest.raises(AssertionError):
         continues_bit_for_bit(joint, without(part), tmp_path / "c", 3)
@@ -161,11 +161,11 @@ def test_no_file_is_larger_than_it_should_be_but_for_a_single_tensor(tmp_path, m
         (lambda: joint(corrector=None), "left over: auxiliary-optimizer/online/"),
         (
             lambda: joint(student=MlpAverageVelocity(2, 2, width=9, depth=2)),
-            r"average/0\.9/body\.enter\.bias: \(8,\) there, \(9,\) here",
+            r"ema/0\.9/body\.enter\.bias: \(8,\) there, \(9,\) here",
         ),
         (
             lambda: joint(student=MlpAverageVelocity(2, 2, width=8, depth=3)),
-            "missing: average/0.9/body",
+            "missing: ema/0.9/body",
         ),
     ],
 )

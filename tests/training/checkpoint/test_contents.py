@@ -10,7 +10,7 @@ from ffcore.training.checkpoint.contents import not_finite, tensors_of
 
 def test_every_part_is_there_by_the_names_of_its_parameters():
     names = set(tensors_of(joint()))
-    for part in ("student", "average/0.9", "auxiliary/online"):
+    for part in ("student", "ema/0.9", "auxiliary/online"):
         assert f"{part}/body.enter.weight" in names
     for part in ("optimizer", "auxiliary-optimizer/online"):
         for key in ("step", "exp_avg", "exp_avg_sq"):
