@@ -15,10 +15,12 @@ import random_inception
 import torch
 from click.testing import CliRunner, Result
 from inputs import Stream
+from small_runs import small
 
 from ffcore.cli import ExitCode, main
 from ffcore.evaluate.metrics import Moments
 from ffcore.interfaces import Context
+from ffcore.run.stages import run
 from ffcore_inception.tables import Inception
 
 TINY = ["training.steps=2", "training.batch=8", "evaluation.enabled=false"]
@@ -72,6 +74,37 @@ def test_a_kept_sampling_has_the_numbers_of_its_run(finished):
     )
     assert of_run["metrics"] == of_file["metrics"]
     assert of_run["compared_with"] is None
+
+
+def test_a_runs_own_evaluation_is_made_again_without_options():
+    place = Path("run")
+    run(small(), place)
+    found = ffd(str(place), "-o", "again.json")
+    assert found.exit_code == ExitCode.OK, found.output
+    assert "student, 1 step" in found.stdout
+    assert "Trajectory error" in found.stdout
+    assert max(map(len, found.stdout.splitlines())) <= 80
+    stored = json.loads((place / "evaluation.json").read_text())
+    assert json.loads(Path("again.json").read_text())["evaluation"] == stored
+    assert json.loads(ffd(str(place), "--json").stdout)["evaluation"] == stored
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["RUN", "-n", "50"], "--number: goes with --reference"),
+        (["RUN", "-f", "digits", "-m", "fd"], "--features, --metrics: goes with --reference"),
+        (["s.npz"], "--reference says what these samples are judged against"),
+        (["RUN", "-r", SHIPPED, "--set", "evaluation.samples=9"], "--set goes without --reference"),
+        (["RUN", "-o", "RUN/a"], "is a run's or an export's own"),
+        (["digits.toml"], "is a recipe, and has no student"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(finished, arguments, said):
+    np.savez("s.npz", arr_0=np.zeros((9, 8, 8, 1), np.uint8))
+    found = ffd(*(each.replace("RUN", finished) for each in arguments))
+    assert found.exit_code == ExitCode.USAGE, found.output
+    assert said in " ".join(found.stderr.split())
 
 
 def test_an_earlier_result_stands_beside_if_it_is_of_the_same_conditions(finished):
