@@ -1,8 +1,9 @@
 """ffcore: data-free distillation of flow and diffusion teachers into one-step students.
 
-Names are handed on when they are first asked for, so that `import ffcore` imports no torch. A
-function that bears the name of its module (`train`, `run`, `evaluate`) is imported from there:
-`from ffcore.training.loop import train`.
+What is public: the names of this module, and the modules `ffcore.interfaces`, `ffcore.keys`,
+`ffcore.plugins`, `ffcore.search` and `ffcore.testing`; the recipes' keys, the command line and its
+exit codes. All else may move from one version to the next. A name is imported when it is first
+used, so that `import ffcore` imports no torch.
 """
 
 from importlib import import_module
@@ -16,13 +17,14 @@ if TYPE_CHECKING:
     from ffcore.flow.flow_map import generate, push
     from ffcore.flow.guidance import Guided
     from ffcore.flow.ode import integrate
-    from ffcore.flow.path import interpolate
+    from ffcore.flow.path import expand_like, interpolate
     from ffcore.flow.solver import Solver
     from ffcore.flow.time_distribution import TimeDistribution
     from ffcore.interfaces import (
         Auxiliary,
         Balancer,
         Batch,
+        ClassFeatures,
         Condition,
         ConditionSource,
         Context,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
         Labels,
         Networks,
         Norms,
+        Objective,
         PredictorObjective,
         Student,
         Teacher,
@@ -46,14 +49,17 @@ if TYPE_CHECKING:
         labelled,
     )
     from ffcore.recipe import Recipe, RecipeError, load_recipe, to_toml
-    from ffcore.sample.load import load_sampler
+    from ffcore.sample.load import load_sampler, load_teacher_sampler
+    from ffcore.system.files import MissingFile
     from ffcore.training.distillation import Distillation
+    from ffcore.training.loop import train
     from ffcore.training.optimizer import Optimizer
 
 _HOMES = {
     "Auxiliary": "ffcore.interfaces",
     "Balancer": "ffcore.interfaces",
     "Batch": "ffcore.interfaces",
+    "ClassFeatures": "ffcore.interfaces",
     "Condition": "ffcore.interfaces",
     "ConditionSource": "ffcore.interfaces",
     "Context": "ffcore.interfaces",
@@ -72,8 +78,10 @@ _HOMES = {
     "GaussianMixture": "ffcore.flow.exact",
     "Guided": "ffcore.flow.guidance",
     "Labels": "ffcore.interfaces",
+    "MissingFile": "ffcore.system.files",
     "Networks": "ffcore.interfaces",
     "Norms": "ffcore.interfaces",
+    "Objective": "ffcore.interfaces",
     "Optimizer": "ffcore.training.optimizer",
     "PredictorObjective": "ffcore.interfaces",
     "Recipe": "ffcore.recipe",
@@ -85,6 +93,7 @@ _HOMES = {
     "Tracker": "ffcore.interfaces",
     "Unconditional": "ffcore.interfaces",
     "VelocityField": "ffcore.interfaces",
+    "expand_like": "ffcore.flow.path",
     "generate": "ffcore.flow.flow_map",
     "integrate": "ffcore.flow.ode",
     "interpolate": "ffcore.flow.path",
@@ -92,14 +101,17 @@ _HOMES = {
     "load_recipe": "ffcore.recipe",
     "load_sampler": "ffcore.sample.load",
     "load_student": "ffcore.export",
+    "load_teacher_sampler": "ffcore.sample.load",
     "push": "ffcore.flow.flow_map",
     "to_toml": "ffcore.recipe",
+    "train": "ffcore.training.loop",
 }
 
 __all__ = [
     "Auxiliary",
     "Balancer",
     "Batch",
+    "ClassFeatures",
     "Condition",
     "ConditionSource",
     "Context",
@@ -118,8 +130,10 @@ __all__ = [
     "GaussianMixture",
     "Guided",
     "Labels",
+    "MissingFile",
     "Networks",
     "Norms",
+    "Objective",
     "Optimizer",
     "PredictorObjective",
     "Recipe",
@@ -131,6 +145,7 @@ __all__ = [
     "Tracker",
     "Unconditional",
     "VelocityField",
+    "expand_like",
     "generate",
     "integrate",
     "interpolate",
@@ -138,8 +153,10 @@ __all__ = [
     "load_recipe",
     "load_sampler",
     "load_student",
+    "load_teacher_sampler",
     "push",
     "to_toml",
+    "train",
 ]
 
 

@@ -430,6 +430,35 @@ def _files() -> Iterator[Path]:
         yield from (ROOT / folder).rglob("*.*")
 
 
+PUBLIC = {"interfaces", "keys", "plugins", "search", "testing"}
+"""The modules that `ffcore/__init__.py` calls public, beside its own names."""
+GUIDES = [
+    *DOCUMENTS,
+    *sorted((ROOT / "ffcore" / "plugins" / "scaffold" / "templates").iterdir()),
+    *sorted((ROOT / "tests" / "third_party").rglob("*.py")),
+]
+
+
+def private_imports(text: str) -> list[str]:
+    found = re.findall(r"^ *(?:from|import) (ffcore\.[\w.]+)", text, re.MULTILINE)
+    return [each for each in found if each.split(".")[1] not in PUBLIC]
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=_name)
+def test_what_others_are_shown_imports_what_is_public(guide: Path) -> None:
+    assert private_imports(guide.read_text()) == []
+
+
+def test_what_is_public_is_said_where_it_is() -> None:
+    said = (ROOT / "ffcore" / "__init__.py").read_text().split('"""')[1]
+    assert set(re.findall(r"`ffcore\.(\w+)`", said)) == PUBLIC
+
+
+def test_an_import_of_what_may_move_would_be_seen() -> None:
+    text = "from ffcore.flow.path import interpolate\nfrom ffcore.keys import key\nimport ffcore\n"
+    assert private_imports(text) == ["ffcore.flow.path"]
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
 def test_every_file_that_is_named_exists(document: Path) -> None:
     assert missing_files(document) == []

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from ffcore.flow.time_distribution import TimeDistribution
+from ffcore import TimeDistribution
 from ffcore.keys import key
 
 if TYPE_CHECKING:

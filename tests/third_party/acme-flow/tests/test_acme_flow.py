@@ -7,8 +7,7 @@ from acme_flow.objective import HalvesPredictor
 from acme_flow.teacher import Ring
 from scipy.stats import rice
 
-from ffcore import Condition, Gap, Gaussian, Student, integrate
-from ffcore.draws import Draws
+from ffcore import Condition, Draws, Gap, Gaussian, Student, integrate
 from ffcore.interfaces import Batch, Networks
 from ffcore.testing import plugin_tests
 
