@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from ffcore.evaluate.measure import feature_statistics
-from ffcore.evaluate.measurement import Drawn
 from ffcore.evaluate.metrics import Statistics, frechet_distance
+from ffcore.evaluate.prior import Drawn
 from ffcore.export import STUDENT, load_student
 from ffcore.flow.flow_map import generate
 from ffcore.flow.ode import integrate

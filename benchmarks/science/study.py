@@ -35,8 +35,8 @@ from scipy.stats import t as student_t
 
 from ffcore.evaluate.against_teacher import make_reference
 from ffcore.evaluate.measure import feature_statistics
-from ffcore.evaluate.measurement import Drawn
 from ffcore.evaluate.metrics import frechet_distance
+from ffcore.evaluate.prior import Drawn
 from ffcore.flow.flow_map import generate
 from ffcore.recipe import Recipe, binding_digest, load_recipe, to_toml
 from ffcore.run.build import build

@@ -93,8 +93,9 @@ def sample(
     if not teacher and solver is not None:
         raise click.UsageError("--solver is the teacher's (--teacher): a student has none")
     from ffcore.export import is_export, is_run
-    from ffcore.sample import SampleError, StoppedSampling, joined, write_samples
+    from ffcore.sample import SampleError, StoppedSampling, write_samples
     from ffcore.sample.load import load_sampler, load_teacher_sampler
+    from ffcore.system.distributed import joined
 
     place = out.absolute().parent
     if is_run(place) or is_export(place):

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from ffcore.evaluate.measure import feature_statistics, measure
-from ffcore.evaluate.measurement import (
+from ffcore.evaluate.metrics import Statistics, frechet_distance
+from ffcore.evaluate.prior import (
     Drawn,
     Measurement,
     device_of,
     identity,
     prior,
 )
-from ffcore.evaluate.metrics import Statistics, frechet_distance
 from ffcore.evaluate.reference import Distances, Reference
 from ffcore.evaluate.stream import Progress, Working, silent
 from ffcore.flow.flow_map import check_steps, generate

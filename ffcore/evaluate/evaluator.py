@@ -13,8 +13,8 @@ import attrs
 import torch
 
 from ffcore.evaluate.against_teacher import Evaluation, evaluate
-from ffcore.evaluate.measurement import Measurement, identity
 from ffcore.evaluate.pair import Pair
+from ffcore.evaluate.prior import Measurement, identity
 from ffcore.evaluate.reference import Reference
 from ffcore.evaluate.stream import Progress, silent
 from ffcore.interfaces import Context, Features, Student, Teacher

@@ -2,7 +2,7 @@
 
 Whichever it is, they are what `ffd sample` keeps: images of 8 bits, or arrays of float32. So a
 student and the file of its samples have the same numbers. What a run measures at its end is drawn
-in another way, and not rounded: see `measurement`.
+in another way, and not rounded: see `prior`.
 """
 
 from __future__ import annotations

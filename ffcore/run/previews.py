@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ffcore.evaluate.measurement import prior
+from ffcore.evaluate.prior import prior
 from ffcore.flow.flow_map import generate
 from ffcore.flow.ode import integrate
 from ffcore.flow.solver import Solver

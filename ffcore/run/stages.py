@@ -23,7 +23,7 @@ import torch
 
 from ffcore.evaluate.against_teacher import Evaluation
 from ffcore.evaluate.evaluator import REFERENCE
-from ffcore.evaluate.measurement import prior
+from ffcore.evaluate.prior import prior
 from ffcore.export import EVALUATION, STUDENT, describe, write_student
 from ffcore.flow.guidance import unguided
 from ffcore.flow.ode import noise_slope, points_wrongly

@@ -16,7 +16,6 @@ from ffcore.sample.sampler import (
     whole_number,
 )
 from ffcore.sample.writing import StoppedSampling, write_samples
-from ffcore.system.distributed import Processes, joined, own_device
 
 __all__ = [
     "CHUNK",
@@ -24,7 +23,6 @@ __all__ = [
     "Labelling",
     "NotFinite",
     "Partial",
-    "Processes",
     "Request",
     "SampleError",
     "Sampler",
@@ -32,9 +30,7 @@ __all__ = [
     "StudentSampler",
     "TeacherSampler",
     "differences",
-    "joined",
     "output",
-    "own_device",
     "to_uint8",
     "whole_number",
     "write_samples",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ffcore.evaluate.against_teacher import DELTAS
-from ffcore.evaluate.measurement import Measurement, prior
+from ffcore.evaluate.prior import Measurement, prior
 from ffcore.flow.derivative import Backend, backend_for
 from ffcore.flow.exact import ExactTeacher
 from ffcore.flow.guidance import unguided

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ffcore.evaluate.against_teacher import DELTAS
-from ffcore.evaluate.measurement import Measurement, prior
+from ffcore.evaluate.prior import Measurement, prior
 from ffcore.flow.flow_map import generate
 from ffcore.flow.ode import integrate
 from ffcore.flow.solver import Solver

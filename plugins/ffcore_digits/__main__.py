@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ffcore.draws import Draws
 from ffcore.evaluate.against_teacher import make_reference
-from ffcore.evaluate.measurement import Measurement, prior
 from ffcore.evaluate.metrics import Statistics, frechet_distance
+from ffcore.evaluate.prior import Measurement, prior
 from ffcore.flow.ode import integrate
 from ffcore.flow.path import interpolate
 from ffcore.flow.solver import Solver

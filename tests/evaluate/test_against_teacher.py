@@ -17,8 +17,8 @@ from ffcore.evaluate.against_teacher import (
     trajectory_error,
 )
 from ffcore.evaluate.measure import feature_statistics
-from ffcore.evaluate.measurement import Drawn, Measurement, identity, prior
 from ffcore.evaluate.metrics import Statistics, frechet_distance
+from ffcore.evaluate.prior import Drawn, Measurement, identity, prior
 from ffcore.evaluate.reference import Reference
 from ffcore.flow.exact import Gaussian, GaussianMixture
 from ffcore.flow.guidance import Guided

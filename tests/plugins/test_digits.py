@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ffcore.draws import Draws
-from ffcore.evaluate.measurement import Measurement, identity, prior
 from ffcore.evaluate.metrics import Statistics, frechet_distance
+from ffcore.evaluate.prior import Measurement, identity, prior
 from ffcore.evaluate.reference import Reference
 from ffcore.flow.exact import Gaussian
 from ffcore.flow.ode import integrate

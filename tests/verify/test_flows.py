@@ -6,7 +6,7 @@ import torch
 from networks import ExactStudent, FieldTeacher
 
 from ffcore.evaluate.against_teacher import DELTAS
-from ffcore.evaluate.measurement import Measurement, prior
+from ffcore.evaluate.prior import Measurement, prior
 from ffcore.flow.exact import Gaussian, GaussianMixture
 from ffcore.flow.guidance import Guided
 from ffcore.flow.solver import Solver

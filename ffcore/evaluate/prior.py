@@ -1,4 +1,4 @@
-"""The conditions of a run's own evaluation, and the samples that are made under them.
+"""The noise that a run's own evaluation starts from, its conditions, and the samples made of it.
 
 A sample's noise and condition depend on (seed, purpose, index) alone, so that the student starts
 where the teacher's Euler steps did, and elsewhere than the converged reference. Nothing is rounded:
