@@ -30,7 +30,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ffcore.draws import Draws, epochs
-from ffcore.evaluate.against_teacher import evaluate
 from ffcore.evaluate.metrics import Statistics, frechet_distance
 from ffcore.recipe import load_recipe
 from ffcore.run.build import build
@@ -79,13 +78,7 @@ class Case:
         for _ in train(built.distillation, log_every=self.steps):
             pass
         seconds = time.process_time() - begun
-        found, _ = evaluate(
-            built.distillation.ema,
-            built.distillation.teacher,
-            built.evaluator.features,
-            built.evaluator.measurement,
-            built.evaluator.reference,
-        )
+        found, _ = built.evaluator.evaluate(built.distillation.ema, built.evaluator.reference)
         steps = {
             name: {1: each.student, **each.student_steps} for name, each in found.distances.items()
         }

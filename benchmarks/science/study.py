@@ -33,7 +33,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import t as student_t
 
-from ffcore.evaluate.against_teacher import make_reference
 from ffcore.evaluate.measure import feature_statistics
 from ffcore.evaluate.metrics import frechet_distance
 from ffcore.evaluate.prior import Drawn
@@ -140,10 +139,7 @@ class Keeping:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             built = build(recipe)
-            teacher = built.distillation.teacher
-            evaluator = built.evaluator
-            reference = make_reference(teacher, evaluator.features, evaluator.measurement)
-            reference.write(path)
+            built.evaluator.make_reference().write(path)
         return path
 
     def _measured(self, recipe: Recipe, key: str, step: int) -> dict[str, Any]:

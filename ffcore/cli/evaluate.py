@@ -25,7 +25,7 @@ from ffcore.system.files import require, write_text
 
 if TYPE_CHECKING:
     from ffcore.evaluate import Making, Working
-    from ffcore.evaluate.against_teacher import Evaluation
+    from ffcore.evaluate.evaluator import Evaluation
     from ffcore.interfaces import Features
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from ffcore.evaluate.against_teacher import Evaluation
+    from ffcore.evaluate.evaluator import Evaluation
 
 _COLUMNS = 80
 

@@ -1,23 +1,35 @@
-"""A recipe's own evaluation: `ffd run` makes it at its end, and `ffd evaluate RUN` makes it again.
+"""What a student is worth: its distance from its teacher, with no data.
 
-Both are the same numbers to the last digit, on the same machine and as many threads.
+Fréchet distances are between the student's samples, in one step and in more if asked for, and the
+teacher's converged ones, of different noise, in each feature space; beside them the noise floor
+(the teacher against itself) and the teacher's own few-step Euler samples; and the trajectory error.
+`ffd run` measures so at its end, and `ffd evaluate RUN` measures the same again: the same numbers
+to the last digit, on the same machine and as many threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
+from torch import Tensor
 
-from ffcore.evaluate.against_teacher import Evaluation, evaluate
+from ffcore.evaluate.measure import feature_statistics, measure
+from ffcore.evaluate.metrics import Statistics, frechet_distance
 from ffcore.evaluate.pair import Pair
-from ffcore.evaluate.prior import Measurement, identity
-from ffcore.evaluate.reference import Reference
-from ffcore.evaluate.stream import Progress, silent
-from ffcore.interfaces import Context, Features, Student, Teacher
+from ffcore.evaluate.prior import Drawn, Measurement, device_of, identity
+from ffcore.evaluate.reference import Distances, Reference
+from ffcore.evaluate.stream import Progress, Working, silent
+from ffcore.evaluate.trajectory import trajectory_error
+from ffcore.flow.flow_map import check_steps, generate
+from ffcore.flow.ode import integrate
+from ffcore.flow.solver import Solver
+from ffcore.interfaces import Condition, Context, Features, Student, Teacher
 from ffcore.recipe import Recipe
 from ffcore.recipe.components import BuildError, build_component, errors_of, guided, usable_device
 from ffcore.system.allocator import keep_freed_memory
@@ -29,7 +41,22 @@ from ffcore.system.weights import UNKNOWN
 
 REFERENCE = "reference.safetensors"
 """Where a run keeps its teacher's statistics, if its recipe names no stored ones."""
+SMALLER = "Make evaluation.batch smaller."
+"""What helps where memory runs out in an evaluation."""
 _OWN = frozenset({"teacher", "evaluation"})
+
+
+_SAMPLED = "the teacher, sampled now"
+
+
+@attrs.frozen(kw_only=True)
+class Evaluation:
+    """The numbers at the end of a run."""
+
+    distances: Mapping[str, Distances]
+    trajectory_error: Mapping[float, float]
+    """‖f(z, δ) − Φ(z, δ)‖ / ‖Φ(z, δ) − z‖ for each δ, root mean square over z."""
+    identity: Mapping[str, Any]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -40,7 +67,7 @@ class Evaluator:
     """Guided where the recipe guides."""
     features: list[Features]
     measurement: Measurement
-    reference: Reference | None
+    reference: Reference | None = None
     """The stored one that the recipe names."""
 
     @staticmethod
@@ -108,20 +135,96 @@ class Evaluator:
         known = found["teacher"] != UNKNOWN
         return reference if known and reference.identity == found else None
 
-    def evaluate(
-        self, student: Student, reference: Reference | None, progress: Progress = silent
-    ) -> tuple[Evaluation, Reference]:
-        """Measure a student; see `ffcore.evaluate.against_teacher.evaluate`.
+    def make_reference(self, progress: Progress = silent) -> Reference:
+        """Sample the teacher: converged twice, and by each number of Euler steps.
 
-        Raises BuildError; OutOfMemory.
+        The Euler samples start from the noise that the student's will start from.
         """
-        with (
-            errors_of("evaluation"),
-            enough_memory("the evaluation", "Make evaluation.batch smaller."),
-        ):
-            return evaluate(
-                student, self.teacher, self.features, self.measurement, reference, progress
+        if not self.features:
+            return Reference.of_teacher(_SAMPLED, {}, {}, self._identity())
+        exact = self.measurement.solver
+
+        def found(solver: Solver, purpose: str, title: str) -> dict[str, Statistics]:
+            def make(z: Tensor, condition: Condition) -> Tensor:
+                return integrate(self.teacher, z, condition, solver)
+
+            samples = Drawn(make, self.teacher, self.measurement, purpose)
+            return feature_statistics(samples, self.features, self._working(progress, title))
+
+        converged = found(exact, "reference", "teacher, converged")
+        again = found(exact, "floor", "teacher, converged, other noise")
+        euler = {
+            steps: found(Solver("euler", steps), "student", f"teacher, Euler {steps}")
+            for steps in self.measurement.euler
+        }
+        baselines = {
+            name: Distances(
+                floor=frechet_distance(again[name], converged[name]),
+                euler={
+                    steps: frechet_distance(each[name], converged[name])
+                    for steps, each in euler.items()
+                },
             )
+            for name in converged
+        }
+        return Reference.of_teacher(_SAMPLED, converged, baselines, self._identity())
+
+    def evaluate(
+        self, student: Student, reference: Reference | None = None, progress: Progress = silent
+    ) -> tuple[Evaluation, Reference]:
+        """Measure a student against its teacher.
+
+        Args:
+            student: as it should be judged; usually the EMA.
+            reference: the teacher's statistics; sampled now if None.
+            progress: told of each batch.
+
+        Raises ValueError where the reference was made under other conditions, and for more steps
+        than the student can make.
+        """
+        measurement = self.measurement
+        for steps in measurement.student_steps:
+            check_steps(student, steps)
+        if reference is None:
+            reference = self.make_reference(progress)
+        reference.check(self._identity())
+        distances = {
+            name: attrs.evolve(reference.baselines[name], student=found.pop(1), student_steps=found)
+            for name, found in self._distances(student, reference, progress).items()
+        }
+        errors = trajectory_error(student, self.teacher, measurement, progress=progress)
+        evaluation = Evaluation(
+            distances=distances, trajectory_error=errors, identity=reference.identity
+        )
+        return evaluation, reference
+
+    def _distances(
+        self, student: Student, reference: Reference, progress: Progress
+    ) -> dict[str, dict[int, float]]:
+        """Return the distance in each feature space, by the number of steps, 1 first."""
+        found: dict[str, dict[int, float]] = {each.name: {} for each in self.features}
+        for steps in sorted({1, *self.measurement.student_steps}) if self.features else ():
+            title = "student, one step" if steps == 1 else f"student, {steps} steps"
+            make = partial(generate, student, steps=steps)
+            samples = Drawn(make, self.teacher, self.measurement, "student")
+            working = self._working(progress, title)
+            measured = measure(samples, reference, self.features, ("fd",), working)
+            for name, each in measured.features.items():
+                assert each.fd is not None
+                found[name][steps] = each.fd
+        return found
+
+    def _working(self, progress: Progress, title: str) -> Working:
+        """Return how to measure: by this process alone, even where there are others.
+
+        None may have a whole network by itself, and all of them make the same calls.
+        """
+
+        def titled(what: str, done: int, total: int) -> None:
+            if what == "samples" and done:
+                progress(title, done, total)
+
+        return Working(device=device_of(self.teacher), progress=titled)
 
     def _identity(self) -> dict[str, object]:
         return identity(self.teacher, self.features, self.measurement)
@@ -167,7 +270,8 @@ def evaluate_again(
                 "there are no stored statistics of the teacher here: it was sampled once more"
             )
         student = pair.file.student.to(place)
-        evaluation, _ = evaluator.evaluate(student, reference, progress)
+        with errors_of("evaluation"), enough_memory("the evaluation", SMALLER):
+            evaluation, _ = evaluator.evaluate(student, reference, progress)
         return evaluation, tuple(notes)
 
 

@@ -18,10 +18,10 @@ import jinja2
 from ffcore.report.figures import COLOURS, curves, error_panel, ladder
 from ffcore.report.record import Picture, Record
 from ffcore.report.summary import (
-    answer,
     comparables,
     cost,
     differing_keys,
+    first_sentence,
     keys,
     method,
 )
@@ -52,7 +52,7 @@ def page(records: Sequence[Record], *, written: datetime | None = None) -> str:
         written=written or datetime.now(UTC),
         ffcore=version("ffcore"),
         method=method,
-        answer=answer,
+        first_sentence=first_sentence,
         colour=lambda record: records.index(record) % COLOURS,
         groups=groups,
         ladder=lambda group: ladder(group, records),

@@ -14,6 +14,20 @@ UNKNOWN = "unknown"
 _LACKING = object()
 
 
+def first_sentence(distances: Distances, space: str, *, alone: bool) -> tuple[str, str, str]:
+    """Return the report's first sentence: its subject, what it says, and where that holds.
+
+    Args:
+        distances: of a run, in one feature space.
+        space: the name of the features.
+        alone: whether the report is of this run only; else the run's name stands before the
+            sentence, and the features above it.
+    """
+    if alone:
+        return "The student’s single step", answer(distances), f"in features {space}"
+    return "Its single step", answer(distances), ""
+
+
 def answer(distances: Distances) -> str:
     """Say where the student's one step stands among its teacher's Euler steps, in a clause."""
     student = distances.student[1]

@@ -21,8 +21,7 @@ from typing import Protocol
 import attrs
 import torch
 
-from ffcore.evaluate.against_teacher import Evaluation
-from ffcore.evaluate.evaluator import REFERENCE
+from ffcore.evaluate.evaluator import REFERENCE, SMALLER, Evaluation
 from ffcore.evaluate.prior import prior
 from ffcore.export import EVALUATION, STUDENT, describe, write_student
 from ffcore.flow.guidance import unguided
@@ -325,7 +324,8 @@ class Run:
             self.observer.progress(what, done, total)
 
         known = built.evaluator.known_reference(directory.path)
-        evaluation, reference = built.evaluator.evaluate(built.student, known, progress)
+        with errors_of("evaluation"), enough_memory("the evaluation", SMALLER):
+            evaluation, reference = built.evaluator.evaluate(built.student, known, progress)
         z, condition = shown_noise(built, self.recipe.evaluation.rows)
         rows = rows_of_samples(
             built.student,

@@ -10,8 +10,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from ffcore.evaluate.against_teacher import DELTAS
 from ffcore.evaluate.prior import Measurement, prior
+from ffcore.evaluate.trajectory import DELTAS
 from ffcore.flow.derivative import Backend, backend_for
 from ffcore.flow.exact import ExactTeacher
 from ffcore.flow.guidance import unguided

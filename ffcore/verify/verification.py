@@ -13,8 +13,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from ffcore.evaluate.against_teacher import DELTAS
 from ffcore.evaluate.prior import Measurement, prior
+from ffcore.evaluate.trajectory import DELTAS
 from ffcore.flow.flow_map import generate
 from ffcore.flow.ode import integrate
 from ffcore.flow.solver import Solver

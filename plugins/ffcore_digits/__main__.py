@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ffcore.draws import Draws
-from ffcore.evaluate.against_teacher import make_reference
+from ffcore.evaluate.evaluator import Evaluator
 from ffcore.evaluate.metrics import Statistics, frechet_distance
 from ffcore.evaluate.prior import Measurement, prior
 from ffcore.flow.ode import integrate
@@ -121,8 +121,8 @@ def _reference(out: Path) -> dict[str, Any]:
             click.echo(f"{what}: {total} samples, {time.monotonic() - begun:.0f} s")
 
     raw = component("features", {"type": "raw"}).build(Context())
-    reference = make_reference(teacher, [features, raw], MEASUREMENT, progress)
-    reference.write(out / "reference.safetensors")
+    evaluator = Evaluator(teacher=teacher, features=[features, raw], measurement=MEASUREMENT)
+    evaluator.make_reference(progress).write(out / "reference.safetensors")
     return _against_data(teacher, features)
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ffcore.draws import Draws
-from ffcore.evaluate.against_teacher import Evaluation
+from ffcore.evaluate.evaluator import Evaluation
 from ffcore.evaluate.reference import Distances
 from ffcore.export import (
     EXPORT_FILES,
@@ -78,9 +78,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     teacher = Path(__file__).parents[2] / "plugins" / "ffcore_digits" / "teacher.safetensors"
     copy = shutil.copyfile(teacher, folder / "teacher.safetensors")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "ffcore.evaluate.against_teacher.DELTAS", (1.0,)
-        )  # for a quick trajectory error
+        patch.setattr("ffcore.evaluate.trajectory.DELTAS", (1.0,))  # for a quick trajectory error
         run(tiny("digits.toml", f"teacher.weights='{copy}'", *LICENSED), folder / "run")
     copy.unlink()
     return folder / "run"

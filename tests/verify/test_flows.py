@@ -5,8 +5,8 @@ import pytest
 import torch
 from networks import ExactStudent, FieldTeacher
 
-from ffcore.evaluate.against_teacher import DELTAS
 from ffcore.evaluate.prior import Measurement, prior
+from ffcore.evaluate.trajectory import DELTAS
 from ffcore.flow.exact import Gaussian, GaussianMixture
 from ffcore.flow.guidance import Guided
 from ffcore.flow.solver import Solver

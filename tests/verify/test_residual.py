@@ -6,7 +6,7 @@ from inputs import GaussianCase
 from networks import ExactStudent, FunctionStudent
 from torch import Tensor
 
-from ffcore.evaluate.against_teacher import DELTAS
+from ffcore.evaluate.trajectory import DELTAS
 from ffcore.flow.derivative import backend_for
 from ffcore.interfaces import Condition, Student, VelocityField
 from ffcore.verify.residual import STEP, residual
