@@ -62,7 +62,12 @@ def main(out: str, variants: Sequence[str]) -> None:
             strategy, accumulation, recomputed, rest = variant.split(":", 3)
             recipe, *overrides = rest.split(";")
             run = built(recipe, overrides, int(accumulation))
-            run.parallelize(processes, strategy, activation_checkpointing=recomputed == "yes")  # type: ignore[arg-type]
+            activation_checkpointing = recomputed == "yes"
+            run.parallelize(
+                processes,
+                strategy,  # type: ignore[arg-type]
+                activation_checkpointing=activation_checkpointing,
+            )
             found = steps(run)
             if processes.leads:
                 save_file(found, Path(out) / f"{variants.index(variant)}.safetensors")
