@@ -64,7 +64,6 @@ LIBRARIES = {
     "tensorboard": ("tensorboard", "tracker tensorboard", "'ffcore[tracking]'"),
     "wandb": ("wandb", "tracker wandb", "'ffcore[tracking]'"),
     "scikit-learn": ("sklearn", "digits as data", "'ffcore[digits]'"),
-    "hypothesis": ("hypothesis", "strategies for plugins' tests", "'ffcore[testing]'"),
     "jvp-flash-attention": ("jvp_flash_attention", "forward mode, for networks of your own", ""),
 }
 """By distribution: the module to import, what it is for, and the extra that brings it."""

@@ -34,6 +34,7 @@ from ffcore.flow.solver import Solver
 from ffcore.interfaces import Condition, Features, Student, Teacher
 
 DELTAS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+_TRAJECTORIES = 256
 
 
 @attrs.frozen(kw_only=True)
@@ -92,7 +93,6 @@ def trajectory_error(
     student: Student,
     teacher: Teacher,
     measurement: Measurement,
-    count: int = 256,
     progress: Progress = silent,
 ) -> dict[float, float]:
     """Return the relative error of the flow map for each δ, against the teacher's ODE.
@@ -103,7 +103,7 @@ def trajectory_error(
     moved = dict.fromkeys(DELTAS, 0.0)
     steps = max(8, measurement.solver.steps // len(DELTAS))
     solver = attrs.evolve(measurement.solver, steps=steps, last_step="full")
-    for z, condition in prior(teacher, measurement, "trajectory", count):
+    for z, condition in prior(teacher, measurement, "trajectory", _TRAJECTORIES):
         state, before = z, 0.0
         for index, delta in enumerate(DELTAS):
             state = integrate(

@@ -2,8 +2,8 @@
 
     TestPlugin = plugin_tests("ffcore-coin")  # all that a distribution registers, in pytest
 
-or `ffd check-plugin ffcore-coin` from a shell. `ffcore.testing.strategies` has hypothesis
-strategies for tests of one's own. Nothing of ffcore but that command imports this room.
+or `ffd check-plugin ffcore-coin` from a shell. Nothing of ffcore but that command
+imports this room.
 """
 
 from importlib import import_module
