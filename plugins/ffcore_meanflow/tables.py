@@ -9,14 +9,11 @@ import attrs
 
 from ffcore.flow.time_distribution import TimeDistribution
 from ffcore.keys import ImpossibleValue, key
+from ffcore_meanflow.defaults import DROP, TIMES, UNEQUAL
 
 if TYPE_CHECKING:
     from ffcore.interfaces import Context, PredictorObjective
     from ffcore.recipe import Recipe
-
-
-TIMES = TimeDistribution(distribution="logit-normal", location=-0.4)
-"""The distribution of t and r that was the best of the paper's ablation."""
 
 
 @attrs.frozen(kw_only=True)
@@ -35,7 +32,7 @@ class MeanFlow:
         help="the distribution of t and of r = t − δ, the later being t (paper: this one)",
     )
     unequal: float = key(
-        0.25,
+        UNEQUAL,
         help="share of the samples whose δ is not 0, with D F to compute (paper: 0.25)",
         at_least=0,
         at_most=1,
@@ -57,7 +54,7 @@ class MeanFlow:
         below=1,
     )
     drop: float = key(
-        0.1,
+        DROP,
         help=(
             "where data's velocity is guided: share of the samples that lose their condition, from "
             "which F(·|∅) learns (paper: 0.1)"
