@@ -14,8 +14,6 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import torch.distributed as dist
 
@@ -41,7 +39,7 @@ _REMEDY = (
 )
 
 
-class Checkpoints:
+class Checkpoints(AbstractContextManager["Checkpoints"]):
     """The checkpoints of one run. Every process makes one and calls the same methods.
 
     Args:
@@ -123,19 +121,11 @@ class Checkpoints:
         read(directory, tensors)
         distillation.step_index = manifest.step
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         try:
             self.wait()
         except Exception as failure:
-            if error is None:
+            if kind is None:
                 raise
             _LOG.warning("%s", failure)  # beside the error that is on its way
 
