@@ -29,6 +29,7 @@ from ffcore.training.checkpoint.manifest import (
     described,
 )
 from ffcore.training.checkpoint.snapshot import Snapshot, read, shapes_in
+from ffcore.training.defaults import KEEP_LAST
 from ffcore.training.distillation import Distillation
 from ffcore.training.finite import Diverged
 
@@ -56,7 +57,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         directory: Path,
         *,
         run: Mapping[str, str] | None = None,
-        keep_last: int = 2,
+        keep_last: int = KEEP_LAST,
         keep_every: int | None = None,
     ) -> None:
         self.directory, self.run = directory, dict(run or {})
