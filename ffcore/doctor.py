@@ -29,7 +29,8 @@ from torch import Tensor, distributed
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from ffcore.flow.derivative import Backend, Derivative
+from ffcore.flow.backend import Backend
+from ffcore.flow.derivative import Derivative
 from ffcore.plugins import Plugin, installed
 from ffcore.plugins.errors import root_cause
 

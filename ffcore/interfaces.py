@@ -492,20 +492,6 @@ class Context:
         source = self.teacher.conditions
         return source.classes if isinstance(source, Labels) else None
 
-    def vector_dimension(self, who: str) -> int:
-        """Return the dimension of a teacher of vectors.
-
-        Raises ValueError, naming `who` asks, for samples of another shape, and where a range of
-        γ is asked for: what is made for vectors has no input for it.
-        """
-        assert self.teacher is not None
-        shape = self.teacher.sample_shape
-        if len(shape) != 1:
-            raise ValueError(f"{who} is for vectors, and the teacher's samples are {shape}")
-        if self.guidance_range is not None:
-            raise ValueError(f"{who} has no input for γ: leave out guidance.range")
-        return shape[0]
-
 
 class Unconditional(ConditionSource):
     """For teachers without conditions."""

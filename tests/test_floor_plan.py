@@ -25,7 +25,8 @@ BANNED = {"utils", "util", "common", "helpers", "helper", "misc", "base"}
 
 
 def imports(code: str) -> Iterator[tuple[str, bool]]:
-    """Every module that the code imports, also within functions, and whether when it runs.
+    """Every module or name of one that the code imports, also within functions, and whether when
+    it runs.
 
     What stands under `if TYPE_CHECKING:` is for the type checker alone.
     """
@@ -41,11 +42,7 @@ def imports(code: str) -> Iterator[tuple[str, bool]]:
         if isinstance(node, ast.Import):
             yield from ((alias.name, runs) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            module = "." * node.level + (node.module or "")
-            if module == "ffcore":
-                yield from ((f"ffcore.{alias.name}", runs) for alias in node.names)
-            else:
-                yield module, runs
+            yield from ((f"{node.module}.{alias.name}", runs) for alias in node.names)
 
 
 def plugins_in_core(code: str) -> list[str]:
@@ -65,6 +62,26 @@ def upward(room: str, code: str, floors: list[set[str]]) -> list[str]:
         if module.startswith("ffcore.") and runs
     ]
     return [other for other in rooms if other not in below | {room}]
+
+
+def circles(code: dict[str, str]) -> list[set[str]]:
+    """The modules, of those whose code is given by name, that import each other in a circle."""
+    towards = {name: set(_among(name, code)) for name in code}
+    reached = {name: set(others) for name, others in towards.items()}
+    for between in code:
+        for name in code:
+            if between in reached[name]:
+                reached[name] |= reached[between]
+    found = [{other for other in reached[name] if name in reached[other]} for name in code]
+    return [circle for index, circle in enumerate(found) if circle and circle not in found[:index]]
+
+
+def _among(name: str, code: dict[str, str]) -> Iterator[str]:
+    """The other modules of `code` that the module `name` imports when it runs."""
+    for found, runs in imports(code[name]):
+        module = found if found in code else found.rpartition(".")[0]
+        if runs and module in code and module != name:
+            yield module
 
 
 def badly_named(files: Iterable[Path]) -> list[Path]:
@@ -107,6 +124,23 @@ def test_arrows_point_down(file: Path) -> None:
 def test_no_plugin_imports_another(file: Path) -> None:
     own = file.relative_to(ROOT / "plugins").parts[0]
     assert other_plugins(own, file.read_text()) == []
+
+
+def _module(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    shelf = 1 if parts[0] == "plugins" else 0
+    return ".".join(parts[shelf:]).removesuffix(".__init__")
+
+
+def _part(file: Path) -> Path:
+    """The room or the plugin that a file belongs to."""
+    return Path(*file.relative_to(ROOT).parts[:2]).with_suffix("")
+
+
+@pytest.mark.parametrize("part", sorted({_part(file) for file in [*CORE, *PLUGINS]}), ids=str)
+def test_no_room_and_no_plugin_has_a_circle(part: Path) -> None:
+    files = [file for file in [*CORE, *PLUGINS] if _part(file) == part]
+    assert circles({_module(file): file.read_text() for file in files}) == []
 
 
 def test_modules_are_named_after_what_they_are_about() -> None:
@@ -158,6 +192,26 @@ def test_rooms_on_one_floor_do_not_import_each_other() -> None:
 def test_types_may_come_from_above() -> None:
     code = "if TYPE_CHECKING:\n    from ffcore.cli import run"
     assert upward("keys", code, FLOORS) == []
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "from ffcore.room.a import A",
+        "from ffcore.room import a",
+        "def f():\n    from ffcore.room.a import A",
+    ],
+)
+def test_a_circle_would_be_seen(back: str) -> None:
+    code = {
+        "ffcore.room": "from ffcore.room.a import A",
+        "ffcore.room.a": "import ffcore.room.b",
+        "ffcore.room.b": "from ffcore.room.c import C",
+        "ffcore.room.c": back,
+    }
+    assert circles(code) == [{"ffcore.room.a", "ffcore.room.b", "ffcore.room.c"}]
+    for_types = f"if TYPE_CHECKING:\n    {back}" if not back.startswith("def") else ""
+    assert circles(code | {"ffcore.room.c": for_types}) == []
 
 
 def test_a_module_of_leftovers_would_be_seen() -> None:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from ffcore.cli import options
 from ffcore.cli.exit_codes import ExitCode
-from ffcore.plugins import ROLES
 
 if TYPE_CHECKING:
     from ffcore.testing import Result
@@ -33,18 +33,14 @@ COLUMNS = {
 
 @click.command()
 @click.argument("plugin", metavar="DISTRIBUTION|MODULE:CLASS")
-@click.option(
-    "--role",
-    type=click.Choice(list(ROLES)),
-    help="Of MODULE:CLASS, where what it builds leaves that open.",
-)
+@options.role("Role of MODULE:CLASS, where what it builds leaves that open.")
 @click.option(
     "--expect",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help='A TOML file of known failures, "role/name/law" = "reason"; a law that holds in spite '
+    help='TOML file of known failures, "role/name/law" = "reason"; a law that holds in spite '
     "of it fails.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Write one JSON document to stdout.")
+@options.as_json
 @click.pass_context
 def check_plugin(
     ctx: click.Context, plugin: str, role: str | None, expect: Path | None, as_json: bool

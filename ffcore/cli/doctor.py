@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ffcore.cli import options
 from ffcore.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ STYLES = {"works": "green", "absent": "dim", "fails": "bold red"}
 
 
 @click.command()
-@click.option("--thorough", is_flag=True, help="Compile a function by torch.compile: a minute.")
-@click.option("--json", "as_json", is_flag=True, help="Write one JSON document to stdout.")
+@click.option("--thorough", is_flag=True, help="Compile a function by torch.compile, for a minute.")
+@options.as_json
 @click.pass_context
 def doctor(ctx: click.Context, thorough: bool, as_json: bool) -> None:
     """Try what ffcore may need: devices, kernels, plugins, libraries, the disk.

@@ -31,77 +31,52 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("source")
-@click.option(
-    "--reference",
-    "-r",
-    "against",
-    help="Samples as SOURCE has them, a recipe for its teacher, or a file of statistics. "
+@options.reference(
+    "Samples as SOURCE has them, a recipe for its teacher, or a file of statistics. "
     "[default: the evaluation of the run is made again]",
 )
-@click.option(
-    "--features",
-    "-f",
-    "spaces",
-    multiple=True,
-    metavar="NAME",
-    help="""Feature space, or its table as in '{type="inception", weights="PATH"}'. May be """
+@options.features(
+    """Feature space, or its table as in '{type="inception", weights="PATH"}'. May be """
     "repeated. [default: inception]",
 )
 @click.option(
     "--metrics",
     "-m",
     metavar="LIST",
-    help="Of fd (Fréchet distance), is (Inception Score), kid (kernel distance), pr (precision and "
-    "recall) and classes, with commas between. [default: fd, and classes where features tell "
+    help="Metrics, with commas between: fd (Fréchet distance), is (Inception Score), kid (kernel "
+    "distance), pr (precision and recall), classes. [default: fd, and classes where features tell "
     "them]",
 )
-@click.option(
-    "--number",
-    "-n",
-    type=click.IntRange(min=4),
-    help="Of samples. [default: 50000; all of those that are there already]",
-)
+@options.number("Number of samples. [default: 50000; all of those that are there already]", least=4)
 @options.labels
 @options.guidance
-@click.option("--steps", type=click.IntRange(min=1), help="As ffd sample has them.")
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    help="Of noise and labels; a reference that is made takes the next one. [default: 0]",
+@options.steps("Number of steps, as ffd sample has them.")
+@options.seed(
+    "Seed of noise and labels; a reference that is made takes the next one. [default: 0]",
+    default=None,
 )
-@click.option("--teacher", is_flag=True, help="Judge the teacher of a recipe or run instead.")
-@options.solver
+@options.teacher("Judge")
+@options.solver()
 @options.batch
 @click.option(
     "--device",
     help="Torch device. [default: auto; the run's own, where its evaluation is made again]",
 )
-@click.option(
-    "--set",
-    "overrides",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Without --reference: override a key of the recipe's teacher or evaluation, as in "
-    "evaluation.reference=PATH. May be repeated.",
+@options.overrides(
+    "Without --reference, override a key of the recipe's teacher or evaluation, as in "
+    "evaluation.reference=PATH."
 )
-@click.option(
-    "--out",
-    "-o",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Where to keep the result, as JSON; until then, how far the evaluation is.",
-)
-@click.option(
-    "--overwrite",
-    is_flag=True,
-    help="Replace an earlier result there, and an interrupted evaluation of other conditions.",
+@options.out("File of the result, as JSON; until then, how far the evaluation is.", folder=False)
+@options.overwrite(
+    "Replace an earlier result there, and an interrupted evaluation of other conditions."
 )
 @click.option(
     "--compare",
     "earlier",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="A kept result to show beside; refused if it is of other conditions.",
+    help="Kept result to show beside; refused if it is of other conditions.",
 )
-@options.result_as_json
+@options.as_json
 @click.pass_context
 def evaluate(
     ctx: click.Context,

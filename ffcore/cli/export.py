@@ -5,18 +5,14 @@ from pathlib import Path
 
 import click
 
+from ffcore.cli import options
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option(
-    "--out",
-    "-o",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="The directory to write.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace an earlier export there.")
-@click.option("--json", "as_json", is_flag=True, help="Write one JSON document to stdout.")
+@options.out("Directory to write.", required=True)
+@options.overwrite("Replace an earlier export there.")
+@options.as_json
 def export(run: Path, out: Path, overwrite: bool, as_json: bool) -> None:
     """Export the student of the finished run in directory RUN.
 

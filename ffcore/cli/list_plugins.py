@@ -8,7 +8,8 @@ from typing import Any
 import attrs
 import click
 
-from ffcore.plugins import ROLES, Plugin, Registry, installed
+from ffcore.cli import options
+from ffcore.plugins import Plugin, Registry, installed
 
 COMPONENTS = ("role", "name", "plugin", "summary")
 PLUGINS = ("plugin", "distribution", "state", "import")
@@ -20,8 +21,8 @@ Row = tuple[str, ...]
 
 
 @click.command()
-@click.option("--role", type=click.Choice(list(ROLES)), help="Only components of this role.")
-@click.option("--json", "as_json", is_flag=True, help="Write one JSON document to stdout.")
+@options.role("Role of the components to list. [default: all]")
+@options.as_json
 def list_plugins(role: str | None, as_json: bool) -> None:
     """List the installed components, then all plugins, then what there is to know of some.
 

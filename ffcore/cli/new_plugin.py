@@ -6,20 +6,13 @@ from pathlib import Path, PurePosixPath
 
 import click
 
-from ffcore.plugins import ROLES
+from ffcore.cli import options
 
 
 @click.command()
 @click.argument("name")
-@click.option(
-    "--role", required=True, type=click.Choice(list(ROLES)), help="What its component is to be."
-)
-@click.option(
-    "--directory",
-    "-d",
-    type=click.Path(path_type=Path),
-    help="Where to write it; must be empty or not there. [default: NAME]",
-)
+@options.role("Role of its component.", required=True)
+@options.directory("Directory to write; must be empty or not there. [default: NAME]")
 def new_plugin(name: str, role: str, directory: Path | None) -> None:
     """Write a plugin to begin with: a distribution NAME with one small, working component.
 

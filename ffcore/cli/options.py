@@ -1,33 +1,122 @@
-"""Options of several commands, which mean the same in each."""
+"""Options of several commands, each defined once.
+
+One that means the same in every command is a value; one of which a command says what it is for
+there is a function of that sentence.
+"""
 
 import tomllib
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, get_args
 
 import click
 
 from ffcore.flow.solver import Method
 
-solver = click.option(
-    "--solver", type=click.Choice(get_args(Method)), help="The teacher's. [default: the recipe's]"
+Option = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+as_json = click.option(
+    "--json", "as_json", is_flag=True, help="Write the result as one JSON document."
 )
+device = click.option("--device", default="auto", show_default=True, help="Torch device.")
 batch = click.option(
     "--batch",
     default=64,
     show_default=True,
     type=click.IntRange(1, 256),
-    help="Samples made at a time; without influence on them.",
+    help="Number of samples made at a time; without influence on them.",
 )
 labels = click.option(
     "--labels",
     metavar="HOW",
-    help="'balanced', 'random', or classes as in 0,3,7. [default: balanced, where there are "
-    "classes]",
+    help="Labels: 'balanced' (0, 1, 2, … and again), 'random', or classes as in 0,3,7, cycled "
+    "through. [default: balanced, where there are classes]",
 )
 guidance = click.option("--guidance", type=float, help="Guidance scale γ. [default: the recipe's]")
-result_as_json = click.option(
-    "--json", "as_json", is_flag=True, help="Write the result as one JSON document."
-)
-device = click.option("--device", default="auto", show_default=True, help="Torch device.")
+
+
+def number(text: str, *, least: int = 1, default: int | None = None) -> Option:
+    """Return --number: how many samples."""
+    return click.option(
+        "--number",
+        "-n",
+        default=default,
+        show_default=default is not None,
+        type=click.IntRange(min=least),
+        help=text,
+    )
+
+
+def seed(text: str, *, default: int | None = 0) -> Option:
+    """Return --seed: of noise and labels."""
+    return click.option(
+        "--seed",
+        default=default,
+        show_default=default is not None,
+        type=click.IntRange(0, 2**63 - 1),
+        help=text,
+    )
+
+
+def solver(text: str = "Solver of the teacher. [default: the recipe's]", **more: Any) -> Option:
+    """Return --solver: how the teacher's flow is followed."""
+    return click.option("--solver", type=click.Choice(get_args(Method)), help=text, **more)
+
+
+def steps(text: str, *, least: int = 1) -> Option:
+    """Return --steps: of a student, or of a solver."""
+    return click.option("--steps", type=click.IntRange(min=least), help=text)
+
+
+def teacher(verb: str) -> Option:
+    """Return --teacher: what is done to a student is done to its teacher."""
+    return click.option(
+        "--teacher", is_flag=True, help=f"{verb} the teacher of a recipe or run instead."
+    )
+
+
+def features(text: str) -> Option:
+    """Return --features: the spaces in which distances are measured."""
+    return click.option("--features", "-f", "spaces", multiple=True, metavar="NAME", help=text)
+
+
+def reference(text: str) -> Option:
+    """Return --reference: what samples are measured against."""
+    return click.option("--reference", "-r", "against", help=text)
+
+
+def overrides(text: str) -> Option:
+    """Return --set: keys of the recipe that are laid over it."""
+    return click.option(
+        "--set",
+        "overrides",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help=f"{text} May be repeated; the last wins.",
+    )
+
+
+def out(text: str, *, file: bool = True, folder: bool = True, **more: Any) -> Option:
+    """Return --out: where the result is kept, a `file` or a `folder`."""
+    kind = click.Path(path_type=Path, file_okay=file, dir_okay=folder)
+    return click.option("--out", "-o", type=kind, help=text, **more)
+
+
+def overwrite(text: str) -> Option:
+    """Return --overwrite: what stands at --out is replaced."""
+    return click.option("--overwrite", is_flag=True, help=text)
+
+
+def directory(text: str) -> Option:
+    """Return --directory: what the command writes into."""
+    return click.option("--directory", "-d", type=click.Path(path_type=Path), help=text)
+
+
+def role(text: str, *, required: bool = False) -> Option:
+    """Return --role: of a component."""
+    from ffcore.plugins import ROLES
+
+    return click.option("--role", required=required, type=click.Choice(list(ROLES)), help=text)
 
 
 def table(role: str, text: str) -> Any:

@@ -5,19 +5,17 @@ from pathlib import Path
 
 import click
 
+from ffcore.cli import options
 from ffcore.system.files import write_text
 
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--out",
-    "-o",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The HTML file to write. [default: report.html in the directory of a single run]",
+@options.out(
+    "HTML file to write. [default: report.html in the directory of a single run]", folder=False
 )
-@click.option("--overwrite", is_flag=True, help="Replace what stands at --out.")
-@click.option("--json", "as_json", is_flag=True, help="Write its place and its numbers as JSON.")
+@options.overwrite("Replace what stands at --out.")
+@options.as_json
 def report(runs: tuple[Path, ...], out: Path | None, overwrite: bool, as_json: bool) -> None:
     """Write a page about the runs in the directories RUNS, finished or not.
 

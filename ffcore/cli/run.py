@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
+from ffcore.cli import options
 from ffcore.cli.bars import Bars
 from ffcore.cli.exit_codes import ExitCode
 from ffcore.cli.signals import Signals
@@ -22,19 +23,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recipe")
-@click.option(
-    "--set",
-    "overrides",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Override a key, as in training.steps=100. May be repeated; the last wins.",
-)
-@click.option(
-    "--directory",
-    "-d",
-    type=click.Path(path_type=Path),
-    help="Where the run is kept. [default: runs/<name of the recipe>]",
-)
+@options.overrides("Override a key of the recipe, as in training.steps=100.")
+@options.directory("Directory of the run. [default: runs/<name of the recipe>]")
 @click.option(
     "--resume", is_flag=True, help="Go on with this run: an error if it has no checkpoint."
 )
@@ -48,9 +38,9 @@ if TYPE_CHECKING:
 @click.option(
     "--gpus",
     type=click.IntRange(min=1),
-    help="With --dry-run: over how many GPUs. [default: 8]",
+    help="Number of GPUs that share the run of --dry-run. [default: 8]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Write the results as one JSON document.")
+@options.as_json
 @click.pass_context
 def run(
     ctx: click.Context,

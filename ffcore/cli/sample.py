@@ -22,47 +22,26 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("source")
-@click.option("--number", "-n", default=16, show_default=True, type=click.IntRange(min=1))
-@click.option(
-    "--labels",
-    metavar="HOW",
-    help="'balanced' (0, 1, 2, … and again), 'random', or classes as in 0,3,7, cycled through. "
-    "[default: balanced, where there are classes]",
-)
-@click.option(
-    "--seed",
-    default=0,
-    show_default=True,
-    type=click.IntRange(0, 2**63 - 1),
-    help="Of noise and labels; a sample's depend on seed and index alone.",
-)
+@options.number("Number of samples.", default=16)
+@options.labels
+@options.seed("Seed of noise and labels; a sample's depend on seed and index alone.")
 @options.guidance
-@click.option(
-    "--out",
-    "-o",
+@options.out(
+    "Place of the samples: NAME.png for one picture, NAME.npz for one array file, any other NAME "
+    "for a folder.",
     default="samples.png",
     show_default=True,
-    type=click.Path(path_type=Path),
-    help="NAME.png for one picture, NAME.npz for one array file, any other NAME for a folder.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace what an earlier sampling left there.")
-@click.option("--teacher", is_flag=True, help="Sample the teacher of a recipe or run instead.")
-@options.solver
-@click.option(
-    "--steps",
-    type=click.IntRange(min=1),
-    help="Of a student that starts anywhere [default: 1], or of the teacher's solver.",
+@options.overwrite("Replace what an earlier sampling left there.")
+@options.teacher("Sample")
+@options.solver()
+@options.steps(
+    "Number of steps of a student that starts anywhere [default: 1], or of the teacher's solver."
 )
 @options.batch
 @options.device
-@click.option(
-    "--set",
-    "overrides",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Override a key of the recipe; of a student, a key of its decoder. May be repeated.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Write the summary as one JSON document.")
+@options.overrides("Override a key of the recipe; of a student, a key of its decoder.")
+@options.as_json
 @click.pass_context
 def sample(
     ctx: click.Context,

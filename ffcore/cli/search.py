@@ -60,7 +60,7 @@ class Numbers(click.ParamType[tuple[int, ...]]):
     "-v",
     required=True,
     metavar="MODULE:FUNCTION",
-    help="Chooses: (images, condition) -> scores, higher is better.",
+    help="Function that chooses: (images, condition) -> scores, higher is better.",
 )
 @click.option(
     "--judge",
@@ -68,16 +68,16 @@ class Numbers(click.ParamType[tuple[int, ...]]):
     "judges",
     multiple=True,
     metavar="MODULE:FUNCTION",
-    help="A verifier that chooses nothing, but tells of what was chosen. May be repeated.",
+    help="Verifier that chooses nothing, but tells of what was chosen. May be repeated.",
 )
-@click.option("--number", "-n", default=100, show_default=True, type=click.IntRange(min=1))
+@options.number("Number of samples.", default=100)
 @click.option(
     "--candidates",
     "-N",
     default="4,16,64",
     show_default=True,
     type=Numbers(),
-    help="Among how many noises to choose; one search serves them all.",
+    help="Numbers of noises among which to choose; one search serves them all.",
 )
 @click.option(
     "--teacher",
@@ -85,54 +85,29 @@ class Numbers(click.ParamType[tuple[int, ...]]):
     metavar="RECIPE",
     help="Recipe or run whose teacher renders. [default: SOURCE; an export has none]",
 )
-@options.solver
+@options.solver()
 @click.option(
     "--teacher-steps",
     default=8,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Of the solver, to render what was chosen.",
+    help="Number of steps of the solver that renders what was chosen.",
 )
 @options.labels
 @options.guidance
-@click.option(
-    "--seed",
-    default=0,
-    show_default=True,
-    type=click.IntRange(0, 2**63 - 1),
-    help="Of noise and labels, as ffd sample has them: its noise is the first candidate.",
+@options.seed("Seed of noise and labels, as ffd sample has them: its noise is the first candidate.")
+@options.features(
+    "Feature space for Fréchet distances, and classes where it tells them. May be repeated."
 )
-@click.option(
-    "--features",
-    "-f",
-    "spaces",
-    multiple=True,
-    metavar="NAME",
-    help="Feature space for Fréchet distances, and classes where it tells them. May be repeated.",
-)
-@click.option(
-    "--reference",
-    "-r",
-    "against",
-    help="What to measure them to, as ffd evaluate takes it. [default: the run's]",
-)
+@options.reference("Reference of the distances, as ffd evaluate takes it. [default: the run's]")
 @options.batch
 @options.device
-@click.option(
-    "--set",
-    "overrides",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Override a key of the teacher's recipe, or of the decoder. May be repeated.",
+@options.overrides("Override a key of the teacher's recipe, or of the decoder.")
+@options.out(
+    "Directory for search.json, search.png, examples.png, and the images of the largest N."
 )
-@click.option(
-    "--out",
-    "-o",
-    type=click.Path(path_type=Path),
-    help="A directory for search.json, search.png, examples.png, and the images of the largest N.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace an earlier search there.")
-@options.result_as_json
+@options.overwrite("Replace an earlier search there.")
+@options.as_json
 def search(
     source: str,
     verifier: str,

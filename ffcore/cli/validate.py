@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import click
 
+from ffcore.cli import options
 from ffcore.cli.errors import verdict
 from ffcore.cli.exit_codes import ExitCode
 from ffcore.plugins import installed
@@ -19,14 +20,8 @@ ROLES_SHOWN = ("teacher", "student", "predictor", "corrector", "data")
 
 @click.command()
 @click.argument("recipes", metavar="RECIPE...", nargs=-1, required=True)
-@click.option(
-    "--set",
-    "overrides",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Override a key, as in training.steps=100. May be repeated; the last wins.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Write one JSON document to stdout.")
+@options.overrides("Override a key of the recipe, as in training.steps=100.")
+@options.as_json
 @click.pass_context
 def validate(
     ctx: click.Context, recipes: tuple[str, ...], overrides: tuple[str, ...], as_json: bool

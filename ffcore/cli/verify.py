@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 from rich.console import Console
@@ -26,70 +26,44 @@ _MOST_CLASSES = 10
 
 @click.command()
 @click.argument("source")
-@click.option(
-    "--number",
-    "-n",
-    type=click.IntRange(min=2),
-    help="Of samples. [default: 256; 2048 vectors]",
-)
-@click.option(
-    "--seed",
-    default=0,
-    show_default=True,
-    type=click.IntRange(0, 2**63 - 1),
-    help="Of noise and labels, which are none that training saw.",
-)
+@options.number("Number of samples. [default: 256; 2048 vectors]", least=2)
+@options.seed("Seed of noise and labels, which are none that training saw.")
 @options.guidance
-@click.option(
-    "--solver",
-    default="dopri5",
-    show_default=True,
-    type=click.Choice(get_args(Method)),
-    help="Of the teacher's solutions.",
-)
+@options.solver("Solver of the teacher.", default="dopri5", show_default=True)
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0, min_open=True),
-    help="Of dopri5. [default: 1e-05]",
+    help="Tolerance of dopri5, relative and absolute. [default: 1e-05]",
 )
-@click.option("--steps", type=click.IntRange(min=8), help="Of any other solver. [default: 256]")
+@options.steps("Number of steps of any other solver. [default: 256]", least=8)
 @click.option(
     "--fit-steps",
     type=click.IntRange(min=0),
-    help="In which the noising velocity is fitted, twice; 0 leaves the noising gap out. "
-    "[default: 300; 1000 to vectors]",
+    help="Number of steps in which the noising velocity is fitted, twice; 0 leaves the noising "
+    "gap out. [default: 300; 1000 to vectors]",
 )
 @click.option(
     "--fit-samples",
     type=click.IntRange(min=1),
-    help="To which it is fitted. [default: 512; 4096 vectors]",
+    help="Number of samples to which it is fitted. [default: 512; 4096 vectors]",
 )
 @click.option(
     "--network",
     metavar="NAME",
-    help="""What is fitted, or its table as in '{type="mlp", width=64}'. [default: a copy of """
-    "the teacher, or the recipe's]",
+    help="""Network that is fitted, or its table as in '{type="mlp", width=64}'. [default: a """
+    "copy of the teacher, or the recipe's]",
 )
-@click.option(
-    "--set",
-    "overrides",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Override a key of the teacher, as in teacher.weights=PATH. May be repeated.",
-)
+@options.overrides("Override a key of the teacher, as in teacher.weights=PATH.")
 @click.option(
     "--batch",
     type=click.IntRange(min=1),
-    help="Samples that pass through a network at a time. [default: 64; 1024 vectors]",
+    help="Number of samples that pass through a network at a time. [default: 64; 1024 vectors]",
 )
 @options.device
-@click.option(
-    "--out",
-    "-o",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Directory for verify.json and verify.png. [default: SOURCE, where that is a run]",
+@options.out(
+    "Directory for verify.json and verify.png. [default: SOURCE, where that is a run]", file=False
 )
-@options.result_as_json
+@options.as_json
 def verify(
     source: str,
     number: int | None,

@@ -44,6 +44,7 @@ from ffcore.training.distillation import Distillation
 
 SAMPLES = 1024
 """On how many of each objective's share a step is made, at most."""
+MOST_STEPS = 32
 
 
 @attrs.frozen(kw_only=True)
@@ -282,9 +283,8 @@ def tally_steps(
     recipe: Recipe,
     parts: Parts,
     auxiliaries: Mapping[Objective, Mapping[str, Auxiliary]],
-    most: int = 32,
 ) -> list[Counter[Use]]:
-    """Make steps from all over the run, `most` at most, on stand-ins; return the rows of each.
+    """Make steps from all over the run, MOST_STEPS at most, on stand-ins; return the rows of each.
 
     A share above SAMPLES is cut to them, and their rows are scaled to what it is.
 
@@ -327,7 +327,7 @@ def tally_steps(
         )
     owners: dict[str, Objective] = {name: name for name in auxiliaries}
     owners |= {training(each): owner for each, owner in distillation.owners.items()}
-    count = min(most, steps)
+    count = min(MOST_STEPS, steps)
     found = []
     for index in range(count):
         distillation.step_index = index * steps // count

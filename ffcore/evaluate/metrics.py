@@ -15,8 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ffcore.interfaces import Features
-
 
 @attrs.frozen(eq=False)
 class Statistics:
@@ -148,45 +146,6 @@ def precision_recall(samples: Tensor, reference: Tensor) -> tuple[float, float]:
         verbose=False,
     )
     return float(found["precision"]), float(found["recall"])
-
-
-def register(features: Features) -> str:
-    """Register `features` with torch-fidelity, so that all its metrics can use them.
-
-    Returns:
-        The name for `calculate_metrics(feature_extractor=…)`: "ffcore-" and the features' own. Its
-        inputs are then samples as `features` takes them, not 8-bit images.
-    """
-    import_torch_fidelity()
-    import torch_fidelity
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
-
-    class Extractor(torch_fidelity.FeatureExtractorBase):  # type: ignore[misc]
-        def __init__(self, name: str, features_list: list[str], **options: Any) -> None:
-            del options  # torch-fidelity hands every extractor all of its settings
-            super().__init__(name, features_list)
-            self.features = features
-
-        @staticmethod
-        def get_provided_features_list() -> tuple[str, ...]:
-            return (features.name,)
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric: str) -> str:
-            del metric
-            return features.name
-
-        @staticmethod
-        def can_be_compiled() -> bool:
-            return False
-
-        def forward(self, samples: Tensor) -> tuple[Tensor, ...]:
-            return (self.features(samples),)
-
-    name = f"ffcore-{features.name}"
-    FEATURE_EXTRACTORS_REGISTRY.pop(name, None)  # the latest registration counts
-    torch_fidelity.register_feature_extractor(name, Extractor)
-    return name
 
 
 def import_torch_fidelity(module: str = "metric_fid") -> Any:

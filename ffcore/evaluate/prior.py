@@ -20,24 +20,26 @@ from ffcore.evaluate.samples import Samples
 from ffcore.flow.guidance import Guided, unguided
 from ffcore.flow.solver import Solver
 from ffcore.interfaces import Condition, Features, Teacher
+from ffcore.recipe.tables import Evaluation
 from ffcore.system.weights import fingerprint
 
 Sampling = Callable[[Tensor, Condition], Tensor]
 """(noise, condition) -> samples."""
+_KEYS: Any = attrs.fields(Evaluation)
 
 
 @attrs.frozen(kw_only=True)
 class Measurement:
     """The conditions under which distances are measured; comparable only if they are equal."""
 
-    samples: int = 5000
+    samples: int = _KEYS.samples.default
     solver: Solver = attrs.field(factory=Solver)
-    euler: tuple[int, ...] = (1, 2, 4, 8, 16)
-    seed: int = 1_000_000
+    euler: tuple[int, ...] = _KEYS.euler.default
+    seed: int = _KEYS.seed.default
     guidance: float = 1.0
-    student_steps: tuple[int, ...] = attrs.field(default=(1,), eq=False)
+    student_steps: tuple[int, ...] = attrs.field(default=_KEYS.student_steps.default, eq=False)
     """Steps in which the student's samples are made; 1 in any case. No reference depends on it."""
-    batch: int = attrs.field(default=500, eq=False)
+    batch: int = attrs.field(default=_KEYS.batch.default, eq=False)
     """Samples generated at a time; without influence on their noise."""
 
 

@@ -12,6 +12,7 @@ from ffcore.flow.ode import integrate
 from ffcore.interfaces import Student, Teacher
 
 DELTAS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+_TRAJECTORIES = 256
 
 
 @torch.no_grad()
@@ -19,7 +20,6 @@ def trajectory_error(
     student: Student,
     teacher: Teacher,
     measurement: Measurement,
-    count: int = 256,
     progress: Progress = silent,
 ) -> dict[float, float]:
     """Return the relative error of the flow map for each δ, against the teacher's ODE.
@@ -30,7 +30,7 @@ def trajectory_error(
     moved = dict.fromkeys(DELTAS, 0.0)
     steps = max(8, measurement.solver.steps // len(DELTAS))
     solver = attrs.evolve(measurement.solver, steps=steps, last_step="full")
-    for z, condition in prior(teacher, measurement, "trajectory", count):
+    for z, condition in prior(teacher, measurement, "trajectory", _TRAJECTORIES):
         state, before = z, 0.0
         for index, delta in enumerate(DELTAS):
             state = integrate(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Literal, cast, get_args
+from typing import Any, cast
 
 import attrs
 import torch
@@ -20,14 +20,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ffcore.draws import Draws
+from ffcore.flow.backend import BACKENDS, SCHEME, STEP, Backend, Scheme
 from ffcore.flow.dual import Dual
 from ffcore.flow.path import expand_like
 from ffcore.interfaces import Condition, Context, Student
 
-Backend = Literal["dual", "jvp", "finite-difference"]
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
-"""From the first choice to the last; see backend_for."""
-Scheme = Literal["one-sided", "central"]
 Function = Callable[..., Tensor]
 
 
@@ -43,8 +40,17 @@ class Derivative:
     """
 
     backend: Backend = attrs.field(default="dual", validator=attrs.validators.in_(BACKENDS))
-    step: float = 1e-3
-    scheme: Scheme = "one-sided"
+    step: float = STEP
+    scheme: Scheme = SCHEME
+
+    @staticmethod
+    def of(table: Any, context: Context) -> Derivative:
+        """Return what the keys of ffcore/flow/backend.py say in an objective's table."""
+        return Derivative(
+            backend=chosen(table.derivative, context),
+            step=table.derivative_step,
+            scheme=table.derivative_scheme,
+        )
 
     def with_value(
         self,

@@ -178,10 +178,6 @@ class GaussianMixture(ExactTeacher):
             self.null_label = int(classes.max()) + 1
             self.conditions = Labels(self.null_label, null_label=self.null_label)
 
-    def log_density(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Return log p_t(x_t | c) up to a constant that depends on c alone: Float[B]."""
-        return self._log_joint(x_t, t, condition).logsumexp(1)
-
     def _log_joint(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Return log w_k + log N(x_t; m_t, a_t² I) of each allowed component: Float[B, K]."""
         away = x_t[:, None] - expand_like(1 - t, x_t)[:, None] * self.means.to(x_t.dtype)

@@ -165,21 +165,3 @@ def _combine(state: Tensor, h: float, weights: Sequence[float], velocities: list
         if weight:
             state = state + h * weight * velocity
     return state
-
-
-class Counted(VelocityField):
-    """A velocity field that counts its evaluations, one for each row it is asked for.
-
-    Around the *base* network, `evaluations / samples` is the NFE of a sample.
-    """
-
-    def __init__(self, field: VelocityField) -> None:
-        super().__init__()
-        self.field = field
-        self.evaluations = 0
-
-    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Return the field's velocity, and count."""
-        self.evaluations += len(x_t)
-        velocity: Tensor = self.field(x_t, t, condition)
-        return velocity

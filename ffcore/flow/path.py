@@ -19,15 +19,3 @@ def interpolate(x: Tensor, n: Tensor, t: Tensor) -> Tensor:
     """Return x_t = (1 − t) x + t n; x and n are Float[B, *S], t is Float[B]."""
     t = expand_like(t, x).to(x.dtype)
     return (1 - t) * x + t * n
-
-
-def velocity_to_score(u: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """Return ∇ log p_t(x_t) of the marginal whose velocity is u; t in (0, 1]."""
-    t = expand_like(t, x_t)
-    return -(x_t - (1 - t) * u) / t
-
-
-def score_to_velocity(score: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """Return the velocity of the marginal with this score; t in [0, 1)."""
-    t = expand_like(t, x_t)
-    return (x_t + t * score) / (1 - t)

@@ -2,14 +2,13 @@
 
 A trained layer W stays as it is, and B A, of rank r, is learnt beside it:
 
-    y = W x + b + (α / r) B A x,    A: [r, in],  B: [out, r].
+    y = W x + b + B A x,    A: [r, in],  B: [out, r].
 
 B starts from zero, so that the network is at first what it was.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any, TypeVar
 
 import torch
@@ -26,21 +25,17 @@ class LowRankLinear(nn.Module):
     Args:
         base: the layer; frozen in place.
         rank: r, at least 1.
-        alpha: α, finite and above 0; None: r, so that the factor α / r is 1.
 
     The factors have the device and dtype of `base`. They are drawn from the global random state
-    of the CPU, so that they are the same on every device. Raises ValueError for a rank or an
-    alpha that is impossible.
+    of the CPU, so that they are the same on every device. Raises ValueError for a
+    rank that is impossible.
     """
 
-    def __init__(self, base: nn.Linear, rank: int, alpha: float | None = None) -> None:
+    def __init__(self, base: nn.Linear, rank: int) -> None:
         super().__init__()
         if rank < 1:
             raise ValueError(f"the rank of low-rank factors is at least 1, found {rank}")
-        if alpha is not None and not 0 < alpha < math.inf:
-            raise ValueError(f"the alpha of low-rank factors is finite and above 0, found {alpha}")
         self.base = base.requires_grad_(False)
-        self.scale = 1.0 if alpha is None else alpha / rank
         self.A = nn.Parameter(base.weight.new_empty(rank, base.in_features))
         self.B = nn.Parameter(base.weight.new_empty(base.out_features, rank))
         self.reset_parameters()
@@ -55,17 +50,17 @@ class LowRankLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map Float[..., in] to Float[..., out]."""
         update = functional.linear(functional.linear(x, self.A), self.B)
-        out: Tensor = self.base(x) + self.scale * update
+        out: Tensor = self.base(x) + update
         return out
 
     @property
     def weight(self) -> Tensor:
-        """W + (α / r) B A, Float[out, in]: for owners that read a layer instead of calling it.
+        """W + B A, Float[out, in]: for owners that read a layer instead of calling it.
 
         `nn.MultiheadAttention` does so, and networks that ask a layer for its dtype. It is
         computed at each reading; to write into it changes nothing.
         """
-        return self.base.weight + self.scale * self.B @ self.A
+        return self.base.weight + self.B @ self.A
 
     @property
     def bias(self) -> Tensor | None:
@@ -73,7 +68,7 @@ class LowRankLinear(nn.Module):
         return self.base.bias
 
 
-def with_lora(network: Network, rank: int, alpha: float | None = None) -> Network:
+def with_lora(network: Network, rank: int) -> Network:
     """Adapt a trained network in place: freeze it, with low-rank factors to train; return it.
 
     Every `nn.Linear` within it becomes a `LowRankLinear`; one that is used in two places becomes
@@ -91,10 +86,9 @@ def with_lora(network: Network, rank: int, alpha: float | None = None) -> Networ
         network: trained. It calls its layers as submodules, or reads their `weight` and `bias`;
             a reference to a layer that it keeps elsewhere, as in a plain list, is not replaced.
         rank: r, at least 1.
-        alpha: α; None: r.
 
-    Raises ValueError, and changes nothing, for an impossible rank or alpha, for a network that
-    has low-rank factors already, and where there is no layer to adapt.
+    Raises ValueError, and changes nothing, for an impossible rank, for a network that has
+    low-rank factors already, and where there is no layer to adapt.
     """
     modules = list(network.modules())
     if any(isinstance(module, LowRankLinear) for module in modules):
@@ -110,7 +104,7 @@ def with_lora(network: Network, rank: int, alpha: float | None = None) -> Networ
             f"{len(linear)} linear layers within it: a layer's sides must be above the rank, and "
             f"its weight not all zero. Choose a smaller rank, or train the network whole"
         )
-    adapted = {layer: LowRankLinear(layer, rank, alpha) for layer in learnt}
+    adapted = {layer: LowRankLinear(layer, rank) for layer in learnt}
     network.requires_grad_(False)
     for layer in [*zero, *small]:
         for parameter in layer.parameters(recurse=False):

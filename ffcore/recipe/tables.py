@@ -7,6 +7,14 @@ import attrs
 
 from ffcore.flow.solver import Solver
 from ffcore.keys import ImpossibleValue, component, key, kind_of, ordered, role_of
+from ffcore.training.defaults import (
+    BATCH,
+    CHECKPOINT_EVERY,
+    CLIP,
+    EMA_DECAY,
+    KEEP_LAST,
+    LOG_EVERY,
+)
 from ffcore.training.optimizer import Optimizer
 
 
@@ -80,9 +88,9 @@ class Training:
         0, help="seed that every random draw of training is keyed by", at_least=0, at_most=2**63 - 1
     )
     steps: int = key(help="optimizer steps", at_least=1)
-    batch: int = key(256, help="samples per step, over all ranks", at_least=1)
+    batch: int = key(BATCH, help="samples per step, over all ranks", at_least=1)
     ema_decay: float | tuple[float, ...] = key(
-        0.9999,
+        EMA_DECAY,
         help=(
             "decay of the exponential moving average (EMA) of the student's weights, at most "
             "(1 + n) / (10 + n) at step n; several decays keep several EMAs, of which "
@@ -93,12 +101,14 @@ class Training:
         validator=named_once,
     )
     clip: float | None = key(
-        1.0, help="largest norm of the student's gradient; 'none' leaves it as it is", above=0
+        CLIP, help="largest norm of the student's gradient; 'none' leaves it as it is", above=0
     )
-    log_every: int = key(50, help="steps between two lines of metrics", at_least=1)
-    checkpoint_every: int = key(1000, help="steps between two checkpoints", at_least=1)
+    log_every: int = key(LOG_EVERY, help="steps between two lines of metrics", at_least=1)
+    checkpoint_every: int = key(CHECKPOINT_EVERY, help="steps between two checkpoints", at_least=1)
     keep_last: int = key(
-        2, help="how many of the newest checkpoints are kept; at least 2 outlive damage", at_least=1
+        KEEP_LAST,
+        help="how many of the newest checkpoints are kept; at least 2 outlive damage",
+        at_least=1,
     )
     keep_every: int | None = key(
         None, help="checkpoints of steps divisible by it are kept as well", at_least=1

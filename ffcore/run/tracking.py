@@ -9,16 +9,15 @@ with Tracking(folder, "digits", recipe, print) as tracking:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from ffcore.interfaces import Tracker
 from ffcore.plugins.place import describe_error
 
 
-class Tracking:
+class Tracking(AbstractContextManager["Tracking"]):
     """Hands a run's news to its trackers; leaves out one that fails, with one warning.
 
     Of several processes, the leading one alone is given any.
@@ -60,15 +59,7 @@ class Tracking:
         """Hand on a picture."""
         self._tell(lambda tracker: tracker.show(step, name, picture))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         closing, self.active = self.active, []
         for name, tracker in closing:
             try:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from ffcore.testing.case import SETTINGS, Case, Setting
     from ffcore.testing.check import check_class, check_distribution, check_tables
     from ffcore.testing.expected import ExpectationError
-    from ffcore.testing.law import Broken, Law, NotAsked, laws_of
+    from ffcore.testing.law import Broken, Law, NotAsked
+    from ffcore.testing.laws import laws_of
     from ffcore.testing.result import Result
     from ffcore.testing.tests import plugin_tests
 
@@ -29,7 +30,7 @@ _HOMES = {
     "check_class": "check",
     "check_distribution": "check",
     "check_tables": "check",
-    "laws_of": "law",
+    "laws_of": "laws",
     "plugin_tests": "tests",
 }
 

@@ -32,7 +32,8 @@ from ffcore.testing.case import (
     words,
 )
 from ffcore.testing.expected import as_expected
-from ffcore.testing.law import Broken, Law, NotAsked, laws_of
+from ffcore.testing.law import Broken, Law, NotAsked
+from ffcore.testing.laws import laws_of
 from ffcore.testing.plugin_laws import of_plugin, plugin_result, weights
 from ffcore.testing.result import Result, Status
 

@@ -58,16 +58,6 @@ def law(role: str, number: int) -> Callable[[Check], Check]:
     return register
 
 
-def laws_of(role: str) -> list[Law]:
-    """Return the laws that a component of this role is under: those of all, then its own."""
-    import ffcore.testing.laws  # noqa: F401 - registers them
-
-    def numbered(role: str) -> list[Law]:
-        return sorted((each for each in LAWS if each.role == role), key=lambda each: each.number)
-
-    return numbered(ANY) + numbered(role)
-
-
 def require(holds: object, found: str) -> None:
     """Raise Broken, saying what was found, unless `holds`."""
     if not holds:

@@ -38,6 +38,7 @@ from ffcore.interfaces import (
 )
 from ffcore.system.distributed import Processes, local
 from ffcore.training import ema, parallelize
+from ffcore.training.defaults import BATCH, CLIP, EMA_DECAY
 from ffcore.training.finite import Diverged, FiniteCheck
 from ffcore.training.learner import Learner
 from ffcore.training.optimizer import Optimizer
@@ -120,10 +121,10 @@ class Distillation:
         balancer: Balancer,
         optimizer: Optimizer | None = None,
         steps: int,
-        batch: int = 256,
+        batch: int = BATCH,
         seed: int = 0,
-        ema_decays: Sequence[float] = (0.9999,),
-        clip: float | None = 1.0,
+        ema_decays: Sequence[float] = (EMA_DECAY,),
+        clip: float | None = CLIP,
         guidance: float = 1.0,
         guidance_range: tuple[float, float] | None = None,
         precision: Precision = "float32",

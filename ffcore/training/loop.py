@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ffcore.system.distributed import Processes
 from ffcore.system.faults import enough_memory
+from ffcore.training.defaults import CHECKPOINT_EVERY, LOG_EVERY
 from ffcore.training.distillation import Distillation
 from ffcore.training.finite import Diverged
 
@@ -108,9 +109,9 @@ class _Means:
 def train(
     distillation: Distillation,
     *,
-    log_every: int = 50,
+    log_every: int = LOG_EVERY,
     checkpoints: Checkpoints | None = None,
-    checkpoint_every: int = 1000,
+    checkpoint_every: int = CHECKPOINT_EVERY,
     stop: Callable[[], bool] = lambda: False,
     made: Callable[[int], None] = lambda step: None,
 ) -> Generator[Report, None, None]:

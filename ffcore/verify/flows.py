@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ffcore.evaluate.prior import Measurement, prior
 from ffcore.evaluate.trajectory import DELTAS
-from ffcore.flow.derivative import Backend, backend_for
+from ffcore.flow.backend import Backend
+from ffcore.flow.derivative import backend_for
 from ffcore.flow.exact import ExactTeacher
 from ffcore.flow.guidance import unguided
 from ffcore.flow.ode import integrate

@@ -11,7 +11,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from ffcore.flow.derivative import Backend, Derivative, Function
+from ffcore.flow.backend import Backend
+from ffcore.flow.derivative import Derivative, Function
 from ffcore.flow.flow_map import generating_velocity, push
 from ffcore.interfaces import Condition, Student, Teacher
 from ffcore.verify.errors import norm

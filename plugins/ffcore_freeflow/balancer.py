@@ -9,6 +9,14 @@ import torch
 from torch import Tensor
 
 from ffcore.interfaces import Balancer, Gap, Norms, Objective
+from ffcore_freeflow.defaults import (
+    ALPHA,
+    CORRECTION,
+    LAMBDA_ON,
+    POWER,
+    SCALE_EPSILON,
+    WEIGHT_EPSILON,
+)
 
 
 class AdaptiveBalancer(Balancer):
@@ -21,13 +29,13 @@ class AdaptiveBalancer(Balancer):
     def __init__(
         self,
         *,
-        correction: float = 0.25,
+        correction: float = CORRECTION,
         correction_from: int = 0,
-        alpha: float = 1.0,
-        power: float = 1.0,
-        weight_epsilon: float = 1e-3,
-        scale_epsilon: float = 1e-6,
-        lambda_on: Literal["weighted", "raw"] = "weighted",
+        alpha: float = ALPHA,
+        power: float = POWER,
+        weight_epsilon: float = WEIGHT_EPSILON,
+        scale_epsilon: float = SCALE_EPSILON,
+        lambda_on: Literal["weighted", "raw"] = LAMBDA_ON,
     ) -> None:
         self.correction = correction
         self.correction_from = correction_from

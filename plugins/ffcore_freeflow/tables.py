@@ -6,8 +6,17 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
+from ffcore.flow.backend import Choice, Scheme, backend_key, scheme_key, step_key
 from ffcore.flow.time_distribution import TimeDistribution
 from ffcore.keys import ImpossibleValue, key
+from ffcore_freeflow.defaults import (
+    ALPHA,
+    CORRECTION,
+    LAMBDA_ON,
+    POWER,
+    SCALE_EPSILON,
+    WEIGHT_EPSILON,
+)
 
 if TYPE_CHECKING:
     from ffcore.interfaces import Balancer, Context, PredictorObjective
@@ -22,18 +31,9 @@ class FreeFlow:
         factory=TimeDistribution,
         help="the distribution of the duration δ (FreeFlow's: unpublished)",
     )
-    derivative: Literal["auto", "dual", "jvp", "finite-difference"] = key(
-        "auto",
-        help=(
-            "how ∂_δ F is computed: dual numbers, exact, in the forward that there is anyway; "
-            "torch's forward mode, exact, at thrice the price; or finite differences, which work "
-            "with every network; auto is the first of them that works on the student"
-        ),
-    )
-    derivative_step: float = key(1e-3, help="finite difference: step in δ", above=0, at_most=0.1)
-    derivative_scheme: Literal["one-sided", "central"] = key(
-        "one-sided", help="finite difference: one more forward, or two and second order"
-    )
+    derivative: Choice = backend_key("∂_δ F")
+    derivative_step: float = step_key("δ")
+    derivative_scheme: Scheme = scheme_key()
 
     def decide(self, context: Context) -> FreeFlow:
         """Return the same table with the derivative chosen for the student."""
@@ -43,15 +43,10 @@ class FreeFlow:
 
     def build(self, context: Context) -> PredictorObjective:
         """Return the objective."""
-        from ffcore.flow.derivative import Derivative, chosen
+        from ffcore.flow.derivative import Derivative
         from ffcore_freeflow.objective import FreeFlowPredictor
 
-        derivative = Derivative(
-            backend=chosen(self.derivative, context),
-            step=self.derivative_step,
-            scheme=self.derivative_scheme,
-        )
-        return FreeFlowPredictor(delta=self.delta, derivative=derivative)
+        return FreeFlowPredictor(delta=self.delta, derivative=Derivative.of(self, context))
 
 
 @attrs.frozen(kw_only=True)
@@ -59,21 +54,28 @@ class Adaptive:
     """FreeFlow's balancer."""
 
     correction: float = key(
-        0.25, help="share of the batch that is correction (paper: 0.25)", at_least=0, at_most=1
+        CORRECTION,
+        help="share of the batch that is correction (paper: 0.25)",
+        at_least=0,
+        at_most=1,
     )
     correction_from: int = key(
         0, help="first step with correction; prediction alone before", at_least=0
     )
-    alpha: float = key(1.0, help="strength of the correction (paper: robust in 0.3 to 3)", above=0)
+    alpha: float = key(
+        ALPHA, help="strength of the correction (paper: robust in 0.3 to 3)", above=0
+    )
     power: float = key(
-        1.0, help="k of the power-law weight (paper: 1 for joint training)", at_least=0
+        POWER, help="k of the power-law weight (paper: 1 for joint training)", at_least=0
     )
     weight_epsilon: float = key(
-        1e-3, help="ε of the power-law weight (unpublished; 0.1 was better on digits)", above=0
+        WEIGHT_EPSILON,
+        help="ε of the power-law weight (unpublished; 0.1 was better on digits)",
+        above=0,
     )
-    scale_epsilon: float = key(1e-6, help="ε of λ", above=0)
+    scale_epsilon: float = key(SCALE_EPSILON, help="ε of λ", above=0)
     lambda_on: Literal["weighted", "raw"] = key(
-        "weighted", help="whether λ compares weighted or raw gaps (unpublished)"
+        LAMBDA_ON, help="whether λ compares weighted or raw gaps (unpublished)"
     )
 
     def check_recipe(self, recipe: Recipe) -> None:

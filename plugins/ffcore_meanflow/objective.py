@@ -31,7 +31,7 @@ from ffcore.interfaces import (
     Student,
     Teacher,
 )
-from ffcore_meanflow.tables import TIMES
+from ffcore_meanflow.defaults import DROP, TIMES, UNEQUAL
 
 
 class MeanFlowPredictor(PredictorObjective):
@@ -52,15 +52,15 @@ class MeanFlowPredictor(PredictorObjective):
     def __init__(
         self,
         velocity: Literal["data", "teacher"] = "data",
-        times: TimeDistribution | None = None,
-        unequal: float = 0.25,
+        times: TimeDistribution = TIMES,
+        unequal: float = UNEQUAL,
         derivative: Derivative | None = None,
         guided: bool = True,
         kappa: float = 0.0,
-        drop: float = 0.1,
+        drop: float = DROP,
     ) -> None:
         self.velocity = velocity
-        self.times = times or TIMES
+        self.times = times
         self.unequal = unequal
         self.derivative = derivative or Derivative()
         self.guided = guided

@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
+from ffcore.flow.backend import Choice, Scheme, backend_key, scheme_key, step_key
 from ffcore.flow.time_distribution import TimeDistribution
 from ffcore.keys import ImpossibleValue, key
+from ffcore_meanflow.defaults import DROP, TIMES, UNEQUAL
 
 if TYPE_CHECKING:
     from ffcore.interfaces import Context, PredictorObjective
     from ffcore.recipe import Recipe
-
-
-TIMES = TimeDistribution(distribution="logit-normal", location=-0.4)
-"""The distribution of t and r that was the best of the paper's ablation."""
 
 
 @attrs.frozen(kw_only=True)
@@ -35,7 +33,7 @@ class MeanFlow:
         help="the distribution of t and of r = t − δ, the later being t (paper: this one)",
     )
     unequal: float = key(
-        0.25,
+        UNEQUAL,
         help="share of the samples whose δ is not 0, with D F to compute (paper: 0.25)",
         at_least=0,
         at_most=1,
@@ -57,7 +55,7 @@ class MeanFlow:
         below=1,
     )
     drop: float = key(
-        0.1,
+        DROP,
         help=(
             "where data's velocity is guided: share of the samples that lose their condition, from "
             "which F(·|∅) learns (paper: 0.1)"
@@ -65,23 +63,9 @@ class MeanFlow:
         at_least=0,
         at_most=1,
     )
-    derivative: Literal["auto", "dual", "jvp", "finite-difference"] = key(
-        "auto",
-        help=(
-            "how D F is computed: dual numbers, exact, in the forward that there is anyway; "
-            "torch's forward mode, exact, at thrice the price; or finite differences, which work "
-            "with every network; auto is the first of them that works on the student"
-        ),
-    )
-    derivative_step: float = key(
-        1e-3,
-        help="finite difference: step in t and δ; 1e-4 for DiT's time",
-        above=0,
-        at_most=0.1,
-    )
-    derivative_scheme: Literal["one-sided", "central"] = key(
-        "one-sided", help="finite difference: one more forward, or two and second order"
-    )
+    derivative: Choice = backend_key("D F")
+    derivative_step: float = step_key("t and δ; 1e-4 for DiT's time")
+    derivative_scheme: Scheme = scheme_key()
 
     needs = frozenset({"data", "student starts anywhere"})
 
@@ -140,18 +124,14 @@ class MeanFlow:
 
     def build(self, context: Context) -> PredictorObjective:
         """Return the objective."""
-        from ffcore.flow.derivative import Derivative, chosen
+        from ffcore.flow.derivative import Derivative
         from ffcore_meanflow.objective import MeanFlowPredictor
 
         return MeanFlowPredictor(
             velocity=self.velocity,
             times=self.times,
             unequal=self.unequal,
-            derivative=Derivative(
-                backend=chosen(self.derivative, context),
-                step=self.derivative_step,
-                scheme=self.derivative_scheme,
-            ),
+            derivative=Derivative.of(self, context),
             guided=self.guided,
             kappa=self.kappa,
             drop=self.drop,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
@@ -14,13 +14,20 @@ if TYPE_CHECKING:
     from ffcore.recipe import Recipe
 
 
-def _check_vectors(who: str, recipe: Recipe) -> None:
+def _check_vectors(who: str, teacher: Any, scales: tuple[float, float] | None) -> None:
     """Raise ValueError for samples that are no vectors, as far as known, and for a range of γ."""
-    shape = getattr(recipe.teacher, "sample_shape", None)
+    shape = getattr(teacher, "sample_shape", None)
     if shape is not None and len(shape) != 1:
         raise ValueError(f"{who} is for vectors, and the teacher's samples are {shape}")
-    if recipe.guidance.range is not None:
+    if scales is not None:
         raise ValueError(f"{who} has no input for γ: leave out guidance.range")
+
+
+def _dimension(who: str, context: Context) -> int:
+    """Return the dimension of the teacher's vectors; ValueError as `_check_vectors` has it."""
+    assert context.teacher is not None
+    _check_vectors(who, context.teacher, context.guidance_range)
+    return context.teacher.sample_shape[0]
 
 
 @attrs.frozen(kw_only=True)
@@ -46,14 +53,14 @@ class MlpStudent:
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Raise ValueError where the teacher's samples are no vectors, or γ would have to enter."""
-        _check_vectors("student mlp", recipe)
+        _check_vectors("student mlp", recipe.teacher, recipe.guidance.range)
 
     def build(self, context: Context) -> Student:
         """Return a student for the teacher of `context`, which must have vector samples."""
         from ffcore_mlp.student import MlpAverageVelocity
 
         return MlpAverageVelocity(
-            context.vector_dimension("student mlp"),
+            _dimension("student mlp", context),
             context.classes or 0,
             self.width,
             self.depth,
@@ -70,12 +77,12 @@ class MlpNetwork:
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Raise ValueError where the teacher's samples are no vectors, or γ would have to enter."""
-        _check_vectors("network mlp", recipe)
+        _check_vectors("network mlp", recipe.teacher, recipe.guidance.range)
 
     def build(self, context: Context) -> VelocityField:
         """Return a network for the teacher of `context`, which must have vector samples."""
         from ffcore_mlp.student import MlpVelocity
 
         return MlpVelocity(
-            context.vector_dimension("network mlp"), context.classes or 0, self.width, self.depth
+            _dimension("network mlp", context), context.classes or 0, self.width, self.depth
         )

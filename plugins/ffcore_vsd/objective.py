@@ -32,6 +32,7 @@ from ffcore.interfaces import (
 )
 from ffcore.nn.lora import with_lora
 from ffcore.training.optimizer import Optimizer
+from ffcore_vsd.defaults import R
 
 ONLINE = "online"
 
@@ -55,7 +56,7 @@ class VsdCorrector(CorrectorObjective):
     def __init__(
         self,
         *,
-        r: TimeDistribution | None = None,
+        r: TimeDistribution = R,
         guidance_interval: tuple[float, float] | None = None,
         online: VelocityField | None = None,
         online_rank: int | None = None,
@@ -69,7 +70,7 @@ class VsdCorrector(CorrectorObjective):
                 "`online_rank` adapts a copy of the teacher, and `online` is a network of its own: "
                 "give one of them; ffcore.nn.lora.with_lora adapts a network that is trained"
             )
-        self.r = r or TimeDistribution(distribution="logit-normal", location=0.8, scale=1.0)
+        self.r = r
         self.guidance_interval = guidance_interval
         self.online = online
         self.online_rank = online_rank

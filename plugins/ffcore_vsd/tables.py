@@ -9,14 +9,11 @@ import attrs
 from ffcore.flow.time_distribution import TimeDistribution
 from ffcore.keys import ImpossibleValue, component, key, ordered
 from ffcore.training.optimizer import Optimizer
+from ffcore_vsd.defaults import R
 
 if TYPE_CHECKING:
     from ffcore.interfaces import Context, CorrectorObjective
     from ffcore.recipe import Recipe
-
-
-def _high_noise() -> TimeDistribution:
-    return TimeDistribution(distribution="logit-normal", location=0.8, scale=1.0)
 
 
 @attrs.frozen(kw_only=True)
@@ -24,7 +21,7 @@ class Vsd:
     """The corrector with its online network g_ψ."""
 
     r: TimeDistribution = key(
-        factory=_high_noise, help="the distribution of the noise level r (paper: logit-normal, 0.8)"
+        factory=lambda: R, help="the distribution of the noise level r (paper: logit-normal, 0.8)"
     )
     guidance_interval: tuple[float, float] | None = key(
         None,

@@ -96,10 +96,10 @@ def rows(cost: Cost) -> dict[tuple[str, str, str], float]:
 
 
 def test_a_learning_network_holds_its_weights_five_times():
-    memory = Memory.of(nn.Linear(3, 5), learns=True, averaged=True)
+    memory = Memory.of(nn.Linear(3, 5), learns=True, has_ema=True)
     numbers = 5 * 3 + 5
     assert memory == Memory(
-        weights=4 * numbers, gradients=4 * numbers, optimizer=8 * numbers, average=4 * numbers
+        weights=4 * numbers, gradients=4 * numbers, optimizer=8 * numbers, ema=4 * numbers
     )
     assert memory.total == 20 * numbers
 
@@ -118,8 +118,8 @@ def test_frozen_parameters_have_neither_gradient_nor_moments():
 def test_a_shard_is_the_padded_part_of_every_tensor():
     network = nn.Linear(3, 5)
     two_rows = 2 * 3 + 2  # ⌈5 / 4⌉ rows of the weight, and of the bias
-    assert Memory.of(network, learns=True, averaged=True, gpus=4) == Memory(
-        weights=4 * two_rows, gradients=4 * two_rows, optimizer=8 * two_rows, average=4 * two_rows
+    assert Memory.of(network, learns=True, has_ema=True, gpus=4) == Memory(
+        weights=4 * two_rows, gradients=4 * two_rows, optimizer=8 * two_rows, ema=4 * two_rows
     )
     assert 4 * two_rows > Memory.of(network).weights / 4  # a division of the sum would not do
     assert Memory.of(network, gpus=5).weights == Memory.of(network).weights / 5

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from inputs import Stream, seeds
 from torch import Tensor, nn
 
-from ffcore.evaluate.metrics import Moments, Statistics, frechet_distance, register
-from ffcore.interfaces import Features, VelocityField
+from ffcore.evaluate.metrics import Moments, Statistics, frechet_distance
+from ffcore.interfaces import VelocityField
 from ffcore.system.weights import UNKNOWN, fingerprint
 from ffcore_exact.features import Raw
 
@@ -139,66 +139,6 @@ def test_another_distance_would_be_seen(wrong: Distance) -> None:
 def test_the_distance_to_itself_is_nothing() -> None:
     a = statistics(0, 4)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
-
-
-class Halved(Features):
-    """Half of each vector."""
-
-    name = "halved"
-
-    def __init__(self, factor: float = 0.5) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, samples: Tensor) -> Tensor:
-        return self.factor * samples[:, : samples.shape[1] // 2]
-
-
-class Samples(torch.utils.data.Dataset[Tensor]):
-    """Tensors as torch-fidelity takes them."""
-
-    def __init__(self, samples: Tensor) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.samples[index]
-
-
-def by_torch_fidelity(name: str, a: Tensor, b: Tensor) -> float:
-    import torch_fidelity
-
-    found = torch_fidelity.calculate_metrics(
-        input1=Samples(a),
-        input2=Samples(b),
-        feature_extractor=name,
-        fid=True,
-        cuda=False,
-        batch_size=50,
-        save_cpu_ram=True,
-        cache=False,
-        verbose=False,
-    )
-    return float(found["frechet_inception_distance"])
-
-
-def test_registered_features_serve_torch_fidelity() -> None:
-    stream = Stream(0)
-    a, b = stream.normal(100, 6), 1 + 2 * stream.normal(100, 6)
-    expected = frechet_distance(Statistics.of(a[:, :3] / 2), Statistics.of(b[:, :3] / 2))
-    found = by_torch_fidelity(register(Halved()), a, b)
-    assert found == pytest.approx(expected, rel=1e-6)
-
-
-def test_the_latest_registration_of_a_name_counts() -> None:
-    stream = Stream(0)
-    a, b = stream.normal(100, 6), 1 + stream.normal(100, 6)
-    first, again = register(Halved()), register(Halved(factor=5.0))
-    assert first == again == "ffcore-halved"
-    expected = frechet_distance(Statistics.of(5 * a[:, :3]), Statistics.of(5 * b[:, :3]))
-    assert by_torch_fidelity(again, a, b) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_fingerprint_tells_networks_apart() -> None:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ffcore.flow.exact import Gaussian, GaussianMixture
+from ffcore.flow.path import expand_like
 from ffcore.interfaces import Condition
 
 seeds = st.integers(0, 2**31 - 1)
@@ -91,6 +92,12 @@ class MixtureCase:
                 size=batch, label=stream.integers(4, batch) if conditional else None
             ),
         )
+
+
+def velocity_of_score(score: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """The velocity of the marginal with this score, by x_t = (1 − t) x + t n; t in [0, 1)."""
+    t = expand_like(t, x_t)
+    return (x_t + t * score) / (1 - t)
 
 
 def slope(x: list[float], y: list[float]) -> float:

@@ -111,3 +111,17 @@ class FieldTeacher(Teacher):
 
     def trainable_copy(self, *, takes_guidance: bool = False) -> None:
         del takes_guidance
+
+
+class Counted(VelocityField):
+    """A velocity field that counts its evaluations, one for each row it is asked for."""
+
+    def __init__(self, field: VelocityField) -> None:
+        super().__init__()
+        self.field = field
+        self.evaluations = 0
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        self.evaluations += len(x_t)
+        velocity: Tensor = self.field(x_t, t, condition)
+        return velocity

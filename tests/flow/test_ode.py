@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from inputs import GaussianCase, Stream, seeds, shapes, slope
-from networks import FieldTeacher
+from networks import Counted, FieldTeacher
 
 from ffcore.flow.guidance import Guided
-from ffcore.flow.ode import MOST_STEPS, Counted, FlowError, integrate
+from ffcore.flow.ode import MOST_STEPS, FlowError, integrate
 from ffcore.flow.solver import TABLEAUS, Solver, Tableau
 from ffcore.interfaces import Condition, FrozenTeacher, Labels
 

@@ -92,27 +92,20 @@ def trained() -> Network:
 # What it computes.
 
 
-def test_a_layer_adds_its_scaled_low_rank_product() -> None:
+def test_a_layer_adds_its_low_rank_product() -> None:
     base = nn.Linear(2, 2, dtype=torch.float64)
-    layer = LowRankLinear(base, rank=1, alpha=3.0)
+    layer = LowRankLinear(base, rank=1)
     with torch.no_grad():
         base.weight.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
         assert base.bias is not None
         base.bias.copy_(torch.tensor([10.0, 20.0]))
         layer.A.copy_(torch.tensor([[1.0, -1.0]]))
         layer.B.copy_(torch.tensor([[5.0], [7.0]]))
-    # W x + b = [15, 31]; A x = −1, so that 3 B A x = [−15, −21].
+    # W x + b = [15, 31]; A x = −1, so that B A x = [−5, −7].
     x = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
-    assert layer(x).tolist() == [[0.0, 10.0]]
-    assert layer.weight.tolist() == [[16.0, -13.0], [24.0, -17.0]]
+    assert layer(x).tolist() == [[10.0, 24.0]]
+    assert layer.weight.tolist() == [[6.0, -3.0], [10.0, -3.0]]
     assert layer.bias is base.bias
-
-
-def test_alpha_is_the_rank_unless_it_is_said() -> None:
-    layers = [LowRankLinear(nn.Linear(8, 8), 4, alpha) for alpha in (None, 4.0, 2.0)]
-    assert [layer.scale for layer in layers] == [1.0, 1.0, 0.5]
-    network = with_lora(nn.Sequential(nn.Linear(8, 8)), 4, alpha=8.0)
-    assert network.get_submodule("0").scale == 2.0
 
 
 def changes_nothing_at_first(adapt: Adapt) -> None:
@@ -141,7 +134,7 @@ def test_a_layer_is_linear_in_the_weight_that_it_tells(
     seed: int, rank: int, batch: tuple[int, ...]
 ) -> None:
     stream = Stream(seed)
-    layer = LowRankLinear(nn.Linear(6, 5).double(), rank, alpha=1.7)
+    layer = LowRankLinear(nn.Linear(6, 5).double(), rank)
     with torch.no_grad():
         layer.B.copy_(stream.normal(5, rank))
     x = stream.normal(*batch, 6)
@@ -368,25 +361,22 @@ def test_layers_that_are_read_and_not_called_count_too(training: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "rank", "alpha", "message"),
+    ("make", "rank", "message"),
     [
-        (Network, 0, None, "rank of low-rank factors is at least 1, found 0"),
-        (Network, 2, 0.0, "alpha .* is finite and above 0, found 0"),
-        (Network, 2, float("inf"), "found inf"),
-        (Network, 2, float("nan"), "found nan"),
-        (Network, 12, None, "Network has no linear layer that rank 12 could adapt, of 11"),
-        (trained, 1, None, "Network has low-rank factors already"),
-        (lambda: nn.Sequential(nn.Conv1d(4, 4, 1)), 1, None, "of 0 linear layers within it"),
-        (lambda: nn.Linear(4, 4), 1, None, "Linear has no linear layer .* within it"),
+        (Network, 0, "rank of low-rank factors is at least 1, found 0"),
+        (Network, 12, "Network has no linear layer that rank 12 could adapt, of 11"),
+        (trained, 1, "Network has low-rank factors already"),
+        (lambda: nn.Sequential(nn.Conv1d(4, 4, 1)), 1, "of 0 linear layers within it"),
+        (lambda: nn.Linear(4, 4), 1, "Linear has no linear layer .* within it"),
     ],
 )
 def test_what_cannot_be_adapted_is_refused_and_left_alone(
-    make: Callable[[], nn.Module], rank: int, alpha: float | None, message: str
+    make: Callable[[], nn.Module], rank: int, message: str
 ) -> None:
     network = make()
     before = [(name, each.requires_grad) for name, each in network.named_parameters()]
     with pytest.raises(ValueError, match=message):
-        with_lora(network, rank, alpha)
+        with_lora(network, rank)
     assert [(name, each.requires_grad) for name, each in network.named_parameters()] == before
 
 

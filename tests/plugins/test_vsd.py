@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given
-from inputs import GaussianCase, seeds, shapes
+from inputs import GaussianCase, seeds, shapes, velocity_of_score
 from networks import ExactStudent, FieldTeacher, FunctionStudent, LinearVelocity
 from objectives import Even
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ffcore.draws import Draws
 from ffcore.flow.exact import Gaussian, GaussianMixture
 from ffcore.flow.guidance import Guided
-from ffcore.flow.path import expand_like, score_to_velocity
+from ffcore.flow.path import expand_like
 from ffcore.flow.time_distribution import TimeDistribution
 from ffcore.interfaces import (
     Batch,
@@ -81,7 +81,7 @@ class ByScore(VelocityField):
                 expand_like(1 - t, x) * self.mean, expand_like(scale, x)
             )
             (score,) = torch.autograd.grad(law.log_prob(x).sum(), x)
-        return score_to_velocity(score, x_t, t)
+        return velocity_of_score(score, x_t, t)
 
 
 # The gap vanishes where the distributions are one.

@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from networks import ExactStudent, FieldTeacher
+from networks import Counted, ExactStudent, FieldTeacher
 from scipy.integrate import quad
 from scipy.stats import norm
 from torch import Tensor
@@ -18,7 +18,6 @@ from ffcore.draws import Draws
 from ffcore.evaluate import Made, Reference
 from ffcore.evaluate.metrics import Statistics, frechet_distance
 from ffcore.flow.exact import Gaussian
-from ffcore.flow.ode import Counted
 from ffcore.flow.solver import Solver
 from ffcore.interfaces import Condition, Decoder, Labels, Student
 from ffcore.plugins import PluginError

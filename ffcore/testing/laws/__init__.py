@@ -1,6 +1,7 @@
 """The laws, one module for each role; importing this registers them all."""
 
-from ffcore.testing.laws import (
+from ffcore.testing.law import ANY, LAWS, Law
+from ffcore.testing.laws import (  # noqa: F401 - each registers its laws
     balancer,
     component,
     data,
@@ -13,15 +14,11 @@ from ffcore.testing.laws import (
     tracker,
 )
 
-__all__ = [
-    "balancer",
-    "component",
-    "data",
-    "decoder",
-    "features",
-    "network",
-    "objective",
-    "student",
-    "teacher",
-    "tracker",
-]
+
+def laws_of(role: str) -> list[Law]:
+    """Return the laws that a component of this role is under: those of all, then its own."""
+
+    def numbered(role: str) -> list[Law]:
+        return sorted((each for each in LAWS if each.role == role), key=lambda each: each.number)
+
+    return numbered(ANY) + numbered(role)

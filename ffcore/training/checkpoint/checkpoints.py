@@ -14,8 +14,6 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import torch.distributed as dist
 
@@ -31,6 +29,7 @@ from ffcore.training.checkpoint.manifest import (
     described,
 )
 from ffcore.training.checkpoint.snapshot import Snapshot, read, shapes_in
+from ffcore.training.defaults import KEEP_LAST
 from ffcore.training.distillation import Distillation
 from ffcore.training.finite import Diverged
 
@@ -41,7 +40,7 @@ _REMEDY = (
 )
 
 
-class Checkpoints:
+class Checkpoints(AbstractContextManager["Checkpoints"]):
     """The checkpoints of one run. Every process makes one and calls the same methods.
 
     Args:
@@ -58,7 +57,7 @@ class Checkpoints:
         directory: Path,
         *,
         run: Mapping[str, str] | None = None,
-        keep_last: int = 2,
+        keep_last: int = KEEP_LAST,
         keep_every: int | None = None,
     ) -> None:
         self.directory, self.run = directory, dict(run or {})
@@ -123,19 +122,11 @@ class Checkpoints:
         read(directory, tensors)
         distillation.step_index = manifest.step
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         try:
             self.wait()
         except Exception as failure:
-            if error is None:
+            if kind is None:
                 raise
             _LOG.warning("%s", failure)  # beside the error that is on its way
 
