@@ -538,7 +538,7 @@ class Labels(ConditionSource):
         return attrs.evolve(condition, label=label, guidance=None)
 
 
-def labelled(conditions: ConditionSource, labels: Tensor) -> Condition:
+def class_condition(conditions: ConditionSource, labels: Tensor) -> Condition:
     """Return the condition of data with these labels, Int[B]; empty for an unconditional teacher.
 
     Raises ValueError for a label that is none of the teacher's classes, and for a teacher that is

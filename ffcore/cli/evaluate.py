@@ -149,10 +149,10 @@ def evaluate(
     asked = _asked(ctx, number, seed, labels, guidance, steps, solver, teacher, batch, device)
     tables = feature_tables(spaces or ("inception",))
     from ffcore import evaluate as judge
-    from ffcore.system.distributed import joined
+    from ffcore.system.distributed import join_processes
 
     bars = Bars(_news(), time.monotonic())
-    with joined(asked.device) as processes, Signals() as signals, bars:
+    with join_processes(asked.device) as processes, Signals() as signals, bars:
 
         def opened() -> _Work:
             if out is not None:
@@ -330,7 +330,7 @@ class _Work:
 
         from ffcore import evaluate as fidelity
 
-        with fidelity.begun(out, bound, working.processes, overwrite=overwrite) as partial:
+        with fidelity.hold_partial(out, bound, working.processes, overwrite=overwrite) as partial:
             result = self._measured(attrs.evolve(working, partial=partial))
 
             def keep() -> None:

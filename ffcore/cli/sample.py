@@ -93,7 +93,7 @@ def sample(
     if not teacher and solver is not None:
         raise click.UsageError("--solver is the teacher's (--teacher): a student has none")
     from ffcore.export import is_export, is_run
-    from ffcore.sample import SampleError, StoppedSampling, joined, write_samples
+    from ffcore.sample import SampleError, StoppedSampling, join_processes, write_samples
     from ffcore.sample.load import load_sampler, load_teacher_sampler
 
     place = out.absolute().parent
@@ -115,7 +115,7 @@ def sample(
     console = Console(stderr=True, quiet=not leads)
     begun = time.perf_counter()
     bars = Bars(console, told=time.monotonic())
-    with joined() as processes, Signals() as signals, bars:
+    with join_processes() as processes, Signals() as signals, bars:
         try:
             write_samples(
                 sampler,

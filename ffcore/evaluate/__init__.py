@@ -12,7 +12,7 @@ from ffcore.evaluate.measure import (
 from ffcore.evaluate.reference import Reference, open_reference
 from ffcore.evaluate.samples import Kept, Made, Making, Samples, is_kept, open_samples
 from ffcore.evaluate.stored import EvaluationError
-from ffcore.evaluate.stream import StoppedEvaluation, Working, begun
+from ffcore.evaluate.stream import StoppedEvaluation, Working, hold_partial
 
 __all__ = [
     "METRICS",
@@ -26,10 +26,10 @@ __all__ = [
     "Scores",
     "StoppedEvaluation",
     "Working",
-    "begun",
     "check_comparable",
     "check_metrics",
     "conditions",
+    "hold_partial",
     "is_kept",
     "measure",
     "open_reference",

@@ -57,7 +57,7 @@ def make_reference(
     The Euler samples start from the noise that the student's will start from.
     """
 
-    def found(solver: Solver, purpose: str, title: str) -> dict[str, Statistics]:
+    def statistics(solver: Solver, purpose: str, title: str) -> dict[str, Statistics]:
         def make(z: Tensor, condition: Condition) -> Tensor:
             return integrate(teacher, z, condition, solver)
 
@@ -68,10 +68,10 @@ def make_reference(
     if not features:
         return Reference.of_teacher(_SAMPLED, {}, {}, made_for)
     exact = measurement.solver
-    converged = found(exact, "reference", "teacher, converged")
-    again = found(exact, "floor", "teacher, converged, other noise")
+    converged = statistics(exact, "reference", "teacher, converged")
+    again = statistics(exact, "floor", "teacher, converged, other noise")
     euler = {
-        steps: found(Solver("euler", steps), "student", f"teacher, Euler {steps}")
+        steps: statistics(Solver("euler", steps), "student", f"teacher, Euler {steps}")
         for steps in measurement.euler
     }
     baselines = {
@@ -139,7 +139,7 @@ def evaluate(
         features: the feature spaces; without any, the trajectory error is all that is measured.
         measurement: the conditions.
         reference: the teacher's statistics, made under the same conditions; sampled anew if None.
-        progress: told of each batch.
+        progress: called after each batch.
 
     Raises ValueError where the reference was made under other conditions, and for more steps than
     the student can make.
@@ -177,8 +177,8 @@ def _working(teacher: Teacher, progress: Progress, title: str) -> Working:
     None may have a whole network by itself, and all of them make the same calls.
     """
 
-    def told(what: str, done: int, total: int) -> None:
+    def report(what: str, done: int, total: int) -> None:
         if what == "samples" and done:
             progress(title, done, total)
 
-    return Working(device=device_of(teacher), progress=told)
+    return Working(device=device_of(teacher), progress=report)

@@ -85,10 +85,10 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str
 
 def _differs(what: str, old: Any, new: Any) -> Iterator[str]:
     if old != new:
-        yield f"{what}: {_said(old)} there, {_said(new)} here"
+        yield f"{what}: {_text(old)} there, {_text(new)} here"
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     return _UNKNOWN if value is None else str(value)
 
 

@@ -19,7 +19,13 @@ from ffcore.evaluate.reference import Reference
 from ffcore.evaluate.stream import Progress, silent
 from ffcore.interfaces import Context, Features, Student, Teacher
 from ffcore.recipe import Recipe
-from ffcore.recipe.components import BuildError, build_component, errors_of, guided, usable_device
+from ffcore.recipe.components import (
+    BuildError,
+    apply_guidance,
+    build_component,
+    errors_of,
+    usable_device,
+)
 from ffcore.system.allocator import keep_freed_memory
 from ffcore.system.arithmetic import arithmetic
 from ffcore.system.distributed import own_device
@@ -157,7 +163,7 @@ def evaluate_again(
     with computing, keep_freed_memory(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         context = Context(teacher=pair.teacher, guidance_range=pair.recipe.guidance.range)
-        teacher = guided(pair.recipe, pair.teacher).to(place)
+        teacher = apply_guidance(pair.recipe, pair.teacher).to(place)
         evaluator = Evaluator.of(pair.recipe, teacher, context, place)
         with errors_of("evaluation.reference"):
             evaluator.check()

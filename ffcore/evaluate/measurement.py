@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ffcore.draws import Draws
 from ffcore.evaluate.samples import Samples
-from ffcore.flow.guidance import Guided, unguided
+from ffcore.flow.guidance import Guided, remove_guidance
 from ffcore.flow.solver import Solver
 from ffcore.interfaces import Condition, Features, Teacher
 from ffcore.system.weights import fingerprint
@@ -49,7 +49,7 @@ def identity(
     del conditions["batch"], conditions["student_steps"]
     if isinstance(teacher, Guided) and measurement.guidance != 1:
         conditions |= {"interval": list(teacher.interval), "channels": teacher.channels}
-    base = unguided(teacher)
+    base = remove_guidance(teacher)
     networks = {f"features {each.name}": fingerprint(each) for each in features}
     plain = {"teacher": fingerprint(base), **networks, **conditions}
     return dict(json.loads(json.dumps(plain)))  # tuples become lists, as in a file

@@ -172,7 +172,7 @@ def open_reference(source: str, judged: Samples, asked: Making) -> Reference:
     """
     path = Path(source)
     if path.suffix.lower() == ".npz" and "mu" in array_names(path):
-        return _published(path)
+        return _read_published(path)
     if is_kept(source):
         samples: Samples = Kept(open_stored(path))
         return Reference(record=samples.record, samples=samples)
@@ -193,7 +193,7 @@ def open_reference(source: str, judged: Samples, asked: Making) -> Reference:
     return Reference(record=samples.record, samples=samples)
 
 
-def _published(path: Path) -> Reference:
+def _read_published(path: Path) -> Reference:
     """Read an .npz as ADM publishes references: whole statistics, and some of the samples."""
     mu, sigma = whole_array(path, "mu"), _array(path, "sigma")
     names = array_names(path)
@@ -204,7 +204,7 @@ def _published(path: Path) -> Reference:
     }
     return Reference(
         record=record,
-        statistics={PUBLISHED: _checked(mu, sigma, path)},
+        statistics={PUBLISHED: _check(mu, sigma, path)},
         samples=Kept(open_stored(path)) if SAMPLES in names else None,
     )
 
@@ -215,7 +215,7 @@ def _array(path: Path, name: str) -> NDArray[Any]:
     return whole_array(path, name)
 
 
-def _checked(mu: NDArray[Any], sigma: NDArray[Any], path: Path) -> Statistics:
+def _check(mu: NDArray[Any], sigma: NDArray[Any], path: Path) -> Statistics:
     mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
         raise EvaluationError(

@@ -98,7 +98,7 @@ class Kept(Samples):
             "source": str(stored.path),
             "fingerprint": None,
             "seed": None,
-            "labels": None if stored.labels is None else _named(stored.labels[: self.number]),
+            "labels": None if stored.labels is None else _digest(stored.labels[: self.number]),
             "guidance": None,
             "nfe": "unknown",
             "decoder": None,
@@ -157,7 +157,7 @@ def open_samples(source: str, asked: Making) -> Samples:
     Raises EvaluationError for files that hold no such samples; what load_sampler and its request
     do.
     """
-    if (stored := _stored(source)) is not None:
+    if (stored := _open_if_stored(source)) is not None:
         asked.refuse("teacher", "solver", "steps")
         return Kept(stored, asked.number)
     if asked.teacher:
@@ -199,10 +199,10 @@ def other_noise(samples: Samples) -> int:
     return ((0 if seed is None else int(seed)) + 1) % _SEEDS
 
 
-def _named(labels: list[int]) -> str:
+def _digest(labels: list[int]) -> str:
     """Return what tells these labels apart from others."""
     return f"{LABELS} {hashlib.sha256(json.dumps(labels).encode()).hexdigest()[:12]}"
 
 
-def _stored(source: str) -> Stored | None:
+def _open_if_stored(source: str) -> Stored | None:
     return open_stored(Path(source)) if is_kept(source) else None

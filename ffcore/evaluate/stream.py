@@ -49,7 +49,7 @@ class Working:
     processes: Processes = attrs.field(factory=Processes)
     """That share the work; only the leading one has the numbers of all."""
     partial: Partial | None = None
-    """Where what was seen is kept meanwhile; see `begun`."""
+    """Where what was seen is kept meanwhile; see `hold_partial`."""
     progress: Progress = silent
     """Told of each chunk, counting those of an interrupted evaluation."""
     stop: Callable[[], bool] = lambda: False
@@ -83,7 +83,7 @@ class Clock:
 
 
 @contextmanager
-def begun(
+def hold_partial(
     out: Path, conditions: Mapping[str, Any], processes: Processes, *, overwrite: bool
 ) -> Iterator[Partial]:
     """Hold the place where an evaluation that becomes `out` keeps what it has seen.
@@ -107,7 +107,7 @@ def begun(
     with ExitStack() as stack:
 
         def prepare() -> None:
-            stack.enter_context(partial.held())
+            stack.enter_context(partial.hold())
             there = partial.conditions()
             changed = [] if there is None else differences(there, wanted)
             if changed and not overwrite and any(partial.directory.glob("*.safetensors")):

@@ -21,7 +21,7 @@ from ffcore.plugins import installed
 from ffcore.recipe import Changes, Recipe, changes, provenance, to_toml, versions, with_decisions
 from ffcore.run.previews import PREVIEWS
 from ffcore.system.faults import writable
-from ffcore.system.files import held, write_text
+from ffcore.system.files import hold_directory, write_text
 from ffcore.training.checkpoint import foreign
 from ffcore.training.loop import Report
 
@@ -84,7 +84,7 @@ class RunDirectory:
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunDirectoryError(f"{self.path} is a file, and a run needs a directory")
-        if start.resume and not self._checkpointed:
+        if start.resume and not self._has_checkpoint:
             raise RunDirectoryError(
                 f"{self.path} has no checkpoint to resume from: leave out --resume to begin there"
             )
@@ -106,7 +106,7 @@ class RunDirectory:
         advice = (
             "Choose another directory, or --allow-changes to go on with it all the same, or "
             "--restart to throw that run away."
-            if self._checkpointed
+            if self._has_checkpoint
             else "It has no checkpoint: --restart begins anew, and nothing but its metrics is lost."
         )
         keys = "\n  ".join(changed.binding)
@@ -120,7 +120,7 @@ class RunDirectory:
             return recipe
 
     @property
-    def _checkpointed(self) -> bool:
+    def _has_checkpoint(self) -> bool:
         return any((self / CHECKPOINTS).glob("step-*"))
 
     def _own_files(self) -> set[str]:
@@ -219,7 +219,7 @@ class RunDirectory:
         """Hold the directory against other processes; it is made, and goes if left empty."""
         with ExitStack() as stack:
             try:
-                stack.enter_context(held(self.path))
+                stack.enter_context(hold_directory(self.path))
             except BlockingIOError:
                 raise RunDirectoryError(
                     f"{self.path} is in use by another process{self._holder()}"

@@ -25,7 +25,7 @@ from ffcore.evaluate.against_teacher import Evaluation
 from ffcore.evaluate.evaluator import REFERENCE
 from ffcore.evaluate.measurement import prior
 from ffcore.export import EVALUATION, STUDENT, describe, write_student
-from ffcore.flow.guidance import unguided
+from ffcore.flow.guidance import remove_guidance
 from ffcore.flow.ode import noise_slope, points_wrongly
 from ffcore.interfaces import Context, Tracker
 from ffcore.plugins import installed
@@ -47,7 +47,7 @@ from ffcore.run.resume import note, resume
 from ffcore.run.tracking import Tracking
 from ffcore.system.allocator import keep_freed_memory
 from ffcore.system.arithmetic import arithmetic
-from ffcore.system.distributed import Processes, joined, own_device, whole_state
+from ffcore.system.distributed import Processes, join_processes, own_device, whole_state
 from ffcore.system.faults import enough_memory, writable
 from ffcore.system.files import write_text
 from ffcore.system.weights import UNKNOWN
@@ -120,7 +120,7 @@ def run(
             stack.enter_context(arithmetic(training.threads, tf32=training.tf32))
         if torch.device(device).type == "cpu":
             stack.enter_context(keep_freed_memory())
-        processes = stack.enter_context(joined(device))
+        processes = stack.enter_context(join_processes(device))
         return Run(recipe, RunDirectory(directory), start, processes, observer, stop).whole()
 
 
@@ -218,7 +218,7 @@ class Run:
         # Before training: the files that it names may be gone afterwards.
         description = describe(
             self.recipe,
-            unguided(distillation.teacher),
+            remove_guidance(distillation.teacher),
             self.built.student,
             distillation.steps,
             self.built.decoder,
@@ -249,7 +249,7 @@ class Run:
             checkpoints=checkpoints,
             checkpoint_every=training.checkpoint_every,
             stop=self.stop,
-            made=previews.show,
+            after_step=previews.show,
         )
         with closing(reports):
             for report in reports:

@@ -46,19 +46,19 @@ class Tracking:
         """Open the trackers of a run that has made so many steps."""
         self.active, self.waiting = self.waiting, []
 
-        def begun(tracker: Tracker) -> None:
+        def open_tracker(tracker: Tracker) -> None:
             self.folder.mkdir(exist_ok=True)
             tracker.open(self.folder, self.run, self.recipe, step)
 
-        self._tell(begun)
+        self._call(open_tracker)
 
     def track(self, step: int, numbers: Mapping[str, float]) -> None:
         """Hand on what was measured after `step` steps."""
-        self._tell(lambda tracker: tracker.track(step, numbers))
+        self._call(lambda tracker: tracker.track(step, numbers))
 
     def show(self, step: int, name: str, picture: Path) -> None:
         """Hand on a picture."""
-        self._tell(lambda tracker: tracker.show(step, name, picture))
+        self._call(lambda tracker: tracker.show(step, name, picture))
 
     def __enter__(self) -> Self:
         return self
@@ -76,7 +76,7 @@ class Tracking:
             except Exception as failure:  # noqa: BLE001 - a stranger's tracker may raise anything
                 self._warn(name, "may have lost what it was told last", failure)
 
-    def _tell(self, news: Callable[[Tracker], None]) -> None:
+    def _call(self, news: Callable[[Tracker], None]) -> None:
         kept = []
         for name, tracker in self.active:
             try:

@@ -16,7 +16,7 @@ from ffcore.sample.sampler import (
     whole_number,
 )
 from ffcore.sample.writing import StoppedSampling, write_samples
-from ffcore.system.distributed import Processes, joined, own_device
+from ffcore.system.distributed import Processes, join_processes, own_device
 
 __all__ = [
     "CHUNK",
@@ -32,7 +32,7 @@ __all__ = [
     "StudentSampler",
     "TeacherSampler",
     "differences",
-    "joined",
+    "join_processes",
     "output",
     "own_device",
     "to_uint8",

@@ -43,7 +43,7 @@ def load_sampler(
     """
     path = student_path(source)
     found = read_student(path)
-    decoder = component("decoder", _overridden(found.config["decoder"], overrides))
+    decoder = component("decoder", _override(found.config["decoder"], overrides))
     require(getattr(decoder, "files", ()))
     return Sampler(
         StudentSampler(
@@ -124,7 +124,7 @@ def _conditions(path: Path, found: StudentFile) -> ConditionSource:
     return found.conditions
 
 
-def _overridden(tree: Any, overrides: Iterable[str]) -> dict[str, Any]:
+def _override(tree: Any, overrides: Iterable[str]) -> dict[str, Any]:
     """Return a decoder's tree with --set's laid over it; a student itself has no more keys."""
     layers = []
     for text in overrides:

@@ -93,7 +93,7 @@ class _OneFile(Output):
         whole = aside / f"whole{self.path.suffix}"
         self._write(whole, samples, number)
         whole.replace(self.path)
-        write_text(self.record, _written(conditions))
+        write_text(self.record, _conditions_text(conditions))
 
     @abstractmethod
     def _write(self, path: Path, samples: Iterable[NDArray[Any]], number: int) -> None: ...
@@ -180,7 +180,7 @@ class Folder(Output):
             for image in chunk:
                 _picture(image).save(whole / f"{index:06}.png")
                 index += 1
-        write_text(whole / _RECORD, _written(conditions))
+        write_text(whole / _RECORD, _conditions_text(conditions))
         if self.path.exists():
             self.path.rename(old)
         whole.rename(self.path)
@@ -242,7 +242,7 @@ def _picture(image: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 
-def _written(conditions: Mapping[str, Any]) -> str:
+def _conditions_text(conditions: Mapping[str, Any]) -> str:
     """Return JSON with one condition a line: there may be as many labels as samples."""
     lines = (f"  {json.dumps(name)}: {json.dumps(each)}" for name, each in conditions.items())
     return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -1,4 +1,4 @@
-"""Work that is not whole yet: a directory beside what it is to become, held by one command.
+"""Work that is not whole yet: a directory beside what it is to become, which one command holds.
 
 What is being made for `NAME` lies in `.NAME.partial`, with the conditions under which it is made,
 so that only the same work goes on with it.
@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from ffcore.sample.sampler import SampleError
-from ffcore.system.files import held, write_text
+from ffcore.system.files import hold_directory, write_text
 
 _CONDITIONS = "conditions.json"
 _UNCOMPARED = ("source",)
@@ -35,14 +35,14 @@ class Partial:
         return Partial(out.with_name(f".{out.name}.partial"))
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def hold(self) -> Iterator[None]:
         """Make the directory, and hold it against other processes meanwhile.
 
         Raises SampleError where another process holds it.
         """
         with ExitStack() as stack:
             try:
-                stack.enter_context(held(self.directory))
+                stack.enter_context(hold_directory(self.directory))
             except BlockingIOError:
                 raise SampleError(f"{self.directory} is in use by another process") from None
             yield

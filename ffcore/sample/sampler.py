@@ -365,7 +365,7 @@ class Sampler:
         Raises NotFinite for one that is not finite.
         """
         z = self.noise(asked, start, stop)
-        return self.decoded(z, self.condition(asked, start, stop), asked.steps, start).cpu()
+        return self.decode(z, self.condition(asked, start, stop), asked.steps, start).cpu()
 
     def noise(self, asked: Request, start: int, stop: int) -> Tensor:
         """Return the prior noise Float[stop − start, *S] from which samples of a request start."""
@@ -394,7 +394,7 @@ class Sampler:
         return condition if asked.guidance == 1 else condition.at(asked.guidance, self.device)
 
     @torch.no_grad()
-    def decoded(
+    def decode(
         self, z: Tensor, condition: Condition, steps: int | None = None, first: int = 0
     ) -> Tensor:
         """Return the samples of prior noise Float[B, *S], decoded, on the device.

@@ -68,7 +68,7 @@ def write_samples(
         missing: list[int] | None = None
         try:
             if processes.leads:
-                stack.enter_context(chunks.partial.held())
+                stack.enter_context(chunks.partial.hold())
                 _prepare(place, chunks, conditions, overwrite)
                 missing = chunks.missing()
         finally:  # the other processes learn of an error, too, and leave it to the leading one
@@ -118,7 +118,7 @@ def _make(
 ) -> None:
     """Make the samples that a chunk lacks, and store it."""
     start, end = chunks.span(index)
-    begun = chunks.begun(index)
+    begun = chunks.read_begun(index)
     parts = [] if begun is None else [begun]
     done = start + sum(map(len, parts))
     others = chunks.stored() - (done - start)
@@ -128,13 +128,13 @@ def _make(
                 chunks.put(index, np.concatenate(parts))
             raise StoppedSampling(others + done - start, asked.number)
         images = sampler.images(asked, done, min(end, done + batch))
-        parts.append(_kept(images, sampler.makes_images))
+        parts.append(_as_stored(images, sampler.makes_images))
         done += len(images)
         progress(others + done - start, asked.number)
     chunks.put(index, np.concatenate(parts))
 
 
-def _kept(images: Tensor, are_images: bool) -> NDArray[Any]:
+def _as_stored(images: Tensor, are_images: bool) -> NDArray[Any]:
     """Return decoded samples as they are kept."""
     kept = to_uint8(images) if are_images else images.to(torch.float32)
     return kept.contiguous().numpy()

@@ -87,7 +87,7 @@ def same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
-def sliced(inputs: tuple[Any, ...], part: slice) -> tuple[Any, ...]:
+def slice_inputs(inputs: tuple[Any, ...], part: slice) -> tuple[Any, ...]:
     """Return the arguments for some of the samples."""
     return tuple(each[part] for each in inputs)
 
@@ -130,7 +130,7 @@ def norms_of() -> dict[Objective, Norms]:
 
 
 def _of_objective(case: Case, live: Any) -> Answers:
-    asked = case.asked(live)
+    asked = case.inputs_for(live)
     found = live.gaps(asked.networks, asked.batch)
     named: Answers = {}
     for index, gap in enumerate(found.gaps):

@@ -69,7 +69,7 @@ class Setting:
     """What the teacher's table would offer."""
     guidance_range: tuple[float, float] | None = None
 
-    def boxed(self) -> Setting:
+    def with_black_box(self) -> Setting:
         """Return this setting with a teacher that cannot be copied."""
 
         def box() -> Teacher:
@@ -131,7 +131,7 @@ class Case:
     def build(self, seed: int = 0, *, meta: bool = False) -> Any:
         """Build the component anew, its weights from a seed. Raises ValueError for a refusal."""
         context = self.context(meta=meta)
-        with process.seeded(seed):
+        with process.seed_torch(seed):
             return self.table.build(context)
 
     def teacher(self, live: Any) -> Teacher:
@@ -150,12 +150,12 @@ class Case:
         low, high = self.setting.guidance_range
         return attrs.evolve(condition, guidance=low + (high - low) * draws.uniform("guidance"))
 
-    def asked(self, objective: Any) -> Asked:
+    def inputs_for(self, objective: Any) -> Asked:
         """Return what an objective is asked with, everything made anew."""
         teacher = self._of_setting()
         if self.setting.guidance_range is not None:
             teacher = Guided(teacher)
-        with process.seeded(1):
+        with process.seed_torch(1):
             student = SmallStudent.of(teacher)
             auxiliaries = objective.auxiliaries(student, teacher)
         networks = networks_of(student, teacher, auxiliaries)
@@ -170,7 +170,7 @@ class Case:
         return Asked(networks, auxiliaries, batch)
 
     def _of_setting(self) -> Teacher:
-        with process.seeded(0):
+        with process.seed_torch(0):
             return self.setting.teacher()
 
 

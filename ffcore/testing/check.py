@@ -122,17 +122,17 @@ def check_tables(
         else:
             present.append(table)
     if not present:
-        return _unasked(label, role, plugin_result(label, "is-buildable", "", missing))
+        return _unchecked(label, role, plugin_result(label, "is-buildable", "", missing))
     cases, refusals, fault = _cases(role, present, list(settings))
     if fault or not cases:
         fault = fault or f"refused everywhere: {'; '.join(refusals) or 'there is no setting'}"
-        return _unasked(label, role, plugin_result(label, "is-buildable", fault))
+        return _unchecked(label, role, plugin_result(label, "is-buildable", fault))
     results = [plugin_result(label, "is-buildable", "")]
     for law in laws_of(role):
         if any(each.law in GATES and each.fails for each in results):
             results.append(_result(label, law, "not asked", "it breaks a law that comes before"))
         else:
-            results.append(_judged(label, law, cases, len(present) > 1))
+            results.append(_judge(label, law, cases, len(present) > 1))
     return results
 
 
@@ -142,7 +142,7 @@ def _of_component(plugin: Plugin, component: Component, registry: Registry) -> l
         tables = examples(registry.table(role, f"{plugin.distribution}:{component.name}"))
         needed = frozenset[str]().union(*(words(table, "needs") for table in tables))
     except Exception as error:  # noqa: BLE001 - a stranger's class may raise anything
-        return _unasked(label, role, plugin_result(label, "is-buildable", describe_error(error)))
+        return _unchecked(label, role, plugin_result(label, "is-buildable", describe_error(error)))
     teachers = [] if role in SETTLED else list(_teachers(plugin, needed, registry))
     return check_tables(label, role, tables, (*SETTINGS, *teachers))
 
@@ -227,7 +227,7 @@ def _cases(
         for setting in settings[:1] if role in SETTLED else settings:
             case = Case(role=role, table=table, setting=setting)
             try:
-                with process.restored():
+                with process.restore():
                     refused = _refusal(case)
             except KeyboardInterrupt:
                 raise
@@ -249,7 +249,7 @@ def _refusal(case: Case) -> str:
         live = case.build()
         of_role = isinstance(live, KINDS[case.role])
         if of_role and case.role in OBJECTIVES:
-            case.asked(live)
+            case.inputs_for(live)
     except ValueError as error:
         found = place(error)
         return f"{error} (at {found})" if found else str(error)
@@ -261,11 +261,11 @@ def _refusal(case: Case) -> str:
     return ""
 
 
-def _judged(label: str, law: Law, cases: list[Case], several: bool) -> Result:
+def _judge(label: str, law: Law, cases: list[Case], several: bool) -> Result:
     asked, reasons = False, dict[str, None]()
     for case in cases:
         try:
-            with process.restored():
+            with process.restore():
                 law.check(case, case.build())
         except NotAsked as reason:
             reasons[str(reason)] = None
@@ -291,7 +291,7 @@ def _where(case: Case, several: bool) -> str:
     return f" ({', '.join(places)})" if places else ""
 
 
-def _unasked(label: str, role: str, built: Result) -> list[Result]:
+def _unchecked(label: str, role: str, built: Result) -> list[Result]:
     """Return the result of `is-buildable`, and that no other law could be asked."""
     why = "it cannot be built" if built.fails else built.found
     return [built, *(_result(label, law, "not asked", why) for law in laws_of(role))]

@@ -37,7 +37,7 @@ def as_expected(found: list[Result], expected: Mapping[str, str]) -> list[Result
         if not any(each.status == "broken" for each in results)
     }
     return [
-        _excused(each, name, expected[name], name in outlived)
+        _excuse(each, name, expected[name], name in outlived)
         if (name := _excuse_of(each, expected))
         else each
         for each in found
@@ -65,7 +65,7 @@ def _excuse_of(result: Result, expected: Mapping[str, str]) -> str:
     return max((name for name in expected if _covers(name, result)), key=len, default="")
 
 
-def _excused(result: Result, name: str, reason: str, outlived: bool) -> Result:
+def _excuse(result: Result, name: str, reason: str, outlived: bool) -> Result:
     if result.status == "broken":
         return attrs.evolve(
             result, status="broken as expected", found=f"{reason} (found: {result.found})"

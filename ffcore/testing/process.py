@@ -52,24 +52,24 @@ def state() -> dict[str, Any]:
     return {name: read() for name, (read, _) in _GLOBALS.items()}
 
 
-def changed(before: dict[str, Any]) -> list[str]:
+def changes(before: dict[str, Any]) -> list[str]:
     """Return the names of what is not as it was `before`."""
     return [name for name, value in state().items() if value != before[name]]
 
 
 @contextmanager
-def restored() -> Iterator[None]:
+def restore() -> Iterator[None]:
     """Put back what is global: one component's fault is not to be found in the next."""
     before = state()
     try:
         yield
     finally:
-        for name in changed(before):
+        for name in changes(before):
             _GLOBALS[name][1](before[name])
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def seed_torch(seed: int) -> Iterator[None]:
     """Seed torch's random state on the CPU, and put it back."""
     before = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)

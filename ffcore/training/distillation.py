@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ffcore.draws import Draws, epochs
-from ffcore.flow.guidance import unguided
+from ffcore.flow.guidance import remove_guidance
 from ffcore.interfaces import (
     Auxiliary,
     Balancer,
@@ -444,7 +444,7 @@ class Distillation:
             condition = self.teacher.conditions.draw(draws)
         return Batch(
             z=draws.normal("z", self.teacher.sample_shape),
-            condition=self._guided(condition, draws),
+            condition=self._with_guidance(condition, draws),
             draws=draws,
             data=data,
         )
@@ -458,7 +458,7 @@ class Distillation:
         data, condition = self.data.read(indices, on_cpu)
         return data.to(self.device), condition.to(self.device)
 
-    def _guided(self, condition: Condition, draws: Draws) -> Condition:
+    def _with_guidance(self, condition: Condition, draws: Draws) -> Condition:
         """Return `condition` with γ, where the run guides."""
         if self.guidance_range is not None:
             low, high = self.guidance_range
@@ -518,7 +518,7 @@ class Distillation:
         """
         self.processes = processes
         self._check_shares()
-        teacher = unguided(self.teacher)  # which is called by itself too, guided elsewhere
+        teacher = remove_guidance(self.teacher)  # which is called by itself too, guided elsewhere
         auxiliaries = [each.network for each in self.auxiliaries.values()]
         if activation_checkpointing:
             for network in (self.student, *auxiliaries):
@@ -531,13 +531,12 @@ class Distillation:
         if strategy == "fsdp":
             for network in (teacher, self.student, *self.emas.values(), *auxiliaries):
                 parallelize.shard(network, self.device)
-        self.learner = self._distributed(self.learner, strategy)
+        self.learner = self._distribute(self.learner, strategy)
         self.auxiliary_learners = {
-            name: self._distributed(each, strategy)
-            for name, each in self.auxiliary_learners.items()
+            name: self._distribute(each, strategy) for name, each in self.auxiliary_learners.items()
         }
 
-    def _distributed(self, learner: Learner, strategy: Strategy) -> Learner:
+    def _distribute(self, learner: Learner, strategy: Strategy) -> Learner:
         network = learner.network
         if strategy == "ddp":
             network = parallelize.replicate(network, keeps_gradients=self.accumulation > 1)

@@ -112,7 +112,7 @@ def train(
     checkpoints: Checkpoints | None = None,
     checkpoint_every: int = 1000,
     stop: Callable[[], bool] = lambda: False,
-    made: Callable[[int], None] = lambda step: None,
+    after_step: Callable[[int], None] = lambda step: None,
 ) -> Generator[Report, None, None]:
     """Train to the last step, yielding a report each `log_every` steps and at the end.
 
@@ -120,14 +120,14 @@ def train(
     `checkpoint_every` steps and at the end; all are written when the generator ends, in any way.
 
     `stop` is asked after each step; where it says so in any process, a checkpoint is written and
-    Stopped raised, in all of them. Before that, `made` is told how many steps have been made.
+    Stopped raised, in all of them. Before that, `after_step` gets the number of steps made.
 
     Raises Diverged where too many steps in a row were not finite; no checkpoint is written then.
     Raises what went wrong with a checkpoint (Unwritable, mostly) at the next report, checkpoint or
     at the end, and OutOfMemory with what to change.
     """
     with checkpoints or nullcontext():
-        yield from _train(distillation, log_every, checkpoints, checkpoint_every, stop, made)
+        yield from _train(distillation, log_every, checkpoints, checkpoint_every, stop, after_step)
 
 
 def _train(
@@ -136,7 +136,7 @@ def _train(
     checkpoints: Checkpoints | None,
     checkpoint_every: int,
     stop: Callable[[], bool],
-    made: Callable[[int], None],
+    after_step: Callable[[int], None],
 ) -> Iterator[Report]:
     means, begun, before = _Means(), time.perf_counter(), distillation.step_index
     check = distillation.finite_check
@@ -146,7 +146,7 @@ def _train(
         with enough_memory(f"step {distillation.step_index + 1}", _REMEDY):
             means.add(distillation.step(), check.finite)
         step, last = distillation.step_index, distillation.step_index == distillation.steps
-        made(step)
+        after_step(step)
         reports = last or step % log_every == 0
         stops = distillation.processes.any(stop()) and not last
         saves = last or stops or step % checkpoint_every == 0

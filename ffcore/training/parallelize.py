@@ -33,14 +33,14 @@ def units(network: nn.Module) -> list[nn.Module]:
     single unit.
     """
 
-    def found(module: nn.Module) -> Iterator[nn.Module]:
+    def walk(module: nn.Module) -> Iterator[nn.Module]:
         for child in module.children():
             if isinstance(child, nn.ModuleList):
                 yield from (item for item in child if next(item.parameters(), None) is not None)
             else:
-                yield from found(child)
+                yield from walk(child)
 
-    return list(found(network)) or [network]
+    return list(walk(network)) or [network]
 
 
 def recompute(network: nn.Module) -> None:
@@ -49,10 +49,10 @@ def recompute(network: nn.Module) -> None:
     Chen et al., 1604.06174. Costs a forward; saves all but one activation per unit.
     """
     for unit in units(network):
-        unit.forward = functools.partial(_recomputed, unit.forward)
+        unit.forward = functools.partial(_recompute, unit.forward)
 
 
-def _recomputed(forward: Callable[..., Any], *inputs: Any) -> Any:
+def _recompute(forward: Callable[..., Any], *inputs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*inputs)
     if torch.compiler.is_compiling():  # the compiler leaves out by itself what no gradient needs

@@ -37,17 +37,17 @@ class FreeFlow:
 
     def decide(self, context: Context) -> FreeFlow:
         """Return the same table with the derivative chosen for the student."""
-        from ffcore.flow.derivative import chosen
+        from ffcore.flow.derivative import choose_backend
 
-        return attrs.evolve(self, derivative=chosen(self.derivative, context))
+        return attrs.evolve(self, derivative=choose_backend(self.derivative, context))
 
     def build(self, context: Context) -> PredictorObjective:
         """Return the objective."""
-        from ffcore.flow.derivative import Derivative, chosen
+        from ffcore.flow.derivative import Derivative, choose_backend
         from ffcore_freeflow.objective import FreeFlowPredictor
 
         derivative = Derivative(
-            backend=chosen(self.derivative, context),
+            backend=choose_backend(self.derivative, context),
             step=self.derivative_step,
             scheme=self.derivative_scheme,
         )

@@ -31,7 +31,7 @@ from ffcore.interfaces import (
     FunctionTeacher,
     Labels,
     Teacher,
-    labelled,
+    class_condition,
 )
 from ffcore.recipe import Recipe, RecipeError, load_recipe
 from ffcore.recipe.components import BuildError
@@ -165,7 +165,7 @@ def test_labels_are_for_teachers_of_labels(folder):
     with pytest.raises(ValueError, match="the teacher's conditions are Prompts"):
         latents(folder, teacher(conditions=Prompts()))
     with pytest.raises(ValueError, match="label 1, the teacher classes 0 to 0"):
-        labelled(Labels(1, null_label=1), torch.tensor([0, 1]))
+        class_condition(Labels(1, null_label=1), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="there are no shards"):
         StoredLatents([], teacher())
 

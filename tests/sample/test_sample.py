@@ -847,7 +847,7 @@ def test_each_process_makes_its_own_chunks(tmp_path):
     write(painting(), tmp_path / "one.npz", NUMBER)
     second = painting()
     chunks = Chunks.beside(tmp_path / "two.npz", NUMBER)
-    with chunks.partial.held():
+    with chunks.partial.hold():
         chunks.partial.begin(second.record(second.request(NUMBER)))
         write(second, tmp_path / "two.npz", NUMBER, processes=Second(1, 2))
     assert painter(second).samples == CHUNK

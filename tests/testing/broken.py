@@ -318,7 +318,7 @@ class KeepsFrequenciesOutOfItsState(SmallStudent):
 
 @breaks("has-the-same-shapes-meta", "other parameters", role="student")
 @attrs.frozen
-class SmallerWhereHollow:
+class SmallerWhereMeta:
     """A table."""
 
     offers = frozenset({ANYWHERE})
@@ -1400,14 +1400,14 @@ class WritesWhereTheProcessWorks(Diary):
         Path("diary.jsonl").touch()
 
 
-@breaks("leaves-what-it-is-handed-alone", "the recipe became", role="tracker")
+@breaks("leaves-what-it-is-given-alone", "the recipe became", role="tracker")
 class TakesOutOfTheRecipe(Diary):
     def open(self, folder: Path, run: str, recipe: Mapping[str, Any], step: int) -> None:
         dict.pop(recipe, "training")  # type: ignore[arg-type]
         super().open(folder, run, recipe, step)
 
 
-@breaks("leaves-what-it-is-handed-alone", "the numbers became", role="tracker")
+@breaks("leaves-what-it-is-given-alone", "the numbers became", role="tracker")
 class AddsToTheNumbers(Diary):
     def track(self, step: int, numbers: Mapping[str, float]) -> None:
         numbers |= {"step": step}  # type: ignore[operator]

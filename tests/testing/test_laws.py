@@ -126,7 +126,7 @@ NAMES = {
     ],
     "tracker": [
         "stays-in-its-folder",
-        "leaves-what-it-is-handed-alone",
+        "leaves-what-it-is-given-alone",
         "says-nothing-on-stdout",
         "goes-on-with-what-it-kept",
         "takes-whatever-is-measured",
@@ -212,7 +212,7 @@ def test_which_way_a_trained_or_an_exact_teacher_points_is_told() -> None:
 @pytest.mark.parametrize("shape", [(2,), (3,), (1, 8, 8), (4, 8, 8)])
 def test_an_untrained_teacher_is_not_asked_which_way_it_points(shape: tuple[int, ...]) -> None:
     for seed in range(5):
-        with process.seeded(seed):
+        with process.seed_torch(seed):
             teacher = small_teacher(shape, 3)
         assert set(directions(teacher).values()) == {"not asked"}
 
@@ -223,7 +223,7 @@ def test_a_corrector_whose_network_learns_from_scratch_and_slowly_is_sound(seed:
 
     class FromScratch(PullCorrector):
         def auxiliaries(self, student: Student, teacher: Teacher) -> Mapping[str, Auxiliary]:
-            with process.seeded(seed):
+            with process.seed_torch(seed):
                 return {"online": self.learning(SmallVelocity((2,), 0))}
 
     class TheOtherWay(FromScratch):

@@ -111,7 +111,7 @@ def builds_the_same_twice(case: Case, live: Any) -> None:
         require(same(value, found[name]), f"{name} differs between two builds of one seed")
     context, states = case.context(), []
     for seed in (0, 1):
-        with process.seeded(seed):
+        with process.seed_torch(seed):
             case.table.build(context)
             states.append(torch.get_rng_state())
     require(not torch.equal(*states), "build seeds torch's global random state")
@@ -135,10 +135,10 @@ def leaves_the_process_alone(case: Case, live: Any) -> None:
     del live
     before = process.state()
     built = case.build()
-    changed = process.changed(before)
+    changed = process.changes(before)
     require(not changed, f"changed by build: {', '.join(changed)}")
     answers(case, built)
-    changed = process.changed(before)
+    changed = process.changes(before)
     require(not changed, f"changed by a call: {', '.join(changed)}")
 
 
@@ -161,7 +161,7 @@ def saves_and_loads(case: Case, live: Any) -> None:
 
 
 @law(ANY, 11)
-def has_the_same_shapes_hollow(case: Case, live: Any) -> None:
+def has_the_same_shapes_meta(case: Case, live: Any) -> None:
     """Built meta, a network to train or to learn from has the parameters that it has otherwise,
     by name and shape: a dry run counts them."""
     counted = ("teacher", "student", "network")
@@ -203,7 +203,7 @@ def _does(affirmed: bool) -> str:
 
 
 def _works_with_a_black_box(case: Case) -> None:
-    boxed = attrs.evolve(case, setting=case.setting.boxed())
+    boxed = attrs.evolve(case, setting=case.setting.with_black_box())
     try:
         answers(boxed, boxed.build())
     except (ValueError, AttributeError, TypeError) as error:

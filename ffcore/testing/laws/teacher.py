@@ -111,7 +111,7 @@ def gives_its_copy_an_input_for_guidance(case: Case, live: Any) -> None:
     with torch.no_grad():
         off = network.relative(copied(x, t, guided), live.trainable_copy()(x, t, condition))
         require(off <= network.ROUNDING, f"before training γ has an effect on it, of {off:.1e}")
-        trained = network.perturbed(copied)
+        trained = network.perturb(copied)
         moves = not torch.equal(trained(x, t, guided), trained(x, t, condition))
     require(moves, "it does not read γ, whatever its weights")
 

@@ -33,7 +33,7 @@ def stays_in_its_folder(case: Case, live: Any) -> None:
 
 
 @law("tracker", 2)
-def leaves_what_it_is_handed_alone(case: Case, live: Any) -> None:
+def leaves_what_it_is_given_alone(case: Case, live: Any) -> None:
     """Neither the recipe nor the numbers are written to."""
     del case
     recipe, numbers = copy.deepcopy(RECIPE), dict(NUMBERS)

@@ -28,7 +28,7 @@ from ffcore.training.checkpoint.manifest import (
     CheckpointError,
     Damaged,
     Manifest,
-    described,
+    describe_file,
 )
 from ffcore.training.checkpoint.snapshot import Snapshot, read, shapes_in
 from ffcore.training.distillation import Distillation
@@ -173,7 +173,7 @@ class Checkpoints:
 
     def _write_part(self, partial: Path, step: int) -> dict[str, dict[str, object]]:
         with self._writable(step), enough_memory(f"the checkpoint of step {step}", _REMEDY):
-            return {file: described(partial / file) for file in self._snapshot.write()}
+            return {file: describe_file(partial / file) for file in self._snapshot.write()}
 
     def _finish(self, partial: Path, step: int, files: dict[str, dict[str, object]]) -> None:
         manifest = Manifest(step=step, run=self.run, ranks=self._processes.size, files=files)
@@ -200,7 +200,7 @@ class Checkpoints:
                 yield path
 
     def _remove(self, checkpoint: Path) -> None:
-        removed = name.removed(checkpoint)
+        removed = name.removal_name(checkpoint)
         if removed.exists():
             shutil.rmtree(removed)
         checkpoint.rename(removed)
@@ -249,7 +249,7 @@ def _processes() -> Processes:
 
 
 def _set_aside(path: Path, why: str, step: int) -> None:
-    aside = name.damaged(path)
+    aside = name.damaged_name(path)
     if aside.exists():
         shutil.rmtree(aside)
     path.rename(aside)

@@ -48,7 +48,7 @@ class Manifest:
 
         Raises Damaged where anything differs, CheckpointError where a newer ffcore wrote it.
         """
-        manifest = _parsed(directory)
+        manifest = _parse(directory)
         present = {path.name for path in directory.iterdir()} - {MANIFEST}
         if missing := sorted(manifest.files.keys() - present):
             raise Damaged(f"{', '.join(missing)} is missing")
@@ -59,7 +59,7 @@ class Manifest:
         return manifest
 
 
-def described(path: Path) -> dict[str, Any]:
+def describe_file(path: Path) -> dict[str, Any]:
     """Return what the manifest says of a file."""
     return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
 
@@ -72,7 +72,7 @@ def _compare(path: Path, expected: dict[str, Any]) -> None:
         raise Damaged(f"{path.name} is not what was written: its SHA-256 differs")
 
 
-def _parsed(directory: Path) -> Manifest:
+def _parse(directory: Path) -> Manifest:
     path = directory / MANIFEST
     try:
         text = path.read_text()

@@ -26,12 +26,12 @@ def partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
-def removed(path: Path) -> Path:
+def removal_name(path: Path) -> Path:
     """Return the name that a checkpoint has while it is being removed."""
     return path.with_name(f".{path.name}.removed")
 
 
-def damaged(path: Path) -> Path:
+def damaged_name(path: Path) -> Path:
     """Return the name of a checkpoint that is not what was written."""
     return path.with_name(f"{path.name}.damaged")
 
