@@ -1,4 +1,4 @@
-"""A run and its trackers: they are told of it, and none of them can end it.
+"""A run's trackers: they get its metrics and pictures, and none of them can end it.
 
 with Tracking(folder, "digits", recipe, print) as tracking:
     tracking.add([("tensorboard", tracker)])
@@ -19,7 +19,7 @@ from ffcore.plugins.place import describe_error
 
 
 class Tracking:
-    """Hands a run's news to its trackers; leaves out one that fails, with one warning.
+    """Passes a run's news to its trackers; drops one that fails, with one warning.
 
     Of several processes, the leading one alone is given any.
 
@@ -34,12 +34,12 @@ class Tracking:
         self, folder: Path, run: str, recipe: Mapping[str, Any], say: Callable[[str], None]
     ) -> None:
         self.waiting: list[tuple[str, Tracker]] = []
-        """Those that are not opened yet."""
+        """Trackers that are not opened yet."""
         self.active: list[tuple[str, Tracker]] = []
         self.folder, self.run, self.recipe, self.say = folder, run, recipe, say
 
     def add(self, trackers: Iterable[tuple[str, Tracker]]) -> None:
-        """Take trackers, each with the name by which a warning tells it."""
+        """Take trackers, each with its name for warnings."""
         self.waiting.extend(trackers)
 
     def begin(self, step: int) -> None:
@@ -53,11 +53,11 @@ class Tracking:
         self._call(open_tracker)
 
     def track(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Hand on what was measured after `step` steps."""
+        """Pass on the numbers measured after `step` steps."""
         self._call(lambda tracker: tracker.track(step, numbers))
 
     def show(self, step: int, name: str, picture: Path) -> None:
-        """Hand on a picture."""
+        """Pass on a picture."""
         self._call(lambda tracker: tracker.show(step, name, picture))
 
     def __enter__(self) -> Self:
@@ -74,7 +74,7 @@ class Tracking:
             try:
                 tracker.close(finished=kind is None)
             except Exception as failure:  # noqa: BLE001 - a stranger's tracker may raise anything
-                self._warn(name, "may have lost what it was told last", failure)
+                self._warn(name, "may have lost the last numbers", failure)
 
     def _call(self, news: Callable[[Tracker], None]) -> None:
         kept = []
@@ -82,7 +82,7 @@ class Tracking:
             try:
                 news(tracker)
             except Exception as failure:  # noqa: BLE001 - a stranger's tracker may raise anything
-                self._warn(name, "is left out from here on", failure)
+                self._warn(name, "is not used any more", failure)
                 with suppress(Exception):
                     tracker.close(finished=False)
             else:

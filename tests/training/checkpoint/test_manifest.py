@@ -44,7 +44,7 @@ def test_a_manifest_of_a_later_format_is_not_taken_for_damage(tmp_path, monkeypa
     directory = whole(tmp_path)
     assert json.loads((directory / "manifest.json").read_text())["format"] == 2
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="is of checkpoint format 2, and this ffcore reads 1"):
+    with pytest.raises(CheckpointError, match="has checkpoint format 2, and this ffcore reads 1"):
         Manifest.read(directory)
 
 
