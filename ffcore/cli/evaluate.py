@@ -379,7 +379,7 @@ def _check_place(out: Path, overwrite: bool) -> None:
 
     folder = out.absolute().parent
     if out.exists() and not overwrite:
-        raise click.UsageError(f"{out} exists: choose another place, or --overwrite")
+        raise click.UsageError(f"{out} exists: choose another place, or use --overwrite")
     if not folder.is_dir():
         raise click.UsageError(f"there is no folder {folder} to keep a result in")
     if is_run(folder) or is_export(folder):

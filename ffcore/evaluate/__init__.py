@@ -1,4 +1,4 @@
-"""How faithful samples are to a reference: their distances, classes, and on what these depend."""
+"""Measuring samples against a reference: distances, classes, and the conditions of both."""
 
 from ffcore.evaluate.comparison import check_comparable, conditions, read_result
 from ffcore.evaluate.measure import (

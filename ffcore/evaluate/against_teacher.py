@@ -1,10 +1,10 @@
-"""What a student is worth: its distance from its teacher, with no data.
+"""Measures a student against its teacher, with no data.
 
-Fréchet distances are between the student's samples, in one step and in more if asked for, and the
-teacher's converged ones, of different noise, in each feature space; beside them the noise floor
-(the teacher against itself) and the teacher's own few-step Euler samples. The trajectory error
-compares f(z, δ) with the teacher's solution from the same z. `ffd run` measures so at its end, and
-`ffd evaluate RUN` measures the same again.
+In each feature space a Fréchet distance compares the student's samples, in one step or in more,
+with the teacher's converged samples of other noise. Beside it stand the noise floor (the teacher
+against itself) and the teacher's own few-step Euler samples. The trajectory error compares f(z, δ)
+with the teacher's solution from the same z. `ffd run` measures this at its end, and `ffd evaluate
+RUN` repeats it.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def trajectory_error(
             moved[delta] += float((state - z).double().square().sum())
             before = delta
             progress("trajectory error", index + 1, len(DELTAS))
-    tiny = torch.finfo(torch.float64).tiny  # a teacher that moves nothing
+    tiny = torch.finfo(torch.float64).tiny  # a teacher with velocity 0
     return {delta: (error[delta] / max(moved[delta], tiny)) ** 0.5 for delta in DELTAS}
 
 
@@ -138,11 +138,11 @@ def evaluate(
         teacher: guided as in training.
         features: the feature spaces; without any, the trajectory error is all that is measured.
         measurement: the conditions.
-        reference: the teacher's statistics, made under the same conditions; sampled anew if None.
+        reference: the teacher's statistics under the same conditions; None samples it again.
         progress: called after each batch.
 
-    Raises ValueError where the reference was made under other conditions, and for more steps than
-    the student can make.
+    Raises ValueError if the reference was made under other conditions, and for more steps than the
+    student can make.
     """
     for steps in measurement.student_steps:
         check_steps(student, steps)
@@ -174,7 +174,7 @@ _SAMPLED = "the teacher, sampled now"
 def _working(teacher: Teacher, progress: Progress, title: str) -> Working:
     """Return how to measure: by this process alone, even where there are others.
 
-    None may have a whole network by itself, and all of them make the same calls.
+    Each may hold only shards of a network, and all of them make the same calls.
     """
 
     def report(what: str, done: int, total: int) -> None:

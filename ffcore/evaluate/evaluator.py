@@ -1,6 +1,6 @@
-"""A recipe's own evaluation: `ffd run` makes it at its end, and `ffd evaluate RUN` makes it again.
+"""A recipe's own evaluation: `ffd run` ends with it, and `ffd evaluate RUN` repeats it.
 
-Both are the same numbers to the last digit, on the same machine and as many threads.
+On the same machine with as many threads, both give the same numbers to the last digit.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from ffcore.system.files import MissingFile, locate
 from ffcore.system.weights import UNKNOWN
 
 REFERENCE = "reference.safetensors"
-"""Where a run keeps its teacher's statistics, if its recipe names no stored ones."""
+"""The file of a run's teacher statistics, if its recipe names no stored ones."""
 _OWN = frozenset({"teacher", "evaluation"})
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Evaluator:
-    """What a recipe measures a student by, on one device."""
+    """The measurement of a student that a recipe names, on one device."""
 
     teacher: Teacher
-    """Guided where the recipe guides."""
+    """Guided if the recipe guides."""
     features: list[Features]
     measurement: Measurement
     reference: Reference | None
@@ -88,7 +88,7 @@ class Evaluator:
         )
 
     def check(self) -> None:
-        """Raise ValueError where the recipe's reference was made for something else."""
+        """Raise ValueError if the recipe's reference was made for something else."""
         if self.reference is None:
             return
         found = self._identity()
@@ -97,13 +97,13 @@ class Evaluator:
         try:
             self.reference.check(found)
         except ValueError as error:
-            raise ValueError(f'{error}\n"none" samples the teacher anew') from None
+            raise ValueError(f'{error}\n"none" samples the teacher again') from None
 
     def known_reference(self, directory: Path) -> Reference | None:
         """Return the recipe's reference, or the one that an evaluation left in its directory.
 
-        None where there is none that was made for this: that of a teacher without parameters is
-        not, since nobody knows whether it is still the same.
+        None if neither was made for this. The statistics of a teacher without parameters never
+        count, since nobody knows whether it is still the same.
         """
         if self.reference is not None:
             return self.reference
@@ -140,16 +140,16 @@ def evaluate_again(
     overrides: Iterable[str] = (),
     progress: Progress = silent,
 ) -> tuple[Evaluation, tuple[str, ...]]:
-    """Make the evaluation of a run once more, from its directory or from an export.
+    """Repeat the evaluation of a run, from its directory or from an export.
 
     Args:
         source: a run directory or an export.
         device: of torch; None for the recipe's.
         overrides: of the keys of the recipe's teacher and evaluation.
-        progress: told of each batch.
+        progress: called after each batch.
 
     Returns:
-        The evaluation, and what its reader must know.
+        The evaluation, and notes for its reader.
 
     Raises what `Pair.open` and `Evaluator` raise.
     """
@@ -169,16 +169,14 @@ def evaluate_again(
             evaluator.check()
         reference = evaluator.known_reference(pair.path.parent)
         if reference is None and evaluator.features:
-            notes.append(
-                "there are no stored statistics of the teacher here: it was sampled once more"
-            )
+            notes.append("there are no stored statistics of the teacher here: it was sampled again")
         student = pair.file.student.to(place)
         evaluation, _ = evaluator.evaluate(student, reference, progress)
         return evaluation, tuple(notes)
 
 
 def _require_reference(recipe: Recipe) -> None:
-    """Raise MissingFile where the recipe's reference is not here, which an export may have left."""
+    """Raise MissingFile if the recipe's reference is not here; an export may lack it."""
     evaluation = recipe.evaluation
     if not (evaluation.enabled and evaluation.reference):
         return
@@ -187,5 +185,5 @@ def _require_reference(recipe: Recipe) -> None:
     except MissingFile as error:
         raise MissingFile(
             f"the teacher's statistics are not here: {error}\n--set evaluation.reference=PATH "
-            "names them, and --set evaluation.reference=none samples the teacher anew"
+            "names them, and --set evaluation.reference=none samples the teacher again"
         ) from None

@@ -1,8 +1,8 @@
-"""The conditions of a run's own evaluation, and the samples that are made under them.
+"""The conditions of a run's own evaluation, and the samples made under them.
 
-A sample's noise and condition depend on (seed, purpose, index) alone, so that the student starts
-where the teacher's Euler steps did, and elsewhere than the converged reference. Nothing is rounded:
-the distances are those of the samples themselves.
+A sample's noise and condition depend on (seed, purpose, index) alone. So the student starts from
+the same noise as the teacher's Euler steps, and the converged reference from other noise. Samples
+are not rounded to 8 bits.
 """
 
 from __future__ import annotations

@@ -132,9 +132,10 @@ def inception_score(logits: Tensor) -> tuple[float, float]:
 
 
 def precision_recall(samples: Tensor, reference: Tensor) -> tuple[float, float]:
-    """Return how many samples lie among the reference, and the reverse (1904.06991).
+    """Return precision and recall (1904.06991): the share of samples inside the reference, and
+    reverse.
 
-    A point lies among others where one of their balls holds it; see NEIGHBOUR.
+    A point lies inside a set if one of the set's balls holds it; see NEIGHBOUR.
 
     Args:
         samples, reference: features Float[N, D] and Float[M, D], more than NEIGHBOUR of each.
@@ -163,7 +164,7 @@ def register(features: Features) -> str:
 
     class Extractor(torch_fidelity.FeatureExtractorBase):  # type: ignore[misc]
         def __init__(self, name: str, features_list: list[str], **options: Any) -> None:
-            del options  # torch-fidelity hands every extractor all of its settings
+            del options  # torch-fidelity passes all of its settings to every extractor
             super().__init__(name, features_list)
             self.features = features
 

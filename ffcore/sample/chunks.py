@@ -1,7 +1,7 @@
-"""Samples that are being made: on disk in chunks, so that what was made is not made again.
+"""Samples in progress: stored in chunks, so that an interrupted sampling resumes.
 
-The chunks of an output lie beside it; see Partial. A chunk is of CHUNK samples whatever the batch
-size, and is written whole or not at all; so a process can be killed at any moment.
+The chunks of an output lie beside it; see Partial. Whatever the batch size, a chunk has CHUNK
+samples. It is written whole or not at all, so a process can be killed at any moment.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Chunks:
 
     @property
     def directory(self) -> Path:
-        """Where they lie."""
+        """The directory of the chunks."""
         return self.partial.directory
 
     def place(self) -> None:
-        """Note that from now on what stands in the output's place may be of these chunks."""
+        """Record that from now on the output may be made of these chunks."""
         (self.directory / _PLACING).touch()
 
     @property
