@@ -401,8 +401,8 @@ def built_features(table: Any, device: str) -> Features:
 
 
 def _metrics(text: str | None, features: list[Features]) -> tuple[str, ...]:
-    from ffcore.evaluate import tells_classes
+    from ffcore.evaluate import knows_classes
 
     if text is not None:
         return tuple(dict.fromkeys(each.strip() for each in text.split(",")))
-    return ("fd", "classes") if any(map(tells_classes, features)) else ("fd",)
+    return ("fd", "classes") if any(map(knows_classes, features)) else ("fd",)

@@ -6,8 +6,8 @@ from ffcore.evaluate.measure import (
     Measured,
     Scores,
     check_metrics,
+    knows_classes,
     measure,
-    tells_classes,
 )
 from ffcore.evaluate.reference import Reference, open_reference
 from ffcore.evaluate.samples import Kept, Made, Making, Samples, is_kept, open_samples
@@ -31,9 +31,9 @@ __all__ = [
     "conditions",
     "hold_partial",
     "is_kept",
+    "knows_classes",
     "measure",
     "open_reference",
     "open_samples",
     "read_result",
-    "tells_classes",
 ]

@@ -87,7 +87,7 @@ class Measured:
     """Seconds spent on samples, features and statistics."""
 
 
-def tells_classes(features: Features) -> bool:
+def knows_classes(features: Features) -> bool:
     """Whether the features know the classes that students are conditioned on."""
     return isinstance(features, ClassFeatures) and features.classes is not None
 
@@ -107,7 +107,7 @@ def check_metrics(asked: Sequence[str], features: Sequence[Features], reference:
             "stored samples as the reference"
         )
     names = ", ".join(each.name for each in features)
-    if "classes" in asked and not any(map(tells_classes, features)):
+    if "classes" in asked and not any(map(knows_classes, features)):
         raise EvaluationError(
             f"classes: needs features of a classifier, and {names} knows none of the classes that "
             "samples are asked for"

@@ -1,4 +1,4 @@
-"""Known failures: expected by name and with a reason, and told where they hold after all."""
+"""Known failures: expected by name and with a reason, and reported if they hold after all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def as_expected(found: list[Result], expected: Mapping[str, str]) -> list[Result
     """Return the results with the known failures excused.
 
     Args:
-        found: what became of the laws.
+        found: the results of the laws.
         expected: reasons by name: of a law ("corrector/mine/is-deterministic"), of a component
             ("corrector/mine") or of a role ("corrector"). Where several apply, the longest does.
 
@@ -74,6 +74,6 @@ def _excuse(result: Result, name: str, reason: str, outlived: bool) -> Result:
         return attrs.evolve(
             result,
             status="holds unexpectedly",
-            found=f"{name} was expected to fail ({reason}), and holds: take the expectation away",
+            found=f"{name} was expected to fail ({reason}), and holds: remove the expectation",
         )
     return result

@@ -1,4 +1,4 @@
-"""Laws: what the contract of a role asks, each as a check that a component passes or breaks."""
+"""Laws: the clauses of a role's contract, each as a check that a component passes or breaks."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ ANY = "component"
 """The role of laws that hold for the components of every role."""
 
 Check = Callable[[Case, Any], None]
-"""(case, live object) -> None; raises Broken or NotAsked."""
+"""(case, live object) -> None; raises Broken or NotChecked."""
 
 
 class Broken(AssertionError):
     """A component breaks a law: what was found."""
 
 
-class NotAsked(Exception):
-    """A law has nothing to ask in this case: why."""
+class NotChecked(Exception):
+    """A law does not apply in this case: why."""
 
 
 @attrs.frozen
@@ -34,7 +34,7 @@ class Law:
     name: str
     """As in "finite-at-both-ends"."""
     text: str
-    """What it asks, for a person."""
+    """Its text, for a person."""
     check: Check
 
     @property
@@ -59,7 +59,7 @@ def law(role: str, number: int) -> Callable[[Check], Check]:
 
 
 def laws_of(role: str) -> list[Law]:
-    """Return the laws that a component of this role is under: those of all, then its own."""
+    """Return the laws for a component of this role: those of all roles, then its own."""
     import ffcore.testing.laws  # noqa: F401 - registers them
 
     def numbered(role: str) -> list[Law]:
@@ -75,6 +75,6 @@ def require(holds: object, found: str) -> None:
 
 
 def ask_only_where(applies: object, why_not: str) -> None:
-    """Raise NotAsked unless the law `applies` in this case."""
+    """Raise NotChecked unless the law `applies` in this case."""
     if not applies:
-        raise NotAsked(why_not)
+        raise NotChecked(why_not)

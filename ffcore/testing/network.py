@@ -1,4 +1,4 @@
-"""What the laws of networks have in common."""
+"""The common parts of the laws of networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process has one of, and a component has to leave as it was."""
+"""The global state of a process, which a component must leave unchanged."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def state() -> dict[str, Any]:
 
 
 def changes(before: dict[str, Any]) -> list[str]:
-    """Return the names of what is not as it was `before`."""
+    """Return the names of the values that differ from `before`."""
     return [name for name, value in state().items() if value != before[name]]
 
 
 @contextmanager
 def restore() -> Iterator[None]:
-    """Put back what is global: one component's fault is not to be found in the next."""
+    """Restore global state, so that one component's fault does not appear in the next."""
     before = state()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for tests of one's own (extra `testing`).
+"""Hypothesis strategies for your own tests (extra `testing`).
 
     @given(teacher=exact_teachers(), seed=seeds())
     def test_mine(teacher, seed): ...

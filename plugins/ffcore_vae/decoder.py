@@ -142,7 +142,7 @@ def _check_normalisation(sizes: dict[str, Any], scale: float, source: str) -> No
     if found != scale:
         raise ValueError(
             f"scale is {scale}, and {source} says scaling_factor {found!r}: set scale to what the "
-            "teacher's latents were multiplied by; if it is right, mend that file"
+            "teacher's latents were multiplied by; if it is right, fix that file"
         )
     for name in ("shift_factor", "latents_mean", "latents_std"):
         if sizes.get(name) is not None:

@@ -220,7 +220,7 @@ def test_latents_are_lawful(folder):
     for path in folder.iterdir():
         write(path, 0, 0, **write_small)
     results = check_tables("data/latents", "data", [Latents(folder=str(folder))])
-    assert {each.status for each in results} <= {"holds", "not asked"}, results
+    assert {each.status for each in results} <= {"holds", "not checked"}, results
 
 
 # The teacher's samples
@@ -300,7 +300,7 @@ def test_samples_that_are_not_finite_are_no_data():
 
 def test_teacher_samples_are_lawful():
     results = check_tables("data/teacher-samples", "data", TeacherSamples.examples())
-    assert {each.status for each in results} <= {"holds", "not asked"}, results
+    assert {each.status for each in results} <= {"holds", "not checked"}, results
 
 
 @pytest.mark.parametrize(

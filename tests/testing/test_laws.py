@@ -76,7 +76,7 @@ NAMES = {
     "corrector": [
         "answers-with-gaps",
         "sends-its-gradient-to-the-student-alone",
-        "asks-within-the-domain",
+        "calls-within-the-domain",
         "changes-no-network",
         "is-data-free-unless-it-says",
         "owns-its-auxiliaries",
@@ -114,14 +114,14 @@ NAMES = {
         "gives-vectors",
         "is-independent-of-the-batch",
         "leaves-its-inputs-alone",
-        "tells-samples-apart",
+        "distinguishes-samples",
         "reads-one-of-its-classes",
     ],
     "decoder": [
         "gives-images",
         "is-independent-of-the-batch",
         "leaves-its-inputs-alone",
-        "tells-samples-apart",
+        "distinguishes-samples",
         "refuses-what-it-cannot-decode",
     ],
     "tracker": [
@@ -168,7 +168,7 @@ def test_every_law_says_what_it_asks() -> None:
 def test_what_is_healthy_keeps_every_law(role: str, tables: list[object]) -> None:
     results = check_tables(f"{role}/healthy", role, tables)
     assert broken(results) == {}
-    assert {each.law for each in results if each.status == "not asked"} <= {
+    assert {each.law for each in results if each.status == "not checked"} <= {
         "saves-and-loads",
         "has-the-same-shapes-meta",
         "trains-its-auxiliaries-alone",
@@ -214,7 +214,7 @@ def test_an_untrained_teacher_is_not_asked_which_way_it_points(shape: tuple[int,
     for seed in range(5):
         with process.seed_torch(seed):
             teacher = small_teacher(shape, 3)
-        assert set(directions(teacher).values()) == {"not asked"}
+        assert set(directions(teacher).values()) == {"not checked"}
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -48,7 +48,7 @@ def is_finite_at_both_ends(case: Case, live: Any) -> None:
 @law("features", 3)
 @law("decoder", 2)
 def is_independent_of_the_batch(case: Case, live: Any) -> None:
-    """What a sample is answered does not depend on the rest of the batch."""
+    """The answer for a sample does not depend on the rest of the batch."""
     inputs = arguments(case, live)
     with torch.no_grad():
         together = live(*inputs)
@@ -79,7 +79,7 @@ def leaves_its_inputs_alone(case: Case, live: Any) -> None:
 @law("student", 9)
 @law("network", 5)
 def trains_every_parameter(case: Case, live: Any) -> None:
-    """A gradient reaches every parameter that asks for one, away from the initial weights:
+    """A gradient reaches every parameter that requires one, away from the initial weights:
     distributed training waits for all."""
     trained = network.perturb(live)
     output = trained(*arguments(case, trained))

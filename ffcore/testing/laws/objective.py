@@ -32,7 +32,7 @@ from ffcore.interfaces import (
 from ffcore.recipe.needs import ANYWHERE, DATA, WHOLE
 from ffcore.testing import process
 from ffcore.testing.answers import same
-from ffcore.testing.case import EXACT, SIZE, Asked, Case, networks_of, words
+from ffcore.testing.case import EXACT, SIZE, Case, Inputs, networks_of, words
 from ffcore.testing.law import Broken, Check, ask_only_where, law, require
 from ffcore.testing.network import ROUNDING, relative
 from ffcore.testing.small import MEAN, SCALE, GaussianStudent
@@ -93,8 +93,8 @@ def sends_its_gradient_to_the_student_alone(case: Case, live: Any) -> None:
 
 
 @both(3)
-def asks_within_the_domain(case: Case, live: Any) -> None:
-    """The student is asked at t in (0, 1] and δ in [0, t], at t = 1 alone unless the table needs
+def calls_within_the_domain(case: Case, live: Any) -> None:
+    """The student is called at t in (0, 1] and δ in [0, t], at t = 1 alone unless the table needs
     "student starts anywhere"; teacher and auxiliary networks that are velocities at t in [0, 1]."""
     asked = case.inputs_for(live)
     anywhere = ANYWHERE in words(case.table, "needs")
@@ -107,7 +107,7 @@ def asks_within_the_domain(case: Case, live: Any) -> None:
     def of_velocity(x_t: Tensor, t: Tensor, condition: Condition) -> None:
         del x_t, condition
         if not bool(((t >= 0) & (t <= 1)).all()):
-            wrong["a velocity is asked at t outside [0, 1]"] = None
+            wrong["a velocity is called at t outside [0, 1]"] = None
 
     asked.networks.student.register_forward_pre_hook(_argument_hook(of_student), with_kwargs=True)
     for network in (asked.networks.teacher, *asked.networks.auxiliaries.values()):
@@ -120,15 +120,15 @@ def asks_within_the_domain(case: Case, live: Any) -> None:
 
 @both(4)
 def changes_no_network(case: Case, live: Any) -> None:
-    """Neither `gaps` nor `self_check` changes a parameter, a buffer, the mode or what asks for a
-    gradient in any network: the trainer does that."""
+    """Neither `gaps` nor `self_check` changes a parameter, a buffer, the mode or `requires_grad`
+    in any network: the trainer does that."""
     asked = case.inputs_for(live)
     networks = asked.networks
     every = {"the student": networks.student, "the teacher": networks.teacher}
     every |= _by_name(networks.auxiliaries)
     before = {name: _state(network) for name, network in every.items()}
     for what in (live.self_check, live.gaps):
-        with suppress(ValueError):  # another law tells
+        with suppress(ValueError):  # another law reports it
             what(networks, asked.batch)
         for name, network in every.items():
             same = all(_equal(a, b) for a, b in zip(before[name], _state(network), strict=True))
@@ -137,7 +137,7 @@ def changes_no_network(case: Case, live: Any) -> None:
 
 @both(5)
 def is_data_free_unless_it_says(case: Case, live: Any) -> None:
-    """An objective whose table does not need "data" works without: it reads none that it is handed,
+    """An objective whose table does not need "data" works without: it reads none that it gets,
     and opens no file and no connection to get some."""
     ask_only_where(DATA not in words(case.table, "needs"), "its table needs data")
     other = case.build()  # what is imported at the first call is imported now
@@ -209,7 +209,7 @@ def passes_its_own_check(case: Case, live: Any) -> None:
 @both(9)
 def draws_the_student_to_the_teacher(case: Case, live: Any) -> None:
     """Trained for a few steps on an exact teacher, a student that is off by a constant comes
-    nearer: at once, or once the auxiliary networks have learnt what that student makes."""
+    nearer: at once, or after the auxiliary networks have learnt that student's samples."""
     ask_only_where(case.setting == EXACT, "it is not built for an exact teacher with a copy")
     for side in (1.0, -1.0):
         offset = side * torch.tensor([1.0, 0.5])
@@ -379,16 +379,16 @@ class _GaussianData(DataSource):
 
 
 def _outside(t: Tensor, delta: Tensor, anywhere: bool) -> Iterator[str]:
-    """Say what is wrong with asking a student at these times, over these durations."""
+    """Return what is wrong with calling a student at these times, over these durations."""
     if not bool(((t > 0) & (t <= 1)).all()):
-        yield "the student is asked at t outside (0, 1]"
+        yield "the student is called at t outside (0, 1]"
     if not bool(((delta >= 0) & (delta <= t)).all()):
-        yield "the student is asked over δ outside [0, t]"
+        yield "the student is called over δ outside [0, t]"
     if not anywhere and not bool((t == 1).all()):
-        yield f"the student is asked at t < 1, and the table does not need {ANYWHERE!r}"
+        yield f"the student is called at t < 1, and the table does not need {ANYWHERE!r}"
 
 
-def _check_loss(name: str, auxiliary: Auxiliary, asked: Asked, found: Gaps) -> None:
+def _check_loss(name: str, auxiliary: Auxiliary, asked: Inputs, found: Gaps) -> None:
     assert auxiliary.loss is not None
     assert found.samples is not None
     assert found.condition is not None
@@ -427,12 +427,12 @@ def _equal(a: Any, b: Any) -> bool:
     return torch.equal(a, b) if isinstance(a, Tensor) else bool(a == b)
 
 
-def _argument_hook(tell: Callable[..., None]) -> Callable[..., None]:
-    """Return a hook that tells the arguments, by name or by place, of a network's call."""
+def _argument_hook(record: Callable[..., None]) -> Callable[..., None]:
+    """Return a hook that records the arguments of a network's call, by name or by place."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         del module
-        tell(*args, **kwargs)
+        record(*args, **kwargs)
 
     return hook
 

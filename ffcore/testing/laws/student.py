@@ -81,7 +81,7 @@ def is_differentiable_in_the_duration(case: Case, live: Any) -> None:
 @law("student", 12)
 def can_be_rebuilt_without_its_teacher(case: Case, live: Any) -> None:
     """The table, or what its method `alone` makes of it and the student, builds a network of the
-    same shapes for a teacher that cannot be copied: what `ffd export` relies on."""
+    same shapes for a teacher that cannot be copied: `ffd export` relies on it."""
     alone = getattr(case.table, "alone", None)
     table = case.table if alone is None else alone(live)
     try:
