@@ -82,7 +82,7 @@ method `examples`. It is built for each of these small teachers, and for its own
 {settings}
 
 A setting that does not offer what the table `needs` is left out, and so is one that the component
-refuses with a ValueError; it must accept one. What lacks a file on this machine is not asked.
+refuses with a ValueError; it must accept one. What lacks a file on this machine is not checked.
 All of it happens on the CPU, with few samples: laws see what is wrong in principle, not at scale.
 
 ## Known failures

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         Tracker,
         Unconditional,
         VelocityField,
-        labelled,
+        class_condition,
     )
     from ffcore.recipe import Recipe, RecipeError, load_recipe, to_toml
     from ffcore.sample.load import load_sampler, load_teacher_sampler
@@ -97,7 +97,7 @@ _HOMES = {
     "generate": "ffcore.flow.flow_map",
     "integrate": "ffcore.flow.ode",
     "interpolate": "ffcore.flow.path",
-    "labelled": "ffcore.interfaces",
+    "class_condition": "ffcore.interfaces",
     "load_recipe": "ffcore.recipe",
     "load_sampler": "ffcore.sample.load",
     "load_student": "ffcore.export",
@@ -145,11 +145,11 @@ __all__ = [
     "Tracker",
     "Unconditional",
     "VelocityField",
+    "class_condition",
     "expand_like",
     "generate",
     "integrate",
     "interpolate",
-    "labelled",
     "load_recipe",
     "load_sampler",
     "load_student",

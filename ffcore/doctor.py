@@ -1,9 +1,9 @@
-"""What this machine and this installation can do, found out by trying it.
+"""What this machine and this installation can do, found by trying it.
 
 for finding in examine():
     print(finding.topic, finding.name, finding.state, finding.found)
 
-Nothing is trained, downloaded or left behind. What a run cannot do without is `essential`.
+Nothing is trained, downloaded or left behind. `essential` marks what every run needs.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ State = Literal["works", "absent", "fails"]
 
 @attrs.frozen(kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """One examined item."""
 
     name: str
     state: State
     found: str
     topic: str = ""
-    """Which `examine` adds."""
+    """Its topic, which `examine` adds."""
     advice: str = ""
-    """What to do where it does not work."""
+    """What to do if it does not work."""
     essential: bool = False
     """Whether no run works without it."""
 
     @property
     def fails(self) -> bool:
-        """Whether ffcore cannot be used here for this."""
+        """Whether ffcore cannot run here because of it."""
         return self.essential and self.state != "works"
 
 
@@ -81,7 +81,7 @@ LEAST_SPACE = 1e9
 
 
 def examine(*, thorough: bool = False) -> Findings:
-    """Look at everything, in the order of a report; `thorough` compiles, which takes a minute."""
+    """Examine everything, in the order of a report; `thorough` compiles, which takes a minute."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     probes: dict[str, Callable[[], Findings]] = {
         "versions": _versions,
@@ -128,7 +128,7 @@ def _devices() -> Findings:
 
 
 def _cuda(index: int) -> Finding:
-    """Compute something; the first GPU is what a run takes that names none."""
+    """Compute something; a run that names no device takes the first GPU."""
     try:
         torch.ones(8, device=f"cuda:{index}").sum().item()
     except RuntimeError as error:
@@ -302,7 +302,7 @@ def _compiler() -> str:
 
 
 def _compiler_trouble() -> str:
-    """Say what is wrong with the compiler that torch.compile would use, if anything is."""
+    """Return what is wrong with the compiler of torch.compile, if anything."""
     if shutil.which(_compiler()) is None:
         return f"there is no {_compiler()}"
     include = f"-I{sysconfig.get_path('include')}"
@@ -357,7 +357,7 @@ def _files() -> Findings:
         name="disk space",
         state="works" if free > LEAST_SPACE else "fails",
         found=f"{_size(free)} free here",
-        advice="" if free > LEAST_SPACE else "a run keeps its checkpoints here: make room",
+        advice="" if free > LEAST_SPACE else "a run stores its checkpoints here: free some space",
     )
     trouble = _writing_trouble(here)
     yield Finding(

@@ -1,10 +1,10 @@
 """Random numbers without state.
 
 Every draw is keyed by (seed, purpose, step, block), where a block is a fixed run of the *global*
-batch, through a stable hash. A rank or a micro-batch asks for its slice of the global batch and
-generates the blocks that touch it. So the same sample sees the same numbers on one rank or eight,
-with accumulation or without, after a resume, and on every device (drawing is done on the CPU);
-a purpose added later disturbs no other.
+batch, through a stable hash. A rank or a micro-batch takes its slice of the global batch and
+generates the blocks that overlap it. So the same sample gets the same numbers on one rank or eight,
+with accumulation or without, after a resume, and on every device (the CPU draws); adding a purpose
+later changes no other.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Draws:
         blocks = [draw(self._generator(purpose, block)) for block in range(first, last + 1)]
         offset = first * BLOCK
         drawn = torch.cat(blocks)[self.start - offset : self.stop - offset]
-        # Without waiting for what the device does now; `drawn` is copied away or kept meanwhile.
+        # Does not wait for the device; `drawn` stays alive until it is copied.
         return drawn.to(self.device, non_blocking=True)
 
     def _generator(self, purpose: str, block: int) -> torch.Generator:

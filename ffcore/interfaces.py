@@ -33,7 +33,7 @@ Objective = Literal["prediction", "correction"]
 class Condition:
     """What each sample of a batch is conditioned on. Any field but `size` may be None.
 
-    Raises ValueError where a field's first dimension is not `size`.
+    Raises ValueError if a field's first dimension is not `size`.
     """
 
     size: int
@@ -67,7 +67,7 @@ class Condition:
 
     @staticmethod
     def cat(conditions: Sequence[Condition]) -> Condition:
-        """Concatenate along the batch. Raises ValueError where only some have a field."""
+        """Concatenate along the batch. Raises ValueError if only some have a field."""
         names = [set(condition._tensors()) for condition in conditions]
         if any(name != names[0] for name in names):
             raise ValueError(f"cannot concatenate conditions that have different fields: {names}")
@@ -88,7 +88,7 @@ class Condition:
 
 
 class ConditionSource(ABC):
-    """Where conditions come from: what a data-free run draws beside the noise."""
+    """The source of conditions, which a data-free run draws beside the noise."""
 
     @abstractmethod
     def draw(self, draws: Draws) -> Condition:
@@ -98,17 +98,17 @@ class ConditionSource(ABC):
     def null(self, condition: Condition) -> Condition:
         """Return the unconditional counterpart of `condition`, of the same size.
 
-        Raises ValueError where the teacher has none (it cannot be guided then).
+        Raises ValueError if the teacher has none (it cannot be guided then).
         """
 
 
 class DataError(Exception):
-    """Stored data that cannot be read or is not what it should be. One message, for a person."""
+    """Stored data cannot be read, or is not what it should be. One message, for a person."""
 
 
 class DataSource(ABC):
-    """Where data comes from, for the objectives that declare the need. Which samples a step reads
-    is core's: every epoch has an order of its own, from the run's seed."""
+    """The source of data, for the objectives that declare the need. Core chooses the samples of a
+    step: every epoch has an order of its own, from the run's seed."""
 
     sample_shape: tuple[int, ...]
     """*S, the shape of one sample."""
@@ -126,10 +126,10 @@ class DataSource(ABC):
             draws: random streams for these B samples, on the CPU, for augmentation.
 
         Returns:
-            Float[B, *S] in float32 and a condition that the teacher understands; each sample from
-            its own index and draws alone, and the same in a run that is built anew.
+            Float[B, *S] in float32 and a condition that the teacher understands. Each sample
+            depends on its own index and draws alone, and is the same in a run that is built again.
 
-        Raises DataError where what is stored cannot be used.
+        Raises DataError if the stored data cannot be used.
         """
 
 
@@ -164,8 +164,7 @@ class VelocityField(nn.Module, ABC):
 
 
 class Teacher(VelocityField):
-    """A velocity field to distil: frozen, answering as in eval mode; no gradient reaches its
-    parameters."""
+    """A velocity field to distil: frozen, in eval mode; no gradient reaches its parameters."""
 
     sample_shape: tuple[int, ...]
     """*S, the shape of one sample."""
@@ -177,15 +176,15 @@ class Teacher(VelocityField):
         """Return an independent copy to train: unguided, in full precision, with gradients on.
 
         With `takes_guidance` the copy reads γ from its condition, through an input that starts
-        without effect: what a run over a range of γ needs. Raises ValueError where the network
-        has no place for it.
+        without effect: a run over a range of γ needs this. Raises ValueError if the network has
+        no place for it.
 
         None for a black box, whose online network the recipe must name.
         """
 
 
 class Student(nn.Module, ABC):
-    """An average velocity F: the one network that a run trains for its user."""
+    """An average velocity F: the network that a run trains for its user."""
 
     starts_at: Literal["prior", "anywhere"]
     """"prior": F is defined at t = 1 only, and `t` is not read. "anywhere": at every t ≥ δ."""
@@ -195,8 +194,8 @@ class Student(nn.Module, ABC):
         """Return the average velocity over [t − δ, t].
 
         The flow map is x_t + δ F, hence the identity at δ = 0, where F is the velocity at x_t.
-        Where its derivative is wanted too, inputs are dual numbers (ffcore.flow.dual), which go
-        through torch's functions as tensors do, but for those that write in place.
+        If its derivative is wanted too, the inputs are dual numbers (ffcore.flow.dual). They go
+        through torch's functions as tensors do, except through functions that write in place.
 
         Args:
             x_t: where the flow starts, Float[B, *S].
@@ -211,7 +210,7 @@ class Student(nn.Module, ABC):
 
 @attrs.frozen(kw_only=True, eq=False)
 class Networks:
-    """What an objective computes with. All are called through `forward` alone."""
+    """The networks of an objective. All are called through `forward` alone."""
 
     student: Student
     teacher: Teacher
@@ -220,12 +219,12 @@ class Networks:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Batch:
-    """What an objective is handed for one step."""
+    """The inputs of an objective for one step."""
 
     z: Tensor
     """Prior noise, Float[B, *S]."""
     condition: Condition
-    """Of size B, with γ where the recipe guides."""
+    """Of size B, with γ if the recipe guides."""
     draws: Draws
     """Random streams, named by purpose, for these B samples."""
     data: Tensor | None = None
@@ -240,7 +239,7 @@ class Gap:
     that of half the squared error where gap = output − target, and of any other loss whose
     derivative with respect to the output is the gap.
 
-    Raises TypeError for what is no tensor, ValueError for a gap that carries gradient or is of
+    Raises TypeError for anything but tensors, ValueError for a gap that carries gradient or has
     another shape.
     """
 
@@ -272,13 +271,13 @@ class Gap:
 class Gaps:
     """An objective's answer.
 
-    Raises TypeError where `gaps` is no tuple of Gap, ValueError where it is empty.
+    Raises TypeError if `gaps` is no tuple of Gap, ValueError if it is empty.
     """
 
     gaps: tuple[Gap, ...]
     """At least one."""
     samples: Tensor | None = None
-    """The student's samples, detached, on which the auxiliaries may train: one to each of the
+    """The student's samples, detached, on which the auxiliaries may train: one for each of the
     batch, Float[B', *S]."""
     condition: Condition | None = None
     """The conditions of `samples`."""
@@ -321,11 +320,11 @@ class Auxiliary:
 
 
 class _Objective(ABC):
-    """What both kinds of objective answer; they differ in the share of the batch they get."""
+    """The contract of both kinds of objective; they differ in their share of the batch."""
 
     needs: frozenset[str] = frozenset()
     """With "data" in it, batches hold data, and their conditions are the data's. With "whole
-    batch", the samples of a batch are coupled, and a step that is cut in parts is refused."""
+    batch", the samples of a batch are coupled, and ffcore refuses to divide its step."""
 
     def auxiliaries(self, student: Student, teacher: Teacher) -> Mapping[str, Auxiliary]:
         """Return the networks to train beside the student, by name; called once, before step 0."""
@@ -333,9 +332,9 @@ class _Objective(ABC):
         return {}
 
     def self_check(self, networks: Networks, batch: Batch) -> str | None:
-        """Check, before training, that this objective works with the networks at hand.
+        """Check, before training, that this objective works with these networks.
 
-        Returns a sentence on what was found, if anything was; raises ValueError where it fails.
+        Returns a sentence to report, if there is one; raises ValueError if the check fails.
         """
         del networks, batch
         return None
@@ -347,8 +346,8 @@ class _Objective(ABC):
         No gradient flows through the teacher, the auxiliaries or the gaps; the outputs come from
         a plain forward of `networks.student`. Randomness comes from `batch.draws` alone. Which
         networks are called, and how often, does not depend on the numbers: processes that share a
-        batch wait for each other in every call. What is answered to a sample does not depend on
-        the rest of the batch, which may be cut anywhere, unless `needs` says "whole batch".
+        batch wait for each other in every call. A sample's gap does not depend on the rest of the
+        batch, which may be divided anywhere, unless `needs` says "whole batch".
         """
 
 
@@ -371,8 +370,8 @@ class Norms:
 class Balancer(ABC):
     """Weighs the gaps of both objectives into one loss.
 
-    With a single objective, that one gets the whole batch, `split` is not asked, and `scale` is
-    asked for that one alone.
+    A single objective gets the whole batch: `split` is not called, and `scale` gets that objective
+    alone.
     """
 
     @abstractmethod
@@ -400,11 +399,11 @@ class Features(nn.Module, ABC):
 
 
 class ClassFeatures(Features):
-    """Features of a classifier, which tell how likely each class is."""
+    """Features of a classifier, which say how likely each class is."""
 
     classes: int | None
-    """How many classes there are, where they are the labels that students are conditioned on: so
-    collapse shows. None where they are others."""
+    """Number of classes, if they are the labels that students are conditioned on: this shows
+    collapse. None for other classes."""
 
     @abstractmethod
     def logits(self, features: Tensor) -> Tensor:
@@ -427,30 +426,30 @@ class Decoder(nn.Module, ABC):
 
 
 class Tracker(ABC):
-    """Is told how a run goes, beside the run's own metrics.jsonl, and keeps it for its user.
+    """Receives a run's metrics and pictures, beside the run's own metrics.jsonl, and stores them.
 
-    Only the process of rank 0 tracks. Its training waits for each call: what takes long belongs
-    into the background. No tracker ends a run: whatever Exception a call raises is told once, and
-    the tracker is closed and left out from then on. What can be known to be missing before
-    training, such as a library, `build` tells by MissingFile.
+    Only the process of rank 0 tracks. Its training waits for each call: do slow work in the
+    background. No tracker ends a run: ffcore reports the Exception of a call once, closes the
+    tracker and does not call it again. If something is missing before training, such as a library,
+    `build` raises MissingFile.
     """
 
     @abstractmethod
     def open(self, folder: Path, run: str, recipe: Mapping[str, Any], step: int) -> None:
-        """Begin, or go on where an interrupted run stands; called once, before all else.
+        """Begin, or continue an interrupted run; called once, before all else.
 
         Args:
             folder: for files, in the run's directory; the run's other trackers share it. It is
                 there, and holds what an interrupted run left.
-            run: what the run is called, for a person.
-            recipe: resolved; what TOML can hold. It is not written to.
-            step: steps made already, 0 for a new run. What was told of later ones before an
-                interruption is told again.
+            run: the run's name, for a person.
+            recipe: resolved, in values that TOML can hold. Do not write to it.
+            step: steps made already, 0 for a new run. After an interruption, the numbers of later
+                steps come again.
         """
 
     @abstractmethod
     def track(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Take what was measured after `step` steps, by name.
+        """Take the numbers measured after `step` steps, by name.
 
         A slash groups names, as in "seconds/predictor". Names come and go from one call to the
         next, and a number may not be finite.
@@ -458,32 +457,32 @@ class Tracker(ABC):
 
     @abstractmethod
     def show(self, step: int, name: str, picture: Path) -> None:
-        """Take a picture, a PNG file that the next run of this directory may write anew."""
+        """Take a picture, a PNG file that the next run in this directory may overwrite."""
 
     @abstractmethod
     def close(self, *, finished: bool) -> None:
-        """Keep all that was told, and end; nothing is called afterwards.
+        """Store all that came, and end; nothing is called afterwards.
 
-        `finished` says whether the run came to its end: it may go on later where it did not.
+        `finished` says whether the run came to its end; if not, it may continue later.
         """
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Context:
-    """What the `build` of a recipe table is handed. Global random state is seeded meanwhile."""
+    """The argument of a recipe table's `build`. Global random state is seeded meanwhile."""
 
     teacher: Teacher | None = None
     """The teacher, built already; None while it is being built. For a data source it is guided
-    where the recipe guides, for all others never."""
+    if the recipe guides, for all others never."""
     student: Student | None = None
     """The student, built already; None until it is."""
     guidance: float = 1.0
     """The scale γ, for a data source that samples the teacher; 1: unguided."""
     guidance_range: tuple[float, float] | None = None
-    """The scales γ that the student is to serve; None: one scale, which no network reads."""
+    """The range of scales γ for the student; None: one scale, which no network reads."""
     meta: bool = False
-    """Whether shapes are all that is wanted: no weights file is read, and a large network may
-    stand on the meta device."""
+    """Whether only shapes are wanted: no weights file is read, and a large network may stand on
+    the meta device."""
 
     @property
     def classes(self) -> int | None:
@@ -524,10 +523,10 @@ class Labels(ConditionSource):
         return attrs.evolve(condition, label=label, guidance=None)
 
 
-def labelled(conditions: ConditionSource, labels: Tensor) -> Condition:
+def class_condition(conditions: ConditionSource, labels: Tensor) -> Condition:
     """Return the condition of data with these labels, Int[B]; empty for an unconditional teacher.
 
-    Raises ValueError for a label that is none of the teacher's classes, and for a teacher that is
+    Raises ValueError for a label outside the teacher's classes, and for a teacher that is
     conditioned on something else.
     """
     if isinstance(conditions, Unconditional):
@@ -557,8 +556,8 @@ class FrozenTeacher(Teacher):
         field: the velocity.
         sample_shape: *S.
         conditions: what the field is conditioned on.
-        trainable: makes the trainable copy, told whether that must read γ; by default a copy of
-            the field, which has no input for γ.
+        trainable: makes the trainable copy; its argument says whether that must read γ. By default
+            a copy of the field, which has no input for γ.
     """
 
     def __init__(
@@ -614,13 +613,13 @@ class FunctionTeacher(Teacher):
         return self.function(x_t, t, condition)
 
     def trainable_copy(self, *, takes_guidance: bool = False) -> None:
-        """Return None: what a function is made of is not known."""
+        """Return None: nobody knows what a function is made of."""
         del takes_guidance
         return None
 
 
 IMAGE_CHANNELS = (1, 3)
-"""What is decoded to so many channels is an image; anything else is an array of numbers."""
+"""Decoded samples with so many channels are images; others are arrays of numbers."""
 
 
 def is_image(shape: Sequence[int]) -> bool:

@@ -7,8 +7,8 @@ A table is a frozen attrs class, and `key` declares each of its fields:
         steps: int = key(help="Optimizer steps.", at_least=1)
 
 `component` declares a field that holds a component's table. The same check guards the recipe
-(where all violations are told at once) and the constructor. A rule that relates two keys belongs
-into the table's `__attrs_post_init__`.
+(which reports all violations at once) and the constructor. A rule that relates two keys belongs
+in the table's `__attrs_post_init__`.
 """
 
 import math
@@ -22,7 +22,7 @@ Validator = Callable[[Any, "attrs.Attribute[Any]", Any], object]
 
 
 class ImpossibleValue(ValueError):
-    """A key holds a value that it cannot have: which key, what was found, what is possible."""
+    """A key has an impossible value: which key, what was found, what is possible."""
 
     def __init__(self, name: str, found: object, possible: str, hint: str = "") -> None:
         super().__init__(f"{name}: must be {possible}, found {found!r}{hint}")
@@ -155,7 +155,7 @@ def role_of(kind: Any) -> str | None:
 
 
 def nearest(found: str, possible: Iterable[str]) -> str | None:
-    """The possible name that `found` most likely stands for, if any is near."""
+    """The possible name that `found` most likely misspells, if any is near."""
     matches = get_close_matches(found, list(possible), n=1)
     return matches[0] if matches else None
 

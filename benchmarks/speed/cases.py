@@ -6,7 +6,7 @@ from typing import Any
 
 from timing import wake
 
-from ffcore.flow.guidance import unguided
+from ffcore.flow.guidance import remove_guidance
 from ffcore.nn.size import TransformerSize
 from ffcore.recipe import load_recipe
 from ffcore.run.build import build
@@ -62,5 +62,5 @@ def sit_arguments(size: TransformerSize) -> dict[str, Any]:
 def _built(recipe: str, *overrides: str) -> Distillation:
     run = build(load_recipe(recipe, ["training.steps=100000", *overrides])).distillation
     auxiliaries = [each.network for each in run.auxiliaries.values()]
-    wake(unguided(run.teacher), run.student, *run.emas.values(), *auxiliaries)
+    wake(remove_guidance(run.teacher), run.student, *run.emas.values(), *auxiliaries)
     return run

@@ -88,7 +88,7 @@ def main() -> None:
     small += ["decoder.type=identity", "training.device=cpu"]
     torch.set_num_threads(1)
     os.environ.setdefault("WORLD_SIZE", "1")
-    with parallel.joined() as processes:
+    with parallel.join_processes() as processes:
         recipe = load_recipe("sit_b_256.toml", [*small, *asked.overrides])
         for strategy in get_args(Strategy):
             counted(recipe, processes, strategy)

@@ -49,7 +49,7 @@ class Case:
         draws = run.draws("derivative")[:rows]
         self.student: Student = run.student
         self.z = draws.normal("z", run.teacher.sample_shape)
-        self.condition = run._guided(run.teacher.conditions.draw(draws), draws)
+        self.condition = run._with_guidance(run.teacher.conditions.draw(draws), draws)
         self.delta = draws.uniform("delta")
         self.dtype = dtype
 

@@ -28,7 +28,7 @@ from timing import apart, follow, machine, outside, seconds, table, wake
 from torch import Tensor, nn
 
 from ffcore.draws import Draws
-from ffcore.flow.guidance import Guided, unguided
+from ffcore.flow.guidance import Guided, remove_guidance
 from ffcore.interfaces import Condition, DataSource, Teacher
 from ffcore.nn.student import TransformerStudent
 from ffcore.nn.transformer import Transformer
@@ -62,7 +62,7 @@ class Noise(DataSource):
 def our_run(case: str, batch: int, unequal: float, guided: bool) -> Distillation:
     """Return a run of MeanFlow from data, in its first step."""
     like = distillation(case)
-    teacher, size = unguided(like.teacher), cast(TransformerStudent, like.student).size
+    teacher, size = remove_guidance(like.teacher), cast(TransformerStudent, like.student).size
     torch.manual_seed(0)
     velocity = TransformerVelocity(Transformer(size), RepaPreconditioning())
     student = TransformerStudent(velocity, starts_at="anywhere")

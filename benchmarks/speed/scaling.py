@@ -21,7 +21,7 @@ import torch
 
 from ffcore.recipe import load_recipe
 from ffcore.run.build import build
-from ffcore.system.distributed import Processes, joined
+from ffcore.system.distributed import Processes, join_processes
 from ffcore.training.distillation import Distillation
 from ffcore.training.parallelize import Strategy
 
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    with joined() as processes:
+    with join_processes() as processes:
         one = distillation(asked.recipe, asked.batch, asked.overrides)
         ways: dict[str, tuple[Callable[[], object], bool, int]] = {
             "alone": (one.step, False, 1),

@@ -43,7 +43,7 @@ from timing import Saved, apart, follow, in_turn, machine, outside, seconds, tab
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ffcore.flow.guidance import Guided, unguided
+from ffcore.flow.guidance import Guided, remove_guidance
 from ffcore.flow.path import expand_like, interpolate
 from ffcore.interfaces import Condition, Labels
 from ffcore.nn.student import TransformerStudent
@@ -89,11 +89,11 @@ class Passes:
 
     def __init__(self, run: Distillation, asked: Asked) -> None:
         self.run, self.asked = run, asked
-        self.teacher = unguided(run.teacher)
+        self.teacher = remove_guidance(run.teacher)
         self.online = run.auxiliaries["online"].network
         draws = run.draws("floor")
         z = draws.normal("z", run.teacher.sample_shape)
-        condition = run._guided(run.teacher.conditions.draw(draws), draws)
+        condition = run._with_guidance(run.teacher.conditions.draw(draws), draws)
         self.z, self.t = torch.cat([z, z]), draws.uniform("t").repeat(2)
         self.condition = Condition.cat([condition, condition])
 
@@ -244,7 +244,7 @@ class Turns:
 
     def __init__(self, run: Distillation, asked: Asked) -> None:
         self.run, self.asked = run, asked
-        self.rows = Rows(unguided(run.teacher))
+        self.rows = Rows(remove_guidance(run.teacher))
         self.passes = Passes(run, asked)
         self.naive = Naive(run)
         self.steps: list[float] = []
@@ -285,7 +285,7 @@ class Turns:
 @contextmanager
 def most_saved(run: Distillation, naive: Naive) -> Iterator[Saved]:
     """Count what is kept for backward passes meanwhile."""
-    networks = [unguided(run.teacher), run.student, naive.student, naive.online]
+    networks = [remove_guidance(run.teacher), run.student, naive.student, naive.online]
     saved = Saved(*networks, *(each.network for each in run.auxiliaries.values()))
     with saved.watched():
         yield saved

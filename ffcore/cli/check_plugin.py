@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 COLUMNS = {
     "hold": ("holds",),
-    "to mend": ("broken", "holds unexpectedly"),
+    "to fix": ("broken", "holds unexpectedly"),
     "expected": ("broken as expected",),
-    "not asked": ("not asked",),
+    "not checked": ("not checked",),
 }
 """What is counted, and the statuses that each counts."""
 
@@ -99,7 +99,7 @@ def _read(expect: Path | None) -> dict[str, str]:
 
 
 def _lines(results: list[Result], width: int) -> Iterator[str]:
-    """A count for each component, what there is to mend or to know, and a sum."""
+    """A count for each component, what there is to fix or to know, and a sum."""
     components = list(dict.fromkeys(each.component for each in results))
     name_width = max(map(len, ("component", *components)))
     yield f"{'component':<{name_width}}" + "".join(f"  {name:>9}" for name in COLUMNS)
@@ -114,7 +114,7 @@ def _lines(results: list[Result], width: int) -> Iterator[str]:
         elif each.status == "broken as expected":
             yield f"\n{each.name} ({each.number}): {each.status}"
             yield _wrapped(each.found, "reason", width)
-        elif each.law == "is-buildable" and each.status == "not asked":
+        elif each.law == "is-buildable" and each.status == "not checked":
             yield f"\n{each.component}: not checked"
             yield _wrapped(each.found, "reason", width)
     sums = ", ".join(f"{count} {name}" for name, count in _counts(results).items() if count)

@@ -24,11 +24,11 @@ EXPECTED = {
     "builtins:OSError": ExitCode.ENVIRONMENT,
     "torch:OutOfMemoryError": ExitCode.ENVIRONMENT,
 }
-"""The errors that a user can mend, by name, so that knowing them imports nothing."""
+"""The errors that a user can fix, by name, so that knowing them imports nothing."""
 
 
 def verdict(error: BaseException) -> ExitCode | None:
-    """The exit code of an error that a user can mend; None for one that is a defect of ours.
+    """The exit code of an error that a user can fix; None for one that is a defect of ours.
 
     A recipe whose only errors are plugins' is a plugin problem.
     """

@@ -124,10 +124,10 @@ def evaluate(
     asked = _asked(ctx, number, seed, labels, guidance, steps, solver, teacher, batch, device)
     tables = feature_tables(spaces or ("inception",))
     from ffcore import evaluate as judge
-    from ffcore.system.distributed import joined
+    from ffcore.system.distributed import join_processes
 
     bars = Bars(_news(), time.monotonic())
-    with joined(asked.device) as processes, Signals() as signals, bars:
+    with join_processes(asked.device) as processes, Signals() as signals, bars:
 
         def opened() -> _Work:
             if out is not None:
@@ -305,7 +305,7 @@ class _Work:
 
         from ffcore import evaluate as fidelity
 
-        with fidelity.begun(out, bound, working.processes, overwrite=overwrite) as partial:
+        with fidelity.hold_partial(out, bound, working.processes, overwrite=overwrite) as partial:
             result = self._measured(attrs.evolve(working, partial=partial))
 
             def keep() -> None:
@@ -354,7 +354,7 @@ def _check_place(out: Path, overwrite: bool) -> None:
 
     folder = out.absolute().parent
     if out.exists() and not overwrite:
-        raise click.UsageError(f"{out} exists: choose another place, or --overwrite")
+        raise click.UsageError(f"{out} exists: choose another place, or use --overwrite")
     if not folder.is_dir():
         raise click.UsageError(f"there is no folder {folder} to keep a result in")
     if is_run(folder) or is_export(folder):
@@ -376,8 +376,8 @@ def built_features(table: Any, device: str) -> Features:
 
 
 def _metrics(text: str | None, features: list[Features]) -> tuple[str, ...]:
-    from ffcore.evaluate import tells_classes
+    from ffcore.evaluate import knows_classes
 
     if text is not None:
         return tuple(dict.fromkeys(each.strip() for each in text.split(",")))
-    return ("fd", "classes") if any(map(tells_classes, features)) else ("fd",)
+    return ("fd", "classes") if any(map(knows_classes, features)) else ("fd",)

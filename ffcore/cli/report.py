@@ -47,5 +47,5 @@ def _place(runs: tuple[Path, ...], out: Path | None, *, overwrite: bool) -> Path
     if (out.parent / RECIPE).is_file() and out.name != REPORT:
         raise click.UsageError(f"{out.parent} is a run's or an export's own: choose another place")
     if out.exists() and not overwrite:
-        raise click.UsageError(f"{out} exists: choose another place, or --overwrite")
+        raise click.UsageError(f"{out} exists: choose another place, or use --overwrite")
     return out

@@ -74,7 +74,7 @@ def sample(
     from ffcore.export import is_export, is_run
     from ffcore.sample import SampleError, StoppedSampling, write_samples
     from ffcore.sample.load import load_sampler, load_teacher_sampler
-    from ffcore.system.distributed import joined
+    from ffcore.system.distributed import join_processes
 
     place = out.absolute().parent
     if is_run(place) or is_export(place):
@@ -95,7 +95,7 @@ def sample(
     console = Console(stderr=True, quiet=not leads)
     begun = time.perf_counter()
     bars = Bars(console, told=time.monotonic())
-    with joined() as processes, Signals() as signals, bars:
+    with join_processes() as processes, Signals() as signals, bars:
         try:
             write_samples(
                 sampler,

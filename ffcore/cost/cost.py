@@ -14,7 +14,7 @@ from ffcore.cost.memory import Memory
 from ffcore.cost.row import Row
 from ffcore.cost.tally import Use, tally_steps, training
 from ffcore.draws import Draws
-from ffcore.flow.guidance import unguided
+from ffcore.flow.guidance import remove_guidance
 from ffcore.interfaces import (
     Auxiliary,
     Condition,
@@ -176,7 +176,7 @@ def _networks(found: Parts, auxiliaries: Mapping[str, Auxiliary], gpus: int) -> 
             sharded=Memory.of(module, learns=learns, has_ema=has_ema, gpus=gpus),
         )
 
-    yield network("teacher", unguided(found.teacher))
+    yield network("teacher", remove_guidance(found.teacher))
     yield network("student", found.student, learns=True, has_ema=True)
     for name, each in auxiliaries.items():
         yield network(name, each.network, learns=each.optimizer is not None)
@@ -184,7 +184,7 @@ def _networks(found: Parts, auxiliaries: Mapping[str, Auxiliary], gpus: int) -> 
 
 def _rows(recipe: Recipe, found: Parts, auxiliaries: Mapping[str, Auxiliary]) -> Mapping[str, Row]:
     """Return a row for each network, of a sample and condition such as a step has."""
-    teacher = unguided(found.teacher)
+    teacher = remove_guidance(found.teacher)
     condition = teacher.conditions.draw(Draws(recipe.training.seed, 0, 0, 1))
     if recipe.guidance.guides:
         condition = condition.at(recipe.guidance.scale)

@@ -18,7 +18,7 @@ from torch.autograd.forward_ad import unpack_dual
 
 from ffcore.draws import Draws
 from ffcore.flow.dual import Dual
-from ffcore.flow.guidance import Guided, unguided
+from ffcore.flow.guidance import Guided, remove_guidance
 from ffcore.flow.path import expand_like
 from ffcore.interfaces import (
     Auxiliary,
@@ -298,7 +298,7 @@ def tally_steps(
     """
     whole, steps, guidance = recipe.training.batch, recipe.training.steps, recipe.guidance
     batch = min(whole, SAMPLES)
-    base = unguided(parts.teacher)
+    base = remove_guidance(parts.teacher)
     tally = Tally(base.conditions)
     teacher: Teacher = TeacherStandIn(tally, "teacher", base)
     if isinstance(parts.teacher, Guided):

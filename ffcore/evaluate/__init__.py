@@ -1,4 +1,4 @@
-"""How faithful samples are to a reference: their distances, classes, and on what these depend."""
+"""Measuring samples against a reference: distances, classes, and the conditions of both."""
 
 from ffcore.evaluate.comparison import check_comparable, conditions, read_result
 from ffcore.evaluate.measure import (
@@ -6,13 +6,13 @@ from ffcore.evaluate.measure import (
     Measured,
     Scores,
     check_metrics,
+    knows_classes,
     measure,
-    tells_classes,
 )
 from ffcore.evaluate.reference import Reference, open_reference
 from ffcore.evaluate.samples import Kept, Made, Making, Samples, is_kept, open_samples
 from ffcore.evaluate.stored import EvaluationError
-from ffcore.evaluate.stream import StoppedEvaluation, Working, begun
+from ffcore.evaluate.stream import StoppedEvaluation, Working, hold_partial
 
 __all__ = [
     "METRICS",
@@ -26,14 +26,14 @@ __all__ = [
     "Scores",
     "StoppedEvaluation",
     "Working",
-    "begun",
     "check_comparable",
     "check_metrics",
     "conditions",
+    "hold_partial",
     "is_kept",
+    "knows_classes",
     "measure",
     "open_reference",
     "open_samples",
     "read_result",
-    "tells_classes",
 ]

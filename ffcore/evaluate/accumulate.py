@@ -1,9 +1,9 @@
-"""What is kept of samples while they are passed through feature spaces: no sample is.
+"""Accumulates what the metrics need while samples pass through feature spaces, not the samples.
 
 The Fréchet distance needs moments alone, which are streamed. The kernel distance, precision, recall
-and the Inception Score need the features of all samples, which are kept, 4 bytes a number. What one
-process has seen of its part can be written down, and taken in by another that has seen the part
-before: so work is shared, and gone on with.
+and the Inception Score need the features of all samples, which are stored, 4 bytes a number. A
+process can store what it accumulated over its part, and the process with the part before can add
+it: so several processes share the work, and an interrupted one can resume.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ffcore.interfaces import ClassFeatures, Features
 
 @attrs.frozen(eq=False)
 class State:
-    """What was seen of the samples from `start` on, as it is sent and stored."""
+    """What was accumulated of the samples from `start` on, as it is sent and stored."""
 
     start: int
     done: int
@@ -31,13 +31,13 @@ class State:
 
 
 class Space:
-    """What is kept of samples in one feature space.
+    """What is accumulated of samples in one feature space.
 
     Args:
         features: the space.
-        stored: statistics of a reference that they are to be held against, if there are any.
-        keeps: whether to keep all features.
-        reads: whether to read classes, where the features tell them.
+        stored: statistics of the reference that they are compared with, if there are any.
+        keeps: whether to store all features.
+        reads: whether to read classes, if the features know classes.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class Space:
         self.stored = stored
         self.moments = Moments()
         self.kept: list[Tensor] | None = [] if keeps else None
-        tells = isinstance(features, ClassFeatures) and features.classes is not None
-        self.read: list[Tensor] | None = [] if reads and tells else None
+        has_classes = isinstance(features, ClassFeatures) and features.classes is not None
+        self.read: list[Tensor] | None = [] if reads and has_classes else None
 
     @torch.no_grad()
     def look(self, samples: Tensor, start: int) -> tuple[Tensor, Tensor | None]:
@@ -69,8 +69,8 @@ class Space:
             ) from error
         if self.stored is not None and len(self.stored.mu) != found.shape[1]:
             raise EvaluationError(
-                f"features {self.features.name} are of {found.shape[1]} numbers, and the stored "
-                f"statistics of {len(self.stored.mu)}: they are of another network"
+                f"features {self.features.name} have {found.shape[1]} numbers, and the stored "
+                f"statistics have {len(self.stored.mu)}: they are of another network"
             )
         bad = (~found.isfinite()).any(1).nonzero()
         if len(bad):
@@ -83,7 +83,7 @@ class Space:
         return found.cpu(), self.features.logits(found).argmax(1).cpu()
 
     def take(self, features: Tensor, classes: Tensor | None) -> None:
-        """Take what `look` has found into account."""
+        """Add what `look` found."""
         self.moments.add(features)
         if self.kept is not None:
             self.kept.append(features)
@@ -98,7 +98,7 @@ class Space:
         return self.kept[0]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that was taken into account."""
+        """Return all that was added."""
         if self.moments.count == 0:
             return {}
         found = {
@@ -113,7 +113,7 @@ class Space:
         return found
 
     def join(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take into account what another has of the samples that follow."""
+        """Add what another accumulated of the samples that follow."""
         if not tensors:
             return
         self.moments.join(int(tensors["count"]), tensors["mean"], tensors["scatter"])
@@ -134,7 +134,7 @@ class Accumulated:
         """Whether some of them were seen before an interruption."""
 
     def state(self) -> State:
-        """Return what was seen."""
+        """Return what was accumulated."""
         tensors = {
             f"{name}/{part}": each
             for name, space in self.spaces.items()
@@ -143,7 +143,7 @@ class Accumulated:
         return State(self.start, self.done, self.brightest, tensors)
 
     def join(self, state: State) -> None:
-        """Take what was seen of the samples that follow."""
+        """Add what was accumulated of the samples that follow."""
         assert state.start == self.done
         self.done = state.done
         self.brightest = max(self.brightest, state.brightest)
@@ -158,11 +158,11 @@ class Accumulated:
             )
 
     def notes(self, what: str) -> list[str]:
-        """Return what is to be said of all samples."""
+        """Return the notes about all samples."""
         return [
             f"{self.done} {what} in {space.moments.dimension} dimensions ({name}): their "
-            "covariance is singular, and the Fréchet distance tells more of their number than of "
-            "them; take more"
+            "covariance is singular, and the Fréchet distance mostly reflects the sample size; "
+            "use more samples"
             for name, space in self.spaces.items()
             if self.done <= space.moments.dimension
         ]

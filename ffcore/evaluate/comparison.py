@@ -1,7 +1,7 @@
-"""Results as they are stored, and whether two of them may stand side by side.
+"""Stored results, and whether two of them are comparable.
 
-Whose samples they are, and in how many steps they were made, is what one compares; the number of
-samples, seed, labels, guidance, decoder, features and reference must be the same.
+The source of the samples and their number of steps may differ, for that is what one compares. The
+number of samples, seed, labels, guidance, decoder, features and reference must be the same.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def conditions(
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Return a stored result. Raises EvaluationError where the file holds none."""
+    """Return a stored result. Raises EvaluationError if the file holds none."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -47,13 +47,13 @@ def read_result(path: Path) -> dict[str, Any]:
         raise EvaluationError(f"{path} is no result of ffd evaluate")
     if found.get("schema") != SCHEMA:
         raise EvaluationError(
-            f"{path} is of schema {found.get('schema')!r}, and this ffcore knows {SCHEMA}"
+            f"{path} has schema {found.get('schema')!r}, and this ffcore knows {SCHEMA}"
         )
     return found
 
 
 def check_comparable(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
-    """Raise EvaluationError, naming all that differs, unless numbers of both may be compared.
+    """Raise EvaluationError, naming every difference, unless both are comparable.
 
     Args:
         old, new: `conditions`.
@@ -61,7 +61,7 @@ def check_comparable(old: Mapping[str, Any], new: Mapping[str, Any], path: Path)
     """
     if not old["features"].keys() & new["features"].keys():
         raise EvaluationError(
-            f"{path} has no number to compare with: it was measured in the features "
+            f"{path} has no number to compare with: its features are "
             f"{', '.join(old['features'])}, and these are {', '.join(new['features'])}"
         )
     different = list(_differences(old, new))
@@ -85,10 +85,10 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str
 
 def _differs(what: str, old: Any, new: Any) -> Iterator[str]:
     if old != new:
-        yield f"{what}: {_said(old)} there, {_said(new)} here"
+        yield f"{what}: {_text(old)} there, {_text(new)} here"
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     return _UNKNOWN if value is None else str(value)
 
 

@@ -31,7 +31,13 @@ from ffcore.flow.ode import integrate
 from ffcore.flow.solver import Solver
 from ffcore.interfaces import Condition, Context, Features, Student, Teacher
 from ffcore.recipe import Recipe
-from ffcore.recipe.components import BuildError, build_component, errors_of, guided, usable_device
+from ffcore.recipe.components import (
+    BuildError,
+    apply_guidance,
+    build_component,
+    errors_of,
+    usable_device,
+)
 from ffcore.system.allocator import keep_freed_memory
 from ffcore.system.arithmetic import arithmetic
 from ffcore.system.distributed import own_device
@@ -61,10 +67,10 @@ class Evaluation:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Evaluator:
-    """What a recipe measures a student by, on one device."""
+    """The measurement of a student that a recipe names, on one device."""
 
     teacher: Teacher
-    """Guided where the recipe guides."""
+    """Guided if the recipe guides."""
     features: list[Features]
     measurement: Measurement
     reference: Reference | None = None
@@ -109,7 +115,7 @@ class Evaluator:
         )
 
     def check(self) -> None:
-        """Raise ValueError where the recipe's reference was made for something else."""
+        """Raise ValueError if the recipe's reference was made for something else."""
         if self.reference is None:
             return
         found = self._identity()
@@ -118,13 +124,13 @@ class Evaluator:
         try:
             self.reference.check(found)
         except ValueError as error:
-            raise ValueError(f'{error}\n"none" samples the teacher anew') from None
+            raise ValueError(f'{error}\n"none" samples the teacher again') from None
 
     def known_reference(self, directory: Path) -> Reference | None:
         """Return the recipe's reference, or the one that an evaluation left in its directory.
 
-        None where there is none that was made for this: that of a teacher without parameters is
-        not, since nobody knows whether it is still the same.
+        None if neither was made for this. The statistics of a teacher without parameters never
+        count, since nobody knows whether it is still the same.
         """
         if self.reference is not None:
             return self.reference
@@ -237,16 +243,16 @@ def evaluate_again(
     overrides: Iterable[str] = (),
     progress: Progress = silent,
 ) -> tuple[Evaluation, tuple[str, ...]]:
-    """Make the evaluation of a run once more, from its directory or from an export.
+    """Repeat the evaluation of a run, from its directory or from an export.
 
     Args:
         source: a run directory or an export.
         device: of torch; None for the recipe's.
         overrides: of the keys of the recipe's teacher and evaluation.
-        progress: told of each batch.
+        progress: called after each batch.
 
     Returns:
-        The evaluation, and what its reader must know.
+        The evaluation, and notes for its reader.
 
     Raises what `Pair.open` and `Evaluator` raise.
     """
@@ -260,15 +266,13 @@ def evaluate_again(
     with computing, keep_freed_memory(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         context = Context(teacher=pair.teacher, guidance_range=pair.recipe.guidance.range)
-        teacher = guided(pair.recipe, pair.teacher).to(place)
+        teacher = apply_guidance(pair.recipe, pair.teacher).to(place)
         evaluator = Evaluator.of(pair.recipe, teacher, context, place)
         with errors_of("evaluation.reference"):
             evaluator.check()
         reference = evaluator.known_reference(pair.path.parent)
         if reference is None and evaluator.features:
-            notes.append(
-                "there are no stored statistics of the teacher here: it was sampled once more"
-            )
+            notes.append("there are no stored statistics of the teacher here: it was sampled again")
         student = pair.file.student.to(place)
         with errors_of("evaluation"), enough_memory("the evaluation", SMALLER):
             evaluation, _ = evaluator.evaluate(student, reference, progress)
@@ -276,7 +280,7 @@ def evaluate_again(
 
 
 def _require_reference(recipe: Recipe) -> None:
-    """Raise MissingFile where the recipe's reference is not here, which an export may have left."""
+    """Raise MissingFile if the recipe's reference is not here; an export may lack it."""
     evaluation = recipe.evaluation
     if not (evaluation.enabled and evaluation.reference):
         return
@@ -285,5 +289,5 @@ def _require_reference(recipe: Recipe) -> None:
     except MissingFile as error:
         raise MissingFile(
             f"the teacher's statistics are not here: {error}\n--set evaluation.reference=PATH "
-            "names them, and --set evaluation.reference=none samples the teacher anew"
+            "names them, and --set evaluation.reference=none samples the teacher again"
         ) from None

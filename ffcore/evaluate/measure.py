@@ -37,30 +37,30 @@ METRICS = {
 }
 """What can be measured."""
 _DARK = 1.5 / 127.5 - 1
-"""Pixels of 0 and 1 of 255 are below."""
+"""Pixels of 0 and 1 of 255 are below it."""
 _OF_BOTH = {"kid", "pr"}
-"""What needs the features of all samples and of the whole reference."""
+"""Metrics that need the features of all samples and of the whole reference."""
 _BLOCK = 1000
 """Features whose logits are computed at a time."""
 
 
 @attrs.frozen(kw_only=True)
 class Classes:
-    """As which classes samples are read by a classifier."""
+    """The classes as which a classifier reads samples."""
 
     counts: tuple[int, ...]
     """Samples read as each class."""
     missing: tuple[int, ...]
     """Classes that no sample is read as."""
     as_asked: float | None
-    """Share of samples that are read as the class they were asked for; None where it is unknown."""
+    """Share of samples read as the class asked for; None if that is unknown."""
     recall: tuple[float | None, ...] | None
-    """The same among the samples of each class; None for one that was not asked for."""
+    """The same for the samples of each class; None for a class not asked for."""
 
 
 @attrs.frozen(kw_only=True)
 class Scores:
-    """The numbers in one feature space; None where they were not asked for."""
+    """The numbers in one feature space; None for those not asked for."""
 
     dimension: int
     fd: float | None = None
@@ -79,45 +79,43 @@ class Scores:
 
 @attrs.frozen(kw_only=True)
 class Measured:
-    """All numbers, by the name of the features, and what is to be said of them."""
+    """All numbers, by the name of the features, and notes about them."""
 
     features: dict[str, Scores]
     notes: tuple[str, ...]
     seconds: dict[str, float]
-    """Where the time went: samples, features, statistics."""
+    """Seconds spent on samples, features and statistics."""
 
 
-def tells_classes(features: Features) -> bool:
-    """Whether features tell the classes that students are conditioned on."""
+def knows_classes(features: Features) -> bool:
+    """Whether the features know the classes that students are conditioned on."""
     return isinstance(features, ClassFeatures) and features.classes is not None
 
 
 def check_metrics(asked: Sequence[str], features: Sequence[Features], reference: Reference) -> None:
-    """Raise EvaluationError for metrics that there are not, or that cannot be had."""
+    """Raise EvaluationError for unknown metrics, and for those that cannot be measured here."""
     for name in asked:
         if name not in METRICS:
             raise EvaluationError(
-                f"metrics: there is no {name!r}; there are {', '.join(METRICS)}"
+                f"metrics: there is no {name!r}; possible are {', '.join(METRICS)}"
                 f"{did_you_mean(name, METRICS)}"
             )
     if (kept := _OF_BOTH & {*asked}) and reference.samples is None:
         raise EvaluationError(
-            f"{' and '.join(sorted(kept))} can be told against samples alone, and "
+            f"{' and '.join(sorted(kept))} needs samples as the reference, and "
             f"{reference.record['source']} has statistics: name a recipe (its teacher), a run or "
-            "kept samples as the reference"
+            "stored samples as the reference"
         )
     names = ", ".join(each.name for each in features)
-    if "classes" in asked and not any(map(tells_classes, features)):
+    if "classes" in asked and not any(map(knows_classes, features)):
         raise EvaluationError(
-            f"classes: needs features of a classifier, and {names} tells none of the classes that "
+            f"classes: needs features of a classifier, and {names} knows none of the classes that "
             "samples are asked for"
         )
     if "is" in asked and not any(isinstance(each, ClassFeatures) for each in features):
         raise EvaluationError(f"is: needs features of a classifier, and {names} has no logits")
     if len({each.name for each in features}) < len(features):
-        raise EvaluationError(
-            f"features: named once each, found {[each.name for each in features]}"
-        )
+        raise EvaluationError(f"features: name each once, found {[each.name for each in features]}")
     for each in features:
         reference.statistics_of(each)
 
@@ -202,7 +200,7 @@ def _keeps(features: Features, metrics: Sequence[str]) -> bool:
 def _notes(
     seen: Accumulated, beside: Accumulated | None, samples: Samples, reference: Reference
 ) -> list[str]:
-    """Return what is to be said of the samples and of the reference."""
+    """Return the notes about the samples and the reference."""
     notes = []
     for found, what in ((seen, "samples"), (beside, "reference")):
         if found is None:
@@ -210,15 +208,12 @@ def _notes(
         notes += found.notes(what)
         if is_image(samples.shape) and found.brightest < _DARK:
             notes.append(
-                f"no pixel of the {what} is above 1 of 255: were floats in [0, 1] cut down?"
+                f"no pixel of the {what} is above 1 of 255: were floats in [0, 1] rounded?"
             )
     if seen.taken_up or (beside is not None and beside.taken_up):
         notes.append("this evaluation was interrupted: the seconds are of its last start alone")
     if reference.samples is not None and same_samples(samples.record, reference.samples.record):
-        notes.append(
-            "samples and reference are the same samples: that their distance is nothing, tells "
-            "nothing"
-        )
+        notes.append("samples and reference are the same samples: their zero distance says nothing")
     if reference.note is not None and is_image(samples.shape):
         notes.append(reference.note)
     return notes
@@ -261,13 +256,13 @@ def _logits(features: ClassFeatures, kept: Tensor, device: str) -> Tensor:
 
 
 def _check_labels(asked: list[int], features: Sequence[Features]) -> None:
-    """Raise EvaluationError where a sample is asked to be of a class that features do not know."""
+    """Raise EvaluationError if a sample's class is one that the features do not know."""
     for each in features:
         classes = each.classes if isinstance(each, ClassFeatures) else None
         if classes is not None and max(asked) >= classes:
             raise EvaluationError(
-                f"classes: a sample is asked to be of class {max(asked)}, and the features "
-                f"{each.name} tell {classes} classes, from 0"
+                f"classes: a sample was asked to be of class {max(asked)}, and the features "
+                f"{each.name} know {classes} classes, from 0"
             )
 
 
@@ -289,17 +284,17 @@ def _classes(read: Tensor, asked: list[int] | None, classes: int) -> Classes:
 
 
 def _check_alike(samples: Samples, reference: Reference, metrics: Sequence[str]) -> None:
-    """Raise EvaluationError where samples and reference are of different shapes, or too few."""
+    """Raise EvaluationError if samples and reference differ in shape, or are too few."""
     there = reference.samples
     if there is not None and there.shape != samples.shape:
         raise EvaluationError(
-            f"samples are of shape {samples.shape}, and those of the reference "
-            f"{reference.record['source']} of {there.shape}"
+            f"samples have shape {samples.shape}, and those of the reference "
+            f"{reference.record['source']} have {there.shape}"
         )
     fewest = min(samples.number, samples.number if there is None else there.number)
     if fewest <= NEIGHBOUR:
         raise EvaluationError(f"{fewest} samples are too few to be measured; 50,000 are usual")
     if "is" in metrics and samples.number < SPLITS:
         raise EvaluationError(
-            f"is: {samples.number} samples cannot be parted in {SPLITS}; 50,000 are usual"
+            f"is: {samples.number} samples cannot be split into {SPLITS} parts; 50,000 are usual"
         )

@@ -130,9 +130,10 @@ def inception_score(logits: Tensor) -> tuple[float, float]:
 
 
 def precision_recall(samples: Tensor, reference: Tensor) -> tuple[float, float]:
-    """Return how many samples lie among the reference, and the reverse (1904.06991).
+    """Return precision and recall (1904.06991): the share of samples inside the reference, and
+    reverse.
 
-    A point lies among others where one of their balls holds it; see NEIGHBOUR.
+    A point lies inside a set if one of the set's balls holds it; see NEIGHBOUR.
 
     Args:
         samples, reference: features Float[N, D] and Float[M, D], more than NEIGHBOUR of each.

@@ -26,11 +26,11 @@ class Pair:
     """Of the student's file."""
     file: StudentFile
     recipe: Recipe
-    """That stands beside it, with the overrides."""
+    """The recipe beside it, with the overrides."""
     teacher: Teacher
     """Unguided."""
     notes: tuple[str, ...]
-    """What a reader of numbers about them must know."""
+    """Notes for the reader of numbers about them."""
 
     @staticmethod
     def open(
@@ -46,7 +46,7 @@ class Pair:
             overrides: of the recipe's keys, as in "teacher.weights=PATH".
             tables: whose keys may be overridden.
 
-        Raises SourceError where there is no student, no recipe, or the teacher is another;
+        Raises SourceError if there is no student or no recipe, or if the teacher is another;
         MissingFile, WeightsError, BuildError, RecipeError.
         """
         path = student_path(source)
@@ -75,22 +75,22 @@ def _recipe(path: Path, overrides: tuple[str, ...], tables: Set[str]) -> Recipe:
         if not keys <= tables:
             raise SourceError(
                 f"--set {text}: only keys of the {' and the '.join(sorted(tables, reverse=True))} "
-                "can be set, as in teacher.weights=PATH; the student is what its training made it"
+                "can be set, as in teacher.weights=PATH; training fixed those of the student"
             )
     return load_recipe(recipe, overrides)
 
 
 def _check_teacher(path: Path, teacher: Teacher, file: StudentFile) -> Iterable[str]:
-    """Raise SourceError where a teacher is not the student's; yield what cannot be known."""
+    """Raise SourceError if a teacher is not the student's; yield what cannot be checked."""
     there, here = file.config["teacher"]["fingerprint"], fingerprint(teacher)
     if here == UNKNOWN:
         yield (
-            "the teacher has no parameters to recognise it by: whether it is the one that the "
-            "student was distilled from is not known"
+            "the teacher has no parameters to recognise it by: ffcore cannot check that the "
+            "student was distilled from it"
         )
     elif here != there:
         raise SourceError(
-            f"{path} was distilled from another teacher: that had the fingerprint {there[:12]}, "
+            f"{path} was distilled from another teacher: its fingerprint is {there[:12]}, "
             f"and the one that the recipe beside it names has {here[:12]}. Name the file that it "
             "was read from: --set teacher.weights=PATH"
         )

@@ -1,8 +1,8 @@
 """The noise that a run's own evaluation starts from, its conditions, and the samples made of it.
 
-A sample's noise and condition depend on (seed, purpose, index) alone, so that the student starts
-where the teacher's Euler steps did, and elsewhere than the converged reference. Nothing is rounded:
-the distances are those of the samples themselves.
+A sample's noise and condition depend on (seed, purpose, index) alone. So the student starts from
+the same noise as the teacher's Euler steps, and the converged reference from other noise. Samples
+are not rounded to 8 bits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ffcore.draws import Draws
 from ffcore.evaluate.samples import Samples
-from ffcore.flow.guidance import Guided, unguided
+from ffcore.flow.guidance import Guided, remove_guidance
 from ffcore.flow.solver import Solver
 from ffcore.interfaces import Condition, Features, Teacher
 from ffcore.recipe.tables import Evaluation
@@ -51,7 +51,7 @@ def identity(
     del conditions["batch"], conditions["student_steps"]
     if isinstance(teacher, Guided) and measurement.guidance != 1:
         conditions |= {"interval": list(teacher.interval), "channels": teacher.channels}
-    base = unguided(teacher)
+    base = remove_guidance(teacher)
     networks = {f"features {each.name}": fingerprint(each) for each in features}
     plain = {"teacher": fingerprint(base), **networks, **conditions}
     return dict(json.loads(json.dumps(plain)))  # tuples become lists, as in a file

@@ -1,4 +1,4 @@
-"""What samples are judged against: other samples, or stored statistics of some."""
+"""The reference of an evaluation: other samples, or stored statistics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ffcore.system.files import file_digest, locate
 from ffcore.system.weights import WeightsError, fingerprint, read_weights, write_weights
 
 PUBLISHED = "inception"
-"""In whose features the statistics of a published reference file are."""
+"""The features of published reference files."""
 
 
 @attrs.frozen(kw_only=True)
@@ -29,7 +29,7 @@ class Distances:
     floor: float
     """Of the teacher's converged samples from other noise."""
     euler: Mapping[int, float]
-    """Of the teacher's samples by so many Euler steps."""
+    """Of the teacher's samples, by the number of Euler steps."""
     student: float | None = None
     """Of the student's one-step samples."""
     student_steps: Mapping[int, float] = attrs.field(factory=dict)
@@ -44,13 +44,13 @@ class Reference:
     """
 
     record: Mapping[str, Any]
-    """What it depends on, as JSON can hold it."""
+    """All that it depends on, as JSON values."""
     statistics: Mapping[str, Statistics] = attrs.field(factory=dict)
     samples: Samples | None = None
     networks: Mapping[str, str] = attrs.field(factory=dict)
-    """Fingerprints of the networks that the statistics were made by, where they are known."""
+    """Fingerprints of the feature networks behind the statistics, if known."""
     note: str | None = None
-    """What else a reader of the numbers must know."""
+    """Notes for the reader of the numbers."""
     baselines: Mapping[str, Distances] = attrs.field(factory=dict)
     """Of a teacher, by the name of the features: its noise floor, and its few Euler steps."""
     identity: Mapping[str, Any] = attrs.field(factory=dict)
@@ -81,8 +81,8 @@ class Reference:
                 for name, each in identity.items()
                 if name.startswith(prefix)
             },
-            note="the reference's samples were not rounded to 8 bits, nor cut to [-1, 1]; features "
-            "that see pixels, as raw does, see that",
+            note="the reference's samples were not rounded to 8 bits, nor clipped to [-1, 1]; "
+            "features of pixels, such as raw, notice that",
             baselines=baselines,
             identity=identity,
         )
@@ -98,7 +98,7 @@ class Reference:
 
     @staticmethod
     def read(source: str) -> Reference:
-        """Read what `write` wrote. Raises WeightsError where it is not that."""
+        """Read what `write` wrote. Raises WeightsError for any other file."""
         file = read_weights(source)
         try:
             found = Reference.of_teacher(
@@ -138,9 +138,9 @@ class Reference:
             )
 
     def statistics_of(self, features: Features) -> Statistics | None:
-        """Return stored statistics in these features; None where they are to be made of samples.
+        """Return stored statistics in these features; None if samples must be measured.
 
-        Raises EvaluationError where there are neither, or they were made by another network.
+        Raises EvaluationError if there are neither, or if another network made the statistics.
         """
         name, source = features.name, self.record["source"]
         if name not in self.statistics:
@@ -160,19 +160,19 @@ class Reference:
 
 
 def open_reference(source: str, judged: Samples, asked: Making) -> Reference:
-    """Return the reference that samples are judged against.
+    """Return the reference that samples are measured against.
 
     Args:
         source: as `open_samples` takes it, and a recipe is its teacher; or a file of statistics:
             a run's reference.safetensors, or an .npz as ADM publishes them (mu, sigma, arr_0).
-        judged: samples that are made as a reference are as many, of noise of their own.
+        judged: the samples; a sampled reference is as many, from noise of its own.
         asked: how those samples were made, whose labels and guidance hold for the reference too.
 
     Raises what `open_samples` does; EvaluationError and WeightsError for a damaged file.
     """
     path = Path(source)
     if path.suffix.lower() == ".npz" and "mu" in array_names(path):
-        return _published(path)
+        return _read_published(path)
     if is_kept(source):
         samples: Samples = Kept(open_stored(path))
         return Reference(record=samples.record, samples=samples)
@@ -180,7 +180,7 @@ def open_reference(source: str, judged: Samples, asked: Making) -> Reference:
         if "distances" in read_weights(source).config:
             return Reference.read(source)
         if not path.is_file():  # of a package, where no student is
-            raise EvaluationError(f"{source} holds no statistics, nor is it a student's file")
+            raise EvaluationError(f"{source} holds no statistics and is no student's file")
     of_reference = attrs.evolve(
         asked,
         number=judged.number,
@@ -193,7 +193,7 @@ def open_reference(source: str, judged: Samples, asked: Making) -> Reference:
     return Reference(record=samples.record, samples=samples)
 
 
-def _published(path: Path) -> Reference:
+def _read_published(path: Path) -> Reference:
     """Read an .npz as ADM publishes references: whole statistics, and some of the samples."""
     mu, sigma = whole_array(path, "mu"), _array(path, "sigma")
     names = array_names(path)
@@ -204,23 +204,22 @@ def _published(path: Path) -> Reference:
     }
     return Reference(
         record=record,
-        statistics={PUBLISHED: _checked(mu, sigma, path)},
+        statistics={PUBLISHED: _check(mu, sigma, path)},
         samples=Kept(open_stored(path)) if SAMPLES in names else None,
     )
 
 
 def _array(path: Path, name: str) -> NDArray[Any]:
     if name not in array_names(path):
-        raise EvaluationError(f"{path} has mu and no {name}: both make statistics")
+        raise EvaluationError(f"{path} has mu and no {name}: statistics need both")
     return whole_array(path, name)
 
 
-def _checked(mu: NDArray[Any], sigma: NDArray[Any], path: Path) -> Statistics:
+def _check(mu: NDArray[Any], sigma: NDArray[Any], path: Path) -> Statistics:
     mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
         raise EvaluationError(
-            f"{path}: mu is of shape {mu.shape} and sigma of {sigma.shape}; they must be (D) and "
-            "(D, D)"
+            f"{path}: mu has shape {mu.shape} and sigma {sigma.shape}; they must be (D) and (D, D)"
         )
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise EvaluationError(f"{path}: mu or sigma holds NaN or infinity")

@@ -1,4 +1,4 @@
-"""Samples to be judged: made as they are needed, or read from where a sampling kept them.
+"""The samples of an evaluation: made as they are needed, or read from storage.
 
 Whichever it is, they are what `ffd sample` keeps: images of 8 bits, or arrays of float32. So a
 student and the file of its samples have the same numbers. What a run measures at its end is drawn
@@ -25,7 +25,7 @@ from ffcore.sample import CHUNK, Labelling, Request, Sampler, to_uint8
 from ffcore.sample.load import load_sampler, load_teacher_sampler
 
 NUMBER = 50_000
-"""Samples that are made unless told otherwise, as published FIDs have it."""
+"""Default number of samples, as in published FIDs."""
 _SEEDS = 2**63
 
 
@@ -36,17 +36,17 @@ class Samples(ABC):
     shape: tuple[int, ...]
     """*S of one sample: (C, H, W) of an image."""
     record: dict[str, Any]
-    """All that they depend on, as far as it is known, as JSON can hold it."""
+    """All that they depend on, as far as known, as JSON values."""
     labels: list[int] | None
-    """The class that each was asked for, where it is known."""
+    """The class that each was asked for, if known."""
     chunk: int = CHUNK
-    """How many are passed on together; between two chunks, an evaluation may stop and go on."""
+    """Samples in a chunk; an evaluation can stop and resume between two chunks."""
 
     @abstractmethod
     def between(self, start: int, stop: int) -> Iterator[Tensor]:
         """Yield the samples [start, stop), Float[n, *S] at a time.
 
-        `start` is the first of a chunk, and nothing that is yielded reaches into two of them.
+        `start` is the first of a chunk, and no yielded piece spans two chunks.
         """
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -55,7 +55,7 @@ class Samples(ABC):
 
 
 def pieces(start: int, stop: int, batch: int) -> Iterator[tuple[int, int]]:
-    """Cut [start, stop) into pieces of `batch` at most, none of which reaches into two chunks."""
+    """Cut [start, stop) into pieces of at most `batch`, none of which spans two chunks."""
     for first in range(start, stop, CHUNK):
         last = min(stop, first + CHUNK)
         yield from ((begin, min(last, begin + batch)) for begin in range(first, last, batch))
@@ -98,7 +98,7 @@ class Kept(Samples):
             "source": str(stored.path),
             "fingerprint": None,
             "seed": None,
-            "labels": None if stored.labels is None else _named(stored.labels[: self.number]),
+            "labels": None if stored.labels is None else _digest(stored.labels[: self.number]),
             "guidance": None,
             "nfe": "unknown",
             "decoder": None,
@@ -122,7 +122,7 @@ def from_uint8(images: Tensor) -> Tensor:
 
 @attrs.frozen(kw_only=True)
 class Making:
-    """How samples are to be made that are not there yet; None is as the source means it."""
+    """How to make samples; None means the source's default."""
 
     number: int | None = None
     seed: int | None = None
@@ -137,12 +137,12 @@ class Making:
     device: str = "auto"
 
     def refuse(self, *names: str) -> None:
-        """Raise EvaluationError where any of these is asked for, of samples that are there."""
+        """Raise EvaluationError if any of these is given for stored samples."""
         given = [name for name in names if getattr(self, name) not in (None, False)]
         if given:
             raise EvaluationError(
-                f"{', '.join(given)}: nothing is made here that this could be asked of; these "
-                "samples are as they were kept"
+                f"{', '.join(given)}: these samples are stored and not made, so "
+                "this cannot be chosen; leave it out"
             )
 
 
@@ -152,12 +152,12 @@ def open_samples(source: str, asked: Making) -> Samples:
     Args:
         source: an .npz, a folder of images, a run directory, an export, a student's file; a recipe
             or a run where the teacher is meant.
-        asked: how they are made. Of what is kept, only `number` can be asked: the first of them.
+        asked: how they are made. Of stored samples only `number` can be given: the first ones.
 
     Raises EvaluationError for files that hold no such samples; what load_sampler and its request
     do.
     """
-    if (stored := _stored(source)) is not None:
+    if (stored := _open_if_stored(source)) is not None:
         asked.refuse("teacher", "solver", "steps")
         return Kept(stored, asked.number)
     if asked.teacher:
@@ -177,7 +177,7 @@ def open_samples(source: str, asked: Making) -> Samples:
 
 
 def is_kept(source: str) -> bool:
-    """Whether a source is of samples that are there already."""
+    """Whether a source holds stored samples."""
     path = Path(source)
     if path.is_dir():
         return not is_run(path) and not is_export(path)
@@ -199,10 +199,10 @@ def other_noise(samples: Samples) -> int:
     return ((0 if seed is None else int(seed)) + 1) % _SEEDS
 
 
-def _named(labels: list[int]) -> str:
-    """Return what tells these labels apart from others."""
+def _digest(labels: list[int]) -> str:
+    """Return a digest that identifies these labels."""
     return f"{LABELS} {hashlib.sha256(json.dumps(labels).encode()).hexdigest()[:12]}"
 
 
-def _stored(source: str) -> Stored | None:
+def _open_if_stored(source: str) -> Stored | None:
     return open_stored(Path(source)) if is_kept(source) else None

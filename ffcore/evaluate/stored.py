@@ -24,11 +24,11 @@ SAMPLES, LABELS = "arr_0", "arr_1"
 _PICTURES = (".png", ".jpg", ".jpeg")
 _RECORD = "samples.json"
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError)
-"""How a damaged zip archive shows when it is read."""
+"""Errors that reading a damaged zip archive raises."""
 
 
 class EvaluationError(ValueError):
-    """Samples or a reference that cannot be measured, or not as is asked. For a person."""
+    """Samples or a reference cannot be measured, or not in this way. For a person."""
 
 
 class Stored(ABC):
@@ -40,9 +40,9 @@ class Stored(ABC):
     """Of one sample, (C, H, W) of images."""
     images: bool
     record: dict[str, Any] | None
-    """What a sampling noted beside them, if one did."""
+    """The record that a sampling left beside them, if any."""
     labels: list[int] | None
-    """The class of each, where the samples themselves come with it."""
+    """The class of each, if the samples' file has it."""
 
     @abstractmethod
     def between(self, start: int, stop: int) -> Iterator[NDArray[Any]]:
@@ -58,12 +58,12 @@ class Stored(ABC):
 
 
 def open_stored(path: Path) -> Stored:
-    """Return the samples of an .npz or a folder. Raises EvaluationError where there are none."""
+    """Return the samples of an .npz or a folder. Raises EvaluationError if it has none."""
     if path.is_dir():
         return Folder(path)
     if path.suffix.lower() in _PICTURES:
         raise EvaluationError(
-            f"{path} is one picture: samples are an .npz, or a folder of a picture each"
+            f"{path} is one picture: samples are an .npz, or a folder with a picture for each"
         )
     return Arrays(path)
 
@@ -182,7 +182,7 @@ def _names(archive: zipfile.ZipFile) -> set[str]:
 
 
 def _header(file: IO[bytes], what: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Read an array's header off a file; what follows are its numbers."""
+    """Read an array's header from a file; its numbers follow."""
     try:
         version = np.lib.format.read_magic(file)
         read = (
@@ -202,14 +202,14 @@ def _header(file: IO[bytes], what: str) -> tuple[tuple[int, ...], np.dtype[Any]]
 
 
 def _labels(path: Path, number: int) -> list[int] | None:
-    """Return what stands beside the samples of an .npz, if it is whole numbers: their classes."""
+    """Return the classes in the .npz of the samples, if it has whole numbers for them."""
     found = whole_array(path, LABELS)
     if not np.issubdtype(found.dtype, np.integer):
         return None
     if found.shape != (number,) or found.min() < 0:
         raise EvaluationError(
             f"{path}: {LABELS} is {found.dtype} of shape {found.shape}, and the classes of "
-            f"{number} samples are as many numbers, none below 0. Leave anything else out"
+            f"{number} samples are as many whole numbers from 0. Leave anything else out"
         )
     return [int(each) for each in found]
 
@@ -279,13 +279,16 @@ def _record_beside(path: Path, stored: Stored) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path} cannot be read: {error}. Remove it, or mend it") from None
+        raise EvaluationError(f"{path} cannot be read: {error}. Remove it, or fix it") from None
     if not isinstance(found, dict) or "number" not in found or "shape" not in found:
-        raise EvaluationError(f"{path} is no record of a sampling: remove it, or mend it")
-    told, labels = (found["number"], found["shape"]), found.get("label_of_each")
-    if told != (stored.number, list(stored.shape)) or len(labels or ()) not in (0, stored.number):
+        raise EvaluationError(f"{path} is no record of a sampling: remove it, or fix it")
+    recorded, labels = (found["number"], found["shape"]), found.get("label_of_each")
+    if recorded != (stored.number, list(stored.shape)) or len(labels or ()) not in (
+        0,
+        stored.number,
+    ):
         raise EvaluationError(
-            f"{path} is of {told[0]} samples of shape {told[1]}, and {stored.path} holds "
+            f"{path} is of {recorded[0]} samples of shape {recorded[1]}, and {stored.path} holds "
             f"{stored.number} of {list(stored.shape)}: it belongs to others. Remove it, and the "
             "conditions count as unknown"
         )

@@ -1,8 +1,8 @@
-"""Passing samples through feature spaces: by one process or several, and on from an interruption.
+"""Streams samples through feature spaces, in one process or several; resumes after an interruption.
 
-Each process takes a run of chunks, one chunk a round, and every round all of them learn of an error
-or a signal in any. What each has seen is written beside the result every SECONDS, between two
-chunks; the same command goes on from there, adding the same numbers in the same order.
+Each process takes a run of chunks, one chunk a round. After every round all of them know of an
+error or a signal in any. Every SECONDS, between two chunks, each stores what it accumulated beside
+the result. The same command resumes from there, and adds the same numbers in the same order.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from ffcore.system.distributed import Processes
 from ffcore.system.weights import WeightsError, read_weights, write_weights
 
 SECONDS = 30.0
-"""Between two times that what was seen is written down."""
+"""Seconds between two writes of what was accumulated."""
 
 Progress = Callable[[str, int, int], None]
-"""(what is going on, done, of how many)."""
+"""(name of the work, number done, total number)."""
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -37,26 +37,26 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 class StoppedEvaluation(Exception):
-    """An evaluation was asked to stop, and did so; what was seen is kept if it has a place."""
+    """An evaluation stopped on request; with a place to store it, its work is saved."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Working:
-    """How an evaluation is worked on; its numbers do not depend on it, but for rounding."""
+    """How an evaluation computes; up to rounding, its numbers do not depend on it."""
 
     device: str = "cpu"
     """Where features are computed."""
     processes: Processes = attrs.field(factory=Processes)
-    """That share the work; only the leading one has the numbers of all."""
+    """The processes that share the work; only the leading one gets the result."""
     partial: Partial | None = None
-    """Where what was seen is kept meanwhile; see `begun`."""
+    """Where unfinished work is stored; see `hold_partial`."""
     progress: Progress = silent
-    """Told of each chunk, counting those of an interrupted evaluation."""
+    """Called after each chunk; counts those of an interrupted evaluation."""
     stop: Callable[[], bool] = lambda: False
-    """Asked after each chunk whether to stop there."""
+    """Called after each chunk; True stops the evaluation."""
 
     def check(self, done: str, keep: Callable[[], None] = lambda: None) -> None:
-        """Raise StoppedEvaluation, saying what is done, where any process is asked to stop.
+        """Raise StoppedEvaluation, saying what is done, if any process must stop.
 
         Each calls `keep` before.
         """
@@ -64,12 +64,12 @@ class Working:
             self.processes.together(keep)
             goes_on = "the same command goes on"
             if self.partial is None:
-                goes_on = "nothing is kept of them; with --out the same command would go on"
+                goes_on = "nothing is saved; with --out the same command would go on"
             raise StoppedEvaluation(f"stopped after {done}; {goes_on}")
 
 
 class Clock:
-    """Where the time went."""
+    """Seconds by kind of work."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(("samples", "features", "statistics"), 0.0)
@@ -83,18 +83,18 @@ class Clock:
 
 
 @contextmanager
-def begun(
+def hold_partial(
     out: Path, conditions: Mapping[str, Any], processes: Processes, *, overwrite: bool
 ) -> Iterator[Partial]:
-    """Hold the place where an evaluation that becomes `out` keeps what it has seen.
+    """Lock the place where an evaluation that becomes `out` stores unfinished work.
 
     Args:
         out: the result.
         conditions: all that its numbers depend on, in tables.
         processes: that share the work: each goes on with its own part, so there must be as many.
-        overwrite: throw away an evaluation of other conditions that was interrupted.
+        overwrite: delete an interrupted evaluation of other conditions.
 
-    Raises EvaluationError where there is one; SampleError where another command holds the place.
+    Raises EvaluationError if there is one; SampleError if another command holds the place.
     """
     partial = Partial.beside(out)
     wanted = {
@@ -107,13 +107,13 @@ def begun(
     with ExitStack() as stack:
 
         def prepare() -> None:
-            stack.enter_context(partial.held())
+            stack.enter_context(partial.hold())
             there = partial.conditions()
             changed = [] if there is None else differences(there, wanted)
             if changed and not overwrite and any(partial.directory.glob("*.safetensors")):
                 raise EvaluationError(
                     f"{partial.directory} holds an interrupted evaluation under other "
-                    "conditions:\n  " + "\n  ".join(changed) + "\n--overwrite throws it away"
+                    "conditions:\n  " + "\n  ".join(changed) + "\n--overwrite deletes it"
                 )
             if there is None or changed:
                 partial.begin(wanted)
@@ -128,7 +128,7 @@ def stream(
     """Pass samples through feature spaces once.
 
     Returns:
-        What is kept of all of them, in the leading process; in any other, of its own part.
+        What was accumulated of all samples in the leading process, of its own part in any other.
 
     Raises StoppedEvaluation; EvaluationError and what making samples raises, in every process.
     """
@@ -171,14 +171,14 @@ class _Part:
         self.batches = samples.between(self.seen.done, self.stop)
 
     def _go_on(self) -> int:
-        """Take up what was seen before an interruption; return how far it reaches."""
+        """Load what was accumulated before an interruption; return how far it reaches."""
         if self.path is not None and self.path.exists():
             self.seen.join(_read(self.path))
             self.seen.taken_up = True
         return self.seen.done
 
     def rounds(self) -> Iterator[int]:
-        """Stream a chunk in each process, and again; yield how many samples all have seen."""
+        """Stream a chunk in each process, repeatedly; yield how many samples all have seen."""
         processes = self.working.processes
         rounds = max(processes.each(lambda: -(-(self.stop - self.seen.done) // self.chunk)))
         yield sum(processes.each(self._count))
@@ -213,7 +213,7 @@ class _Part:
         clock.lap("statistics")
 
     def keep(self) -> None:
-        """Write down what was seen, if there is a place for it and it is not there already."""
+        """Store what was accumulated, if there is a place for it and it is not stored yet."""
         if self.path is not None and self.seen.done > self.kept:
             _write(self.path, self.seen.state())
             self.kept, self.kept_at = self.seen.done, time.monotonic()
@@ -228,5 +228,5 @@ def _read(path: Path) -> State:
     try:
         found = read_weights(str(path.absolute()))
     except WeightsError as error:
-        raise EvaluationError(f"{error}. To begin anew, remove {path.parent}") from None
+        raise EvaluationError(f"{error}. To begin again, remove {path.parent}") from None
     return State(tensors=found.tensors, **found.config)

@@ -114,14 +114,14 @@ def _use(name: str, config: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
     yield "## Use"
     yield ""
     yield (
-        f"With Python ≥ 3.11 and {_installed(config, recipe)}, from the folder that this one is "
+        f"With Python ≥ 3.11 and {_installation(config, recipe)}, from the folder that this one is "
         "in. Neither the teacher nor the recipe is read."
     )
     yield ""
     yield "```python"
     yield "from ffcore import load_sampler"
     yield f"sampler = load_sampler({json.dumps(name, ensure_ascii=False)}{overrides})"
-    yield _sampled(config)
+    yield _sampling(config)
     yield "```"
     yield ""
     yield "```sh"
@@ -205,7 +205,7 @@ def _times(shape: Iterable[int]) -> str:
     return " × ".join(map(str, shape))
 
 
-def _installed(config: Mapping[str, Any], recipe: Recipe) -> str:
+def _installation(config: Mapping[str, Any], recipe: Recipe) -> str:
     """Return what has to be installed to rebuild student and decoder."""
     claims = {
         role: installed().provider(role, table)
@@ -219,7 +219,7 @@ def _installed(config: Mapping[str, Any], recipe: Recipe) -> str:
     return " and ".join([ours, *sorted(brought - {"ffcore"})])
 
 
-def _sampled(config: Mapping[str, Any]) -> str:
+def _sampling(config: Mapping[str, Any]) -> str:
     """Return the line of Python that samples, with the shape of what comes out."""
     shape = config["sample_shape"]
     if config["decoder"]["type"] != "identity":

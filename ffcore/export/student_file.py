@@ -114,7 +114,7 @@ def read_student(path: Path) -> StudentFile:
     """
     weights = read_weights(str(path))
     config = weights.config
-    found = _structured(weights)
+    found = _structure(weights)
     try:
         with torch.random.fork_rng(devices=[]):
             student = _rebuilt(path, found, config)
@@ -143,7 +143,7 @@ class _Structured:
     range: tuple[float, float] | None
 
 
-def _structured(weights: Weights) -> _Structured:
+def _structure(weights: Weights) -> _Structured:
     """Read what the metadata says; raise WeightsError where it is not a student's."""
     config = weights.config
     if "schema" not in config:

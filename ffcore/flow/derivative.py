@@ -47,7 +47,7 @@ class Derivative:
     def of(table: Any, context: Context) -> Derivative:
         """Return what the keys of ffcore/flow/backend.py say in an objective's table."""
         return Derivative(
-            backend=chosen(table.derivative, context),
+            backend=choose_backend(table.derivative, context),
             step=table.derivative_step,
             scheme=table.derivative_scheme,
         )
@@ -179,7 +179,7 @@ def backend_for(student: Student, x: Tensor, condition: Condition) -> Backend:
     return BACKENDS[-1]
 
 
-def chosen(choice: str, context: Context) -> Backend:
+def choose_backend(choice: str, context: Context) -> Backend:
     """Return the backend that a recipe's key means: "auto" is `backend_for` the student.
 
     The first of BACKENDS where `context` has no student yet.
@@ -264,23 +264,23 @@ def self_check(
     delta = t * (0.1 + 0.8 * draws.uniform("self-check").to(x))
     inputs = {"x": x, "t": t, "δ": delta}
 
-    def compared(name: str, tangent: Tensor, behind: Tensor, ahead: Tensor) -> float | None:
+    def compare(name: str, tangent: Tensor, behind: Tensor, ahead: Tensor) -> float | None:
         def function(moved: Tensor) -> Tensor:
             output: Tensor = probe(*(inputs | {name: moved}).values(), condition)
             return output
 
-        return _compared(
+        return _compare(
             name, probe, function, derivative, inputs[name], tangent, (behind, ahead), tolerance
         )
 
-    errors = [compared("δ", ones, delta, t - delta)]
+    errors = [compare("δ", ones, delta, t - delta)]
     if velocity is not None:
-        errors += [compared("t", ones, t - delta, 1 - t), compared("x", velocity, ones, ones)]
+        errors += [compare("t", ones, t - delta, 1 - t), compare("x", velocity, ones, ones)]
     found = [each for each in errors if each is not None]
     return max(found) if len(found) == len(errors) else None
 
 
-def _compared(
+def _compare(
     name: str,
     probe: Student,
     function: Callable[[Tensor], Tensor],

@@ -59,7 +59,7 @@ class Dual:
         """Return the function's value as a dual number, or several; see Dual."""
         kwargs = kwargs or {}
         if func in REFUSED or _writes(func, args, kwargs):
-            raise NotImplementedError(f"{_named(func)} {REFUSED.get(func, WRITES)}")
+            raise NotImplementedError(f"{_function_name(func)} {REFUSED.get(func, WRITES)}")
         value = func(*map(_values, args), **_values(kwargs))
         if func in CONSTANT or _values_only or not _differentiable(value):
             return value
@@ -71,11 +71,11 @@ class Dual:
             if tangent is None:
                 return value
             if isinstance(value, Tensor):
-                return _joined(value, tangent)
+                return _join(value, tangent)
             # In torch's named tuples too; what is no number (indices, None) stays as it is.
             return type(value)(
                 [
-                    _joined(each, change) if _differentiable(each) else each
+                    _join(each, change) if _differentiable(each) else each
                     for each, change in zip(value, tangent, strict=True)
                 ]
             )
@@ -151,20 +151,20 @@ def values_only() -> Iterator[None]:
 
 def _values(given: Any) -> Any:
     """Put values where dual numbers are, in nested lists, tuples and dictionaries too."""
-    return _replaced(given, _value)
+    return _replace(given, _value)
 
 
 def _value(given: Any) -> Any:
     return given.value if isinstance(given, Dual) else given
 
 
-def _replaced(given: Any, part: Callable[[Dual], Tensor]) -> Any:
+def _replace(given: Any, part: Callable[[Dual], Tensor]) -> Any:
     if isinstance(given, Dual):
         return part(given)
     if isinstance(given, dict):
-        return {name: _replaced(each, part) for name, each in given.items()}
+        return {name: _replace(each, part) for name, each in given.items()}
     if isinstance(given, list | tuple) and type(given) is not torch.Size:
-        parts = [_replaced(each, part) for each in given]
+        parts = [_replace(each, part) for each in given]
         return type(given)(*parts) if hasattr(given, "_fields") else type(given)(parts)
     return given
 
@@ -177,7 +177,7 @@ def _writes(func: Callable[..., Any], args: Any, kwargs: Any) -> bool:
     return bool(kwargs.get("inplace")) or kwargs.get("out") is not None
 
 
-def _named(func: Callable[..., Any]) -> str:
+def _function_name(func: Callable[..., Any]) -> str:
     return getattr(func, "__name__", str(func))
 
 
@@ -186,7 +186,7 @@ def _differentiable(value: Any) -> bool:
     return isinstance(first, Tensor) and (first.is_floating_point() or first.is_complex())
 
 
-def _joined(value: Tensor, tangent: Tensor) -> Dual:
+def _join(value: Tensor, tangent: Tensor) -> Dual:
     """Give the tangent the value's shape and dtype, where a constant has widened the value."""
     if tangent.dtype != value.dtype:
         tangent = tangent.to(value.dtype)
@@ -206,11 +206,11 @@ def _forward_mode(func: Callable[..., Any]) -> Rule:
     def rule(value: Any, /, *args: Any, **kwargs: Any) -> Any:
         several = not isinstance(value, Tensor)
         duals: list[Dual] = []
-        _replaced((args, kwargs), lambda dual: duals.append(dual) or dual.value)  # type: ignore[func-returns-value]
+        _replace((args, kwargs), lambda dual: duals.append(dual) or dual.value)  # type: ignore[func-returns-value]
 
         def function(*primals: Tensor) -> Any:
             at = iter(primals)
-            changed, named = _replaced((args, kwargs), lambda _: next(at))
+            changed, named = _replace((args, kwargs), lambda _: next(at))
             found = func(*changed, **named)
             # Of several, forward mode takes tensors alone.
             return tuple(each for each in found if each is not None) if several else found
@@ -421,7 +421,7 @@ def _joining(func: Callable[..., Any]) -> Rule:
 def _check_no_draws(func: Callable[..., Any], chance: float) -> None:
     """Raise where the tangent would be of another draw than the value."""
     if chance > 0:
-        raise NotImplementedError(f"{_named(func)} {DRAWS}")
+        raise NotImplementedError(f"{_function_name(func)} {DRAWS}")
 
 
 def _dropout(func: Callable[..., Any]) -> Rule:

@@ -17,7 +17,7 @@ from ffcore.flow.path import expand_like
 from ffcore.interfaces import Condition, Teacher, VelocityField
 
 
-def unguided(teacher: Teacher) -> Teacher:
+def remove_guidance(teacher: Teacher) -> Teacher:
     """Return the teacher that `teacher` guides, or itself."""
     return teacher.teacher if isinstance(teacher, Guided) else teacher
 

@@ -9,7 +9,7 @@ from ffcore.plugins.errors import (
     UnknownComponent,
 )
 from ffcore.plugins.hookspecs import hookimpl
-from ffcore.plugins.registry import Registry, imported, installed, without_third_parties
+from ffcore.plugins.registry import Registry, import_object, installed, without_third_parties
 
 __all__ = [
     "GROUP",
@@ -24,7 +24,7 @@ __all__ = [
     "UnknownComponent",
     "discover",
     "hookimpl",
-    "imported",
+    "import_object",
     "installed",
     "without_third_parties",
 ]

@@ -74,7 +74,7 @@ def discover() -> tuple[Plugin, ...]:
 
 
 @contextmanager
-def fenced() -> Iterator[None]:
+def fence() -> Iterator[None]:
     """Meanwhile, what a stranger's module prints goes to stderr, and it moves to no other folder.
 
     What a program or a library in C writes by itself is not seen here.
@@ -123,7 +123,7 @@ def _disabling(plugin: Plugin, disabled: set[str]) -> str | None:
 def _outcome(plugin: Plugin) -> dict[str, Any]:
     """Import a plugin and ask it; return the fields that this decides."""
     try:
-        with fenced():
+        with fence():
             return {"components": _components(plugin.value)}
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(
@@ -153,10 +153,10 @@ def _components(value: str) -> tuple[Component, ...]:
     answers = host.hook.ffcore_components()
     if not answers:
         raise TypeError("ffcore_components must return or yield Component, found None")
-    return _checked(component for answer in answers for component in answer)
+    return _check(component for answer in answers for component in answer)
 
 
-def _checked(components: Iterable[object]) -> tuple[Component, ...]:
+def _check(components: Iterable[object]) -> tuple[Component, ...]:
     checked: dict[tuple[str, str], Component] = {}
     for component in components:
         if not isinstance(component, Component):

@@ -16,7 +16,7 @@ import attrs
 
 from ffcore.keys import did_you_mean
 from ffcore.plugins.component import Component
-from ffcore.plugins.discovery import DISABLE, THIRD_PARTIES, Plugin, discover, fenced
+from ffcore.plugins.discovery import DISABLE, THIRD_PARTIES, Plugin, discover, fence
 from ffcore.plugins.errors import (
     AmbiguousComponent,
     BrokenPlugin,
@@ -177,14 +177,14 @@ def _ambiguous(role: str, name: str, claims: list[Claim]) -> AmbiguousComponent:
     )
 
 
-def imported(target: str, where: str) -> Callable[..., Any]:
+def import_object(target: str, where: str) -> Callable[..., Any]:
     """What `"module:function"` names, sought in the current folder too.
 
     Raises `BrokenPlugin`, which begins with `where`, unless it is something that can be called.
     """
     _make_current_folder_importable()
-    with _blamed(where):
-        found = _imported(target)
+    with _blame(where):
+        found = _import(target)
         if not callable(found):
             raise TypeError(f"{target} is of type {type(found).__name__}, and cannot be called")
         return found
@@ -197,17 +197,17 @@ def _make_current_folder_importable() -> None:
 
 
 def _import_table(target: str, where: str) -> type[Any]:
-    with _blamed(where):
-        table = _imported(target)
+    with _blame(where):
+        table = _import(target)
         if not (isinstance(table, type) and attrs.has(table)):
             raise TypeError(f"{target} is not an attrs class")
         return attrs.resolve_types(table)
 
 
-def _imported(target: str) -> object:
+def _import(target: str) -> object:
     module, _, name = target.rpartition(":")
-    with fenced():
-        return _named(_module(module), name)
+    with fence():
+        return _attribute(_module(module), name)
 
 
 def _module(name: str) -> ModuleType:
@@ -224,7 +224,7 @@ def _module(name: str) -> ModuleType:
 
 
 @contextmanager
-def _blamed(where: str) -> Iterator[None]:
+def _blame(where: str) -> Iterator[None]:
     """Raise BrokenPlugin, which begins with `where`, for whatever goes wrong meanwhile."""
     try:
         yield
@@ -235,7 +235,7 @@ def _blamed(where: str) -> Iterator[None]:
         raise BrokenPlugin(f"{where} cannot be used: {describe_error(error)}") from error
 
 
-def _named(module: ModuleType, name: str) -> object:
+def _attribute(module: ModuleType, name: str) -> object:
     if not hasattr(module, name):
         near = did_you_mean(name, vars(module))
         raise AttributeError(f"module {module.__name__} has no attribute {name!r}{near}")

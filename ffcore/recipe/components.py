@@ -18,7 +18,7 @@ from ffcore.interfaces import (
     Student,
     Teacher,
 )
-from ffcore.plugins.discovery import fenced
+from ffcore.plugins.discovery import fence
 from ffcore.plugins.place import place
 from ffcore.recipe import Recipe
 
@@ -60,7 +60,7 @@ def parts(recipe: Recipe, *, meta: bool = False) -> Parts:
     corrector = build_component("corrector", recipe.corrector, context, CorrectorObjective)
     balancer = build_component("balancer", recipe.balancer, context, Balancer)
     return Parts(
-        teacher=guided(recipe, teacher),
+        teacher=apply_guidance(recipe, teacher),
         student=student,
         predictor=predictor,
         corrector=corrector,
@@ -70,7 +70,7 @@ def parts(recipe: Recipe, *, meta: bool = False) -> Parts:
     )
 
 
-def guided(recipe: Recipe, teacher: Teacher) -> Teacher:
+def apply_guidance(recipe: Recipe, teacher: Teacher) -> Teacher:
     """Return the teacher as the recipe guides it: itself, where it does not."""
     guidance = recipe.guidance
     if not guidance.guides:
@@ -88,7 +88,7 @@ def _decide(name: str, recipe: Recipe, context: Context) -> Any:
     settle = getattr(table, "decide", None)
     if settle is None:
         return table
-    with errors_of(name), fenced():
+    with errors_of(name), fence():
         return settle(context)
 
 
@@ -100,7 +100,7 @@ def build_component(name: str, table: Any, context: Context, kind: type) -> Any:
     if table is None:
         return None
     where = f"{type(table).__module__}:{type(table).__qualname__}"
-    with errors_of(name), fenced():
+    with errors_of(name), fence():
         try:
             made = table.build(context)
         except (Exception, SystemExit) as error:

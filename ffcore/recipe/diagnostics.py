@@ -21,9 +21,9 @@ class Problem:
 
     def under(self, step: str | int) -> "Problem":
         """The same error, told from one table or array further out."""
-        text = self.text if self.path else f"{written((step,))}: {self.text}"
+        text = self.text if self.path else f"{path_text((step,))}: {self.text}"
         if self.path and all(isinstance(inner, int) for inner in self.path):
-            text = f"{written((step,))}{self.text}"
+            text = f"{path_text((step,))}{self.text}"
         return Problem(text, (step, *self.path), self.about)
 
 
@@ -67,7 +67,7 @@ class RecipeError(ValueError):
         return "recipe" if any(d.about == "recipe" for d in self.diagnostics) else "plugin"
 
 
-def written(path: Path) -> str:
+def path_text(path: Path) -> str:
     """A path as a reader writes it: `evaluation.features[0].type`."""
     steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
     return "".join(steps).removeprefix(".")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from ffcore.keys import ComponentOf
 from ffcore.plugins import AmbiguousComponent, PluginError, Registry, installed
-from ffcore.recipe.diagnostics import Diagnostic, Problem, Problems, RecipeError, written
+from ffcore.recipe.diagnostics import Diagnostic, Problem, Problems, RecipeError, path_text
 from ffcore.recipe.merge import merge, parse_override
 from ffcore.recipe.needs import contradictions, unmet_needs
 from ffcore.recipe.source import Source, find_recipe, read_source
@@ -40,9 +40,9 @@ def load_recipe(
     try:
         resolved: Recipe = make_converter(registry).structure(tree, Recipe)
     except Problems as found:
-        raise _located(found.problems, sources) from None
+        raise _locate(found.problems, sources) from None
     if problems := (*unmet_needs(resolved, registry), *contradictions(resolved)):
-        raise _located(problems, sources)
+        raise _locate(problems, sources)
     return resolved
 
 
@@ -56,7 +56,7 @@ def component(role: str, tree: Mapping[str, object], *, registry: Registry | Non
     try:
         return converter.structure(tree, kind)
     except Problems as found:
-        raise _located(found.problems, [Source(f"({role})", dict(tree), is_file=True)]) from None
+        raise _locate(found.problems, [Source(f"({role})", dict(tree), is_file=True)]) from None
 
 
 def _defaults(registry: Registry) -> dict[str, Any]:
@@ -109,9 +109,9 @@ def _override(text: str) -> Source:
         raise RecipeError([Diagnostic(name, "", str(error))]) from None
 
 
-def _located(problems: Iterable[Problem], sources: Sequence[Source]) -> RecipeError:
+def _locate(problems: Iterable[Problem], sources: Sequence[Source]) -> RecipeError:
     return RecipeError(
-        Diagnostic(source.name, written(p.path), p.text, source.line(p.path), p.about)
+        Diagnostic(source.name, path_text(p.path), p.text, source.line(p.path), p.about)
         for p in problems
         for source in [_origin(p, sources)]
     )

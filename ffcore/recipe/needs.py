@@ -40,24 +40,24 @@ def unmet_needs(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
         return f"{role} {registry.type_name(role, getattr(recipe, role))!r}"
 
     there = [role for role in (*OFFERING, *NEEDING) if getattr(recipe, role) is not None]
-    offers = {role: _offered(recipe, role) for role in OFFERING if role in there}
-    needs = {role: _declared(getattr(recipe, role), "needs") for role in NEEDING if role in there}
+    offers = {role: _offers(recipe, role) for role in OFFERING if role in there}
+    needs = {role: _words(getattr(recipe, role), "needs") for role in NEEDING if role in there}
     met = (frozenset({WHOLE}), *offers.values())  # which the trainer sees to
-    sides = "; ".join(f"{name(side)} offers {_listed(offers[side])}" for side in offers)
+    sides = "; ".join(f"{name(side)} offers {_list(offers[side])}" for side in offers)
     for role, needed in needs.items():
         if missing := needed.difference(*met):
             fit = " and ".join(_fitting(missing, recipe, registry))
             would = f". What would fit: {fit}" if fit else ""
-            yield Problem(f"{name(role)} needs {_listed(missing)}, but {sides}{would}", (role,))
+            yield Problem(f"{name(role)} needs {_list(missing)}, but {sides}{would}", (role,))
     if DATA in there and DATA not in frozenset().union(*needs.values()):
         nobody = " and ".join(name(role) for role in needs if role != "student")
         text = f"no {DATA!r} is needed by {nobody}: leave {name(DATA)} out"
         yield Problem(text, (DATA, "type"))
 
 
-def _offered(recipe: Recipe, role: str) -> frozenset[str]:
+def _offers(recipe: Recipe, role: str) -> frozenset[str]:
     """What a component offers; data is there by being named."""
-    offered = _declared(getattr(recipe, role), "offers")
+    offered = _words(getattr(recipe, role), "offers")
     return offered | {DATA} if role == DATA else offered
 
 
@@ -76,7 +76,7 @@ def _own_networks(recipe: Recipe) -> Iterator[str]:
     """The keys by which what needs a copy of the teacher takes a network of its own instead."""
     for role in NEEDING:
         table = getattr(recipe, role)
-        if COPY in _declared(table, "needs"):
+        if COPY in _words(table, "needs"):
             for field in attrs.fields(type(table)):
                 if role_of(kind_of(field)) == NETWORK:
                     yield f"{role}.{field.name}"
@@ -116,9 +116,9 @@ def _tables(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
             yield from _tables(getattr(value, field.name), (*path, field.name))
 
 
-def _declared(table: object, side: str) -> frozenset[str]:
+def _words(table: object, side: str) -> frozenset[str]:
     return frozenset(getattr(table, side, ()))
 
 
-def _listed(names: frozenset[str]) -> str:
+def _list(names: frozenset[str]) -> str:
     return ", ".join(map(repr, sorted(names))) or "nothing"

@@ -96,7 +96,7 @@ def lines_of_keys(text: str) -> dict[Path, int]:
     arrays: Counter[Path] = Counter()
     for number, line in enumerate(text.split("\n"), start=1):
         if (header := _HEADER.fullmatch(line)) and (key := parse_key(header[2])):
-            table = _entered(key, header[1] == "[[", arrays)
+            table = _enter(key, header[1] == "[[", arrays)
             met.append((table, number))
         elif (assignment := _ASSIGNMENT.fullmatch(line)) and (key := parse_key(assignment[1])):
             met.append(((*table, *key), number))
@@ -104,7 +104,7 @@ def lines_of_keys(text: str) -> dict[Path, int]:
     return {path: number for path, number in met if times[path] == 1}
 
 
-def _entered(key: tuple[str, ...], is_array: bool, arrays: Counter[Path]) -> Path:
+def _enter(key: tuple[str, ...], is_array: bool, arrays: Counter[Path]) -> Path:
     """The path of the table that a header opens, led through the latest elements of arrays."""
     path: Path = ()
     for depth, name in enumerate(key, start=1):

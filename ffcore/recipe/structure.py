@@ -75,7 +75,7 @@ def _structure_literal(value: object, kind: Any) -> object:
     words = get_args(kind)
     if not any(value == word and type(value) is type(word) for word in words):
         hint = did_you_mean(value, map(str, words)) if isinstance(value, str) else ""
-        raise _mismatch(_described(kind), value, hint)
+        raise _mismatch(_describe(kind), value, hint)
     return value
 
 
@@ -111,7 +111,7 @@ def _structure_union(value: object, kind: Any, converter: cattrs.Converter) -> A
             return converter.structure(value, member)
         except Problems:
             continue
-    raise _mismatch(_described(kind), value)
+    raise _mismatch(_describe(kind), value)
 
 
 def _structure_table(value: object, table: type, converter: cattrs.Converter) -> Any:
@@ -122,7 +122,7 @@ def _structure_table(value: object, table: type, converter: cattrs.Converter) ->
     given: dict[str, Any] = {}
     for name in (name for name in fields if name in value):
         try:
-            written = _completed(value[name], fields[name])
+            written = _complete(value[name], fields[name])
             given[name] = converter.structure(written, kind_of(fields[name]))
             _validate(fields[name], given[name])
         except Problems as found:
@@ -137,7 +137,7 @@ def _structure_table(value: object, table: type, converter: cattrs.Converter) ->
         raise Problems([Problem(str(error))]) from error
 
 
-def _completed(value: object, field: "attrs.Attribute[Any]") -> object:
+def _complete(value: object, field: "attrs.Attribute[Any]") -> object:
     """Lay a table that was written in part over the key's own default, where that is a table."""
     default: Any = field.default
     if not isinstance(value, dict) or not isinstance(default, attrs.Factory):  # type: ignore[arg-type]
@@ -213,12 +213,12 @@ def _mismatch(possible: str, found: object, hint: str = "") -> Problems:
     return Problems([Problem(f"must be {possible}, found {words}{hint}")])
 
 
-def _described(kind: Any) -> str:
+def _describe(kind: Any) -> str:
     """A type in the words of a recipe's author."""
     if get_origin(kind) is Literal:
         return " or ".join(map(repr, get_args(kind)))
     if get_origin(kind) in (Union, types.UnionType):
-        return " or ".join(map(_described, get_args(kind)))
+        return " or ".join(map(_describe, get_args(kind)))
     if get_origin(kind) is tuple:
         return "an array"
     return _WORDS.get(kind, "a table")

@@ -101,7 +101,7 @@ def chart(title: str, lines: Sequence[Line], *, along: str = "step") -> str | No
     def y(value: float) -> float:
         return _HEIGHT - _BOTTOM - up.place(value) * (_HEIGHT - _TOP - _BOTTOM)
 
-    label = f"{title} over {along}: {', '.join(_told(line) for line in lines)}"
+    label = f"{title} over {along}: {', '.join(_describe(line) for line in lines)}"
     parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}">']
     for value in up.ticks():
         parts.append(f'<path class="rule" d="M{_LEFT} {y(value):.1f}H{_WIDTH - _RIGHT}"/>')
@@ -117,12 +117,12 @@ def chart(title: str, lines: Sequence[Line], *, along: str = "step") -> str | No
     )
     parts.append(f'<path class="axis" d="M{_LEFT} {bottom}H{_WIDTH - _RIGHT}"/>')
     for line in lines:
-        drawn = _path([(x(a), y(b)) if _fine(a, b) else None for a, b in thinned(line.points)])
+        drawn = _path([(x(a), y(b)) if _fine(a, b) else None for a, b in thin(line.points)])
         parts.append(f'<path class="line c{line.colour} d{line.dashes}" d="{drawn}"/>')
     return "".join([*parts, "</svg>"])
 
 
-def thinned(points: Sequence[Point]) -> Sequence[Point]:
+def thin(points: Sequence[Point]) -> Sequence[Point]:
     """Return few enough points to draw, with every peak and every trough among them."""
     if len(points) <= _MOST:
         return points
@@ -145,7 +145,7 @@ def short(value: float) -> str:
     return f"{value:g}"
 
 
-def _told(line: Line) -> str:
+def _describe(line: Line) -> str:
     return f"{line.label} ends at {line.last:.3g}" if line.last is not None else line.label
 
 

@@ -63,7 +63,7 @@ def page(records: Sequence[Record], *, written: datetime | None = None) -> str:
         sections=_sections(records),
         different=differing_keys(records) if len(records) > 1 else {},
         keys=_all_keys(records),
-        verified=_verified,
+        verified=_verification,
         packages=_packages(records),
     )
 
@@ -108,7 +108,7 @@ def _packages(records: Sequence[Record]) -> dict[str, list[str]]:
     return found
 
 
-def _verified(record: Record) -> dict[str, str]:
+def _verification(record: Record) -> dict[str, str]:
     """Return the main numbers of a verification; of a form that is not known, its single values."""
     told = keys(record.verification or {})
     plain = {

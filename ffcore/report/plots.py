@@ -96,7 +96,7 @@ def draw_preview(path: Path, samples: Tensor, behind: Tensor, conditions: str) -
     if samples.ndim == 4:
         drawn = _rows(samples if samples.shape[1] in (1, 3) else samples[:, :1])
     else:
-        drawn = _scattered(samples.flatten(1), behind.flatten(1))
+        drawn = _scatter(samples.flatten(1), behind.flatten(1))
     kept = PngInfo()
     kept.add_text(CONDITIONS, conditions)
     _put(path, lambda partial: drawn.save(partial, format="png", pnginfo=kept))
@@ -121,7 +121,7 @@ def _rows(images: Tensor) -> Image:
     return whole
 
 
-def _scattered(points: Tensor, behind: Tensor) -> Image:
+def _scatter(points: Tensor, behind: Tensor) -> Image:
     """Return points of the plane over others, which fill five sixths of the picture."""
     from PIL import Image, ImageDraw
 

@@ -140,10 +140,10 @@ def read_records(directories: Sequence[Path]) -> list[Record]:
 
 def _read(directory: Path, name: str) -> Record:
     _check(directory)
-    text = _parsed(directory / RECIPE, str)
+    text = _parse(directory / RECIPE, str)
     damaged: list[str] = []
 
-    def found(file: str, parse: Callable[[Path], Value]) -> Value | None:
+    def read_if_whole(file: str, parse: Callable[[Path], Value]) -> Value | None:
         """Return what a file tells; None where it is not there, or is damaged."""
         path = directory / file
         try:
@@ -153,24 +153,24 @@ def _read(directory: Path, name: str) -> Record:
             return None
 
     previews = [
-        found(f"{PREVIEWS}/{each.name}", lambda path: (_step(path), _picture(path)))
+        read_if_whole(f"{PREVIEWS}/{each.name}", lambda path: (_step(path), _picture(path)))
         for each in sorted((directory / PREVIEWS).glob("step-*.png"))
     ]
     return Record(
         name=name,
         directory=directory,
-        recipe=_parsed(directory / RECIPE, _recipe),
+        recipe=_parse(directory / RECIPE, _recipe),
         recipe_text=text,
-        provenance=_parsed(directory / PROVENANCE, _provenance),
-        metrics=found(METRICS, lambda path: _parsed(path, _lines)) or [],
-        evaluation=found(EVALUATION, lambda path: _parsed(path, _evaluation)),
+        provenance=_parse(directory / PROVENANCE, _provenance),
+        metrics=read_if_whole(METRICS, lambda path: _parse(path, _lines)) or [],
+        evaluation=read_if_whole(EVALUATION, lambda path: _parse(path, _evaluation)),
         has_student=(directory / STUDENT).is_file(),
         saved=max(map(_step, (directory / CHECKPOINTS).glob("step-*[0-9]")), default=0),
         previews=dict(sorted(each for each in previews if each is not None)),
-        teachers=found(f"{PREVIEWS}/teacher.png", _picture),
-        samples=found(SAMPLES, _picture),
-        verification=found(VERIFICATION, lambda path: _parsed(path, _mapping)),
-        verification_picture=found(VERIFICATION_PICTURE, _picture),
+        teachers=read_if_whole(f"{PREVIEWS}/teacher.png", _picture),
+        samples=read_if_whole(SAMPLES, _picture),
+        verification=read_if_whole(VERIFICATION, lambda path: _parse(path, _mapping)),
+        verification_picture=read_if_whole(VERIFICATION_PICTURE, _picture),
         damaged=damaged,
     )
 
@@ -187,7 +187,7 @@ def _check(directory: Path) -> None:
         )
 
 
-def _parsed(path: Path, parse: Callable[[str], Value]) -> Value:
+def _parse(path: Path, parse: Callable[[str], Value]) -> Value:
     try:
         return parse(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -84,7 +84,7 @@ def error_conditions(record: Record) -> Mapping[str, Any]:
 def differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Say in what two sets of conditions differ; nothing where numbers may be compared."""
     found = [
-        f"{name}: {_said(name, there)} there, {_said(name, here)} here"
+        f"{name}: {_text(name, there)} there, {_text(name, here)} here"
         for name, there, here in _differing(first, other)
     ]
     if first.get("teacher") == UNKNOWN == other.get("teacher"):
@@ -102,7 +102,7 @@ def _differing(first: Any, other: Any, prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{name}", there, here
 
 
-def _said(name: str, value: Any) -> str:
+def _text(name: str, value: Any) -> str:
     if value is _LACKING:
         return "none"
     is_fingerprint = name == "teacher" or name.startswith("features ")

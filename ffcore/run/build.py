@@ -1,4 +1,4 @@
-"""A recipe's live objects, all of them: what a run works with."""
+"""All live objects of a recipe, as a run uses them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Built:
     """A recipe's live objects."""
 
     recipe: Recipe
-    """What was left to the networks is decided in it."""
+    """The recipe with every "auto" replaced by what the networks decided."""
     distillation: Distillation
     student: Student
     """The EMA that is measured and saved."""
@@ -27,11 +27,11 @@ class Built:
 
 
 def build(recipe: Recipe) -> Built:
-    """Build everything that a recipe names, without touching the disk but to read.
+    """Build everything that a recipe names; the disk is only read.
 
     New weights depend on the recipe's seed alone, and no global random state changes.
 
-    Raises BuildError where parts do not fit together; WeightsError for weights files.
+    Raises BuildError if parts do not fit together; WeightsError for weights files.
     """
     training, guidance = recipe.training, recipe.guidance
     with errors_of("training"):

@@ -21,7 +21,7 @@ from ffcore.plugins import installed
 from ffcore.recipe import Changes, Recipe, changes, provenance, to_toml, versions, with_decisions
 from ffcore.run.previews import PREVIEWS
 from ffcore.system.faults import writable
-from ffcore.system.files import held, write_text
+from ffcore.system.files import hold_directory, write_text
 from ffcore.training.checkpoint import foreign
 from ffcore.training.loop import Report
 
@@ -30,7 +30,7 @@ CHECKPOINTS = "checkpoints"
 SAMPLES, CURVES = "samples.png", "curves.png"
 VERIFICATION, VERIFICATION_PICTURE = "verify.json", "verify.png"  # what `ffd verify` leaves
 TRACKING = "tracking"  # where the recipe names trackers
-REPORT = "report.html"  # where `ffd report` was asked for one
+REPORT = "report.html"  # written by `ffd report`
 FILES = (
     RECIPE,
     PROVENANCE,
@@ -48,7 +48,7 @@ FILES = (
     REPORT,
 )
 MEASURED = (EVALUATION, SAMPLES, VERIFICATION, VERIFICATION_PICTURE)
-"""What tells of one student, and of no later one."""
+"""Files about one student, removed when a later one replaces it."""
 
 
 class RunDirectoryError(Exception):
@@ -57,14 +57,14 @@ class RunDirectoryError(Exception):
 
 @attrs.frozen(kw_only=True)
 class Start:
-    """How a run is to begin."""
+    """How a run begins."""
 
     restart: bool = False
-    """Throw away what the directory holds of an earlier run, and begin anew."""
+    """Delete the files of an earlier run in the directory, and begin again."""
     resume: bool = False
-    """Insist that there is a checkpoint to go on from."""
+    """Refuse to begin without a checkpoint to resume from."""
     allow_changes: bool = False
-    """Go on although the recipe has changed in what training depends on."""
+    """Go on although keys that training depends on have changed."""
 
 
 @attrs.frozen
@@ -84,7 +84,7 @@ class RunDirectory:
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunDirectoryError(f"{self.path} is a file, and a run needs a directory")
-        if start.resume and not self._checkpointed:
+        if start.resume and not self._has_checkpoint:
             raise RunDirectoryError(
                 f"{self.path} has no checkpoint to resume from: leave out --resume to begin there"
             )
@@ -96,7 +96,7 @@ class RunDirectory:
             changed = changes(stored.read_text(), recipe)
         except (OSError, ValueError) as error:
             raise RunDirectoryError(
-                f"{stored} cannot be read: {error}\nChoose another directory, or --restart"
+                f"{stored} cannot be read: {error}\nChoose another directory, or use --restart"
             ) from None
         if changed.binding and not start.allow_changes:
             raise RunDirectoryError(self._of_another(changed))
@@ -104,27 +104,27 @@ class RunDirectory:
 
     def _of_another(self, changed: Changes) -> str:
         advice = (
-            "Choose another directory, or --allow-changes to go on with it all the same, or "
-            "--restart to throw that run away."
-            if self._checkpointed
-            else "It has no checkpoint: --restart begins anew, and nothing but its metrics is lost."
+            "Choose another directory, or use --allow-changes to go on with it all the same, or "
+            "--restart to delete that run."
+            if self._has_checkpoint
+            else "It has no checkpoint: --restart begins again, and only its metrics are lost."
         )
         keys = "\n  ".join(changed.binding)
         return f"{self.path} holds another run; these keys differ:\n  {keys}\n{advice}"
 
     def with_decisions(self, recipe: Recipe) -> Recipe:
-        """Return `recipe` with what this directory's run has decided of it, if there is one."""
+        """Return `recipe` with the values that this directory's run decided, if there is one."""
         try:
             return with_decisions((self / RECIPE).read_text(), recipe)
         except (OSError, ValueError):  # there is none, or `changes` says so
             return recipe
 
     @property
-    def _checkpointed(self) -> bool:
+    def _has_checkpoint(self) -> bool:
         return any((self / CHECKPOINTS).glob("step-*"))
 
     def _own_files(self) -> set[str]:
-        """Return what is there; RunDirectoryError where a run would not have written it."""
+        """Return the names in the directory; RunDirectoryError for one that no run writes."""
         partial = {f".{name}.partial" for name in FILES}  # left by a process that was killed
         present = {path.name for path in self.path.iterdir()} - partial
         unknown = sorted(present - set(FILES))
@@ -132,13 +132,13 @@ class RunDirectory:
             unknown += [f"{CHECKPOINTS}/{name}" for name in foreign(self / CHECKPOINTS)]
         if unknown:
             raise RunDirectoryError(
-                f"{self.path} holds what no run has written ({', '.join(unknown[:5])}): "
+                f"{self.path} holds files that no run has written ({', '.join(unknown[:5])}): "
                 "choose another directory"
             )
         return present
 
     def prepare(self, recipe: Recipe, device: str, *, restart: bool) -> None:
-        """Write what a run begins with, where it is not there; with `restart`, after emptying."""
+        """Write the files that a run begins with, if missing; with `restart`, empty it first."""
         with writable(self.path, "the run directory"):
             if restart:
                 for name in FILES:
@@ -149,7 +149,8 @@ class RunDirectory:
                 self._write_provenance(recipe, device, [])
 
     def change(self, recipe: Recipe, device: str, changes: list[dict[str, Any]]) -> None:
-        """Keep that the recipe has changed; the recipe last: until then, it is found again."""
+        """Store a changed recipe; recipe.toml last, so that an interrupted change is found
+        again."""
         with writable(self.path, "the changed recipe"):
             self._write_provenance(recipe, device, changes)
             write_text(self / RECIPE, to_toml(recipe))
@@ -167,14 +168,14 @@ class RunDirectory:
         write_text(self / PROVENANCE, json.dumps(manifest, indent=2) + "\n")
 
     def past_changes(self) -> list[dict[str, Any]]:
-        """Return the changes that the run has gone on with, the oldest first."""
+        """Return the changes that the run went on with, the oldest first."""
         if not (self / PROVENANCE).exists():
             return []
         found: list[dict[str, Any]] = json.loads((self / PROVENANCE).read_text()).get("changes", [])
         return found
 
     def other_versions(self, recipe: Recipe) -> list[str]:
-        """Return which versions differ from those the run began with, as far as it is known."""
+        """Return the versions that differ from those the run began with, as far as known."""
         if not (self / PROVENANCE).exists():
             return []
         there = versions(json.loads((self / PROVENANCE).read_text()))
@@ -201,25 +202,27 @@ class RunDirectory:
         try:
             return [{"step": int(found["step"]), **found} for found in map(json.loads, whole)]
         except (ValueError, KeyError, TypeError) as error:
-            raise RunDirectoryError(f"{path} is damaged ({error}): --restart begins anew") from None
+            raise RunDirectoryError(
+                f"{path} is damaged ({error}): use --restart to begin again"
+            ) from None
 
     def forget_after(self, step: int) -> None:
-        """Drop the metrics of steps that will be made again."""
+        """Delete the metrics of steps that will be made again."""
         kept = [line for line in self.history() if line["step"] <= step]
         if (self / METRICS).exists():
             write_text(self / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
 
     def forget_measurements(self) -> None:
-        """Remove what was measured of an earlier student."""
+        """Remove the measurements of an earlier student."""
         for name in MEASURED:
             (self / name).unlink(missing_ok=True)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the directory against other processes; it is made, and goes if left empty."""
+        """Create the directory and lock it against other processes; remove it if left empty."""
         with ExitStack() as stack:
             try:
-                stack.enter_context(held(self.path))
+                stack.enter_context(hold_directory(self.path))
             except BlockingIOError:
                 raise RunDirectoryError(
                     f"{self.path} is in use by another process{self._holder()}"
@@ -229,7 +232,7 @@ class RunDirectory:
             yield
 
     def _holder(self) -> str:
-        """Return which process holds the directory, for a message; "" where it cannot be had."""
+        """Return which process holds the directory, for a message; "" if unknown."""
         locks = Path("/proc/locks")
         if not (locks.exists() and self.path.exists()):
             return ""
@@ -237,7 +240,7 @@ class RunDirectory:
         for words in map(str.split, locks.read_text().splitlines()):
             # 1: FLOCK ADVISORY WRITE <pid> <device>:<inode> 0 EOF
             if words[1] == "FLOCK" and words[5].endswith(f":{inode}"):
-                return f" (its number is {words[4]})"
+                return f" (its process number is {words[4]})"
         return ""
 
 

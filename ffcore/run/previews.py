@@ -1,7 +1,7 @@
 """Samples from the same noise as training goes on: how a student comes to be what it is.
 
-Most happens early, so a run of N steps is shown after N, N/2, N/4, … of them and before the first.
-Each picture is of the EMA that is evaluated, and stands in previews/step-00000125.png
+Most happens early, so a run of N steps draws a preview before the first step and after N, N/2, N/4,
+… steps. Each picture shows the EMA that is evaluated. It is stored as previews/step-00000125.png
 beside the teacher's own samples, teacher.png.
 """
 
@@ -33,7 +33,7 @@ _REMEDY = "Make evaluation.rows smaller, or evaluation.previews = 0."
 
 
 def shown_noise(built: Built, rows: int) -> tuple[Tensor, Condition]:
-    """Return the noise of every picture of a run, and its conditions in the order of classes.
+    """Return the noise of all of a run's pictures, and its conditions in the order of classes.
 
     Args:
         built: the run's.
@@ -48,7 +48,7 @@ def shown_noise(built: Built, rows: int) -> tuple[Tensor, Condition]:
 
 
 def shown_steps(steps: int, previews: int) -> set[int]:
-    """Return after which of a run's steps its student is shown, `previews` of them at most."""
+    """Return the steps after which a preview is drawn, `previews` of them at most."""
     if not previews:
         return set()
     first = {0} if previews > 1 else set()
@@ -58,11 +58,11 @@ def shown_steps(steps: int, previews: int) -> set[int]:
 class Previews:
     """The pictures that a run makes while it trains.
 
-    They change nothing that is trained, and wait for the device at those few steps alone. Made
-    before networks are laid out: the teacher is asked here, and never again.
+    They change nothing that is trained, and wait for the device at those few steps alone. Create it
+    before networks are parallelized: only here is the teacher called.
 
     Args:
-        folder: where they are kept.
+        folder: where they are stored.
         built: the run's.
         recipe: resolved.
         processes: all of them make the samples; the leading one draws.
@@ -81,15 +81,15 @@ class Previews:
         self.z, self.condition = shown_noise(built, evaluation.rows)
 
         @torch.no_grad()
-        def ask() -> Tensor:
+        def sample() -> Tensor:
             solver = built.evaluator.measurement.solver
             return integrate(distillation.teacher, self.z, self.condition, solver).cpu()
 
         with enough_memory("the teacher's samples for previews", _REMEDY):
-            self.teachers = processes.first(ask)
+            self.teachers = processes.first(sample)
 
     def begin(self) -> None:
-        """Forget what will be made again or was made otherwise, and show the student as it is."""
+        """Delete pictures of later steps or other settings, and show the student as it is now."""
         step = self.built.distillation.step_index
         self.processes.first(lambda: self._forget(step))
         if self.steps:
@@ -98,7 +98,7 @@ class Previews:
 
     @torch.no_grad()
     def show(self, step: int) -> None:
-        """Show the student after `step` steps, if that is one of those, and not shown already."""
+        """Show the student after `step` steps, if a preview is due and not drawn already."""
         if step not in self.steps:
             return
         name = directory_name(step)
@@ -113,7 +113,7 @@ class Previews:
     def _draw(self, name: str, samples: Tensor) -> None:
         device = self.z.device
         images, behind = (
-            # One at a time: beside all that training holds, there may be room for no more.
+            # One at a time: beside what training holds, memory may suffice for no more.
             torch.cat([self.built.decoder(each.to(device)).cpu() for each in of.split(1)])
             for of in (samples, self.teachers)
         )

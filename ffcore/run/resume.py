@@ -1,8 +1,8 @@
-"""Going on with a run: from which checkpoint, and what may have changed since it was made.
+"""Resuming a run: from which checkpoint, and what may have changed since.
 
-A checkpoint names what it was trained by: the recipe, the teacher, the number of data samples. A
-run that may go on with others all the same notes in its provenance what it went on from, so that
-it can stop and go on again.
+A checkpoint names what it was trained with: the recipe, the teacher, the number of data samples. A
+run that goes on with others (--allow-changes) records in its provenance what it went on from, so
+that it can stop and resume again.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ def resume(
     accepted: Sequence[Any] = (),
     allow_changes: bool = False,
 ) -> Manifest | None:
-    """Bring the distillation to where the newest whole checkpoint stands; None if there is none.
+    """Restore the newest whole checkpoint into the distillation; None if there is none.
 
     Args:
         checkpoints: of the run.
         distillation: as it was built.
-        accepted: what else than `checkpoints.run` a checkpoint may name, the `run` of past changes.
+        accepted: the `run` of past changes, which a checkpoint may name instead of
+            `checkpoints.run`.
         allow_changes: accept whatever it names.
 
-    Raises CheckpointError where the checkpoint is of another run, of more steps than the run has,
-    or does not fit; and where there are some, and none is whole.
+    Raises CheckpointError if the checkpoint is of another run, has more steps than the run, or does
+    not fit, and if no checkpoint is whole.
     """
     found = checkpoints.newest()
     if found is None:
@@ -39,20 +40,20 @@ def resume(
     if found.step > distillation.steps:
         raise CheckpointError(
             f"{where} has more steps than training.steps = {distillation.steps}: "
-            f"set that to {found.step} or more"
+            f"set it to {found.step} or more"
         )
     different = [name for name in found.run if found.run[name] != checkpoints.run.get(name)]
     if different and not allow_changes and found.run not in accepted:
         raise CheckpointError(
             f"{where} was made with another {' and another '.join(different)}. Put back what was "
-            "there, or --allow-changes to go on all the same, or --restart to begin anew."
+            "there, or use --allow-changes to go on all the same, or --restart to begin again."
         )
     checkpoints.restore(found, distillation)
     return found
 
 
 def note(found: Manifest | None, changed: Sequence[str]) -> dict[str, Any]:
-    """Return the entry of a change: which keys, and the checkpoint that the run went on from."""
+    """Return the record of a change: the keys, and the checkpoint that the run went on from."""
     return {
         "after_step": found.step if found else 0,
         "changed": list(changed),

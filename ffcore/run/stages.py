@@ -4,9 +4,9 @@
 
 The directory holds the resolved recipe (recipe.toml, which runs as it is), provenance.json,
 metrics.jsonl, the checkpoints, previews, the student's EMA (student.safetensors), after the
-evaluation evaluation.json, samples.png and curves.png, and what trackers keep (tracking). Started
-again with the same recipe, a run goes on where its last checkpoint stands; another recipe, or other
-files, are refused.
+evaluation evaluation.json, samples.png and curves.png, and the trackers' files (tracking). Started
+again with the same recipe, a run resumes from its last checkpoint. It refuses another recipe, or a
+directory with other files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from ffcore.evaluate.evaluator import REFERENCE, SMALLER, Evaluation
 from ffcore.evaluate.prior import prior
 from ffcore.export import EVALUATION, STUDENT, describe, write_student
-from ffcore.flow.guidance import unguided
+from ffcore.flow.guidance import remove_guidance
 from ffcore.flow.ode import noise_slope, points_wrongly
 from ffcore.interfaces import Context, Tracker
 from ffcore.plugins import installed
@@ -46,7 +46,7 @@ from ffcore.run.resume import note, resume
 from ffcore.run.tracking import Tracking
 from ffcore.system.allocator import keep_freed_memory
 from ffcore.system.arithmetic import arithmetic
-from ffcore.system.distributed import Processes, joined, own_device, whole_state
+from ffcore.system.distributed import Processes, join_processes, own_device, whole_state
 from ffcore.system.faults import enough_memory, writable
 from ffcore.system.files import write_text
 from ffcore.system.weights import UNKNOWN
@@ -54,15 +54,15 @@ from ffcore.training.checkpoint import Checkpoints
 from ffcore.training.loop import Report, Stopped, train
 
 SLOPED = 8
-"""Samples of noise on which the teacher is asked, before training, which way it points."""
+"""Number of noise samples that check the teacher's sign and time direction before training."""
 _SMALLER = (
-    "The teacher, the student, its EMAs and the auxiliary networks must fit together: take a "
-    "smaller student, or an accelerator with more memory."
+    "The teacher, the student, its EMAs and the auxiliary networks must fit into memory together: "
+    "take a smaller student, or an accelerator with more memory."
 )
 
 
 class Observer(Protocol):
-    """Who is told how a run goes."""
+    """Receives the news of a run."""
 
     def say(self, text: str) -> None:
         """Take a line of news."""
@@ -75,7 +75,7 @@ class Observer(Protocol):
 
 
 class Silent:
-    """An observer that tells nobody."""
+    """An observer that reports nothing."""
 
     def say(self, text: str) -> None:
         """Do nothing."""
@@ -97,16 +97,16 @@ def run(
     observer: Observer | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
-    """Distil as `recipe` says, then evaluate; return the evaluation, None where it is switched off.
+    """Distil as `recipe` says, then evaluate; return the evaluation, None if switched off.
 
     Args:
         recipe: resolved.
-        directory: made if it is not there; continued if it holds this very run.
-        restart: throw away what the directory holds of an earlier run, and begin anew.
-        resume: insist that there is a checkpoint to go on from.
-        allow_changes: go on although the recipe has changed in what training depends on.
-        observer: told of the progress.
-        stop: asked after each training step, and while evaluating, whether to stop there.
+        directory: created if missing; resumed if it holds this very run.
+        restart: delete the files of an earlier run in the directory, and begin again.
+        resume: refuse to begin without a checkpoint to resume from.
+        allow_changes: go on although keys that training depends on have changed.
+        observer: receives the progress.
+        stop: called after each training step and during the evaluation; True stops the run.
 
     Raises RunDirectoryError, CheckpointError, BuildError, WeightsError, Stopped or Diverged. Before
     training starts, nothing is written.
@@ -119,7 +119,7 @@ def run(
             stack.enter_context(arithmetic(training.threads, tf32=training.tf32))
         if torch.device(device).type == "cpu":
             stack.enter_context(keep_freed_memory())
-        processes = stack.enter_context(joined(device))
+        processes = stack.enter_context(join_processes(device))
         return Run(recipe, RunDirectory(directory), start, processes, observer, stop).whole()
 
 
@@ -129,12 +129,12 @@ class Run:
     Every process makes the same calls; the leading one alone writes, and alone has an observer.
 
     Args:
-        recipe: resolved; `build` decides in it what was left to the networks.
+        recipe: resolved; `build` fills in what it leaves to the networks.
         directory: of this run.
-        start: how it is to begin.
+        start: how it begins.
         processes: that share the work.
-        observer: told how it goes.
-        stop: asked whether to stop.
+        observer: receives the progress.
+        stop: True stops the run.
     """
 
     built: Built
@@ -175,7 +175,7 @@ class Run:
             return self.evaluate() if self.recipe.evaluation.enabled else None
 
     def build(self) -> None:
-        """Build all that the recipe names; report what was decided for its user."""
+        """Build all that the recipe names; report what was decided for the user."""
         self.built = build(self.recipe)
         for line in decisions(self.recipe, self.built.recipe):
             self.observer.say(line)
@@ -183,7 +183,7 @@ class Run:
         self.tracking.recipe = self._tree()
 
     def check(self) -> None:
-        """Find out before training whether the derivative, the features and the reference will do.
+        """Check before training that the derivative, the features and the reference work.
 
         Raises BuildError.
         """
@@ -196,8 +196,8 @@ class Run:
         z, condition = next(prior(teacher, few, "check"))
         if points_wrongly(slope := noise_slope(teacher, z, condition)):
             say(
-                f"the teacher's velocity at t = 1 changes with the noise by {slope:+.2f}, and an "
-                "exact one by −1: its sign, or the direction of its time, may be the other one"
+                f"the teacher's velocity at t = 1 changes with the noise by {slope:+.2f}; an "
+                "exact one changes by −1. Its sign or its time direction may be flipped"
             )
         for features in built.evaluator.features:
             with errors_of("evaluation.features"), torch.no_grad():
@@ -212,12 +212,12 @@ class Run:
             built.evaluator.check()
 
     def train(self) -> None:
-        """Train to the last step, from where the last checkpoint stands; keep the student."""
+        """Train to the last step, from the last checkpoint if there is one; save the student."""
         distillation, training = self.built.distillation, self.recipe.training
         # Before training: the files that it names may be gone afterwards.
         description = describe(
             self.recipe,
-            unguided(distillation.teacher),
+            remove_guidance(distillation.teacher),
             self.built.student,
             distillation.steps,
             self.built.decoder,
@@ -248,7 +248,7 @@ class Run:
             checkpoints=checkpoints,
             checkpoint_every=training.checkpoint_every,
             stop=self.stop,
-            made=previews.show,
+            after_step=previews.show,
         )
         with closing(reports):
             for report in reports:
@@ -258,7 +258,7 @@ class Run:
                 self.observer.report(report)
         state = whole_state(self.built.student)
 
-        def keep() -> None:
+        def save() -> None:
             with writable(self.directory.path, STUDENT):
                 if begun < distillation.steps or self.changed.has("evaluation.ema_decay"):
                     self.directory.forget_measurements()
@@ -266,7 +266,7 @@ class Run:
                 if lines := self.directory.history():
                     plots.draw_curves(self.directory / CURVES, lines)
 
-        self.processes.first(keep)
+        self.processes.first(save)
 
     def _checkpoints(self, teacher: str) -> Checkpoints:
         training, data = self.recipe.training, self.built.distillation.data
@@ -282,7 +282,7 @@ class Run:
         )
 
     def resume(self, checkpoints: Checkpoints) -> None:
-        """Go on from a checkpoint if there is one; let a changed recipe be the run's from here on.
+        """Resume from a checkpoint if there is one; a changed recipe is the run's from then on.
 
         Raises CheckpointError.
         """
@@ -295,18 +295,18 @@ class Run:
             allow_changes=self.start.allow_changes,
         )
         if found:
-            say(_how_it_stands(found.step, distillation.steps))
+            say(_progress(found.step, distillation.steps))
             if other := self.directory.other_versions(self.recipe):
-                say(f"what stands here was made with other versions: {', '.join(other)}")
+                say(f"this run began with other versions: {', '.join(other)}")
             if checkpoints.run["teacher"] == UNKNOWN:
                 say(
-                    "this teacher has no parameters to recognise it by: whether it is the one that "
-                    "the run began with is not known"
+                    "this teacher has no parameters to recognise it by: ffcore cannot check that "
+                    "it is the one that the run began with"
                 )
         if changed:
             say("\n  ".join(["the recipe has changed:", *changed.lines]))
         if changed.has("training.steps") and distillation.scheduled:
-            say(f"learning rates fall as over {distillation.steps} steps from here on")
+            say(f"from here on, learning rates fall as over {distillation.steps} steps")
         if changed or (found and found.run != checkpoints.run):
             changes = [*history, note(found, changed.lines)]
             self.processes.first(
@@ -314,12 +314,12 @@ class Run:
             )
 
     def evaluate(self) -> Evaluation:
-        """Measure and draw: all processes alike, since none may have a whole network alone."""
+        """Measure and draw; all processes take part, since each may hold only shards."""
         built, directory = self.built, self.directory
         teacher, steps = built.distillation.teacher, built.distillation.steps
 
         def progress(what: str, done: int, total: int) -> None:
-            if self.stop():  # nothing is lost: all is written at the end
+            if self.stop():  # nothing is lost: everything is written at the end
                 raise Stopped(steps)
             self.observer.progress(what, done, total)
 
@@ -337,7 +337,7 @@ class Run:
         )
         images = {name: built.decoder(row) for name, row in rows.items()}
 
-        def keep() -> None:
+        def save() -> None:
             with writable(directory.path, EVALUATION):
                 if known is None:
                     reference.write(directory / REFERENCE)
@@ -345,7 +345,7 @@ class Run:
                 write_text(directory / EVALUATION, text)
                 plots.draw_samples(directory / SAMPLES, images)
 
-        self.processes.first(keep)
+        self.processes.first(save)
         self._track(evaluation)
         return evaluation
 
@@ -371,10 +371,10 @@ class Run:
         return tomllib.loads(to_toml(self.recipe))
 
 
-def _how_it_stands(step: int, steps: int) -> str:
+def _progress(step: int, steps: int) -> str:
     if step < steps:
         return f"going on after step {step} of {steps}"
     return (
-        f"finished already, after step {steps}: nothing was trained, whatever code has changed "
-        "since; --restart trains anew"
+        f"finished already, after step {steps}: this start trains nothing, even if code has "
+        "changed since; use --restart to train again"
     )

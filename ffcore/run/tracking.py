@@ -1,4 +1,4 @@
-"""A run and its trackers: they are told of it, and none of them can end it.
+"""A run's trackers: they get its metrics and pictures, and none of them can end it.
 
 with Tracking(folder, "digits", recipe, print) as tracking:
     tracking.add([("tensorboard", tracker)])
@@ -33,31 +33,31 @@ class Tracking(AbstractContextManager["Tracking"]):
         self, folder: Path, run: str, recipe: Mapping[str, Any], say: Callable[[str], None]
     ) -> None:
         self.waiting: list[tuple[str, Tracker]] = []
-        """Those that are not opened yet."""
+        """Trackers that are not opened yet."""
         self.active: list[tuple[str, Tracker]] = []
         self.folder, self.run, self.recipe, self.say = folder, run, recipe, say
 
     def add(self, trackers: Iterable[tuple[str, Tracker]]) -> None:
-        """Take trackers, each with the name by which a warning tells it."""
+        """Take trackers, each with its name for warnings."""
         self.waiting.extend(trackers)
 
     def begin(self, step: int) -> None:
         """Open the trackers of a run that has made so many steps."""
         self.active, self.waiting = self.waiting, []
 
-        def begun(tracker: Tracker) -> None:
+        def open_tracker(tracker: Tracker) -> None:
             self.folder.mkdir(exist_ok=True)
             tracker.open(self.folder, self.run, self.recipe, step)
 
-        self._tell(begun)
+        self._call(open_tracker)
 
     def track(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Hand on what was measured after `step` steps."""
-        self._tell(lambda tracker: tracker.track(step, numbers))
+        """Pass on the numbers measured after `step` steps."""
+        self._call(lambda tracker: tracker.track(step, numbers))
 
     def show(self, step: int, name: str, picture: Path) -> None:
-        """Hand on a picture."""
-        self._tell(lambda tracker: tracker.show(step, name, picture))
+        """Pass on a picture."""
+        self._call(lambda tracker: tracker.show(step, name, picture))
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         closing, self.active = self.active, []
@@ -65,15 +65,15 @@ class Tracking(AbstractContextManager["Tracking"]):
             try:
                 tracker.close(finished=kind is None)
             except Exception as failure:  # noqa: BLE001 - a stranger's tracker may raise anything
-                self._warn(name, "may have lost what it was told last", failure)
+                self._warn(name, "may have lost the last numbers", failure)
 
-    def _tell(self, news: Callable[[Tracker], None]) -> None:
+    def _call(self, news: Callable[[Tracker], None]) -> None:
         kept = []
         for name, tracker in self.active:
             try:
                 news(tracker)
             except Exception as failure:  # noqa: BLE001 - a stranger's tracker may raise anything
-                self._warn(name, "is left out from here on", failure)
+                self._warn(name, "is not used any more", failure)
                 with suppress(Exception):
                     tracker.close(finished=False)
             else:

@@ -1,4 +1,4 @@
-"""Samples of a student or a teacher: made, decoded, and kept."""
+"""Samples of a student or a teacher: made, decoded and saved."""
 
 from ffcore.sample.chunks import CHUNK
 from ffcore.sample.output import output

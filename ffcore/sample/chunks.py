@@ -1,7 +1,7 @@
-"""Samples that are being made: on disk in chunks, so that what was made is not made again.
+"""Samples in progress: stored in chunks, so that an interrupted sampling resumes.
 
-The chunks of an output lie beside it; see Partial. A chunk is of CHUNK samples whatever the batch
-size, and is written whole or not at all; so a process can be killed at any moment.
+The chunks of an output lie beside it; see Partial. Whatever the batch size, a chunk has CHUNK
+samples. It is written whole or not at all, so a process can be killed at any moment.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Chunks:
 
     @property
     def directory(self) -> Path:
-        """Where they lie."""
+        """The directory of the chunks."""
         return self.partial.directory
 
     def place(self) -> None:
-        """Note that from now on what stands in the output's place may be of these chunks."""
+        """Record that from now on the output may be made of these chunks."""
         (self.directory / _PLACING).touch()
 
     @property
@@ -59,33 +59,33 @@ class Chunks:
 
     def stored(self) -> int:
         """Return how many samples there are, in whole chunks and in begun ones."""
-        return sum(map(self._stored, range(-(-self.number // CHUNK))))
+        return sum(map(self._count, range(-(-self.number // CHUNK))))
 
-    def _stored(self, index: int) -> int:
+    def _count(self, index: int) -> int:
         start, stop = self.span(index)
         if self._whole(index).exists():
             return stop - start
         try:
-            begun = self.begun(index)
+            begun = self.read_begun(index)
         except FileNotFoundError:  # its process has just made a whole chunk of it
             return stop - start
         return 0 if begun is None else len(begun)
 
-    def begun(self, index: int) -> NDArray[Any] | None:
+    def read_begun(self, index: int) -> NDArray[Any] | None:
         """Return the first samples of a chunk that was left before its end."""
-        path = self._begun(index)
+        path = self._begun_path(index)
         return np.load(path) if path.exists() else None
 
     def put(self, index: int, samples: NDArray[Any]) -> None:
         """Store a chunk, or the first samples of it."""
         start, stop = self.span(index)
-        path = self._whole(index) if len(samples) == stop - start else self._begun(index)
+        path = self._whole(index) if len(samples) == stop - start else self._begun_path(index)
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
             np.save(file, samples)
         partial.replace(path)
         if path == self._whole(index):
-            self._begun(index).unlink(missing_ok=True)
+            self._begun_path(index).unlink(missing_ok=True)
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         """Yield all chunks in the order of their samples, each mapped from the disk."""
@@ -95,5 +95,5 @@ class Chunks:
     def _whole(self, index: int) -> Path:
         return self.directory / f"{index:06}.npy"
 
-    def _begun(self, index: int) -> Path:
+    def _begun_path(self, index: int) -> Path:
         return self.directory / f"{index:06}.begun.npy"

@@ -38,12 +38,12 @@ def load_sampler(
         device: of torch; "auto" takes an accelerator if there is one.
         overrides: of the decoder's keys, as in "decoder.weights=vae.safetensors".
 
-    Raises SourceError where there is no student, WeightsError where its file is damaged,
-    MissingFile where the decoder's is not there, BuildError or SampleError where it does not fit.
+    Raises SourceError if there is no student, WeightsError if its file is damaged, MissingFile if
+    the decoder's is missing, BuildError or SampleError if it does not fit.
     """
     path = student_path(source)
     found = read_student(path)
-    decoder = component("decoder", _overridden(found.config["decoder"], overrides))
+    decoder = component("decoder", _override(found.config["decoder"], overrides))
     require(getattr(decoder, "files", ()))
     return Sampler(
         StudentSampler(
@@ -101,7 +101,7 @@ def load_teacher_sampler(
 
 
 def _recipe_of(source: str | PathLike[str]) -> str | PathLike[str]:
-    """Return where the recipe of a source is whose teacher is asked for."""
+    """Return the recipe of a source whose teacher is wanted."""
     path = Path(source)
     if path.is_dir() and is_run(path):
         return path / RECIPE
@@ -124,8 +124,8 @@ def _conditions(path: Path, found: StudentFile) -> ConditionSource:
     return found.conditions
 
 
-def _overridden(tree: Any, overrides: Iterable[str]) -> dict[str, Any]:
-    """Return a decoder's tree with --set's laid over it; a student itself has no more keys."""
+def _override(tree: Any, overrides: Iterable[str]) -> dict[str, Any]:
+    """Return a decoder's tree with --set's applied; a student itself has no keys left."""
     layers = []
     for text in overrides:
         try:
@@ -134,7 +134,7 @@ def _overridden(tree: Any, overrides: Iterable[str]) -> dict[str, Any]:
             raise SourceError(f"--set {text}: {error}") from None
         if layer.keys() != {"decoder"} or not isinstance(layer["decoder"], dict):
             raise SourceError(
-                f"--set {text}: a student is what its training made it; only keys of its decoder "
+                f"--set {text}: training fixed the student's keys; only keys of its decoder "
                 "can be set, as in decoder.weights=PATH"
             )
         layers.append(layer)

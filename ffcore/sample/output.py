@@ -1,7 +1,8 @@
-"""What samples are kept as: one picture, one file of arrays, or a folder of pictures.
+"""The forms in which samples are saved: one picture, one file of arrays, a folder of pictures.
 
-Each is assembled from chunks in a place aside, in little memory, and put in place whole. With it
-comes the record of its conditions, without which its numbers cannot be compared with others'.
+Each is assembled from chunks in a temporary place, in little memory, and moved into place whole.
+The record of its conditions comes with it; without that, its numbers cannot be compared with
+others.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ffcore.sample.sampler import SampleError
 from ffcore.system.files import write_text
 
 GRID_LIMIT = 400
-"""Images that one picture shows at most."""
+"""Most images in one picture."""
 
 _GAP, _WHITE = 2, 255
 _SMALLEST = 64
@@ -42,15 +43,15 @@ class Output(ABC):
     @property
     @abstractmethod
     def record(self) -> Path:
-        """Where the conditions of the samples are written."""
+        """The file of the samples' conditions."""
 
     def occupied(self) -> Path | None:
-        """Return what stands in its place already, if anything does."""
+        """Return the path that exists in its place already, if any."""
         return next((path for path in (self.path, self.record) if path.exists()), None)
 
     @abstractmethod
     def check_overwriting(self) -> None:
-        """Raise SampleError where what stands in its place was not written by a sampling."""
+        """Raise SampleError if no sampling wrote what exists in its place."""
 
     @abstractmethod
     def put(
@@ -66,7 +67,7 @@ class Output(ABC):
             samples: chunks of them in order, UInt8[n, H, W, C] of images.
             number: how many there are in all.
             conditions: the record.
-            aside: an existing folder of the same file system, for what is not whole yet.
+            aside: an existing folder of the same file system, for unfinished files.
         """
 
 
@@ -93,7 +94,7 @@ class _OneFile(Output):
         whole = aside / f"whole{self.path.suffix}"
         self._write(whole, samples, number)
         whole.replace(self.path)
-        write_text(self.record, _written(conditions))
+        write_text(self.record, _conditions_text(conditions))
 
     @abstractmethod
     def _write(self, path: Path, samples: Iterable[NDArray[Any]], number: int) -> None: ...
@@ -158,8 +159,8 @@ class Folder(Output):
         )
         if foreign:
             raise SampleError(
-                f"{self.path} holds what no sampling has written ({', '.join(foreign[:5])}), and "
-                "is not overwritten: choose another folder"
+                f"{self.path} holds files that no sampling has written ({', '.join(foreign[:5])}), "
+                "and is not overwritten: choose another folder"
             )
 
     def put(
@@ -180,14 +181,14 @@ class Folder(Output):
             for image in chunk:
                 _picture(image).save(whole / f"{index:06}.png")
                 index += 1
-        write_text(whole / _RECORD, _written(conditions))
+        write_text(whole / _RECORD, _conditions_text(conditions))
         if self.path.exists():
             self.path.rename(old)
         whole.rename(self.path)
 
 
 def output(path: Path, shape: tuple[int, ...], number: int, *, images: bool) -> Output:
-    """Return what `path` asks for by its suffix: .npz, .png, or none, which is a folder.
+    """Return the form that the suffix of `path` means: .npz, .png, or none for a folder.
 
     Args:
         path: where to.
@@ -195,7 +196,7 @@ def output(path: Path, shape: tuple[int, ...], number: int, *, images: bool) -> 
         number: of the samples.
         images: whether they are images.
 
-    Raises SampleError where such samples cannot be kept so.
+    Raises SampleError if such samples cannot be saved in this form.
     """
     if path.name in ("", ".."):
         path = path.resolve()
@@ -204,7 +205,7 @@ def output(path: Path, shape: tuple[int, ...], number: int, *, images: bool) -> 
         return Arrays(path)
     if suffix in _OTHER_FORMATS:
         raise SampleError(
-            f"{path}: samples are kept as .npz, as one .png, or in a folder, not as {suffix}"
+            f"{path}: samples are saved as .npz, as one .png, or in a folder, not as {suffix}"
         )
     if not images:
         what = f"vectors of {shape[0]} numbers" if len(shape) == 1 else f"arrays of {shape}"
@@ -242,7 +243,7 @@ def _picture(image: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 
-def _written(conditions: Mapping[str, Any]) -> str:
+def _conditions_text(conditions: Mapping[str, Any]) -> str:
     """Return JSON with one condition a line: there may be as many labels as samples."""
     lines = (f"  {json.dumps(name)}: {json.dumps(each)}" for name, each in conditions.items())
     return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -1,7 +1,7 @@
-"""Work that is not whole yet: a directory beside what it is to become, held by one command.
+"""Unfinished work: a directory beside its future output, which one command holds.
 
-What is being made for `NAME` lies in `.NAME.partial`, with the conditions under which it is made,
-so that only the same work goes on with it.
+The unfinished work of `NAME` lies in `.NAME.partial` with its conditions, so that only the same
+work resumes it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 import attrs
 
 from ffcore.sample.sampler import SampleError
-from ffcore.system.files import held, write_text
+from ffcore.system.files import hold_directory, write_text
 
 _CONDITIONS = "conditions.json"
 _UNCOMPARED = ("source",)
-"""What may differ between two that are the same: by which name a source was called."""
+"""Conditions that may differ in the same work: the name by which a source was called."""
 
 
 @attrs.frozen
@@ -35,20 +35,20 @@ class Partial:
         return Partial(out.with_name(f".{out.name}.partial"))
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Make the directory, and hold it against other processes meanwhile.
+    def hold(self) -> Iterator[None]:
+        """Create the directory, and lock it against other processes meanwhile.
 
-        Raises SampleError where another process holds it.
+        Raises SampleError if another process holds it.
         """
         with ExitStack() as stack:
             try:
-                stack.enter_context(held(self.directory))
+                stack.enter_context(hold_directory(self.directory))
             except BlockingIOError:
                 raise SampleError(f"{self.directory} is in use by another process") from None
             yield
 
     def conditions(self) -> dict[str, Any] | None:
-        """Return the conditions of what is there; None where nothing is, or it was given up."""
+        """Return the conditions of the work there; None if there is none or it was given up."""
         try:
             found = json.loads((self.directory / _CONDITIONS).read_text())
         except (OSError, ValueError):
@@ -56,12 +56,12 @@ class Partial:
         return found if isinstance(found, dict) else None
 
     def begin(self, conditions: Mapping[str, Any]) -> None:
-        """Empty the directory, and write the conditions of what is to come."""
+        """Empty the directory, and write the conditions of the work to come."""
         self._empty()
         write_text(self.directory / _CONDITIONS, json.dumps(conditions, indent=2) + "\n")
 
     def remove(self) -> None:
-        """Take the directory away: first the conditions, without which the rest is void."""
+        """Remove the directory: the conditions first, without which the rest is void."""
         (self.directory / _CONDITIONS).unlink(missing_ok=True)
         self._empty()
         self.directory.rmdir()
@@ -72,7 +72,7 @@ class Partial:
 
 
 def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Say in which conditions two pieces of work differ, one line for each."""
+    """Return the conditions in which two pieces of work differ, one line for each."""
     return [
         f"{name}: {there.get(name)} there, {wanted.get(name)} here"
         for name in sorted(there.keys() | wanted.keys())

@@ -1,9 +1,8 @@
 """Images from noise, in one or a few steps of a student or by a solver on a teacher.
 
-The noise and the label of a sample depend on (seed, index) alone, and so do its pixels but for the
-rounding of the machine's arithmetic: neither the batch size nor the number of processes counts.
-Where a search has chosen among several noises for each index, the noise depends on (seed, index,
-number of the noise); number 0 is the one that a sample has otherwise.
+Up to rounding, a sample depends only on the seed and its index: neither the batch size nor the
+number of processes counts. After a search, which chooses among several noises for each index, the
+noise depends on (seed, index, number of the noise); without a search the number is 0.
 """
 
 from __future__ import annotations
@@ -42,11 +41,11 @@ classes that are cycled through by index."""
 
 
 class SampleError(ValueError):
-    """Samples are asked for that cannot be made, or cannot be kept as is asked."""
+    """The samples asked for cannot be made, or cannot be saved in this form."""
 
 
 class NotFinite(Exception):
-    """A sample came out as something other than a finite number."""
+    """A sample is not finite."""
 
 
 class Generator(ABC):
@@ -57,7 +56,7 @@ class Generator(ABC):
     """*S, the shape of one sample before it is decoded."""
     conditions: ConditionSource
     scale: float
-    """The guidance scale γ that is meant where nobody names one."""
+    """The default guidance scale γ."""
 
     @abstractmethod
     def generate(self, z: Tensor, condition: Condition, steps: int | None) -> Tensor:
@@ -67,13 +66,13 @@ class Generator(ABC):
     def check(self, guidance: float, steps: int | None) -> None:
         """Raise SampleError unless samples can be made at this scale γ in so many steps.
 
-        None are as many as are meant where nobody names a number.
+        None means the default number of steps.
         """
 
     @abstractmethod
     def nfe(self, guidance: float, steps: int | None) -> int | None:
-        """Return the evaluations of the base network for one sample; None where a solver decides
-        as it goes."""
+        """Return the evaluations of the base network for one sample; None for an adaptive
+        solver."""
 
     @abstractmethod
     def to(self, device: str) -> Generator:
@@ -81,17 +80,17 @@ class Generator(ABC):
 
     @abstractmethod
     def record(self, guidance: float, steps: int | None) -> dict[str, Any]:
-        """Return what its samples so depend on, and their NFE, as JSON can hold it."""
+        """Return the conditions of such samples, and their NFE, as JSON values."""
 
 
 class StudentSampler(Generator):
-    """A student's flow map from noise to sample, in one step unless told otherwise.
+    """A student's flow map from noise to sample, by default in one step.
 
     Args:
         student: in eval mode.
         sample_shape: *S.
         conditions: what it is conditioned on.
-        scale: that it was trained for, or what is meant where nobody names one.
+        scale: the scale that it was trained for; of a range, the default.
         range: the scales that it was trained for, if more than one.
     """
 
@@ -160,11 +159,11 @@ class TeacherSampler(Generator):
     Args:
         teacher: not guided yet.
         solver: how its flow is integrated.
-        scale: what is meant where nobody names one.
+        scale: the default.
         interval: the times at which guidance acts.
         channels: how many of the first channels are guided, or "all".
 
-    Raises ValueError for an interval or channels that there are not.
+    Raises ValueError for an impossible interval or impossible channels.
     """
 
     kind = "teacher"
@@ -190,11 +189,11 @@ class TeacherSampler(Generator):
         return integrate(self.guided, z, condition, self.solver)
 
     def check(self, guidance: float, steps: int | None) -> None:
-        """Raise SampleError for a scale other than 1 of a teacher that cannot be guided, and for
-        steps, which are its solver's."""
+        """Raise SampleError for a scale other than 1 if the teacher cannot be guided, and for
+        steps, which its solver sets."""
         if steps is not None:
             raise SampleError(
-                f"steps: {steps} of a student are asked for, and this is a teacher, whose steps "
+                f"steps: {steps} are asked for as of a student, and this is a teacher, whose steps "
                 "are its solver's: load_teacher_sampler(…, steps=…)"
             )
         if guidance != 1:
@@ -240,7 +239,7 @@ class TeacherSampler(Generator):
 
 @attrs.frozen(kw_only=True)
 class Request:
-    """Which samples are asked for, in full; a Sampler makes and checks it."""
+    """A complete, checked request for samples; made by a Sampler."""
 
     number: int
     seed: int
@@ -254,7 +253,7 @@ class Request:
 
 
 class Sampler:
-    """Draws images, or whatever else its decoder makes of samples.
+    """Draws images, or whatever its decoder makes of samples.
 
         sampler(16, seed=0)  # Float[16, C, H, W] in [−1, 1]
 
@@ -262,7 +261,7 @@ class Sampler:
         generator: makes samples of noise.
         decoder: makes images of samples.
         device: where both compute.
-        origin: what else belongs into the record of a sampling: names and digests.
+        origin: names and digests that the record of a sampling also holds.
 
     Raises SampleError where the decoder cannot decode such samples.
     """
@@ -321,10 +320,10 @@ class Sampler:
 
         Returns:
             float32 on the CPU: images Float[number, C, H, W] in [−1, 1]. Vectors, and latents
-            that no decoder decodes, are handed on as they are.
+            that no decoder decodes, are returned as they are.
 
-        Raises SampleError for a number, a seed, labels, a guidance scale, steps or a batch that
-        there are not; NotFinite where a sample is not finite; FlowError.
+        Raises SampleError for an impossible number, seed, labels, guidance scale, steps or batch;
+        NotFinite if a sample is not finite; FlowError.
         """
         asked = self.request(number, seed=seed, labels=labels, guidance=guidance, steps=steps)
         return self.make(asked, batch=batch)
@@ -347,7 +346,7 @@ class Sampler:
         guidance: float | None = None,
         steps: int | None = None,
     ) -> Request:
-        """Return what is asked for in full. Raises SampleError where it cannot be had."""
+        """Return the complete request. Raises SampleError if it is impossible."""
         scale = self.generator.scale if guidance is None else _checked_scale(guidance)
         steps = None if steps is None else whole_number("steps", steps, 1)
         self.generator.check(scale, steps)
@@ -365,7 +364,7 @@ class Sampler:
         Raises NotFinite for one that is not finite.
         """
         z = self.noise(asked, start, stop)
-        return self.decoded(z, self.condition(asked, start, stop), asked.steps, start).cpu()
+        return self.decode(z, self.condition(asked, start, stop), asked.steps, start).cpu()
 
     def noise(self, asked: Request, start: int, stop: int) -> Tensor:
         """Return the prior noise Float[stop − start, *S] from which samples of a request start."""
@@ -394,7 +393,7 @@ class Sampler:
         return condition if asked.guidance == 1 else condition.at(asked.guidance, self.device)
 
     @torch.no_grad()
-    def decoded(
+    def decode(
         self, z: Tensor, condition: Condition, steps: int | None = None, first: int = 0
     ) -> Tensor:
         """Return the samples of prior noise Float[B, *S], decoded, on the device.
@@ -411,9 +410,9 @@ class Sampler:
         return samples.clamp(-1, 1) if self.makes_images else samples
 
     def record(self, asked: Request, batch: int | None = None) -> dict[str, Any]:
-        """Return all that the samples depend on, as JSON can hold it.
+        """Return all that the samples depend on, as JSON values.
 
-        `batch` is how many are made at a time: the steps of an adaptive solver suit them all.
+        `batch` is how many are made at a time: an adaptive solver's steps depend on them all.
         """
         generated = self.generator.record(asked.guidance, asked.steps)
         adapts = (generated["solver"] or {}).get("method") == "dopri5"
@@ -431,7 +430,7 @@ class Sampler:
         }
 
     def drawn_labels(self, asked: Request) -> list[int] | None:
-        """Return the class of each sample of a request; None where its conditions have none."""
+        """Return the class of each sample of a request; None if its conditions have none."""
         label = self.condition(asked, 0, asked.number).label
         return None if label is None else [int(each) for each in label]
 
@@ -446,7 +445,7 @@ class Sampler:
 def to_uint8(images: Tensor) -> Tensor:
     """Return images of pixels 0 to 255, UInt8[N, H, W, C], of Float[N, C, H, W] in [−1, 1].
 
-    (x + 1) · 127.5 to the nearest integer, a half to the even one; x is cut to [−1, 1] before.
+    (x + 1) · 127.5 to the nearest integer, a half to the even one; x is clipped to [−1, 1] before.
     """
     pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return pixels.permute(0, 2, 3, 1)
@@ -470,7 +469,7 @@ def _index(found: Any) -> int:
 
 
 def _checked_scale(found: Any) -> float:
-    """Return a guidance scale, or raise SampleError where float32 has no such number."""
+    """Return a guidance scale, or raise SampleError if float32 has no such number."""
     try:
         scale = math.nan if isinstance(found, bool | str) else float(found)
     except (TypeError, ValueError):
@@ -483,7 +482,7 @@ def _checked_scale(found: Any) -> float:
 def _checked_labels(
     labels: Labelling | None, conditions: ConditionSource
 ) -> Literal["balanced", "random"] | tuple[int, ...] | None:
-    """Return the labelling in its one form, or raise SampleError where there are no such labels."""
+    """Return the labelling in its one form, or raise SampleError for impossible labels."""
     if not isinstance(conditions, Labels):
         if labels is not None:
             raise SampleError("labels: these samples have no classes to choose from")

@@ -1,4 +1,4 @@
-"""Sampling to disk: in chunks, by one process or several, and on from where it was interrupted."""
+"""Sampling to disk: in chunks, in one process or several, resumable."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ffcore.system.distributed import Processes
 
 
 class StoppedSampling(Exception):
-    """Sampling was asked to stop, and did so; what was made is kept."""
+    """Sampling stopped on request; its samples are saved."""
 
     def __init__(self, done: int, number: int) -> None:
         super().__init__(f"stopped after {done} of {number} samples; the same command goes on")
@@ -42,21 +42,21 @@ def write_samples(
     progress: Callable[[int, int], None] = silent,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Make the samples that are asked for, and keep them at `path` with the record of them.
+    """Make the samples of a request, and save them at `path` with their record.
 
-    An interrupted sampling under the same conditions goes on where it stood.
+    An interrupted sampling under the same conditions resumes.
 
     Args:
         sampler: makes them.
         asked: which.
         path: .npz, .png, or a folder; see `output`.
         batch: how many are made at a time, at most CHUNK; without influence on the samples.
-        overwrite: replace what an earlier sampling left at `path`, once the new one is whole.
+        overwrite: replace an earlier sampling's files at `path` once the new ones are whole.
         processes: that share the work; by default this one alone.
-        progress: told of (done, of how many), counting those of an interrupted sampling.
-        stop: asked after each batch whether to stop there.
+        progress: gets (number done, total), counting those of an interrupted sampling.
+        stop: called after each batch; True stops the sampling.
 
-    Raises SampleError, and changes nothing, where they cannot be kept at `path`; StoppedSampling;
+    Raises SampleError, and changes nothing, if they cannot be saved at `path`; StoppedSampling;
     what the sampler raises.
     """
     batch = whole_number("batch", batch, 1, CHUNK)
@@ -68,10 +68,10 @@ def write_samples(
         missing: list[int] | None = None
         try:
             if processes.leads:
-                stack.enter_context(chunks.partial.held())
+                stack.enter_context(chunks.partial.hold())
                 _prepare(place, chunks, conditions, overwrite)
                 missing = chunks.missing()
-        finally:  # the other processes learn of an error, too, and leave it to the leading one
+        finally:  # the other processes learn of an error too; the leading one raises it
             missing = processes.agree(missing)
         if missing is None:
             return
@@ -88,7 +88,7 @@ def write_samples(
 
 
 def _prepare(place: Output, chunks: Chunks, conditions: dict[str, Any], overwrite: bool) -> None:
-    """Make the chunks ready to go on, or to begin; raise SampleError where neither is possible."""
+    """Prepare the chunks to resume or to begin; raise SampleError if neither is possible."""
     if overwrite:
         place.check_overwriting()
     there = chunks.partial.conditions()
@@ -97,12 +97,12 @@ def _prepare(place: Output, chunks: Chunks, conditions: dict[str, Any], overwrit
         raise SampleError(
             f"{chunks.directory} holds an interrupted sampling under other conditions:\n  "
             + "\n  ".join(changed)
-            + "\n--overwrite throws it away"
+            + "\n--overwrite deletes it"
         )
     occupied = place.occupied()
     ours = there is not None and not changed and chunks.placing
     if occupied is not None and not (overwrite or ours):
-        raise SampleError(f"{occupied} exists: choose another place, or --overwrite")
+        raise SampleError(f"{occupied} exists: choose another place, or use --overwrite")
     if there is None or changed:
         chunks.partial.begin(conditions)
 
@@ -118,7 +118,7 @@ def _make(
 ) -> None:
     """Make the samples that a chunk lacks, and store it."""
     start, end = chunks.span(index)
-    begun = chunks.begun(index)
+    begun = chunks.read_begun(index)
     parts = [] if begun is None else [begun]
     done = start + sum(map(len, parts))
     others = chunks.stored() - (done - start)
@@ -128,14 +128,14 @@ def _make(
                 chunks.put(index, np.concatenate(parts))
             raise StoppedSampling(others + done - start, asked.number)
         images = sampler.images(asked, done, min(end, done + batch))
-        parts.append(_kept(images, sampler.makes_images))
+        parts.append(_as_stored(images, sampler.makes_images))
         done += len(images)
         progress(others + done - start, asked.number)
     chunks.put(index, np.concatenate(parts))
 
 
-def _kept(images: Tensor, are_images: bool) -> NDArray[Any]:
-    """Return decoded samples as they are kept."""
+def _as_stored(images: Tensor, are_images: bool) -> NDArray[Any]:
+    """Return decoded samples as they are saved."""
     kept = to_uint8(images) if are_images else images.to(torch.float32)
     return kept.contiguous().numpy()
 

@@ -86,5 +86,5 @@ def _scores(
     """Return the scores of candidates of the samples [start, stop): Float[len(numbers), samples]"""
     each = [student.noise(attrs.evolve(asked, noise=n), start, stop) for n in numbers]
     condition = Condition.cat([student.condition(asked, start, stop)] * len(numbers))
-    images = student.decoded(torch.cat(each), condition, asked.steps, start)
+    images = student.decode(torch.cat(each), condition, asked.steps, start)
     return verifier(images, condition).view(len(numbers), stop - start)

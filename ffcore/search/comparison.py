@@ -13,7 +13,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from ffcore.evaluate import Reference, Samples, Working, measure, tells_classes
+from ffcore.evaluate import Reference, Samples, Working, knows_classes, measure
 from ffcore.evaluate.measure import Scores, feature_statistics
 from ffcore.evaluate.samples import from_uint8, pieces
 from ffcore.evaluate.stream import Progress, silent
@@ -238,7 +238,7 @@ class _Judging:
         found: Mapping[str, Scores] = {}
         if self.features:
             assert self.reference is not None
-            metrics = ("fd", "classes") if any(map(tells_classes, self.features)) else ("fd",)
+            metrics = ("fd", "classes") if any(map(knows_classes, self.features)) else ("fd",)
             working = Working(device=sampler.device)
             measured = measure(samples, self.reference, self.features, metrics, working)
             found = measured.features

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ffcore.interfaces import Condition
-from ffcore.plugins import PluginError, imported
+from ffcore.plugins import PluginError, import_object
 from ffcore.plugins.place import describe_error
 from ffcore.system.faults import OutOfMemory
 
@@ -43,7 +43,7 @@ class Verifier:
         module, _, function = name.partition(":")
         if not (module and function):
             raise VerifierError(f"verifier {name!r} is not of the form module:function")
-        return Verifier(imported(name, f"verifier {name!r}"), name)
+        return Verifier(import_object(name, f"verifier {name!r}"), name)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, condition: Condition) -> Tensor:

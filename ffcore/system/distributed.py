@@ -129,19 +129,19 @@ def _outcome(work: Callable[[], Value]) -> tuple[Value | None, Exception | None]
         return None, error
 
 
-def started() -> int:
+def process_count() -> int:
     """Return how many processes torchrun started together with this one; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager
-def joined(device: str = "cpu") -> Iterator[Processes]:
+def join_processes(device: str = "cpu") -> Iterator[Processes]:
     """Join the processes that torchrun started together with this one, if it did.
 
     They talk through gloo about what is on the CPU, and through NCCL about what is on a CUDA
     `device`. Raises LostProcess where another process has ended meanwhile.
     """
-    if started() == 1:
+    if process_count() == 1:
         yield Processes()
         return
     cuda = torch.device(device).type == "cuda"
@@ -170,7 +170,7 @@ def joined(device: str = "cpu") -> Iterator[Processes]:
 
 def own_device(device: str) -> str:
     """Return the device of this process: of several accelerators, each process takes its own."""
-    if device != "cuda" or started() == 1:
+    if device != "cuda" or process_count() == 1:
         return device
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 

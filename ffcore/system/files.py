@@ -4,7 +4,7 @@
 ships, and `hf://org/repo/path/in/repo@revision` a file of a repository on the hub, read from its
 cache and downloaded into it. Nothing here imports torch, and whether files are there is told
 without a network. The files that runs and samplings leave are written by `write_text`, in
-directories that are `held`.
+directories that one process holds (`hold_directory`).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def locate(reference: str, *, download: bool = True) -> Path:
                 f"name its path, or name it as {_HUB_FORM}."
             )
         file = _HubFile.parse(reference)
-        return file.download() if download else file.cached()
+        return file.download() if download else file.find_cached()
     path = _path(reference)
     if not path.is_file():
         found = "a directory, not a file" if path.is_dir() else "no such file"
@@ -122,7 +122,7 @@ class _HubFile:
             raise MissingFile(f"{reference} is not of the form {_HUB_FORM}")
         return _HubFile(reference, f"{organisation}/{repository}", path, revision or None)
 
-    def cached(self) -> Path:
+    def find_cached(self) -> Path:
         self._need_package()
         from huggingface_hub import try_to_load_from_cache
 
@@ -205,7 +205,7 @@ def _why_missing(reference: str) -> str | None:
 
 
 def _entry(file: File, why: str) -> Iterator[str]:
-    yield _wrapped(f"{file.key}: {file.what}", "", "  ")
+    yield _wrap(f"{file.key}: {file.what}", "", "  ")
     rows = {
         "missing": why,
         "origin": file.origin,
@@ -214,10 +214,10 @@ def _entry(file: File, why: str) -> Iterator[str]:
     }
     for label, text in rows.items():
         if text:
-            yield _wrapped(text, f"  {label:<11}", " " * 13)
+            yield _wrap(text, f"  {label:<11}", " " * 13)
 
 
-def _wrapped(text: str, first: str, then: str) -> str:
+def _wrap(text: str, first: str, then: str) -> str:
     """Wrap between words only: a path or an address stays whole, to be copied."""
     return textwrap.fill(
         text,
@@ -230,7 +230,7 @@ def _wrapped(text: str, first: str, then: str) -> str:
 
 
 @contextmanager
-def held(directory: Path) -> Iterator[None]:
+def hold_directory(directory: Path) -> Iterator[None]:
     """Make a directory, and hold it against other processes meanwhile; it goes if left empty.
 
     Raises BlockingIOError where another process holds it, another OSError where it cannot be used.

@@ -198,7 +198,7 @@ def read_weights(reference: str) -> Weights:
         return _read_safetensors(path, reference)
     if head.startswith((b"PK\3\4", b"\x80")):
         tensors, part = _weights_of(path, _read_torch(path, zipped=head.startswith(b"PK")))
-        return Weights(_unwrapped(tensors), {}, reference, part)
+        return Weights(_unwrap(tensors), {}, reference, part)
     raise WeightsError(f"{path} {_what_else(head)}")
 
 
@@ -212,7 +212,7 @@ def _read_safetensors(path: Path, reference: str) -> Weights:
             raise ValueError(f"its metadata {_CONFIG!r} is no table")
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read as safetensors: {error}") from None
-    return Weights(tensors if _CONFIG in metadata else _unwrapped(tensors), config, reference)
+    return Weights(tensors if _CONFIG in metadata else _unwrap(tensors), config, reference)
 
 
 def _what_else(head: bytes) -> str:
@@ -320,11 +320,11 @@ def _inventory(content: object) -> str:
     return ", ".join(entries) + more if entries else "an empty dict"
 
 
-def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _unwrap(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Take off the prefixes of wrappers, nested as they may be, where every name bears them."""
     for prefix in WRAPPERS:
         if tensors and all(name.startswith(prefix) for name in tensors):
-            return _unwrapped({name.removeprefix(prefix): each for name, each in tensors.items()})
+            return _unwrap({name.removeprefix(prefix): each for name, each in tensors.items()})
     return tensors
 
 

@@ -3,7 +3,7 @@
     TestPlugin = plugin_tests("ffcore-coin")  # all that a distribution registers, in pytest
 
 or `ffd check-plugin ffcore-coin` from a shell. `ffcore.testing.strategies` has hypothesis
-strategies for tests of one's own. Nothing of ffcore but that command imports this room.
+strategies for your own tests. In ffcore only that command imports this package.
 """
 
 from importlib import import_module
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ffcore.testing.case import SETTINGS, Case, Setting
     from ffcore.testing.check import check_class, check_distribution, check_tables
     from ffcore.testing.expected import ExpectationError
-    from ffcore.testing.law import Broken, Law, NotAsked
+    from ffcore.testing.law import Broken, Law, NotChecked
     from ffcore.testing.laws import laws_of
     from ffcore.testing.result import Result
     from ffcore.testing.tests import plugin_tests
@@ -24,7 +24,7 @@ _HOMES = {
     "Case": "case",
     "ExpectationError": "expected",
     "Law": "law",
-    "NotAsked": "law",
+    "NotChecked": "law",
     "Result": "result",
     "Setting": "case",
     "check_class": "check",
@@ -40,7 +40,7 @@ __all__ = [
     "Case",
     "ExpectationError",
     "Law",
-    "NotAsked",
+    "NotChecked",
     "Result",
     "Setting",
     "check_class",

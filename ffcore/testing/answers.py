@@ -1,4 +1,4 @@
-"""What a component answers in a case: all its outputs, by name, from inputs that never change."""
+"""A component's answers in a case: all its outputs, by name, from fixed inputs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ NAMES: tuple[Objective, ...] = ("prediction", "correction")
 RUN = "a run"
 RECIPE = {"student": {"type": "mlp", "width": 16}, "training": {"steps": 5, "clip": "none"}}
 NUMBERS = {"loss": 0.25, "seconds/predictor": 0.01}
-"""What trackers are told; they get copies, which a faulty one may write to."""
+"""The numbers for trackers; they get copies, which a faulty one may write to."""
 
 
 def answers(case: Case, live: Any) -> Answers:
-    """Return the outputs of `live` for a batch, as its role asks for them."""
+    """Return the outputs of `live` for a batch, called as its role says."""
     if case.role in OBJECTIVES:
         return _of_objective(case, live)
     if case.role == "balancer":
@@ -35,13 +35,13 @@ def answers(case: Case, live: Any) -> Answers:
     if case.role == "tracker":
         with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             write_picture(Path(folder))
-            tell(live, Path(folder))
+            report(live, Path(folder))
         return {}
     return {"output": live(*arguments(case, live))}
 
 
 def arguments(case: Case, live: Any, at: float | None = None) -> tuple[Any, ...]:
-    """Return what the `forward` of a network of this role is called with.
+    """Return the arguments of `forward` for a network of this role.
 
     `at` fixes the time of a velocity, or the duration of a student from the prior on.
     """
@@ -59,10 +59,10 @@ def arguments(case: Case, live: Any, at: float | None = None) -> tuple[Any, ...]
     return x, t, t * draws.uniform("delta"), condition
 
 
-def tell(
+def report(
     tracker: Tracker, folder: Path, *, steps: Iterable[int] = (1, 2), finished: bool = True
 ) -> None:
-    """Tell a tracker of a run that makes these steps; `write_picture` has been in its folder."""
+    """Report a run with these steps to a tracker; `write_picture` was called before."""
     first, *others = steps
     tracker.open(folder, RUN, copy.deepcopy(RECIPE), first - 1)
     for step in (first, *others):
@@ -83,11 +83,11 @@ def _picture_of(folder: Path) -> Path:
 
 
 def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two answers are equal to the last bit; what is no number is equal to its like."""
+    """Whether two answers are equal to the last bit; NaN equals NaN."""
     return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
-def sliced(inputs: tuple[Any, ...], part: slice) -> tuple[Any, ...]:
+def slice_inputs(inputs: tuple[Any, ...], part: slice) -> tuple[Any, ...]:
     """Return the arguments for some of the samples."""
     return tuple(each[part] for each in inputs)
 
@@ -130,7 +130,7 @@ def norms_of() -> dict[Objective, Norms]:
 
 
 def _of_objective(case: Case, live: Any) -> Answers:
-    asked = case.asked(live)
+    asked = case.inputs_for(live)
     found = live.gaps(asked.networks, asked.batch)
     named: Answers = {}
     for index, gap in enumerate(found.gaps):

@@ -1,8 +1,8 @@
 """Cases: a component in one of the settings in which a recipe could put it.
 
 A setting is a small teacher of known kind. Components are built in every setting that offers what
-their table needs; one that a component refuses, with a ValueError as a recipe's author would get
-it, is none of its cases.
+their table needs. A component may refuse a setting with a ValueError, as a recipe's author would
+get it; that setting is then none of its cases.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ KINDS: dict[str, type] = {
 
 OBJECTIVES = ("predictor", "corrector")
 SETTLED = ("teacher", "tracker")
-"""Roles that a teacher's kind does not matter to: one setting does."""
+"""Roles to which the teacher does not matter: one setting is enough."""
 
 SIZE = 6
 """Samples in a batch."""
@@ -61,7 +61,7 @@ SIZE = 6
 
 @attrs.frozen
 class Setting:
-    """What a component is built for."""
+    """The surroundings that a component is built for."""
 
     name: str
     teacher: Callable[[], Teacher]
@@ -69,7 +69,7 @@ class Setting:
     """What the teacher's table would offer."""
     guidance_range: tuple[float, float] | None = None
 
-    def boxed(self) -> Setting:
+    def with_black_box(self) -> Setting:
         """Return this setting with a teacher that cannot be copied."""
 
         def box() -> Teacher:
@@ -105,8 +105,8 @@ SETTINGS = (
 
 
 @attrs.frozen
-class Asked:
-    """What an objective is asked with: a small student, the teacher, and what it wants beside."""
+class Inputs:
+    """The inputs of an objective: a small student, the teacher, and its auxiliary networks."""
 
     networks: Networks
     auxiliaries: Mapping[str, Auxiliary]
@@ -122,16 +122,16 @@ class Case:
     setting: Setting
 
     def context(self, *, meta: bool = False) -> Context:
-        """Return what `build` is handed."""
+        """Return the argument of `build`."""
         if self.role == "teacher":
             return Context(meta=meta)
         teacher = self._of_setting()
         return Context(teacher=teacher, guidance_range=self.setting.guidance_range, meta=meta)
 
     def build(self, seed: int = 0, *, meta: bool = False) -> Any:
-        """Build the component anew, its weights from a seed. Raises ValueError for a refusal."""
+        """Build the component again, its weights from a seed. Raises ValueError for a refusal."""
         context = self.context(meta=meta)
-        with process.seeded(seed):
+        with process.seed_torch(seed):
             return self.table.build(context)
 
     def teacher(self, live: Any) -> Teacher:
@@ -150,12 +150,12 @@ class Case:
         low, high = self.setting.guidance_range
         return attrs.evolve(condition, guidance=low + (high - low) * draws.uniform("guidance"))
 
-    def asked(self, objective: Any) -> Asked:
-        """Return what an objective is asked with, everything made anew."""
+    def inputs_for(self, objective: Any) -> Inputs:
+        """Return the inputs of an objective, all of them new."""
         teacher = self._of_setting()
         if self.setting.guidance_range is not None:
             teacher = Guided(teacher)
-        with process.seeded(1):
+        with process.seed_torch(1):
             student = SmallStudent.of(teacher)
             auxiliaries = objective.auxiliaries(student, teacher)
         networks = networks_of(student, teacher, auxiliaries)
@@ -167,10 +167,10 @@ class Case:
             draws=draws,
             data=draws.normal("data", teacher.sample_shape) if needy else None,
         )
-        return Asked(networks, auxiliaries, batch)
+        return Inputs(networks, auxiliaries, batch)
 
     def _of_setting(self) -> Teacher:
-        with process.seeded(0):
+        with process.seed_torch(0):
             return self.setting.teacher()
 
 

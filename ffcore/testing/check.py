@@ -3,7 +3,7 @@
     for result in check_distribution("ffcore-coin"):
         print(result.component, result.law, result.status)
 
-Nothing is downloaded for it, and what a process has one of is put back after every law.
+Nothing is downloaded, and global state is restored after every law.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from ffcore.testing.case import (
     words,
 )
 from ffcore.testing.expected import as_expected
-from ffcore.testing.law import Broken, Law, NotAsked
+from ffcore.testing.law import Broken, Law, NotChecked
 from ffcore.testing.laws import laws_of
 from ffcore.testing.plugin_laws import of_plugin, plugin_result, weights
 from ffcore.testing.result import Result, Status
 
 _LOG = logging.getLogger(__name__)
 GATES = ("is-of-its-role", "answers-as-its-role-does")
-"""Laws without which there is no point in asking the others."""
+"""Laws that must hold before the others are checked."""
 Progress = Callable[[str], None]
 
 
@@ -55,10 +55,10 @@ def check_distribution(
     Args:
         name: the distribution, or one of its plugins.
         expected: reasons of known failures by name; see `as_expected`.
-        registry: the plugins at hand; default: the installed ones, found anew.
-        progress: told the component that is about to be checked.
+        registry: the plugins at hand; default: the installed ones, discovered again.
+        progress: gets the component that is checked next.
 
-    Raises PluginError where no plugin is of that name, or all are disabled; ExpectationError.
+    Raises PluginError if no plugin has that name, or all are disabled; ExpectationError.
     """
     registry = registry or Registry.load()
     asked = canonical(name)
@@ -90,7 +90,7 @@ def check_class(
 
     Without `role`, that is the one whose class `build` returns.
 
-    Raises PluginError where there is no such class, ValueError where its role cannot be told,
+    Raises PluginError if there is no such class, ValueError if its role is unclear,
     ExpectationError.
     """
     table = Registry.load().table(role or "component", target)
@@ -123,17 +123,17 @@ def check_tables(
         else:
             present.append(table)
     if not present:
-        return _unasked(label, role, plugin_result(label, "is-buildable", "", missing))
+        return _unchecked(label, role, plugin_result(label, "is-buildable", "", missing))
     cases, refusals, fault = _cases(role, present, list(settings))
     if fault or not cases:
         fault = fault or f"refused everywhere: {'; '.join(refusals) or 'there is no setting'}"
-        return _unasked(label, role, plugin_result(label, "is-buildable", fault))
+        return _unchecked(label, role, plugin_result(label, "is-buildable", fault))
     results = [plugin_result(label, "is-buildable", "")]
     for law in laws_of(role):
         if any(each.law in GATES and each.fails for each in results):
-            results.append(_result(label, law, "not asked", "it breaks a law that comes before"))
+            results.append(_result(label, law, "not checked", "it breaks an earlier law"))
         else:
-            results.append(_judged(label, law, cases, len(present) > 1))
+            results.append(_judge(label, law, cases, len(present) > 1))
     return results
 
 
@@ -143,7 +143,7 @@ def _of_component(plugin: Plugin, component: Component, registry: Registry) -> l
         tables = examples(registry.table(role, f"{plugin.distribution}:{component.name}"))
         needed = frozenset[str]().union(*(words(table, "needs") for table in tables))
     except Exception as error:  # noqa: BLE001 - a stranger's class may raise anything
-        return _unasked(label, role, plugin_result(label, "is-buildable", describe_error(error)))
+        return _unchecked(label, role, plugin_result(label, "is-buildable", describe_error(error)))
     teachers = [] if role in SETTLED else list(_teachers(plugin, needed, registry))
     return check_tables(label, role, tables, (*SETTINGS, *teachers))
 
@@ -161,7 +161,7 @@ def _teachers(plugin: Plugin, needed: frozenset[str], registry: Registry) -> Ite
 
 
 def _examples(plugin: Plugin, component: Component, registry: Registry) -> list[Any]:
-    """Return those examples of a component that can be had; its own check tells of the others."""
+    """Return the examples of a component that can be made; its own check reports the others."""
     try:
         found = examples(registry.table(component.role, f"{plugin.distribution}:{component.name}"))
     except Exception:  # noqa: BLE001 - a stranger's class may raise anything
@@ -201,19 +201,19 @@ def _role(target: str, tables: list[Any]) -> str:
         found = f"it builds {type(live).__name__}"
         break
     raise ValueError(
-        f"{target}: its role cannot be told from what it builds ({found}): give --role (possible: "
+        f"{target}: its role is unclear from what it builds ({found}): give --role (possible: "
         f"{', '.join(KINDS)})"
     )
 
 
 def _missing(table: Any) -> str:
-    """Say which file of a table is not on this machine; nothing is downloaded."""
+    """Return which file of a table is not on this machine; nothing is downloaded."""
     try:
         for each in getattr(table, "files", ()):
             locate(each.reference, download=False)
     except MissingFile as error:
         return str(error)
-    except Exception:  # noqa: BLE001 - a stranger's class may raise anything; building it tells
+    except Exception:  # noqa: BLE001 - a stranger's class may raise anything; building it reports it
         return ""
     return ""
 
@@ -228,7 +228,7 @@ def _cases(
         for setting in settings[:1] if role in SETTLED else settings:
             case = Case(role=role, table=table, setting=setting)
             try:
-                with process.restored():
+                with process.restore():
                     refused = _refusal(case)
             except KeyboardInterrupt:
                 raise
@@ -243,14 +243,14 @@ def _cases(
 
 
 def _refusal(case: Case) -> str:
-    """Say why a component refuses the case, if it does; what else it raises is a fault."""
+    """Return why a component refuses the case, if it does; any other error is a fault."""
     if not case.setting.meets(case.role, case.table):
         return "it does not offer what is needed"
     try:
         live = case.build()
         of_role = isinstance(live, KINDS[case.role])
         if of_role and case.role in OBJECTIVES:
-            case.asked(live)
+            case.inputs_for(live)
     except ValueError as error:
         found = place(error)
         return f"{error} (at {found})" if found else str(error)
@@ -262,13 +262,13 @@ def _refusal(case: Case) -> str:
     return ""
 
 
-def _judged(label: str, law: Law, cases: list[Case], several: bool) -> Result:
+def _judge(label: str, law: Law, cases: list[Case], several: bool) -> Result:
     asked, reasons = False, dict[str, None]()
     for case in cases:
         try:
-            with process.restored():
+            with process.restore():
                 law.check(case, case.build())
-        except NotAsked as reason:
+        except NotChecked as reason:
             reasons[str(reason)] = None
         except KeyboardInterrupt:
             raise
@@ -281,7 +281,7 @@ def _judged(label: str, law: Law, cases: list[Case], several: bool) -> Result:
     return (
         _result(label, law, "holds")
         if asked
-        else _result(label, law, "not asked", "; ".join(reasons))
+        else _result(label, law, "not checked", "; ".join(reasons))
     )
 
 
@@ -292,10 +292,10 @@ def _where(case: Case, several: bool) -> str:
     return f" ({', '.join(places)})" if places else ""
 
 
-def _unasked(label: str, role: str, built: Result) -> list[Result]:
-    """Return the result of `is-buildable`, and that no other law could be asked."""
+def _unchecked(label: str, role: str, built: Result) -> list[Result]:
+    """Return the result of `is-buildable`, and all other laws as not checked."""
     why = "it cannot be built" if built.fails else built.found
-    return [built, *(_result(label, law, "not asked", why) for law in laws_of(role))]
+    return [built, *(_result(label, law, "not checked", why) for law in laws_of(role))]
 
 
 def _result(label: str, law: Law, status: Status, found: str = "") -> Result:

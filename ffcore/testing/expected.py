@@ -1,4 +1,4 @@
-"""Known failures: expected by name and with a reason, and told where they hold after all."""
+"""Known failures: expected by name and with a reason, and reported if they hold after all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def as_expected(found: list[Result], expected: Mapping[str, str]) -> list[Result
     """Return the results with the known failures excused.
 
     Args:
-        found: what became of the laws.
+        found: the results of the laws.
         expected: reasons by name: of a law ("corrector/mine/is-deterministic"), of a component
             ("corrector/mine") or of a role ("corrector"). Where several apply, the longest does.
 
@@ -37,7 +37,7 @@ def as_expected(found: list[Result], expected: Mapping[str, str]) -> list[Result
         if not any(each.status == "broken" for each in results)
     }
     return [
-        _excused(each, name, expected[name], name in outlived)
+        _excuse(each, name, expected[name], name in outlived)
         if (name := _excuse_of(each, expected))
         else each
         for each in found
@@ -65,7 +65,7 @@ def _excuse_of(result: Result, expected: Mapping[str, str]) -> str:
     return max((name for name in expected if _covers(name, result)), key=len, default="")
 
 
-def _excused(result: Result, name: str, reason: str, outlived: bool) -> Result:
+def _excuse(result: Result, name: str, reason: str, outlived: bool) -> Result:
     if result.status == "broken":
         return attrs.evolve(
             result, status="broken as expected", found=f"{reason} (found: {result.found})"
@@ -74,6 +74,6 @@ def _excused(result: Result, name: str, reason: str, outlived: bool) -> Result:
         return attrs.evolve(
             result,
             status="holds unexpectedly",
-            found=f"{name} was expected to fail ({reason}), and holds: take the expectation away",
+            found=f"{name} was expected to fail ({reason}), and holds: remove the expectation",
         )
     return result

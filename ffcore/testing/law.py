@@ -1,4 +1,4 @@
-"""Laws: what the contract of a role asks, each as a check that a component passes or breaks."""
+"""Laws: the clauses of a role's contract, each as a check that a component passes or breaks."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ ANY = "component"
 """The role of laws that hold for the components of every role."""
 
 Check = Callable[[Case, Any], None]
-"""(case, live object) -> None; raises Broken or NotAsked."""
+"""(case, live object) -> None; raises Broken or NotChecked."""
 
 
 class Broken(AssertionError):
     """A component breaks a law: what was found."""
 
 
-class NotAsked(Exception):
-    """A law has nothing to ask in this case: why."""
+class NotChecked(Exception):
+    """A law does not apply in this case: why."""
 
 
 @attrs.frozen
@@ -34,7 +34,7 @@ class Law:
     name: str
     """As in "finite-at-both-ends"."""
     text: str
-    """What it asks, for a person."""
+    """Its text, for a person."""
     check: Check
 
     @property
@@ -65,6 +65,6 @@ def require(holds: object, found: str) -> None:
 
 
 def ask_only_where(applies: object, why_not: str) -> None:
-    """Raise NotAsked unless the law `applies` in this case."""
+    """Raise NotChecked unless the law `applies` in this case."""
     if not applies:
-        raise NotAsked(why_not)
+        raise NotChecked(why_not)

@@ -1,4 +1,4 @@
-"""What the laws of networks have in common."""
+"""The common parts of the laws of networks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def finite(case: Case, live: Any, ends: Iterable[float] = ENDS) -> None:
 
 def all_inputs_read(case: Case, live: Any) -> None:
     """Require that the output changes with every input that the case has, once it is trained."""
-    network = perturbed(live)
+    network = perturb(live)
     inputs = arguments(case, network)
     with torch.no_grad():
         output = network(*inputs)
@@ -50,7 +50,7 @@ def all_inputs_read(case: Case, live: Any) -> None:
             require(moves, f"with weights away from the initial ones, it does not read {what}")
 
 
-def perturbed(network: nn.Module) -> Any:
+def perturb(network: nn.Module) -> Any:
     """Return a copy whose parameters are a little off: a new network often ignores an input.
 
     It is in eval mode, so that what training mode does at random is not taken for reading.

@@ -1,4 +1,4 @@
-"""The laws that a plugin is under before any component of it is built."""
+"""The laws for a plugin itself, before any component of it is built."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PLUGIN_LAWS = {
     "is-summarised": "Every component has a summary of one line.",
     "is-buildable": "Every component has an example that can be built in some setting; a setting "
     "is refused with a ValueError, if at all.",
-    "names-nothing-twice": "No component bears the role and the name of another plugin's: "
-    "every recipe that names that one would have to say whose it means.",
+    "names-nothing-twice": "No component has the role and the name of another plugin's: "
+    "every recipe that uses that name would have to say which plugin it means.",
 }
 """By name, in the order of their numbers. A new one comes last."""
 
@@ -26,9 +26,9 @@ HEAVY = ("torch", "numpy")
 
 
 def weights(plugins: Iterable[Plugin]) -> dict[str, str]:
-    """Say of plugins, by name, what a fresh interpreter finds wrong with importing their modules.
+    """Return, by plugin, what a fresh interpreter finds wrong with importing their modules.
 
-    One interpreter does for all of them where there is nothing to say.
+    If nothing is wrong, one interpreter checks all of them.
     """
     modules = {each.name: _modules(each) for each in plugins if each.state == "active"}
     if len(modules) > 1 and not _weight([each for own in modules.values() for each in own]):
@@ -37,7 +37,7 @@ def weights(plugins: Iterable[Plugin]) -> dict[str, str]:
 
 
 def of_plugin(plugin: Plugin, weight: str, registry: Registry) -> Iterator[Result]:
-    """Yield what became of the laws of a plugin itself; of the first alone if it is not active.
+    """Yield the results of a plugin's own laws; of the first alone if it is not active.
 
     `weight` is what `weights` says of it; `registry` has the plugins beside it.
     """
@@ -57,21 +57,21 @@ def of_plugin(plugin: Plugin, weight: str, registry: Registry) -> Iterator[Resul
     yield plugin_result(label, "names-nothing-twice", _claimed_before(plugin, registry))
 
 
-def plugin_result(component: str, law: str, fault: str, unasked: str = "") -> Result:
-    """Return what became of a plugin's law; it holds where there is no fault."""
-    status: Status = "broken" if fault else "not asked" if unasked else "holds"
+def plugin_result(component: str, law: str, fault: str, unchecked: str = "") -> Result:
+    """Return the result of a plugin's law; it holds if there is no fault."""
+    status: Status = "broken" if fault else "not checked" if unchecked else "holds"
     return Result(
         component=component,
         law=law,
         number=f"plugin {1 + list(PLUGIN_LAWS).index(law)}",
         text=PLUGIN_LAWS[law],
         status=status,
-        found=fault or unasked,
+        found=fault or unchecked,
     )
 
 
 def _claimed_before(plugin: Plugin, registry: Registry) -> str:
-    """Say which names of a plugin are another's too; those of ffcore itself are its own."""
+    """Return which names of a plugin are another's too; ffcore's own plugins count as one."""
     if canonical(plugin.distribution) == OWN:
         return ""
     claims = [
@@ -88,7 +88,7 @@ def _modules(plugin: Plugin) -> list[str]:
 
 
 def _weight(modules: list[str]) -> str:
-    """Say what a fresh interpreter finds wrong with importing these."""
+    """Return what a fresh interpreter finds wrong with importing these."""
     code = (
         "import importlib, sys\n"
         f"sys.path[:] = {sys.path!r}\n"

@@ -1,4 +1,4 @@
-"""What a process has one of, and a component has to leave as it was."""
+"""The global state of a process, which a component must leave unchanged."""
 
 from __future__ import annotations
 
@@ -52,24 +52,24 @@ def state() -> dict[str, Any]:
     return {name: read() for name, (read, _) in _GLOBALS.items()}
 
 
-def changed(before: dict[str, Any]) -> list[str]:
-    """Return the names of what is not as it was `before`."""
+def changes(before: dict[str, Any]) -> list[str]:
+    """Return the names of the values that differ from `before`."""
     return [name for name, value in state().items() if value != before[name]]
 
 
 @contextmanager
-def restored() -> Iterator[None]:
-    """Put back what is global: one component's fault is not to be found in the next."""
+def restore() -> Iterator[None]:
+    """Restore global state, so that one component's fault does not appear in the next."""
     before = state()
     try:
         yield
     finally:
-        for name in changed(before):
+        for name in changes(before):
             _GLOBALS[name][1](before[name])
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def seed_torch(seed: int) -> Iterator[None]:
     """Seed torch's random state on the CPU, and put it back."""
     before = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)

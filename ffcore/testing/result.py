@@ -1,4 +1,4 @@
-"""What became of a law, for one component."""
+"""The result of a law, for one component."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Literal
 
 import attrs
 
-Status = Literal["holds", "broken", "broken as expected", "holds unexpectedly", "not asked"]
+Status = Literal["holds", "broken", "broken as expected", "holds unexpectedly", "not checked"]
 
 
 @attrs.frozen(kw_only=True)
 class Result:
-    """What became of a law."""
+    """The result of a law."""
 
     component: str
     """Role and name, as in "corrector/vsd"; "plugin/vsd" for the laws of a plugin itself."""
@@ -20,10 +20,10 @@ class Result:
     number: str
     """As the page of the role has it, as in "teacher 3"."""
     text: str
-    """What the law asks."""
+    """The law's text."""
     status: Status
     found: str = ""
-    """Where and how it is broken, why that was expected, or why it was not asked."""
+    """Where and how it is broken, why that was expected, or why it was not checked."""
 
     @property
     def name(self) -> str:
@@ -32,5 +32,5 @@ class Result:
 
     @property
     def fails(self) -> bool:
-        """Whether this must be mended."""
+        """Whether this must be fixed."""
         return self.status in ("broken", "holds unexpectedly")

@@ -1,4 +1,4 @@
-"""Small networks that do all that their contract asks, for a component to work with."""
+"""Small networks that fulfil their contracts, for a component to work with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MEAN, SCALE = (0.5, -0.3), 0.7
 
 
 class SmallVelocity(VelocityField):
-    """A velocity that depends on all that it is given: of any sample shape, smooth, trainable."""
+    """A velocity that depends on all its inputs: of any sample shape, smooth, trainable."""
 
     def __init__(self, shape: tuple[int, ...], labels: int, takes_guidance: bool = False) -> None:
         super().__init__()
@@ -48,14 +48,14 @@ class SmallVelocity(VelocityField):
         return out
 
     def trainable_copy(self, takes_guidance: bool) -> SmallVelocity:
-        """Return a trainable copy, with an input for γ if asked for."""
+        """Return a trainable copy, with an input for γ if wanted."""
         copied = SmallVelocity(self.shape, self.labels, takes_guidance)
         copied.load_state_dict(self.state_dict(), strict=False)
         return copied
 
 
 class SmallStudent(Student):
-    """An average velocity from anywhere, which depends on all that it is given."""
+    """An average velocity from anywhere, which depends on all its inputs."""
 
     starts_at = "anywhere"
 

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for tests of one's own (extra `testing`).
+"""Hypothesis strategies for your own tests (extra `testing`).
 
     @given(teacher=exact_teachers(), seed=seeds())
     def test_mine(teacher, seed): ...
@@ -82,24 +82,24 @@ def exact_teachers() -> SearchStrategy[Gaussian | GaussianMixture]:
 def small_students(teacher: Teacher) -> SearchStrategy[Student]:
     """Students of random weights for a teacher; they start anywhere and read all they are given."""
 
-    def made(seed: int) -> Student:
-        with process.seeded(seed):
+    def make(seed: int) -> Student:
+        with process.seed_torch(seed):
             return SmallStudent.of(teacher)
 
-    return seeds().map(made)
+    return seeds().map(make)
 
 
 def batches(teacher: Teacher) -> SearchStrategy[Batch]:
     """Batches for an objective, without data."""
 
-    def made(streams: Draws) -> Batch:
+    def make(streams: Draws) -> Batch:
         return Batch(
             z=streams.normal("z", teacher.sample_shape),
             condition=teacher.conditions.draw(streams.named("condition")),
             draws=streams,
         )
 
-    return draws().map(made)
+    return draws().map(make)
 
 
 def _normal(seed: int, *shape: int) -> Tensor:

@@ -25,14 +25,14 @@ def plugin_tests(distribution: str, expected: Mapping[str, str] | None = None) -
         expected: reasons of known failures, as {"corrector/kernel/is-deterministic": "why"}. One
             that holds after all fails.
 
-    The checks run where the class is made, when pytest collects; the tests tell their results.
+    The checks run when the class is made, as pytest collects; the tests report their results.
     """
     results = check_distribution(distribution, expected=expected)
 
     class PluginTests:
         @pytest.mark.parametrize("result", results, ids=lambda result: result.name)
         def test_law(self, result: Result) -> None:
-            if result.status == "not asked":
+            if result.status == "not checked":
                 pytest.skip(result.found)
             if result.status == "broken as expected":
                 pytest.xfail(result.found)

@@ -1,1 +1,1 @@
-"""One training step, and the loop around it. Imports nothing by itself."""
+"""One training step, and the loop around it. Importing it imports no torch."""

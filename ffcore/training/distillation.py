@@ -1,4 +1,4 @@
-"""One training step. It knows gaps, weights and networks, and no method.
+"""One training step, in terms of gaps, weights and networks; no method is known here.
 
 The batch is split between the two objectives; each answers with gaps; the balancer weighs every
 sample and scales each objective. The loss is Σ over gaps of ⟨output, sg(scale · weight · gap)⟩ / d,
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ffcore.draws import Draws, epochs
-from ffcore.flow.guidance import unguided
+from ffcore.flow.guidance import remove_guidance
 from ffcore.interfaces import (
     Auxiliary,
     Balancer,
@@ -51,12 +51,12 @@ SECTIONS: dict[Objective, str] = {"prediction": "predictor", "correction": "corr
 
 
 class WrongAnswer(ValueError):
-    """An objective answers what nothing can be trained by; the message names its class."""
+    """An objective's answer cannot be trained on; the message names its class."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Answer:
-    """What an objective said to one part of its share, and how the balancer weighs it."""
+    """An objective's answer for one part of its share, as the balancer weighs it."""
 
     inner: Tensor
     """Σ of weight · ⟨output, gap⟩ / d, which carries the gradient; a scalar."""
@@ -91,7 +91,7 @@ class Distillation:
         teacher: frozen; guided already where the run guides.
         student: trained in place.
         predictor, corrector: one of them may be None.
-        data: for the objectives that need data; the others are handed none.
+        data: for the objectives that need data; the others get none.
         balancer: weighs them.
         optimizer: of the student.
         steps: length of the run, on which the learning rates' schedules depend.
@@ -99,15 +99,16 @@ class Distillation:
         seed: of every draw.
         ema_decays: of the student's EMAs.
         clip: greatest norm of a gradient, or None.
-        guidance: the scale γ, handed to every network in the condition; 1: unguided.
+        guidance: the scale γ, which every network gets in the condition; 1: unguided.
         guidance_range: instead, (low, high) between which each sample's γ is drawn uniformly.
         precision: "bfloat16" lets the objectives' networks compute in it, by autocast; weights,
             gradients, EMAs and sums over the batch are float32 all the same.
         accumulation: micro-batches per step, in each process.
-        skip: how many steps in a row may be left out whose numbers are not finite.
+        skip: how many steps in a row may be left out because their numbers are not finite.
 
-    Raises ValueError without any objective, where the teacher has no null condition to guide,
-    where an objective needs data and there is none of the teacher's shape, and where none does.
+    Raises ValueError without any objective; with guidance and a teacher that has no null condition;
+    where an objective needs data and there is none of the teacher's shape; for data that no
+    objective needs.
     """
 
     def __init__(
@@ -185,12 +186,12 @@ class Distillation:
 
         `loss` is ½ mean of weight · ‖gap‖²/d over the batch, with the objectives' factors; the
         gradient of the step is that of the inner products above. Of several processes, each has
-        metrics of its own, whose mean over them is what is meant.
+        metrics of its own; average them over the processes.
 
-        A step whose numbers are not finite changes no weight but counts. An auxiliary network's
-        gradient that is not leaves out its own updates from there on.
+        A step whose numbers are not finite changes no weight but counts. If an auxiliary network's
+        gradient is not finite, the step leaves out that update and those after it.
 
-        Raises Diverged as `check` does, which is asked now and then.
+        Raises Diverged as `check` does, which it calls now and then.
         """
         self.finite_check.begin()
         shares = self._shares(self.step_index)
@@ -266,7 +267,7 @@ class Distillation:
         if wrong := _wrong(gaps, part.stop - part.start):
             kind = type(self.objectives[objective])
             where = f"{kind.__module__}:{kind.__qualname__}"
-            raise WrongAnswer(f"the objective of {objective} ({where}) answered {wrong}")
+            raise WrongAnswer(f"the objective of {objective} ({where}) returned {wrong}")
         weights = [self.balancer.weights(objective, gap) for gap in gaps.gaps]
         return Answer.of(gaps, weights, part)
 
@@ -291,9 +292,9 @@ class Distillation:
         return factors, metrics
 
     def _backward(self, total: Tensor, count: int) -> None:
-        """Add the gradient of `total` / count, of a sum over this process's samples.
+        """Add the gradient of `total` / count, where `total` is a sum over this process's samples.
 
-        Gradients are averaged over processes, and what is meant is their sum.
+        Processes average their gradients, and the loss needs their sum.
         """
         (total * self.processes.size / count).backward()
 
@@ -345,7 +346,7 @@ class Distillation:
     ) -> Tensor:
         """Leave the gradient of the mean loss in an auxiliary network; return that loss.
 
-        It is this process's: the mean over all processes is that of the whole share.
+        It is this process's loss. The mean over all processes is the loss of the whole share.
         """
         assert auxiliary.loss is not None
         total = torch.zeros((), device=self.device)
@@ -362,9 +363,9 @@ class Distillation:
         return total * self.processes.size / share
 
     def check(self) -> None:
-        """Raise Diverged where more steps in a row had to be left out than `skip`.
+        """Raise Diverged if more than `skip` steps in a row were left out.
 
-        Waits for the device; of several processes, all must ask.
+        Waits for the device; all processes must call it.
         """
         self.finite_check.read()
         if not self.finite_check.halted:
@@ -384,7 +385,7 @@ class Distillation:
         raise self.processes.alike(error)
 
     def _not_finite_in(self, step: int) -> str:
-        """Make a step again as far as its gradients; name the weights or gradients not finite."""
+        """Repeat a step up to its gradients; name the weights or gradients that are not finite."""
         now, self.step_index = self.step_index, step
         shares = self._shares(step)
         answers, _ = self._gradient(shares)
@@ -408,7 +409,7 @@ class Distillation:
         return found and f"the gradients of {found}"
 
     def _not_finite(self, named: Mapping[str, Tensor]) -> str:
-        """Name the first of those that are not finite in any process."""
+        """Name the first few that are not finite in any process."""
         wrong = [~each.isfinite().all() for each in local(named.values())]
         counts = self.processes.total(torch.stack(wrong).float()).tolist()
         found = [name for name, count in zip(named, counts, strict=True) if count]
@@ -445,7 +446,7 @@ class Distillation:
             condition = self.teacher.conditions.draw(draws)
         return Batch(
             z=draws.normal("z", self.teacher.sample_shape),
-            condition=self._guided(condition, draws),
+            condition=self._with_guidance(condition, draws),
             draws=draws,
             data=data,
         )
@@ -459,7 +460,7 @@ class Distillation:
         data, condition = self.data.read(indices, on_cpu)
         return data.to(self.device), condition.to(self.device)
 
-    def _guided(self, condition: Condition, draws: Draws) -> Condition:
+    def _with_guidance(self, condition: Condition, draws: Draws) -> Condition:
         """Return `condition` with γ, where the run guides."""
         if self.guidance_range is not None:
             low, high = self.guidance_range
@@ -483,9 +484,9 @@ class Distillation:
         )
 
     def self_check(self, samples: int = 8) -> list[str]:
-        """Let every objective check itself on a few samples; return what they say.
+        """Let every objective check itself on a few samples; return their messages.
 
-        Raises ValueError where one does not work with the networks at hand.
+        Raises ValueError if one does not work with these networks.
         """
         few = min(samples, self.batch)
         with self._autocast():
@@ -503,23 +504,23 @@ class Distillation:
         activation_checkpointing: bool = False,
         compiled: bool = False,
     ) -> None:
-        """Say how the networks compute, and share the work with other processes.
+        """Set how the networks compute, and share the work with other processes.
 
-        Before the first step, and after whatever copies a network or reads its weights: networks
-        are changed in place.
+        Call it before the first step, and after everything that copies a network or reads its
+        weights: it changes networks in place.
 
         Args:
             processes: all of them hold the same networks as this one.
-            strategy: what each of them keeps; see ffcore/training/parallelize.py.
+            strategy: what each of them stores; see ffcore/training/parallelize.py.
             activation_checkpointing: whether the backward pass computes activations again, and
                 keeps few.
             compiled: whether torch.compile translates the networks.
 
-        Raises ValueError where the batch is too small for so many processes, or must not be cut.
+        Raises ValueError if the batch is too small for so many processes, or must not be divided.
         """
         self.processes = processes
         self._check_shares()
-        teacher = unguided(self.teacher)  # which is called by itself too, guided elsewhere
+        teacher = remove_guidance(self.teacher)  # which is also called directly, guided elsewhere
         auxiliaries = [each.network for each in self.auxiliaries.values()]
         if activation_checkpointing:
             for network in (self.student, *auxiliaries):
@@ -532,13 +533,12 @@ class Distillation:
         if strategy == "fsdp":
             for network in (teacher, self.student, *self.emas.values(), *auxiliaries):
                 parallelize.shard(network, self.device)
-        self.learner = self._distributed(self.learner, strategy)
+        self.learner = self._distribute(self.learner, strategy)
         self.auxiliary_learners = {
-            name: self._distributed(each, strategy)
-            for name, each in self.auxiliary_learners.items()
+            name: self._distribute(each, strategy) for name, each in self.auxiliary_learners.items()
         }
 
-    def _distributed(self, learner: Learner, strategy: Strategy) -> Learner:
+    def _distribute(self, learner: Learner, strategy: Strategy) -> Learner:
         network = learner.network
         if strategy == "ddp":
             network = parallelize.replicate(network, keeps_gradients=self.accumulation > 1)
@@ -551,7 +551,7 @@ class Distillation:
         if parts > 1 and coupled:
             raise ValueError(
                 f"the objective of {coupled[0]} couples the samples of a batch, and "
-                f"{self.processes.size} processes × {self.accumulation} micro-batches would cut "
+                f"{self.processes.size} processes × {self.accumulation} micro-batches would divide "
                 "it: take one of each, or another objective"
             )
         for step in {0, self.steps - 1}:
@@ -589,7 +589,7 @@ class Distillation:
 
 
 def _wrong(gaps: object, size: int) -> str:
-    """Say what is wrong with what an objective answered to a batch of `size`, if anything is."""
+    """Return what is wrong with an objective's answer to a batch of `size`, if anything."""
     if not isinstance(gaps, Gaps):
         return f"{type(gaps).__name__}, not Gaps: let its `gaps` return Gaps(gaps=(gap, …))"
     if not all(gap.output.requires_grad for gap in gaps.gaps):

@@ -29,8 +29,8 @@ def update(
     """Move `ema` towards `network`: ema ← d · ema + (1 − d) · network.
 
     d is `decay`, but (1 + step) / (10 + step) at most, so that early weights are soon forgotten
-    (the usual warm-up; `step` counts from 0). Buffers are copied. Sharded networks are averaged
-    where their parts are. Where `finite`, a bool on the device, is false, all stays as it is.
+    (the usual warm-up; `step` counts from 0). Buffers are copied. Each process
+    averages its own shards. If `finite`, a bool on the device, is false, nothing changes.
     """
     decay = min(decay, (1 + step) / (10 + step))
     kept, new = local(ema.parameters()), local(network.parameters())

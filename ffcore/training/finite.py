@@ -1,9 +1,9 @@
-"""What becomes of a step whose numbers are not finite: it changes no weight.
+"""The finite check: a step whose numbers are not finite changes no weight.
 
-Whether a number is finite is checked on the device, and decides on the updates there, so that no
-step waits for its numbers to be read and no weight meets a NaN. The books are read later, and say
-which step it was. After too many such steps in a row all stands still, as it stood before the
-first.
+The device checks whether a number is finite, and the updates depend on the result there. So no step
+waits for its numbers to be read, and no weight meets a NaN. The record of steps is read later, and
+says which step it was. After too many such steps in a row no update is made any more: all weights
+stay as they were before the first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 _MOST = 1000
-"""How many steps go by, at most, until the books are read."""
+"""The most steps between two readings of the record."""
 
 
 class Diverged(Exception):
@@ -22,23 +22,23 @@ class Diverged(Exception):
 
 
 class FiniteCheck:
-    """Tells on the device whether an update may be made, and keeps the books.
+    """Decides on the device whether an update may be made, and records the steps left out.
 
     Every number that is admitted must be the same in all processes that share a step.
 
     Args:
-        patience: how many steps in a row may be left out; after one more, all are.
+        patience: how many steps in a row may be left out; after one more, all later ones are.
         device: where the numbers are.
     """
 
     def __init__(self, patience: int, device: str) -> None:
         self.patience = patience
         self.finite = torch.ones((), dtype=torch.bool, device=device)
-        """Whether the updates of the step at hand may be made, as far as its numbers are known."""
+        """Whether this step's updates may be made, by the numbers admitted so far."""
         self.skipped = 0
-        """How many steps have been left out, as the books were last read."""
+        """How many steps had been left out when the record was last read."""
         self.row: list[tuple[int, list[str]]] = []
-        """Those of them that came last, one after the other: the step, what was not finite."""
+        """The last of them that follow each other: the step, and what was not finite."""
         self._in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         self._numbers: dict[str, Tensor] = {}
         self._unread: list[tuple[int, list[str], Tensor]] = []
@@ -62,16 +62,16 @@ class FiniteCheck:
 
     @property
     def full(self) -> bool:
-        """Whether so many steps have not been read that it is time."""
+        """Whether it is time to read the record."""
         return len(self._unread) >= _MOST
 
     @property
     def halted(self) -> bool:
-        """Whether all stands still, as the books were last read."""
+        """Whether updates had stopped when the record was last read."""
         return len(self.row) > self.patience
 
     def read(self) -> None:
-        """Bring the books up to date; waits for the device."""
+        """Read the record from the device; waits for it."""
         unread, self._unread = self._unread, []
         if not unread:
             return

@@ -32,14 +32,14 @@ class Learner:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def clip(self, most: float | None) -> Tensor:
-        """Scale the gradient that is there to a norm of `most` at most; return what it was."""
+        """Scale the gradient to a norm of `most` at most; return its norm before."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = whole(torch.nn.utils.get_total_norm(gradients))
         torch.nn.utils.clip_grads_with_norm_(self.parameters, most or float("inf"), norm)
         return norm
 
     def step(self, rate: float, finite: Tensor) -> None:
-        """Descend the gradient that is there, and drop it.
+        """Take an optimizer step along the gradient, and drop it.
 
         Args:
             rate: a factor on the learning rate.
@@ -47,7 +47,7 @@ class Learner:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.table.learning_rate * rate
-        # What GradScaler tells a fused optimizer: it then leaves out the update by itself.
+        # GradScaler sets this for a fused optimizer, which then leaves out the update.
         self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

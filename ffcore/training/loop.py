@@ -31,14 +31,14 @@ __all__ = ["Diverged", "Report", "Stopped", "train"]
 
 
 _REMEDY = (
-    "A smaller training.batch needs less; so does the same batch by parallel.accumulation = 2 or "
-    "more, with parallel.activation_checkpointing = true, or in several processes, of which "
-    "parallel.strategy = 'fsdp' keeps the networks in parts."
+    "Less memory is needed with a smaller training.batch. Or keep the batch and set "
+    "parallel.accumulation to 2 or more, set parallel.activation_checkpointing = true, or use "
+    "several processes; parallel.strategy = 'fsdp' divides the networks among them."
 )
 
 
 class Stopped(Exception):
-    """Training was asked to stop, and did so after a whole step and a checkpoint."""
+    """Training stopped on request, after a whole step and a checkpoint."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"stopped after step {step}; started again, it goes on from there")
@@ -52,19 +52,19 @@ class Report:
     step: int
     steps: int
     metrics: dict[str, float]
-    """As `Distillation.step` names them, each a mean over the finite steps since the report before.
+    """Means over the finite steps since the previous report, as `Distillation.step` names them.
 
-    `skipped` is how many were not finite, where such steps are left out."""
+    `skipped` is how many steps were left out because they were not finite."""
     steps_per_second: float
     """Over the same steps."""
     samples_per_second: float
     """Samples of the global batch, over the same steps."""
     seconds: dict[str, float]
-    """Of a step, on average over the same steps: by its sections, of this process. What is left of
-    a step is drawing, balancing, reports and checkpoints."""
+    """Mean seconds of a step in this process, by section, over the same steps. The rest of a step
+    is drawing, balancing, reports and checkpoints."""
     memory_peak: int
-    """The most memory so far, in bytes: what torch had taken of a CUDA device, else the largest
-    resident size of this process."""
+    """Peak memory in bytes so far: what torch reserved on a CUDA device, else the largest resident
+    size of this process."""
 
     @property
     def seconds_left(self) -> float:
@@ -73,7 +73,7 @@ class Report:
 
     @property
     def numbers(self) -> dict[str, float]:
-        """All that was measured, by name: what is written down and tracked."""
+        """All measurements by name, as they are stored and tracked."""
         return {
             **self.metrics,
             "steps_per_second": self.steps_per_second,
@@ -98,7 +98,7 @@ class _Means:
             self.counts[name] = self.counts.get(name, 0) + finite
 
     def read(self, processes: Processes) -> dict[str, float]:
-        """Return the means over all processes; all of them must ask."""
+        """Return the means over all processes; all of them must call this."""
         sums = torch.stack([*self.sums.values()]).double()
         counts = torch.stack([*self.counts.values()])
         means = processes.total(sums / counts.clamp(min=1)) / processes.size
@@ -113,22 +113,23 @@ def train(
     checkpoints: Checkpoints | None = None,
     checkpoint_every: int = CHECKPOINT_EVERY,
     stop: Callable[[], bool] = lambda: False,
-    made: Callable[[int], None] = lambda step: None,
+    after_step: Callable[[int], None] = lambda step: None,
 ) -> Generator[Report, None, None]:
     """Train to the last step, yielding a report each `log_every` steps and at the end.
 
     Metrics leave the device only for a report or a checkpoint. A checkpoint is begun each
-    `checkpoint_every` steps and at the end; all are written when the generator ends, in any way.
+    `checkpoint_every` steps and at the end. However the generator ends, it first finishes all
+    writes.
 
-    `stop` is asked after each step; where it says so in any process, a checkpoint is written and
-    Stopped raised, in all of them. Before that, `made` is told how many steps have been made.
+    After each step `after_step` gets the number of steps made, and `stop` is called. If it answers
+    True in any process, all of them write a checkpoint and raise Stopped.
 
-    Raises Diverged where too many steps in a row were not finite; no checkpoint is written then.
-    Raises what went wrong with a checkpoint (Unwritable, mostly) at the next report, checkpoint or
-    at the end, and OutOfMemory with what to change.
+    Raises Diverged if too many steps in a row were not finite; no checkpoint is written then.
+    Raises the error of a failed checkpoint (mostly Unwritable) at the next report or checkpoint or
+    at the end. Raises OutOfMemory with what to change.
     """
     with checkpoints or nullcontext():
-        yield from _train(distillation, log_every, checkpoints, checkpoint_every, stop, made)
+        yield from _train(distillation, log_every, checkpoints, checkpoint_every, stop, after_step)
 
 
 def _train(
@@ -137,17 +138,17 @@ def _train(
     checkpoints: Checkpoints | None,
     checkpoint_every: int,
     stop: Callable[[], bool],
-    made: Callable[[int], None],
+    after_step: Callable[[int], None],
 ) -> Iterator[Report]:
     means, begun, before = _Means(), time.perf_counter(), distillation.step_index
     check = distillation.finite_check
     skipped = check.skipped
-    distillation.time.read()  # what was before counts for none of these steps
+    distillation.time.read()  # time spent before belongs to none of these steps
     while distillation.step_index < distillation.steps:
         with enough_memory(f"step {distillation.step_index + 1}", _REMEDY):
             means.add(distillation.step(), check.finite)
         step, last = distillation.step_index, distillation.step_index == distillation.steps
-        made(step)
+        after_step(step)
         reports = last or step % log_every == 0
         stops = distillation.processes.any(stop()) and not last
         saves = last or stops or step % checkpoint_every == 0

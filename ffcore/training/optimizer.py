@@ -1,4 +1,4 @@
-"""The optimizer that a recipe asks for: AdamW with warm-up and decay. Torch-free until built."""
+"""A recipe's optimizer: AdamW with warm-up and decay. Torch-free until built."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """One network over several processes, recomputed or compiled: DDP, FSDP2, checkpointing, compile.
 
-"ddp": every process holds every network whole, and gradients are averaged in the backward pass
-(Li et al., 2006.15704). "fsdp": every network is cut into as many parts, and gathered unit by unit
-when it is called (FSDP2; Zhao et al., 2304.11277). Both hook a network's `forward`.
+"ddp": every process holds every network whole, and the backward pass averages gradients (Li et al.,
+2006.15704). "fsdp": every process holds a shard of every network, and a call gathers it unit by
+unit (FSDP2; Zhao et al., 2304.11277). Both hook a network's `forward`.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def units(network: nn.Module) -> list[nn.Module]:
     single unit.
     """
 
-    def found(module: nn.Module) -> Iterator[nn.Module]:
+    def walk(module: nn.Module) -> Iterator[nn.Module]:
         for child in module.children():
             if isinstance(child, nn.ModuleList):
                 yield from (item for item in child if next(item.parameters(), None) is not None)
             else:
-                yield from found(child)
+                yield from walk(child)
 
-    return list(found(network)) or [network]
+    return list(walk(network)) or [network]
 
 
 def recompute(network: nn.Module) -> None:
@@ -49,13 +49,13 @@ def recompute(network: nn.Module) -> None:
     Chen et al., 1604.06174. Costs a forward; saves all but one activation per unit.
     """
     for unit in units(network):
-        unit.forward = functools.partial(_recomputed, unit.forward)
+        unit.forward = functools.partial(_recompute, unit.forward)
 
 
-def _recomputed(forward: Callable[..., Any], *inputs: Any) -> Any:
+def _recompute(forward: Callable[..., Any], *inputs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*inputs)
-    if torch.compiler.is_compiling():  # the compiler leaves out by itself what no gradient needs
+    if torch.compiler.is_compiling():  # the compiler already leaves out what no gradient needs
         return checkpoint(forward, *inputs, use_reentrant=False)
     return checkpoint(forward, *inputs, use_reentrant=False, context_fn=_once_for_tangents)
 
@@ -72,7 +72,7 @@ def compile_units(network: nn.Module) -> None:
 
 
 def shard(network: nn.Module, device: str) -> None:
-    """Cut a network's parameters over all processes, in place, each unit by itself (FSDP2)."""
+    """Shard a network's parameters over all processes, in place, one unit at a time (FSDP2)."""
     mesh = init_device_mesh(torch.device(device).type, (dist.get_world_size(),))
     for unit in units(network):
         if unit is not network:
@@ -81,9 +81,9 @@ def shard(network: nn.Module, device: str) -> None:
 
 
 def cut_again(network: nn.Module) -> None:
-    """Cut what a sharded network gathered when it was called, where no backward pass has done so.
+    """Reshard what a call gathered, where no backward pass has done so.
 
-    Until then its own parameters, beside its units', are whole, and no EMA can follow them.
+    Until then the parameters outside its units are whole, and no EMA can follow them.
     """
     for module in network.modules():
         if isinstance(module, FSDPModule):
@@ -117,8 +117,8 @@ def replicate(network: nn.Module, *, keeps_gradients: bool) -> Replicated:
 def silent(network: nn.Module, quiet: bool) -> AbstractContextManager[None]:
     """Leave out the averaging of a replicated network's gradients meanwhile.
 
-    A later backward averages what has come together. Sharded networks go on: they hold a whole
-    gradient nowhere.
+    A later backward averages the accumulated gradient. Sharded networks do not skip it: they never
+    hold a whole gradient.
     """
     if quiet and isinstance(network, Replicated):
         context: AbstractContextManager[None] = network.no_sync()

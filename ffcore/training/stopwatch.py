@@ -5,9 +5,9 @@
         ...
     time.read()  # {"predictor": 0.012}
 
-On a CPU by its clock. On CUDA, where the CPU runs ahead of the work that it asks for, by events in
-the stream: they are added up as they come to pass, and only `read` waits for those that have not.
-On other accelerators by the CPU's clock, which then tells how long asking took.
+A CPU's clock times the CPU. On CUDA the CPU runs ahead of the work that it launches, so events in
+the stream time it: they are added up once they have passed, and only `read` waits for the others.
+On other accelerators the CPU's clock times the launches alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Stopwatch:
         self.device = torch.device(device)
         self.totals: defaultdict[str, float] = defaultdict(float)
         self.pending: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()
-        """Sections of which it is not known whether the device has done them."""
+        """Sections that the device may not have finished."""
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:

@@ -15,7 +15,7 @@ from ffcore.evaluate.trajectory import DELTAS
 from ffcore.flow.backend import Backend
 from ffcore.flow.derivative import backend_for
 from ffcore.flow.exact import ExactTeacher
-from ffcore.flow.guidance import unguided
+from ffcore.flow.guidance import remove_guidance
 from ffcore.flow.ode import integrate
 from ffcore.flow.solver import Solver
 from ffcore.interfaces import Condition, Student, Teacher
@@ -155,7 +155,7 @@ def exact_solution(
 
     What is known is the unguided teacher's.
     """
-    known = unguided(teacher)
+    known = remove_guidance(teacher)
     if not isinstance(known, ExactTeacher) or condition.guidance is not None:
         return None
     ones = torch.ones(len(z), dtype=torch.float64, device=z.device)

@@ -191,10 +191,10 @@ def _noising(
         assert subject.network is not None
         g = copy.deepcopy(subject.network)
 
-        def told(step: int, loss: float, whose: str = whose) -> None:
+        def report(step: int, loss: float, whose: str = whose) -> None:
             progress(f"fit, {whose}", step, fit.steps, f"loss {loss:.3f}")
 
-        fit_velocity(g, pool, pooled, fit, measurement.batch, told)
+        fit_velocity(g, pool, pooled, fit, measurement.batch, report)
         g.eval()
         found[whose] = {
             r: noising_gap(

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ffcore.draws import Draws
-from ffcore.interfaces import Condition, DataError, DataSource, Teacher, labelled
+from ffcore.interfaces import Condition, DataError, DataSource, Teacher, class_condition
 
 TENSORS = ("latents", "labels")
 FLOATS = ("F32", "F16", "BF16")
@@ -38,10 +38,10 @@ class Shard:
 
         Raises DataError where it is no shard, and ValueError for samples of another shape.
         """
-        with _opened(path) as file:
+        with _open(path) as file:
             found = set(file.keys())
             if found != set(TENSORS):
-                raise DataError(f"{path} holds {_listed(found)}; a shard holds {_listed(TENSORS)}")
+                raise DataError(f"{path} holds {_list(found)}; a shard holds {_list(TENSORS)}")
             latents, labels = (file.get_slice(name) for name in TENSORS)
             size, *shape = latents.get_shape() or (0,)
             kinds = latents.get_dtype(), labels.get_dtype()
@@ -61,7 +61,7 @@ class Shard:
 
         Raises DataError where a latent is not finite.
         """
-        with _opened(self.path) as file:
+        with _open(self.path) as file:
             latents, labels = (file.get_slice(name) for name in TENSORS)
             found = torch.cat([latents[row : row + 1].float() for row in rows.tolist()])
             label = torch.cat([labels[row : row + 1].long() for row in rows.tolist()])
@@ -85,7 +85,7 @@ class StoredLatents(DataSource):
             raise ValueError("there are no shards")
         self.shards = [Shard.of(path, self.sample_shape) for path in paths]
         self.ends = torch.tensor([shard.size for shard in self.shards]).cumsum(0)
-        labelled(self.conditions, torch.zeros(0, dtype=torch.int64))
+        class_condition(self.conditions, torch.zeros(0, dtype=torch.int64))
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -101,14 +101,14 @@ class StoredLatents(DataSource):
             rows = indices[places] - (self.ends[number] - shard.size)
             samples[places], labels[places] = shard.read(rows)
             try:
-                labelled(self.conditions, labels[places])
+                class_condition(self.conditions, labels[places])
             except ValueError as error:
                 raise DataError(f"{shard.path}: {error}") from None
-        return self.scale * samples, labelled(self.conditions, labels)
+        return self.scale * samples, class_condition(self.conditions, labels)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _open(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, "pt") as file:
             yield file
@@ -116,5 +116,5 @@ def _opened(path: Path) -> Iterator[Any]:
         raise DataError(f"{path} cannot be read as safetensors: {error}") from None
 
 
-def _listed(names: Sequence[str] | set[str]) -> str:
+def _list(names: Sequence[str] | set[str]) -> str:
     return " and ".join(map(repr, sorted(names))) or "nothing"

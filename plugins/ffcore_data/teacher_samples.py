@@ -15,7 +15,7 @@ from ffcore.flow.solver import Solver
 from ffcore.interfaces import Condition, DataError, DataSource, Teacher
 
 _LOG = logging.getLogger("ffcore")
-TOLD = 10
+REPORTS = 10
 """Lines of news on the way, about."""
 
 
@@ -57,25 +57,25 @@ class SampledTeacher(DataSource):
         Raises DataError where a sample is not finite.
         """
         del draws
-        samples, condition = self._made
+        samples, condition = self._all_samples
         return samples[indices], condition[indices]
 
     @functools.cached_property
-    def _made(self) -> tuple[Tensor, Condition]:
+    def _all_samples(self) -> tuple[Tensor, Condition]:
         starts = range(0, self.number, self.batch)
         samples, conditions = torch.empty(self.number, *self.sample_shape), []
         for done, start in enumerate(starts):
-            if done % max(1, len(starts) // TOLD) == 0:
+            if done % max(1, len(starts) // REPORTS) == 0:
                 _LOG.info("data: %s of %s samples of the teacher", f"{start:,}", f"{self.number:,}")
             stop = min(self.number, start + self.batch)
-            found, condition = self._sampled(start, stop)
+            found, condition = self._sample(start, stop)
             if not found.isfinite().all():
                 raise DataError("the teacher's samples are not finite: data cannot be made of them")
             samples[start:stop] = found
             conditions.append(condition)
         return samples, Condition.cat(conditions)
 
-    def _sampled(self, start: int, stop: int) -> tuple[Tensor, Condition]:
+    def _sample(self, start: int, stop: int) -> tuple[Tensor, Condition]:
         tensors = itertools.chain(self.teacher.parameters(), self.teacher.buffers())
         device = next((each.device for each in tensors), torch.device("cpu"))
         draws = Draws(self.seed, 0, start, stop, str(device)).named("teacher's samples")

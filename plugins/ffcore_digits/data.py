@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ffcore.draws import Draws
-from ffcore.interfaces import Condition, DataSource, Teacher, labelled
+from ffcore.interfaces import Condition, DataSource, Teacher, class_condition
 from ffcore.system.files import MissingFile
-from ffcore_digits.warp import warped
+from ffcore_digits.warp import warp
 
 Part = Literal["train", "held out", "all"]
 HELD_OUT = 360
@@ -53,7 +53,7 @@ class DigitImages(DataSource):
             raise ValueError(
                 f"digits are {self.sample_shape}, and the teacher's samples {teacher.sample_shape}"
             )
-        self.condition = labelled(teacher.conditions, labels)
+        self.condition = class_condition(teacher.conditions, labels)
         self.augment = augment
 
     def __len__(self) -> int:
@@ -61,4 +61,4 @@ class DigitImages(DataSource):
 
     def read(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Condition]:
         """Return digits and their labels; see DataSource."""
-        return warped(self.images[indices], self.augment, draws), self.condition[indices]
+        return warp(self.images[indices], self.augment, draws), self.condition[indices]

@@ -19,7 +19,7 @@ Progress = Callable[[int, int, float], None]
 """(step, steps, loss), called once a step."""
 
 
-def shifted(images: Tensor, draws: Draws) -> Tensor:
+def shift(images: Tensor, draws: Draws) -> Tensor:
     """Shift each image by −1, 0 or 1 pixel along both axes; what enters is background."""
     padded = functional.pad(images, (1, 1, 1, 1), value=-1.0)
     rows, columns = draws.integers("rows", 3), draws.integers("columns", 3)
@@ -46,7 +46,7 @@ def train_classifier(
     optimizer = table.build(network.parameters())
     for step, draws, which in _training(steps, batch, seed, len(images)):
         optimizer.param_groups[0]["lr"] = table.learning_rate * table.factor(step, steps)
-        x = shifted(images[which], draws)
+        x = shift(images[which], draws)
         noise = 0.3 * draws.uniform("strength")[:, None, None, None]
         x = x + noise * draws.normal("noise", tuple(x.shape[1:]))
         loss = functional.cross_entropy(network(x), labels[which], label_smoothing=0.05)

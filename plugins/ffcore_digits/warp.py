@@ -17,7 +17,7 @@ SHIFT = 1.0
 """Greatest shift along either axis at strength 1, in pixels."""
 
 
-def warped(images: Tensor, strength: float, draws: Draws) -> Tensor:
+def warp(images: Tensor, strength: float, draws: Draws) -> Tensor:
     """Rotate, zoom and shift each image about its middle; what enters is background.
 
     Args:

@@ -38,7 +38,7 @@ def schedule(device: torch.device) -> Tensor:
     return (s / (a + s)).to(device)
 
 
-def clamped(t: Tensor) -> Tensor:
+def clamp_time(t: Tensor) -> Tensor:
     """Return times within the schedule, in float32 at least."""
     times = schedule(torch.device("cpu"))
     wide = t.to(torch.promote_types(t.dtype, torch.float32))
@@ -60,7 +60,7 @@ class DiTPreconditioning(Preconditioning):
 
     def c_in(self, t: Tensor) -> Tensor:
         """Return a + s."""
-        t = clamped(t)
+        t = clamp_time(t)
         scale: Tensor = ((1 - t) ** 2 + t**2).rsqrt()
         return scale
 
@@ -76,7 +76,7 @@ class DiTVelocity(VelocityField):
         """Return the velocity; see VelocityField."""
         epsilon: Tensor = self.noise(x_t, t, condition)
         wide = torch.promote_types(x_t.dtype, torch.float32)
-        left = expand_like(1 - clamped(t), x_t).to(wide)
+        left = expand_like(1 - clamp_time(t), x_t).to(wide)
         return ((x_t.to(wide) - epsilon.to(wide)) / left).to(x_t.dtype)
 
     def trainable(self, takes_guidance: bool) -> TransformerVelocity:

@@ -37,9 +37,9 @@ class FreeFlow:
 
     def decide(self, context: Context) -> FreeFlow:
         """Return the same table with the derivative chosen for the student."""
-        from ffcore.flow.derivative import chosen
+        from ffcore.flow.derivative import choose_backend
 
-        return attrs.evolve(self, derivative=chosen(self.derivative, context))
+        return attrs.evolve(self, derivative=choose_backend(self.derivative, context))
 
     def build(self, context: Context) -> PredictorObjective:
         """Return the objective."""

@@ -118,9 +118,9 @@ class MeanFlow:
 
     def decide(self, context: Context) -> MeanFlow:
         """Return the same table with the derivative chosen for the student."""
-        from ffcore.flow.derivative import chosen
+        from ffcore.flow.derivative import choose_backend
 
-        return attrs.evolve(self, derivative=chosen(self.derivative, context))
+        return attrs.evolve(self, derivative=choose_backend(self.derivative, context))
 
     def build(self, context: Context) -> PredictorObjective:
         """Return the objective."""

@@ -107,7 +107,7 @@ def read_decoder(
 def import_autoencoder() -> Any:
     """Return diffusers' AutoencoderKL, curing torchvision's import where it needs it."""
     try:
-        return _imported()
+        return _import_autoencoder()
     except ImportError as error:
         raise MissingFile(
             f"sd-vae needs diffusers, which cannot be imported ({error}): pip install 'ffcore[vae]'"
@@ -116,10 +116,10 @@ def import_autoencoder() -> Any:
         if "torchvision::nms" not in str(error):
             raise
         declare_torchvision_operators()
-        return _imported()
+        return _import_autoencoder()
 
 
-def _imported() -> Any:
+def _import_autoencoder() -> Any:
     from diffusers import AutoencoderKL
 
     return AutoencoderKL
@@ -142,7 +142,7 @@ def _check_normalisation(sizes: dict[str, Any], scale: float, source: str) -> No
     if found != scale:
         raise ValueError(
             f"scale is {scale}, and {source} says scaling_factor {found!r}: set scale to what the "
-            "teacher's latents were multiplied by; if it is right, mend that file"
+            "teacher's latents were multiplied by; if it is right, fix that file"
         )
     for name in ("shift_factor", "latents_mean", "latents_std"):
         if sizes.get(name) is not None:

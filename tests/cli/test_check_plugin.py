@@ -95,12 +95,12 @@ def test_a_sound_plugin_is_a_table_and_a_sum() -> None:
     found = ffd("vsd")
     assert found.exit_code == ExitCode.OK
     heading, plugin, corrector, blank, total = found.stdout.splitlines()
-    assert re.split("  +", heading) == ["component", "hold", "to mend", "expected", "not asked"]
+    assert re.split("  +", heading) == ["component", "hold", "to fix", "expected", "not checked"]
     assert plugin.split() == ["plugin/vsd", "4", "-", "-", "-"]
     assert corrector.split()[::2] == ["corrector/vsd", "-", "2"]
     assert blank == ""
     hold = 4 + int(corrector.split()[1])
-    assert total == f"2 checked, {hold + 2} laws: {hold} hold, 2 not asked"
+    assert total == f"2 checked, {hold + 2} laws: {hold} hold, 2 not checked"
     assert found.stderr.splitlines() == ["checking plugin vsd", "checking corrector vsd"]
 
 
@@ -113,7 +113,7 @@ def test_what_is_broken_is_told_with_its_law_and_what_was_found(sloppy: str) -> 
     assert "law The same inputs are answered the same twice, to the last bit;" in text
     assert "found output differs between two calls by 1.0e+00 (setting: exact vectors)" in text
     assert "decoder/stored: not checked reason no such file:" in text
-    assert text.endswith(" 2 to mend, 21 not asked")
+    assert text.endswith(" 2 to fix, 21 not checked")
     assert "features/flat/" not in text
 
 
@@ -158,7 +158,7 @@ def test_a_known_failure_that_holds_after_all_is_one(
     found = ffd(sloppy, "--expect", expectations(**reasons))
     assert found.exit_code == ExitCode.FAILED
     assert "features/late/gives-vectors (features 2): holds unexpectedly" in found.stdout
-    assert "take the expectation away" in " ".join(found.stdout.split())
+    assert "remove the expectation" in " ".join(found.stdout.split())
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_a_class_whose_role_cannot_be_told_asks_for_it(
         found = ffd(f"vague_tables:{name}")
         assert found.exit_code == ExitCode.USAGE
         told = " ".join(found.stderr.split())
-        assert "its role cannot be told from what it builds" in told
+        assert "its role is unclear from what it builds" in told
         assert cause in told
         assert "give --role" in told
 

@@ -278,7 +278,7 @@ class Table:
 @pytest.mark.parametrize(
     ("module", "answer", "says"),
     [
-        ("odd_tuple", "return (batch.z,)", r"\(odd_tuple:Odd\) answered tuple, not Gaps"),
+        ("odd_tuple", "return (batch.z,)", r"\(odd_tuple:Odd\) returned tuple, not Gaps"),
         ("odd_exit", "raise SystemExit(5)", r"SystemExit: 5, at odd_exit.py:8;"),
     ],
 )

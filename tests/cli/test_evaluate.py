@@ -167,7 +167,11 @@ def test_missing_classes_cry_out(finished):
         (["v.npz", "-r", "v.npz"], ExitCode.USAGE, "digits reads images (1, 8, 8), found (2,)"),
         (["gone", "-r", SHIPPED], ExitCode.USAGE, "gone"),
         (["digits.toml", "-r", SHIPPED], ExitCode.USAGE, "is a recipe, and has no student"),
-        (["s.npz", "-r", SHIPPED, "--seed", "1"], ExitCode.USAGE, "seed: nothing is made here"),
+        (
+            ["s.npz", "-r", SHIPPED, "--seed", "1"],
+            ExitCode.USAGE,
+            "seed: these samples are stored and not made",
+        ),
     ],
 )
 def test_what_cannot_be_is_told(finished, arguments, code, said):
@@ -208,7 +212,7 @@ def test_two_processes_share_the_work_and_one_tells(finished):
         if value is not None:
             assert two["metrics"]["digits"][name] == pytest.approx(value, rel=1e-9)
     refused = together(*arguments, "-o", "one.json")
-    assert refused.stderr.count("one.json exists: choose another place, or --overwrite") == 1
+    assert refused.stderr.count("one.json exists: choose another place, or use --overwrite") == 1
     assert not any(path.name.startswith(".") for path in Path().iterdir())
 
 

@@ -51,7 +51,7 @@ def test_nothing_is_written_over_or_into_what_is_anothers(made: Path, tmp_path: 
     out = tmp_path / "thesis.html"
     out.write_text("years of work")
     for place, told in (
-        (out, "exists: choose another place, or --overwrite"),
+        (out, "exists: choose another place, or use --overwrite"),
         (tmp_path / "no" / "folder.html", "there is no folder"),
         (made / "other.html", "is a run's or an export's own"),
     ):

@@ -81,7 +81,11 @@ def test_json_is_one_document_on_stdout(tmp_path):
             "--set teacher.weights=PATH",
         ),
         (["gaussian.toml", "--set", "guidance.scale=2.0"], ExitCode.USAGE, "cannot be guided"),
-        (["gaussian.toml", "-d", "occupied"], ExitCode.USAGE, "holds what no run has written"),
+        (
+            ["gaussian.toml", "-d", "occupied"],
+            ExitCode.USAGE,
+            "holds files that no run has written",
+        ),
     ],
 )
 def test_bad_input_gets_one_message_and_leaves_nothing(tmp_path, arguments, code, said):

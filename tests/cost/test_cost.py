@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ffcore.cost import Cost, Memory
 from ffcore.cost.row import FusedAttention, Row
 from ffcore.cost.tally import SAMPLES, tally_steps
-from ffcore.flow.guidance import unguided
+from ffcore.flow.guidance import remove_guidance
 from ffcore.interfaces import Auxiliary, Condition, Context, Student, VelocityField
 from ffcore.nn.size import TransformerSize
 from ffcore.nn.transformer import Transformer
@@ -496,7 +496,7 @@ def test_the_rows_are_those_of_a_real_step(name):
 
         network.register_forward_hook(saw)
 
-    watch("teacher", unguided(distillation.teacher))
+    watch("teacher", remove_guidance(distillation.teacher))
     watch("student", distillation.student)
     for online, each in distillation.auxiliaries.items():
         watch(online, each.network)

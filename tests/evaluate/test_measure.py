@@ -234,7 +234,7 @@ def test_a_teachers_statistics_serve_their_own_features_and_no_others(tmp_path):
         other.classifier.head.bias += 1
     with pytest.raises(EvaluationError, match="by another network of features digits"):
         measure(judged, reference, [other])
-    with pytest.raises(EvaluationError, match=r"kid can be told against samples alone"):
+    with pytest.raises(EvaluationError, match=r"kid needs samples as the reference"):
         measure(judged, reference, [features()], ("fd", "kid"))
 
 
@@ -335,7 +335,7 @@ def test_whole_numbers_beside_samples_that_are_no_labels_are_refused(tmp_path, w
 def test_labels_that_the_features_do_not_tell_are_refused(two, tmp_path):
     path = npz(tmp_path / "c.npz", arr_0=pictures(0, 40), arr_1=np.arange(40))
     with pytest.raises(
-        EvaluationError, match="of class 39, and the features digits tell 10 classes"
+        EvaluationError, match="of class 39, and the features digits know 10 classes"
     ):
         measure(open_samples(path, Making()), two[1], [features()], ("classes",))
 
@@ -362,7 +362,7 @@ def test_a_part_of_samples_is_that_part(tmp_path):
 
 def test_classes_need_a_classifier(two):
     with pytest.raises(
-        EvaluationError, match="needs features of a classifier, and reads tells none"
+        EvaluationError, match="needs features of a classifier, and reads knows none"
     ):
         measure(*two, [Reads()], ("classes",))
     with pytest.raises(
@@ -478,7 +478,9 @@ def test_the_record_of_other_samples_is_refused(tmp_path):
 
 def test_what_does_not_fit_together_is_refused(two, tmp_path):
     wide = open_samples(npz(tmp_path / "w.npz", arr_0=np.zeros((5, 9, 8, 1), np.uint8)), Making())
-    with pytest.raises(EvaluationError, match=r"of shape \(1, 9, 8\), and those of the reference"):
+    with pytest.raises(
+        EvaluationError, match=r"have shape \(1, 9, 8\), and those of the reference"
+    ):
         measure(wide, two[1], [features()])
     with pytest.raises(EvaluationError, match=r"features digits cannot take samples of shape"):
         measure(wide, open_reference(SHIPPED, wide, Making()), [features()])
@@ -486,7 +488,7 @@ def test_what_does_not_fit_together_is_refused(two, tmp_path):
     with pytest.raises(EvaluationError, match="3 samples are too few"):
         measure(few, two[1], [features()])
     few = open_samples(str(tmp_path / "a.npz"), Making(number=9))
-    with pytest.raises(EvaluationError, match="is: 9 samples cannot be parted in 10"):
+    with pytest.raises(EvaluationError, match="is: 9 samples cannot be split into 10 parts"):
         measure(few, two[1], [features()], ("is",))
     with pytest.raises(EvaluationError, match="holds 300 samples, and 301 are asked for"):
         open_samples(str(tmp_path / "a.npz"), Making(number=301))
@@ -499,7 +501,7 @@ def test_what_does_not_fit_together_is_refused(two, tmp_path):
     of_other = Reference(
         record={"source": "x"}, statistics={"digits": Statistics(np.zeros(3), np.eye(3))}
     )
-    with pytest.raises(EvaluationError, match="of 64 numbers, and the stored statistics of 3"):
+    with pytest.raises(EvaluationError, match="have 64 numbers, and the stored statistics have 3"):
         measure(two[0], of_other, [features()])
 
 

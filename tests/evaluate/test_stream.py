@@ -66,7 +66,9 @@ def test_a_killed_evaluation_goes_on_from_what_was_written_last(folder, monkeypa
 def test_another_evaluation_does_not_go_on_with_it(folder):
     with pytest.raises(StoppedEvaluation):
         done(folder, Working(stop=Times(2)))
-    with pytest.raises(EvaluationError, match=r"metrics, asked: .*\n--overwrite throws it") as told:
+    with pytest.raises(
+        EvaluationError, match=r"metrics, asked: .*\n--overwrite deletes it"
+    ) as told:
         done(folder, Working(), metrics=("fd",))
     assert "samples" not in str(told.value)
     done(folder, Working(), metrics=("fd",), overwrite=True)

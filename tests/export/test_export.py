@@ -33,7 +33,7 @@ from ffcore.export import (
 from ffcore.export import model_card as card
 from ffcore.export.directory import without_places
 from ffcore.flow.exact import Gaussian
-from ffcore.flow.guidance import unguided
+from ffcore.flow.guidance import remove_guidance
 from ffcore.interfaces import (
     Condition,
     ConditionSource,
@@ -104,7 +104,7 @@ def written(recipe: Recipe, path: Path) -> Student:
     generator = torch.Generator().manual_seed(3)
     for parameter in student.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
-    config = describe(recipe, unguided(distillation.teacher), student, step=7)
+    config = describe(recipe, remove_guidance(distillation.teacher), student, step=7)
     write_student(path, student.state_dict(), config)
     return student
 

@@ -15,8 +15,8 @@ from ffcore.evaluate import (
     Scores,
     StoppedEvaluation,
     Working,
-    begun,
     conditions,
+    hold_partial,
     measure,
     open_reference,
     open_samples,
@@ -63,7 +63,7 @@ def done(
     reference = open_reference(str(place / "b.npz"), samples, Making())
     spaces = [features(), features("raw")]
     bound = {**conditions(samples, reference, spaces), "metrics": {"asked": list(metrics)}}
-    with begun(place / "r.json", bound, working.processes, overwrite=overwrite) as partial:
+    with hold_partial(place / "r.json", bound, working.processes, overwrite=overwrite) as partial:
         working = attrs.evolve(working, partial=partial)
         found = measure(samples, reference, spaces, metrics, working)
         if working.processes.leads:

@@ -57,7 +57,7 @@ def steps(run: Distillation) -> dict[str, Tensor]:
 
 def main(out: str, variants: Sequence[str]) -> None:
     torch.set_default_dtype(torch.float64)
-    with parallel.joined() as processes:
+    with parallel.join_processes() as processes:
         for variant in variants:
             strategy, accumulation, recomputed, rest = variant.split(":", 3)
             recipe, *overrides = rest.split(";")

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ffcore.interfaces import Batch, Gaps, Networks
-from ffcore.system.distributed import Processes, joined, local
+from ffcore.system.distributed import Processes, join_processes, local
 from ffcore.training.checkpoint import CheckpointError, Checkpoints
 from ffcore.training.checkpoint.contents import tensors_of
 from ffcore.training.checkpoint.snapshot import Snapshot
@@ -35,7 +35,7 @@ def start(work: Callable[..., None], *arguments: object) -> None:
 def _together(rank: int, port: int, work: Callable[..., None], arguments: Sequence[Any]) -> None:
     where = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in where.items()}
-    with joined():
+    with join_processes():
         work(rank, *arguments)
 
 

@@ -31,7 +31,7 @@ from ffcore.interfaces import (
     FunctionTeacher,
     Labels,
     Teacher,
-    labelled,
+    class_condition,
 )
 from ffcore.recipe import Recipe, RecipeError, load_recipe
 from ffcore.recipe.components import BuildError
@@ -165,7 +165,7 @@ def test_labels_are_for_teachers_of_labels(folder):
     with pytest.raises(ValueError, match="the teacher's conditions are Prompts"):
         latents(folder, teacher(conditions=Prompts()))
     with pytest.raises(ValueError, match="label 1, the teacher classes 0 to 0"):
-        labelled(Labels(1, null_label=1), torch.tensor([0, 1]))
+        class_condition(Labels(1, null_label=1), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="there are no shards"):
         StoredLatents([], teacher())
 
@@ -220,7 +220,7 @@ def test_latents_are_lawful(folder):
     for path in folder.iterdir():
         write(path, 0, 0, **write_small)
     results = check_tables("data/latents", "data", [Latents(folder=str(folder))])
-    assert {each.status for each in results} <= {"holds", "not asked"}, results
+    assert {each.status for each in results} <= {"holds", "not checked"}, results
 
 
 # The teacher's samples
@@ -300,7 +300,7 @@ def test_samples_that_are_not_finite_are_no_data():
 
 def test_teacher_samples_are_lawful():
     results = check_tables("data/teacher-samples", "data", TeacherSamples.examples())
-    assert {each.status for each in results} <= {"holds", "not asked"}, results
+    assert {each.status for each in results} <= {"holds", "not checked"}, results
 
 
 @pytest.mark.parametrize(

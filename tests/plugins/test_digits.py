@@ -36,7 +36,7 @@ from ffcore_digits import verifiers
 from ffcore_digits.classifier import DigitFeatures, accuracy
 from ffcore_digits.data import digits
 from ffcore_digits.tables import DigitsAsData
-from ffcore_digits.warp import HALF_ANGLE, warped
+from ffcore_digits.warp import HALF_ANGLE, warp
 
 FOLDER = Path(next(iter(find_spec("ffcore_digits").submodule_search_locations)))
 CARD = json.loads((FOLDER / "card.json").read_text())
@@ -213,14 +213,14 @@ RIGHT[..., -1], DOWN[..., -1, :] = -1, -1
     ],
 )
 def test_a_warp_of_whole_pixels_or_a_right_angle_moves_them_as_they_are(amount, strength, wanted):
-    found = warped(IMAGE, strength, Fixed(0, 0, 0, 1).named(amount))
+    found = warp(IMAGE, strength, Fixed(0, 0, 0, 1).named(amount))
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("strength", "scale"), [(0.5, 1.075), (1.0, 1.15), (-1.0, 1 / 1.15)])
 def test_a_warp_zooms_in_as_strongly_as_out(strength, scale):
     ramp = (torch.arange(8.0) - 3.5).expand(1, 1, 8, 8) / 10
-    found = warped(ramp, strength, Fixed(0, 0, 0, 1).named("zoom"))
+    found = warp(ramp, strength, Fixed(0, 0, 0, 1).named("zoom"))
     assert float(found[0, 0, 4, 4] - found[0, 0, 4, 3]) == pytest.approx(0.1 * scale, rel=1e-5)
 
 
@@ -243,7 +243,7 @@ def test_without_scikit_learn_the_machine_lacks_something(monkeypatch, teacher):
 def test_the_digits_are_lawful_data():
     tables = list(DigitsAsData.examples())
     results = check_tables("data/digits", "data", tables)
-    assert {each.status for each in results} <= {"holds", "not asked"}, results
+    assert {each.status for each in results} <= {"holds", "not checked"}, results
     assert sum(each.status == "holds" for each in results) > 8
 
 

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from ffcore.report.chart import Line, chart, short, thinned
+from ffcore.report.chart import Line, chart, short, thin
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -75,11 +75,11 @@ def test_many_points_are_thinned_without_losing_a_peak():
     many = [(step, 1.0) for step in range(100_000)]
     many[61_803] = (61_803, 99.0)
     many[31_415] = (31_415, -99.0)
-    few = thinned(many)
+    few = thin(many)
     assert len(few) <= 700
     assert {(61_803, 99.0), (31_415, -99.0)} <= {*few}
     assert [*few] == sorted(few)
-    assert thinned(many[:600]) == many[:600]
+    assert thin(many[:600]) == many[:600]
 
 
 def test_labels_are_short():

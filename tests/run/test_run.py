@@ -299,7 +299,7 @@ def test_a_directory_in_use_is_refused(tmp_path):
         def report(self, report: Report) -> None:
             with pytest.raises(
                 RunDirectoryError,
-                match=rf"in use by another process \(its number is {os.getpid()}\)",
+                match=rf"in use by another process \(its process number is {os.getpid()}\)",
             ):
                 run(small(), tmp_path, restart=True)
             super().report(report)
@@ -391,7 +391,7 @@ def test_a_schedule_that_a_longer_run_changes_is_told(tmp_path):
     run(small("optimizer.schedule='cosine'"), tmp_path)
     watching = Listens()
     run(small("optimizer.schedule='cosine'", "training.steps=9"), tmp_path, observer=watching)
-    assert "learning rates fall as over 9 steps from here on" in watching.said
+    assert "from here on, learning rates fall as over 9 steps" in watching.said
 
 
 def test_a_run_is_not_cut_below_the_steps_it_has_made(tmp_path):
@@ -469,14 +469,17 @@ def said_by(recipe: Recipe, directory: Path) -> str:
 def test_a_finished_run_says_that_nothing_was_trained_and_by_which_versions_it_was(tmp_path):
     assert "finished already" not in said_by(small(), tmp_path)
     again = said_by(small(), tmp_path)
-    assert "finished already, after step 6: nothing was trained" in again
+    assert "finished already, after step 6: this start trains nothing" in again
     assert "other versions" not in again
     manifest = json.loads((tmp_path / "provenance.json").read_text())
     manifest["components"][0] |= {"distribution": "acme-flow", "version": "0.0.9"}
     manifest["torch"] = "2.11.0"
     (tmp_path / "provenance.json").write_text(json.dumps(manifest))
     again = said_by(small(), tmp_path)
-    assert "made with other versions: acme-flow 0.0.9 (here None), torch 2.11.0 (here 2" in again
+    assert (
+        "this run began with other versions: acme-flow 0.0.9 (here None), torch 2.11.0 (here 2"
+        in again
+    )
 
 
 @attrs.frozen

@@ -696,7 +696,7 @@ def test_what_is_there_is_kept_until_it_is_to_be_overwritten_and_the_new_one_is_
     write(painting(), tmp_path / name, 300)
     record = tmp_path / ("s/samples.json" if name == "s" else f"{name}.json")
     before = record.read_bytes()
-    with pytest.raises(SampleError, match="exists: choose another place, or --overwrite"):
+    with pytest.raises(SampleError, match="exists: choose another place, or use --overwrite"):
         write(painting(), tmp_path / name, 300, seed=1)
     with pytest.raises(StoppedSampling):
         write(painting(), tmp_path / name, 300, seed=1, overwrite=True, stop=Times(2))
@@ -847,7 +847,7 @@ def test_each_process_makes_its_own_chunks(tmp_path):
     write(painting(), tmp_path / "one.npz", NUMBER)
     second = painting()
     chunks = Chunks.beside(tmp_path / "two.npz", NUMBER)
-    with chunks.partial.held():
+    with chunks.partial.hold():
         chunks.partial.begin(second.record(second.request(NUMBER)))
         write(second, tmp_path / "two.npz", NUMBER, processes=Second(1, 2))
     assert painter(second).samples == CHUNK

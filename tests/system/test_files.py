@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from ffcore.system.files import File, MissingFile, file_digest, held, locate, require
+from ffcore.system.files import File, MissingFile, file_digest, hold_directory, locate, require
 
 HUB = "hf://some-org/some-repo/weights/last.pt"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -325,11 +325,11 @@ def test_the_digest_is_the_sha256_of_the_content(tmp_path: Path) -> None:
 
 def test_a_directory_is_held_by_one_and_goes_if_nothing_was_left_there(tmp_path: Path) -> None:
     place = tmp_path / "runs" / "one"
-    with held(place):
-        with pytest.raises(BlockingIOError), held(place):
+    with hold_directory(place):
+        with pytest.raises(BlockingIOError), hold_directory(place):
             pass
         assert place.is_dir()
     assert not place.exists()
-    with held(place):
+    with hold_directory(place):
         (place / "kept").touch()
     assert (place / "kept").exists()

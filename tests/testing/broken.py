@@ -318,7 +318,7 @@ class KeepsFrequenciesOutOfItsState(SmallStudent):
 
 @breaks("has-the-same-shapes-meta", "other parameters", role="student")
 @attrs.frozen
-class SmallerWhereHollow:
+class SmallerWhereMeta:
     """A table."""
 
     offers = frozenset({ANYWHERE})
@@ -334,7 +334,7 @@ class SmallerWhereHollow:
 # Teachers
 
 
-@breaks("is-frozen", "ask for a gradient: field.enter.weight", role="teacher")
+@breaks("is-frozen", "require a gradient: field.enter.weight", role="teacher")
 class AsksForGradients(Tutor):
     def __init__(self) -> None:
         super().__init__()
@@ -575,13 +575,13 @@ class SaysThatItCanBeGuided(Exact):
 POINTS = "points-from-noise-to-data"
 
 
-@breaks(POINTS, r"by \+1\.00, .* the direction of its time", role="teacher", offers=frozenset())
+@breaks(POINTS, r"by \+1\.00, .* its time direction", role="teacher", offers=frozenset())
 class PointsFromDataToNoise(Exact):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return -super().forward(x_t, t, condition)
 
 
-@breaks(POINTS, r"by \+1\.00, .* the direction of its time", role="teacher", offers=frozenset())
+@breaks(POINTS, r"by \+1\.00, .* its time direction", role="teacher", offers=frozenset())
 class RunsFromDataToNoise(Exact):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return super().forward(x_t, 1 - t, condition)
@@ -854,7 +854,7 @@ class GradientThroughTheAuxiliary(Pull):
         return found + 1e-6 * velocity
 
 
-DOMAIN = "asks-within-the-domain"
+DOMAIN = "calls-within-the-domain"
 
 
 @objective_breaks(DOMAIN, "at t < 1, and the table does not need")
@@ -881,7 +881,7 @@ class DurationsBeyondTheData(Pull):
         return super().gap(networks, batch, samples)
 
 
-@objective_breaks(DOMAIN, "a velocity is asked at t outside")
+@objective_breaks(DOMAIN, "a velocity is called at t outside")
 class TimesInThousandths(Pull):
     def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
         r = 1000 * batch.draws.uniform("r")
@@ -1306,7 +1306,7 @@ class FeaturesThatClampTheSamples(Flat):
         return super().forward(samples.clamp_(-0.5, 0.5))
 
 
-@breaks("tells-samples-apart", "the same features", role="features")
+@breaks("distinguishes-samples", "the same features", role="features")
 class FeaturesOfNothing(Flat):
     def forward(self, samples: Tensor) -> Tensor:
         return torch.ones(len(samples), 3)
@@ -1371,7 +1371,7 @@ class DecoderThatClampsTheSamples(Straight):
         return super().forward(samples.clamp_(-0.5, 0.5))
 
 
-@breaks("tells-samples-apart", "the same image", role="decoder")
+@breaks("distinguishes-samples", "the same image", role="decoder")
 class GreyImages(Straight):
     def forward(self, samples: Tensor) -> Tensor:
         return torch.zeros_like(samples)
@@ -1400,14 +1400,14 @@ class WritesWhereTheProcessWorks(Diary):
         Path("diary.jsonl").touch()
 
 
-@breaks("leaves-what-it-is-handed-alone", "the recipe became", role="tracker")
+@breaks("leaves-what-it-is-given-alone", "the recipe became", role="tracker")
 class TakesOutOfTheRecipe(Diary):
     def open(self, folder: Path, run: str, recipe: Mapping[str, Any], step: int) -> None:
         dict.pop(recipe, "training")  # type: ignore[arg-type]
         super().open(folder, run, recipe, step)
 
 
-@breaks("leaves-what-it-is-handed-alone", "the numbers became", role="tracker")
+@breaks("leaves-what-it-is-given-alone", "the numbers became", role="tracker")
 class AddsToTheNumbers(Diary):
     def track(self, step: int, numbers: Mapping[str, float]) -> None:
         numbers |= {"step": step}  # type: ignore[operator]

@@ -66,9 +66,9 @@ def fails(results: list[Result]) -> dict[str, str]:
     return {each.name: each.found for each in results if each.fails}
 
 
-def unasked(results: list[Result]) -> set[str]:
-    return {each.component for each in results if each.status == "not asked"} - {
-        each.component for each in results if each.status != "not asked"
+def unchecked(results: list[Result]) -> set[str]:
+    return {each.component for each in results if each.status == "not checked"} - {
+        each.component for each in results if each.status != "not checked"
     }
 
 
@@ -77,7 +77,7 @@ def test_every_component_of_ours_keeps_every_law() -> None:
     results = check_distribution("ffcore", progress=told.append)
     assert fails(results) == {}
     # Their files are made below, and in the tests of ffcore_inception.
-    assert unasked(results) == {
+    assert unchecked(results) == {
         "decoder/sd-vae",
         "data/latents",
         "features/dinov2",
@@ -97,7 +97,7 @@ def test_the_decoder_of_latents_keeps_every_law(tmp_path: Path) -> None:
     autoencoder.save_pretrained(tmp_path)
     results = check_tables("decoder/sd-vae", "decoder", [SdVae(weights=str(tmp_path))])
     assert fails(results) == {}
-    assert unasked(results) == set()
+    assert unchecked(results) == set()
 
 
 def test_stored_latents_keep_every_law(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_stored_latents_keep_every_law(tmp_path: Path) -> None:
     save_file(stored, tmp_path / "a.safetensors")
     results = check_tables("data/latents", "data", [Latents(folder=str(tmp_path))])
     assert fails(results) == {}
-    assert unasked(results) == set()
+    assert unchecked(results) == set()
 
 
 # Plugins
@@ -206,7 +206,7 @@ def test_an_objective_of_hidden_randomness_is_not_said_to_read_data() -> None:
     found = check_tables("x/y", "predictor", [table("predictor", Moody)], (EXACT,))
     status = {each.law: each.status for each in found}
     assert status["is-deterministic"] == "broken"
-    assert status["is-data-free-unless-it-says"] == "not asked"
+    assert status["is-data-free-unless-it-says"] == "not checked"
 
 
 def test_an_unknown_distribution_is_told_with_those_that_are_there() -> None:
@@ -235,7 +235,7 @@ def test_a_student_is_tried_with_the_teachers_that_offer_what_it_needs() -> None
         "student/sit",
         "network/sit",
     }
-    assert unasked(results) == set()
+    assert unchecked(results) == set()
 
 
 # Classes
@@ -291,7 +291,7 @@ def test_what_a_class_builds_says_its_role(
 
 def test_a_role_that_cannot_be_told_is_asked_for(module: Callable[[str, str], None]) -> None:
     module("nameless_class", tables(build="return object()"))
-    with pytest.raises(ValueError, match=r"its role cannot be told .*possible: teacher, student"):
+    with pytest.raises(ValueError, match=r"its role is unclear .*possible: teacher, student"):
         check_class("nameless_class:Table")
 
 
@@ -336,12 +336,12 @@ def test_what_lacks_its_file_is_not_asked_and_says_which(tmp_path: Path) -> None
     missing = str(tmp_path / "nowhere.safetensors")
     lacking = table("features", Flat, files=(File(missing, "x", "weights"),))
     results = check_tables("features/x", "features", [lacking])
-    assert {each.status for each in results} == {"not asked"}
+    assert {each.status for each in results} == {"not checked"}
     assert all(missing in each.found for each in results)
     present = table("features", Flat)
     assert {each.status for each in check_tables("x/y", "features", [lacking, present])} == {
         "holds",
-        "not asked",
+        "not checked",
     }
 
 

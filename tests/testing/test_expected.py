@@ -18,7 +18,7 @@ RESULTS = [
     result("student/one/a", "broken"),
     result("student/one/b", "holds"),
     result("student/two/a", "holds"),
-    result("student/two/b", "not asked"),
+    result("student/two/b", "not checked"),
     result("teacher/one/a", "holds"),
     result("teacher/oneself/a", "broken"),
 ]
@@ -48,7 +48,7 @@ def test_a_component_or_a_whole_role_can_be_expected_to_fail(name: str) -> None:
 def test_what_holds_after_all_is_a_failure() -> None:
     found = as_expected(RESULTS, {"student/one/b": "why"})[1]
     assert (found.status, found.fails) == ("holds unexpectedly", True)
-    assert "take the expectation away" in found.found
+    assert "remove the expectation" in found.found
 
 
 @pytest.mark.parametrize(("name", "index"), [("student/two", 2), ("teacher/one", 4)])

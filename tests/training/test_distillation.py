@@ -498,14 +498,14 @@ def test_a_distillation_has_an_objective() -> None:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda found: found.gaps, "answered tuple, not Gaps"),
-        (lambda found: found.gaps[0].gap, "answered Tensor, not Gaps"),
-        (lambda found: None, "answered NoneType, not Gaps"),
+        (lambda found: found.gaps, "returned tuple, not Gaps"),
+        (lambda found: found.gaps[0].gap, "returned Tensor, not Gaps"),
+        (lambda found: None, "returned NoneType, not Gaps"),
         (
             lambda found: Gaps(
                 gaps=tuple(Gap(output=g.output.detach(), gap=g.gap) for g in found.gaps)
             ),
-            "answered an output that carries no gradient",
+            "returned an output that carries no gradient",
         ),
     ],
     ids=["a tuple", "a tensor", "nothing", "detached"],

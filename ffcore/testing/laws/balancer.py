@@ -64,7 +64,7 @@ def weighs_a_sample_by_itself(case: Case, live: Any) -> None:
 
 @law("balancer", 4)
 def scales_every_objective(case: Case, live: Any) -> None:
-    """`scale` gives a positive, finite factor, a scalar, for each objective that it is asked for,
+    """`scale` gives a positive, finite factor, a scalar, for each objective that it is called with,
     both or either alone."""
     del case
     norms = norms_of()

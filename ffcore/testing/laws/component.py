@@ -1,4 +1,4 @@
-"""Laws that the components of every role are under."""
+"""Laws for the components of every role."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def is_of_its_role(case: Case, live: Any) -> None:
 
 @law(ANY, 2)
 def answers_as_its_role_does(case: Case, live: Any) -> None:
-    """Called as core calls its role, it answers. Where it does not, no other law is asked."""
+    """Called as core calls its role, it answers. If it does not, no other law is checked."""
     found = answers(case, live)
     strange = [name for name, value in found.items() if not isinstance(value, Tensor)]
     require(not strange, f"no tensor: {', '.join(strange)}")
@@ -111,7 +111,7 @@ def builds_the_same_twice(case: Case, live: Any) -> None:
         require(same(value, found[name]), f"{name} differs between two builds of one seed")
     context, states = case.context(), []
     for seed in (0, 1):
-        with process.seeded(seed):
+        with process.seed_torch(seed):
             case.table.build(context)
             states.append(torch.get_rng_state())
     require(not torch.equal(*states), "build seeds torch's global random state")
@@ -120,7 +120,7 @@ def builds_the_same_twice(case: Case, live: Any) -> None:
 @law(ANY, 8)
 def is_deterministic(case: Case, live: Any) -> None:
     """The same inputs are answered the same twice, to the last bit; randomness comes from the draws
-    that a component is handed."""
+    that a component gets."""
     ask_only_where(case.role != "tracker", "it answers nothing")
     first, second = answers(case, live), answers(case, live)
     for name, value in first.items():
@@ -130,22 +130,22 @@ def is_deterministic(case: Case, live: Any) -> None:
 
 @law(ANY, 9)
 def leaves_the_process_alone(case: Case, live: Any) -> None:
-    """Neither `build` nor a call changes what a process has one of: random states, but for torch's
+    """Neither `build` nor a call changes the process's global state: random states, except torch's
     in `build`, default dtype, grad mode, threads and torch's other switches."""
     del live
     before = process.state()
     built = case.build()
-    changed = process.changed(before)
+    changed = process.changes(before)
     require(not changed, f"changed by build: {', '.join(changed)}")
     answers(case, built)
-    changed = process.changed(before)
+    changed = process.changes(before)
     require(not changed, f"changed by a call: {', '.join(changed)}")
 
 
 @law(ANY, 10)
 def saves_and_loads(case: Case, live: Any) -> None:
     """A network's `state_dict`, through a safetensors file and into a build of other weights,
-    answers the same in eval mode: nothing that matters is kept elsewhere."""
+    answers the same in eval mode: nothing that matters is stored elsewhere."""
     ask_only_where(isinstance(live, nn.Module), "it is no network")
     state = live.eval().state_dict()
     with torch.no_grad():
@@ -161,11 +161,11 @@ def saves_and_loads(case: Case, live: Any) -> None:
 
 
 @law(ANY, 11)
-def has_the_same_shapes_hollow(case: Case, live: Any) -> None:
-    """Built meta, a network to train or to learn from has the parameters that it has otherwise,
+def has_the_same_shapes_meta(case: Case, live: Any) -> None:
+    """With `context.meta`, a network to train or to learn from has the same parameters as without,
     by name and shape: a dry run counts them."""
     counted = ("teacher", "student", "network")
-    ask_only_where(case.role in counted, "nothing of it is counted by a dry run")
+    ask_only_where(case.role in counted, "a dry run counts nothing of it")
     meta, full = (
         {name: tuple(each.shape) for name, each in network.named_parameters()}
         for network in (case.build(meta=True), live)
@@ -203,7 +203,7 @@ def _does(affirmed: bool) -> str:
 
 
 def _works_with_a_black_box(case: Case) -> None:
-    boxed = attrs.evolve(case, setting=case.setting.boxed())
+    boxed = attrs.evolve(case, setting=case.setting.with_black_box())
     try:
         answers(boxed, boxed.build())
     except (ValueError, AttributeError, TypeError) as error:

@@ -16,8 +16,8 @@ SHAPES = ((3,), (2, 5), (7, 3, 5), (1, 2, 4, 4))
 
 @law("decoder", 1)
 def gives_images(case: Case, live: Any) -> None:
-    """Images are finite float32 [B, C, H, W], one for each sample; what cannot be an image may be
-    handed on in its own shape."""
+    """Images are finite float32 [B, C, H, W], one for each sample; samples that cannot be
+    images may keep their own shape."""
     inputs = arguments(case, live)
     with torch.no_grad():
         found = live(*inputs)
@@ -28,7 +28,7 @@ def gives_images(case: Case, live: Any) -> None:
 
 
 @law("decoder", 4)
-def tells_samples_apart(case: Case, live: Any) -> None:
+def distinguishes_samples(case: Case, live: Any) -> None:
     """Different samples become different images."""
     with torch.no_grad():
         found = live(*arguments(case, live))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ffcore.testing import network
-from ffcore.testing.answers import arguments, sliced, tensors
+from ffcore.testing.answers import arguments, slice_inputs, tensors
 from ffcore.testing.case import SIZE, Case
 from ffcore.testing.law import ask_only_where, law, require
 
@@ -48,12 +48,12 @@ def is_finite_at_both_ends(case: Case, live: Any) -> None:
 @law("features", 3)
 @law("decoder", 2)
 def is_independent_of_the_batch(case: Case, live: Any) -> None:
-    """What a sample is answered does not depend on the rest of the batch."""
+    """The answer for a sample does not depend on the rest of the batch."""
     inputs = arguments(case, live)
     with torch.no_grad():
         together = live(*inputs)
         for part in (slice(0, 1), slice(1, SIZE), slice(SIZE - 2, SIZE)):
-            difference = network.relative(live(*sliced(inputs, part)), together[part])
+            difference = network.relative(live(*slice_inputs(inputs, part)), together[part])
             require(
                 difference <= network.ROUNDING,
                 f"samples {part.start} to {part.stop - 1} of a batch of {SIZE} are answered "
@@ -79,9 +79,9 @@ def leaves_its_inputs_alone(case: Case, live: Any) -> None:
 @law("student", 9)
 @law("network", 5)
 def trains_every_parameter(case: Case, live: Any) -> None:
-    """A gradient reaches every parameter that asks for one, away from the initial weights:
+    """A gradient reaches every parameter that requires one, away from the initial weights:
     distributed training waits for all."""
-    trained = network.perturbed(live)
+    trained = network.perturb(live)
     output = trained(*arguments(case, trained))
     require(output.requires_grad, "the output carries no gradient")
     asking = {name: each for name, each in trained.named_parameters() if each.requires_grad}
@@ -103,7 +103,7 @@ def reads_what_it_is_given(case: Case, live: Any) -> None:
 def takes_no_guidance_for_one(case: Case, live: Any) -> None:
     """Where the recipe gives a range of γ, a condition without γ means γ = 1."""
     ask_only_where(case.setting.guidance_range, "no recipe gives it a range of γ")
-    trained = network.perturbed(live)
+    trained = network.perturb(live)
     *inputs, condition = arguments(case, trained)
     none = trained(*inputs, attrs.evolve(condition, guidance=None))
     difference = network.relative(none, trained(*inputs, condition.at(1.0)))

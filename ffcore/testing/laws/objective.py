@@ -32,7 +32,7 @@ from ffcore.interfaces import (
 from ffcore.recipe.needs import ANYWHERE, DATA, WHOLE
 from ffcore.testing import process
 from ffcore.testing.answers import same
-from ffcore.testing.case import EXACT, SIZE, Asked, Case, networks_of, words
+from ffcore.testing.case import EXACT, SIZE, Case, Inputs, networks_of, words
 from ffcore.testing.law import Broken, Check, ask_only_where, law, require
 from ffcore.testing.network import ROUNDING, relative
 from ffcore.testing.small import MEAN, SCALE, GaussianStudent
@@ -65,7 +65,7 @@ def both(number: int) -> Callable[[Check], Check]:
 def answers_with_gaps(case: Case, live: Any) -> None:
     """`gaps` returns at least one gap, with one finite row in the shape of a sample for each of the
     batch, under autocast too."""
-    asked = case.asked(live)
+    asked = case.inputs_for(live)
     for precision in ("float32", "autocast to bfloat16"):
         with torch.autocast("cpu", torch.bfloat16, precision != "float32"):
             found = live.gaps(asked.networks, asked.batch)
@@ -81,8 +81,8 @@ def answers_with_gaps(case: Case, live: Any) -> None:
 def sends_its_gradient_to_the_student_alone(case: Case, live: Any) -> None:
     """The outputs carry a gradient to the student's parameters; none flows through the teacher or
     the auxiliary networks."""
-    asked = case.asked(live)
-    others = {"the teacher": asked.networks.teacher, **_named(asked.networks.auxiliaries)}
+    asked = case.inputs_for(live)
+    others = {"the teacher": asked.networks.teacher, **_by_name(asked.networks.auxiliaries)}
     with _gradients_through(others) as passed:
         found = live.gaps(asked.networks, asked.batch)
         silent = not all(gap.output.requires_grad for gap in found.gaps)
@@ -93,10 +93,10 @@ def sends_its_gradient_to_the_student_alone(case: Case, live: Any) -> None:
 
 
 @both(3)
-def asks_within_the_domain(case: Case, live: Any) -> None:
-    """The student is asked at t in (0, 1] and δ in [0, t], at t = 1 alone unless the table needs
+def calls_within_the_domain(case: Case, live: Any) -> None:
+    """The student is called at t in (0, 1] and δ in [0, t], at t = 1 alone unless the table needs
     "student starts anywhere"; teacher and auxiliary networks that are velocities at t in [0, 1]."""
-    asked = case.asked(live)
+    asked = case.inputs_for(live)
     anywhere = ANYWHERE in words(case.table, "needs")
     wrong: dict[str, None] = {}
 
@@ -107,12 +107,12 @@ def asks_within_the_domain(case: Case, live: Any) -> None:
     def of_velocity(x_t: Tensor, t: Tensor, condition: Condition) -> None:
         del x_t, condition
         if not bool(((t >= 0) & (t <= 1)).all()):
-            wrong["a velocity is asked at t outside [0, 1]"] = None
+            wrong["a velocity is called at t outside [0, 1]"] = None
 
-    asked.networks.student.register_forward_pre_hook(_told(of_student), with_kwargs=True)
+    asked.networks.student.register_forward_pre_hook(_argument_hook(of_student), with_kwargs=True)
     for network in (asked.networks.teacher, *asked.networks.auxiliaries.values()):
         if isinstance(network, VelocityField):
-            network.register_forward_pre_hook(_told(of_velocity), with_kwargs=True)
+            network.register_forward_pre_hook(_argument_hook(of_velocity), with_kwargs=True)
     for step in range(4):
         live.gaps(asked.networks, attrs.evolve(asked.batch, draws=case.draws(step=step)))
     require(not wrong, "; ".join(wrong))
@@ -120,34 +120,34 @@ def asks_within_the_domain(case: Case, live: Any) -> None:
 
 @both(4)
 def changes_no_network(case: Case, live: Any) -> None:
-    """Neither `gaps` nor `self_check` changes a parameter, a buffer, the mode or what asks for a
-    gradient in any network: the trainer does that."""
-    asked = case.asked(live)
+    """Neither `gaps` nor `self_check` changes a parameter, a buffer, the mode or `requires_grad`
+    in any network: the trainer does that."""
+    asked = case.inputs_for(live)
     networks = asked.networks
     every = {"the student": networks.student, "the teacher": networks.teacher}
-    every |= _named(networks.auxiliaries)
-    before = {name: _kept(network) for name, network in every.items()}
+    every |= _by_name(networks.auxiliaries)
+    before = {name: _state(network) for name, network in every.items()}
     for what in (live.self_check, live.gaps):
-        with suppress(ValueError):  # another law tells
+        with suppress(ValueError):  # another law reports it
             what(networks, asked.batch)
         for name, network in every.items():
-            same = all(_equal(a, b) for a, b in zip(before[name], _kept(network), strict=True))
+            same = all(_equal(a, b) for a, b in zip(before[name], _state(network), strict=True))
             require(same, f"{what.__name__} changes {name}")
 
 
 @both(5)
 def is_data_free_unless_it_says(case: Case, live: Any) -> None:
-    """An objective whose table does not need "data" works without: it reads none that it is handed,
+    """An objective whose table does not need "data" works without: it reads none that it gets,
     and opens no file and no connection to get some."""
     ask_only_where(DATA not in words(case.table, "needs"), "its table needs data")
     other = case.build()  # what is imported at the first call is imported now
-    asked = case.asked(other)
-    with _opened() as opened:
+    asked = case.inputs_for(other)
+    with _record_opens() as opened:
         other.gaps(asked.networks, asked.batch)
     require(not opened, f"gaps opens {', '.join(opened)}")
 
     def answer(value: float | None) -> list[Tensor]:
-        asked = case.asked(live)
+        asked = case.inputs_for(live)
         data = None if value is None else torch.full_like(asked.batch.z, value)
         found = live.gaps(asked.networks, attrs.evolve(asked.batch, data=data))
         return [gap.gap for gap in found.gaps]
@@ -162,14 +162,14 @@ def is_data_free_unless_it_says(case: Case, live: Any) -> None:
 def owns_its_auxiliaries(case: Case, live: Any) -> None:
     """`auxiliaries` names networks, each an Auxiliary, that share no parameter with the student,
     the teacher or each other."""
-    asked = case.asked(live)
+    asked = case.inputs_for(live)
     for name, each in asked.auxiliaries.items():
         require(isinstance(each, Auxiliary), f"{name!r} is a {type(each).__name__}")
     networks: dict[str, nn.Module] = {
         "the student": asked.networks.student,
         "the teacher": asked.networks.teacher,
     }
-    networks |= _named(asked.networks.auxiliaries)
+    networks |= _by_name(asked.networks.auxiliaries)
     for (one, a), (other, b) in itertools.combinations(networks.items(), 2):
         shared = {p.data_ptr() for p in a.parameters()} & {p.data_ptr() for p in b.parameters()}
         require(not shared, f"{one} and {other} share a parameter")
@@ -179,7 +179,7 @@ def owns_its_auxiliaries(case: Case, live: Any) -> None:
 def trains_its_auxiliaries_alone(case: Case, live: Any) -> None:
     """Where an auxiliary network learns, `samples` are given, detached, with their conditions; its
     loss is one finite number per sample, and its gradient reaches that network alone."""
-    asked = case.asked(live)
+    asked = case.inputs_for(live)
     learning = {name: each for name, each in asked.auxiliaries.items() if each.loss is not None}
     ask_only_where(learning, "none of its auxiliary networks learns")
     found = live.gaps(asked.networks, asked.batch)
@@ -195,7 +195,7 @@ def trains_its_auxiliaries_alone(case: Case, live: Any) -> None:
 @both(8)
 def passes_its_own_check(case: Case, live: Any) -> None:
     """`self_check` finds nothing wrong with a smooth student and a teacher."""
-    asked = case.asked(live)
+    asked = case.inputs_for(live)
     try:
         said = live.self_check(asked.networks, asked.batch)
     except ValueError as error:
@@ -209,7 +209,7 @@ def passes_its_own_check(case: Case, live: Any) -> None:
 @both(9)
 def draws_the_student_to_the_teacher(case: Case, live: Any) -> None:
     """Trained for a few steps on an exact teacher, a student that is off by a constant comes
-    nearer: at once, or once the auxiliary networks have learnt what that student makes."""
+    nearer: at once, or after the auxiliary networks have learnt that student's samples."""
     ask_only_where(case.setting == EXACT, "it is not built for an exact teacher with a copy")
     for side in (1.0, -1.0):
         offset = side * torch.tensor([1.0, 0.5])
@@ -217,7 +217,7 @@ def draws_the_student_to_the_teacher(case: Case, live: Any) -> None:
         if after < NEARER * before:
             continue
         found = f"{STEPS} steps took a student that was off by {before:.2f} to {after:.2f}"
-        if any(each.loss is not None for each in case.asked(live).auxiliaries.values()):
+        if any(each.loss is not None for each in case.inputs_for(live).auxiliaries.values()):
             after = _left_of(offset, case, first=LEARNING)
             found += (
                 f", and to {after:.2f} where its auxiliary networks had learnt for {LEARNING} "
@@ -237,7 +237,7 @@ def _left_of(offset: Tensor, case: Case, first: int = 0) -> float:
     that stands still.
     """
     student, objective = GaussianStudent(offset), case.build()
-    with process.seeded(1):  # of auxiliary networks that start from scratch
+    with process.seed_torch(1):  # of auxiliary networks that start from scratch
         distillation = Distillation(
             teacher=EXACT.teacher(),
             student=student,
@@ -277,7 +277,7 @@ def rests_at_the_flow_map(case: Case, live: Any) -> None:
 
     def size(offset: Tensor) -> float:
         student = GaussianStudent(offset)
-        with process.seeded(1):
+        with process.seed_torch(1):
             auxiliaries = live.auxiliaries(student, teacher)
         networks = networks_of(student, teacher, auxiliaries)
         gaps = torch.stack([gap.gap for gap in live.gaps(networks, batch).gaps])
@@ -296,7 +296,7 @@ def calls_networks_whatever_was_drawn(case: Case, live: Any) -> None:
     """Which networks `gaps` calls, in which order and with or without a gradient, does not depend
     on the numbers: of a batch that several processes share, each may have one sample, and they
     wait for each other in every call."""
-    asked = case.asked(live)
+    asked = case.inputs_for(live)
     networks = {"student": asked.networks.student, "teacher": asked.networks.teacher}
     networks |= dict(asked.networks.auxiliaries)
     calls: list[str] = []
@@ -328,7 +328,7 @@ def answers_to_each_sample_by_itself(case: Case, live: Any) -> None:
     """The gaps of a batch are those of its parts: processes and micro-batches cut it anywhere. Not
     so where the table needs "whole batch"."""
     ask_only_where(WHOLE not in words(case.table, "needs"), "its table needs the whole batch")
-    asked = case.asked(live)
+    asked = case.inputs_for(live)
     whole = live.gaps(asked.networks, asked.batch)
     for part in (slice(0, 1), slice(1, SIZE)):
         batch = Batch(
@@ -379,16 +379,16 @@ class _GaussianData(DataSource):
 
 
 def _outside(t: Tensor, delta: Tensor, anywhere: bool) -> Iterator[str]:
-    """Say what is wrong with asking a student at these times, over these durations."""
+    """Return what is wrong with calling a student at these times, over these durations."""
     if not bool(((t > 0) & (t <= 1)).all()):
-        yield "the student is asked at t outside (0, 1]"
+        yield "the student is called at t outside (0, 1]"
     if not bool(((delta >= 0) & (delta <= t)).all()):
-        yield "the student is asked over δ outside [0, t]"
+        yield "the student is called over δ outside [0, t]"
     if not anywhere and not bool((t == 1).all()):
-        yield f"the student is asked at t < 1, and the table does not need {ANYWHERE!r}"
+        yield f"the student is called at t < 1, and the table does not need {ANYWHERE!r}"
 
 
-def _check_loss(name: str, auxiliary: Auxiliary, asked: Asked, found: Gaps) -> None:
+def _check_loss(name: str, auxiliary: Auxiliary, asked: Inputs, found: Gaps) -> None:
     assert auxiliary.loss is not None
     assert found.samples is not None
     assert found.condition is not None
@@ -401,13 +401,13 @@ def _check_loss(name: str, auxiliary: Auxiliary, asked: Asked, found: Gaps) -> N
     require(losses.isfinite().all(), f"the loss of {name!r} is not finite")
     losses.sum().backward()
     require(_has_gradient(auxiliary.network), f"{name!r} gets no gradient of its loss")
-    others = {"the student": asked.networks.student, **_named(asked.networks.auxiliaries)}
+    others = {"the student": asked.networks.student, **_by_name(asked.networks.auxiliaries)}
     for who, other in others.items():
         if other is not auxiliary.network:
             require(not _has_gradient(other), f"the loss of {name!r} sends a gradient to {who}")
 
 
-def _named(auxiliaries: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+def _by_name(auxiliaries: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     return {f"the auxiliary network {name!r}": each for name, each in auxiliaries.items()}
 
 
@@ -415,7 +415,7 @@ def _has_gradient(network: nn.Module) -> bool:
     return any(each.grad is not None and bool(each.grad.any()) for each in network.parameters())
 
 
-def _kept(network: nn.Module) -> list[Any]:
+def _state(network: nn.Module) -> list[Any]:
     """Return all that the trainer alone may change in a network."""
     values: list[Any] = [each.detach().clone() for each in network.parameters()]
     values += [each.clone() for each in network.buffers()]
@@ -427,12 +427,12 @@ def _equal(a: Any, b: Any) -> bool:
     return torch.equal(a, b) if isinstance(a, Tensor) else bool(a == b)
 
 
-def _told(tell: Callable[..., None]) -> Callable[..., None]:
-    """Return a hook that tells the arguments, by name or by place, of a network's call."""
+def _argument_hook(record: Callable[..., None]) -> Callable[..., None]:
+    """Return a hook that records the arguments of a network's call, by name or by place."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         del module
-        tell(*args, **kwargs)
+        record(*args, **kwargs)
 
     return hook
 
@@ -464,7 +464,7 @@ def _gradients_through(networks: Mapping[str, nn.Module]) -> Iterator[list[str]]
 
 
 @contextmanager
-def _opened() -> Iterator[list[str]]:
+def _record_opens() -> Iterator[list[str]]:
     """Note the files and connections that Python code opens meanwhile."""
     opened: list[str] = []
 

@@ -21,7 +21,7 @@ def says_where_it_starts(case: Case, live: Any) -> None:
     """`starts_at` is "prior" or "anywhere". From the prior it does not read t; from anywhere it
     does, once it is trained."""
     require(live.starts_at in ("prior", "anywhere"), f"starts_at is {live.starts_at!r}")
-    probe = network.perturbed(live)
+    probe = network.perturb(live)
     x, t, delta, condition = arguments(case, probe)
     with torch.no_grad():
         late, early = (probe(x, time, 0 * delta, condition) for time in (t, t / 2))
@@ -81,11 +81,11 @@ def is_differentiable_in_the_duration(case: Case, live: Any) -> None:
 @law("student", 12)
 def can_be_rebuilt_without_its_teacher(case: Case, live: Any) -> None:
     """The table, or what its method `alone` makes of it and the student, builds a network of the
-    same shapes for a teacher that cannot be copied: what `ffd export` relies on."""
+    same shapes for a teacher that cannot be copied: `ffd export` relies on it."""
     alone = getattr(case.table, "alone", None)
     table = case.table if alone is None else alone(live)
     try:
-        rebuilt = attrs.evolve(case, table=table, setting=case.setting.boxed()).build()
+        rebuilt = attrs.evolve(case, table=table, setting=case.setting.with_black_box()).build()
     except (AttributeError, TypeError, ValueError) as error:
         raise Broken(
             f"with a teacher that cannot be copied it raised {error!r}: give the table a method "

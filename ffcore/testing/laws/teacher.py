@@ -15,14 +15,14 @@ from ffcore.testing.case import SIZE, Case
 from ffcore.testing.law import ask_only_where, law, require
 
 SLOPED = 64
-"""Samples of noise from which the slope of a velocity is told."""
+"""Number of noise samples that the slope of a velocity is measured on."""
 
 
 @law("teacher", 1)
 def is_frozen(case: Case, live: Any) -> None:
-    """No parameter of a teacher asks for a gradient, and it answers as in eval mode."""
+    """No parameter of a teacher requires a gradient, and it answers as in eval mode."""
     asking = [name for name, each in live.named_parameters() if each.requires_grad]
-    require(not asking, f"parameters ask for a gradient: {', '.join(asking)}")
+    require(not asking, f"parameters require a gradient: {', '.join(asking)}")
     inputs = arguments(case, live)
     with torch.no_grad():
         built, evaluating = live(*inputs), copy.deepcopy(live).eval()(*inputs)
@@ -47,7 +47,7 @@ def reads_what_it_is_given(case: Case, live: Any) -> None:
 @law("teacher", 8)
 def draws_conditions_from_the_draws(case: Case, live: Any) -> None:
     """`conditions.draw` gives one condition for each sample, unguided, and the same one to a sample
-    whichever part of the batch is asked for."""
+    whichever part of the batch is drawn."""
     draws = case.draws(2 * SIZE)
     part = slice(SIZE - 1, SIZE + 2)
     whole, drawn = live.conditions.draw(draws), live.conditions.draw(draws[part])
@@ -111,7 +111,7 @@ def gives_its_copy_an_input_for_guidance(case: Case, live: Any) -> None:
     with torch.no_grad():
         off = network.relative(copied(x, t, guided), live.trainable_copy()(x, t, condition))
         require(off <= network.ROUNDING, f"before training γ has an effect on it, of {off:.1e}")
-        trained = network.perturbed(copied)
+        trained = network.perturb(copied)
         moves = not torch.equal(trained(x, t, guided), trained(x, t, condition))
     require(moves, "it does not read γ, whatever its weights")
 
@@ -119,7 +119,7 @@ def gives_its_copy_an_input_for_guidance(case: Case, live: Any) -> None:
 @law("teacher", 12)
 def keeps_what_its_table_says(case: Case, live: Any) -> None:
     """`sample_shape` and `guidable` of a table, by which recipes are refused before anything is
-    built, are the live teacher's where they are said: it can be guided if it has a null condition.
+    built, are the live teacher's if they are given: it can be guided if it has a null condition.
     """
     shape = getattr(case.table, "sample_shape", None)  # None: the weights say it
     guidable = getattr(case.table, "guidable", None)
@@ -144,15 +144,15 @@ def keeps_what_its_table_says(case: Case, live: Any) -> None:
 @law("teacher", 13)
 def points_from_noise_to_data(case: Case, live: Any) -> None:
     """At t = 1 a velocity falls by one for one with the noise, since u(n, 1) = E[x] − n: with the
-    other sign, or with time running the other way, it rises. Not asked of a network that follows
-    the noise as none that is trained does, such as one with new weights."""
+    other sign, or with time running the other way, it rises. Not checked for a network that seems
+    untrained, such as one with new weights."""
     draws = case.draws(SLOPED)
     z = draws.normal("z", live.sample_shape)
     slope = noise_slope(live, z, live.conditions.draw(draws.named("condition")))
     require(
         not points_wrongly(slope),
         f"at t = 1 it changes with the noise by {slope:+.2f}, and an exact velocity by −1: its "
-        "sign, or the direction of its time, may be the other one (u points from noise to data, "
+        "sign or its time direction may be flipped (u points from noise to data, "
         "and t = 1 is noise)",
     )
     trained = abs(slope + 1) <= 0.5

@@ -12,28 +12,28 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ffcore.testing.answers import NUMBERS, RECIPE, RUN, tell, write_picture
+from ffcore.testing.answers import NUMBERS, RECIPE, RUN, report, write_picture
 from ffcore.testing.case import Case
 from ffcore.testing.law import law, require
 
 
 @law("tracker", 1)
 def stays_in_its_folder(case: Case, live: Any) -> None:
-    """It writes into the folder that it is handed, and nowhere else in the run's directory or
-    where the process works."""
+    """It writes into the folder that it gets, and nowhere else in the run's directory or the
+    working directory."""
     del case
     with _run_directory() as (directory, folder):
         elsewhere = directory / "elsewhere"
         elsewhere.mkdir()
         before = _files(directory, but=folder)
         with contextlib.chdir(elsewhere):
-            tell(live, folder)
+            report(live, folder)
         strange = sorted(_files(directory, but=folder) ^ before)
         require(not strange, f"beside its folder it wrote {', '.join(strange)}")
 
 
 @law("tracker", 2)
-def leaves_what_it_is_handed_alone(case: Case, live: Any) -> None:
+def leaves_what_it_is_given_alone(case: Case, live: Any) -> None:
     """Neither the recipe nor the numbers are written to."""
     del case
     recipe, numbers = copy.deepcopy(RECIPE), dict(NUMBERS)
@@ -47,23 +47,23 @@ def leaves_what_it_is_handed_alone(case: Case, live: Any) -> None:
 
 @law("tracker", 3)
 def says_nothing_on_stdout(case: Case, live: Any) -> None:
-    """Nothing of it is printed to stdout, which belongs to the results of a run."""
+    """It prints nothing to stdout, which belongs to the results of a run."""
     del case
     with _run_directory() as (_, folder), contextlib.redirect_stdout(io.StringIO()) as said:
-        tell(live, folder)
+        report(live, folder)
     require(not said.getvalue(), f"it printed {said.getvalue()[:60]!r}")
 
 
 @law("tracker", 4)
 def goes_on_with_what_it_kept(case: Case, live: Any) -> None:
-    """Where a run was interrupted and goes on, no file that it left is taken away or cut off."""
+    """When an interrupted run continues, no file that it left is removed or cut off."""
     with _run_directory() as (_, folder):
-        tell(live, folder, steps=range(1, 6), finished=False)
+        report(live, folder, steps=range(1, 6), finished=False)
         before = _sizes(folder)
-        tell(case.build(), folder, steps=range(5, 6))
+        report(case.build(), folder, steps=range(5, 6))
         now = _sizes(folder)
     lost = [name for name, size in before.items() if now.get(name, -1) < size]
-    require(not lost, f"taken away or cut off: {', '.join(sorted(lost))}")
+    require(not lost, f"removed or cut off: {', '.join(sorted(lost))}")
 
 
 @law("tracker", 5)

@@ -1,8 +1,8 @@
 """The checkpoints of a run: one directory each, written in the background, whole or not at all.
 
 A checkpoint is written as `.step-….partial`, synced, and renamed to `step-…`, so that whatever
-stops the process leaves whole checkpoints and remains that nobody takes for one. The oldest are
-removed when a new one stands; they lose their names first.
+stops the process leaves whole checkpoints, and leftovers that no reader takes for a checkpoint.
+Once a new one is written, the oldest are removed; they are renamed first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ffcore.training.checkpoint.manifest import (
     CheckpointError,
     Damaged,
     Manifest,
-    described,
+    describe_file,
 )
 from ffcore.training.checkpoint.snapshot import Snapshot, read, shapes_in
 from ffcore.training.defaults import KEEP_LAST
@@ -44,12 +44,12 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
     """The checkpoints of one run. Every process makes one and calls the same methods.
 
     Args:
-        directory: where they are kept; made with the first, within one that is there.
+        directory: where they are stored; created with the first one, in a directory that exists.
         run: what the run's training depends on, by name; every checkpoint names it.
         keep_last: how many of the newest are kept.
         keep_every: those of steps divisible by it are kept as well.
 
-    A block of `with` ends when what it has begun to write is written.
+    A `with` block ends when every write begun in it is done.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         self._writing: Future[None] | None = None
 
     def save(self, distillation: Distillation) -> None:
-        """Copy a distillation to host memory, and have the copy written in the background.
+        """Copy a distillation to host memory, and write the copy in the background.
 
-        Waits for the checkpoint before, and raises its error if it has failed: Unwritable, mostly.
-        Raises Diverged, and writes nothing, where a weight or a moment is not finite, and
-        OutOfMemory where there is not enough for the copy.
+        Waits for the previous checkpoint, and raises its error if it failed, mostly Unwritable.
+        Raises Diverged, and writes nothing, if a weight or a moment is not finite; OutOfMemory if
+        host memory cannot hold the copy.
         """
         self.wait()
         self._require_finite(distillation)
@@ -85,36 +85,37 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         thread.shutdown(wait=False)  # the thread ends with its work
 
     def wait(self) -> None:
-        """Wait until nothing is being written; raise the error of what could not be."""
+        """Wait until all writes are done; raise the error of one that failed."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
     @property
     def done(self) -> bool:
-        """Whether nothing is being written by this process, well or in an error."""
+        """Whether this process writes nothing now; its last write may have failed."""
         return self._writing is None or self._writing.done()
 
     def notice(self) -> None:
-        """Raise the error of what could not be written, if it has failed by now in any process."""
+        """Raise the error of a write that has failed by now, in any process."""
         failed = self._writing is not None and self.done and self._writing.exception()
         if self._processes.any(bool(failed)):
             self.wait()
 
     def newest(self) -> Manifest | None:
-        """Return the newest checkpoint that is whole; None where there are none.
+        """Return the newest whole checkpoint; None if there is no checkpoint.
 
-        Damaged ones that are newer are told in a warning, and renamed to `step-….damaged`, so that
-        training can pass there again. What a killed process left half-written is removed.
+        Newer damaged ones are reported in a warning and renamed to `step-….damaged`, so that
+        training can write those steps again. Files that a killed process left half-written are
+        removed.
 
-        Raises CheckpointError where there are checkpoints, and none is whole.
+        Raises CheckpointError if there are checkpoints and none is whole.
         """
         return self._processes.first(self._newest)
 
     def restore(self, manifest: Manifest, distillation: Distillation) -> None:
-        """Bring a distillation that was built as the saved one was to where that one stood.
+        """Restore a checkpoint into a distillation that was built as the saved one was.
 
-        Raises CheckpointError, and changes nothing, where the tensors do not fit.
+        Raises CheckpointError, and changes nothing, if the tensors do not fit.
         """
         directory = self.directory / name.directory_name(manifest.step)
         tensors = tensors_of(distillation)
@@ -137,7 +138,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             error = Diverged(
                 f"step {distillation.step_index}: {', '.join(names[:5])}{more} hold NaN or "
-                "infinity, and no checkpoint is made of that"
+                "infinity; no checkpoint is written"
             )
             raise self._processes.alike(error)
 
@@ -146,7 +147,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
 
     def _make_room(self, partial: Path, step: int) -> None:
         with self._writable(step):
-            self.directory.mkdir(exist_ok=True)  # no parents: a run directory that is gone is gone
+            self.directory.mkdir(exist_ok=True)  # no parents: a removed run directory stays removed
             if partial.exists():
                 shutil.rmtree(partial)
             partial.mkdir()
@@ -164,7 +165,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
 
     def _write_part(self, partial: Path, step: int) -> dict[str, dict[str, object]]:
         with self._writable(step), enough_memory(f"the checkpoint of step {step}", _REMEDY):
-            return {file: described(partial / file) for file in self._snapshot.write()}
+            return {file: describe_file(partial / file) for file in self._snapshot.write()}
 
     def _finish(self, partial: Path, step: int, files: dict[str, dict[str, object]]) -> None:
         manifest = Manifest(step=step, run=self.run, ranks=self._processes.size, files=files)
@@ -191,14 +192,14 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
                 yield path
 
     def _remove(self, checkpoint: Path) -> None:
-        removed = name.removed(checkpoint)
+        removed = name.removal_name(checkpoint)
         if removed.exists():
             shutil.rmtree(removed)
         checkpoint.rename(removed)
         shutil.rmtree(removed)
 
     def _whole(self) -> list[tuple[int, Path]]:
-        """Return the step and the place of what is named as a checkpoint is, the oldest first."""
+        """Return the step and the path of each directory named as a checkpoint, oldest first."""
         if not self.directory.is_dir():
             return []
         named = ((name.step_of(path), path) for path in self.directory.iterdir())
@@ -223,15 +224,15 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
             listed = "\n  ".join(f"{path.name}: {why}" for path, why in damaged.items())
             raise CheckpointError(
                 f"no checkpoint in {self.directory} is whole:\n  {listed}\n"
-                "Put one back from a copy, or --restart to begin anew."
+                "Restore one from a copy, or use --restart to begin again."
             )
         return None
 
 
 def _processes() -> Processes:
-    """Return those of this job with a group of their own: the background's messages meet no others.
+    """Return this job's processes in a group of their own, apart from training's messages.
 
-    All of them must ask.
+    All processes must call this.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return Processes()
@@ -240,12 +241,12 @@ def _processes() -> Processes:
 
 
 def _set_aside(path: Path, why: str, step: int) -> None:
-    aside = name.damaged(path)
+    aside = name.damaged_name(path)
     if aside.exists():
         shutil.rmtree(aside)
     path.rename(aside)
     _LOG.warning(
-        "%s is damaged: %s. It is kept as %s, and step %d is the newest that is whole.",
+        "%s is damaged: %s. ffcore renamed it to %s; the newest whole checkpoint is of step %d.",
         path, why, aside.name, step,
     )  # fmt: skip
 

@@ -1,7 +1,8 @@
-"""What a checkpoint holds: every tensor that a distillation goes on from, by name.
+"""The contents of a checkpoint: every tensor that a distillation resumes from, by name.
 
-Random draws have no state (ffcore/draws.py) and schedules follow from the step, so the tensors and
-the step are all. Names depend neither on the order of parameters nor on how a network is wrapped.
+Random draws have no state (ffcore/draws.py) and schedules depend on the step alone, so the tensors
+and the step are enough. Names depend neither on the order of parameters nor on how a network is
+wrapped.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module"}
 
 
 def tensors_of(distillation: Distillation) -> dict[str, Tensor]:
-    """Return the distillation's own tensors, not copies: what is written to them, it has.
+    """Return the distillation's own tensors, not copies: writing to them changes it.
 
     "student/…", "ema/DECAY/…" and "auxiliary/NAME/…" are networks, "optimizer/…" and
     "auxiliary-optimizer/NAME/…" AdamW's step and moments of each parameter.
@@ -35,10 +36,10 @@ def tensors_of(distillation: Distillation) -> dict[str, Tensor]:
 
 
 def not_finite(distillation: Distillation) -> list[str]:
-    """Return the names of the parameters and moments that hold NaN or infinity, of this process.
+    """Return the names of this process's parameters and moments that hold NaN or infinity.
 
     Buffers may hold infinities, as a mask does. One number is read from the device, more only if
-    there is something to name.
+    some are not finite.
     """
     named: list[tuple[str, Tensor]] = [
         (f"{prefix}/{name}", each)

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: what is in it, and by which it is known to be whole."""
+"""The manifest of a checkpoint: what is in it, and how to check that it is whole."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ FORMAT = 1
 
 
 class CheckpointError(Exception):
-    """There is no checkpoint that this run can go on from. One message, for a person."""
+    """This run cannot resume from its checkpoints. One message, for a person."""
 
 
 class Damaged(Exception):
-    """A checkpoint is not what was written. Says what is wrong with it."""
+    """A checkpoint differs from what was written. The message says how."""
 
 
 @attrs.frozen(kw_only=True)
@@ -46,9 +46,9 @@ class Manifest:
     def read(directory: Path) -> Manifest:
         """Read the manifest of a checkpoint, and compare every file with it.
 
-        Raises Damaged where anything differs, CheckpointError where a newer ffcore wrote it.
+        Raises Damaged if anything differs, CheckpointError if a newer ffcore wrote it.
         """
-        manifest = _parsed(directory)
+        manifest = _parse(directory)
         present = {path.name for path in directory.iterdir()} - {MANIFEST}
         if missing := sorted(manifest.files.keys() - present):
             raise Damaged(f"{', '.join(missing)} is missing")
@@ -59,7 +59,7 @@ class Manifest:
         return manifest
 
 
-def described(path: Path) -> dict[str, Any]:
+def describe_file(path: Path) -> dict[str, Any]:
     """Return what the manifest says of a file."""
     return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
 
@@ -72,7 +72,7 @@ def _compare(path: Path, expected: dict[str, Any]) -> None:
         raise Damaged(f"{path.name} is not what was written: its SHA-256 differs")
 
 
-def _parsed(directory: Path) -> Manifest:
+def _parse(directory: Path) -> Manifest:
     path = directory / MANIFEST
     try:
         text = path.read_text()
@@ -86,8 +86,8 @@ def _parsed(directory: Path) -> Manifest:
         raise Damaged(f"{MANIFEST} is not what was written: its SHA-256 differs")
     if form != FORMAT:
         raise CheckpointError(
-            f"{directory} is of checkpoint format {form}, and this ffcore reads {FORMAT}: "
-            "go on with the ffcore that wrote it"
+            f"{directory} has checkpoint format {form}, and this ffcore reads {FORMAT}: "
+            "use the ffcore that wrote it"
         )
     manifest = Manifest(**found)
     if text != manifest.to_json() or directory.name != directory_name(manifest.step):

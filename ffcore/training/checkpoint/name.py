@@ -1,4 +1,4 @@
-"""How a checkpoint is named, and what its name becomes while it is written, removed or damaged."""
+"""The name of a checkpoint: while it is written, whole, removed or damaged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def directory_name(step: int) -> str:
 
 
 def step_of(path: Path) -> int | None:
-    """Return the step of which a directory is named as a whole checkpoint; None for any other."""
+    """Return the step in the name of a whole checkpoint; None for any other name."""
     found = _WHOLE.fullmatch(path.name)
     return int(found[1]) if found else None
 
@@ -26,13 +26,13 @@ def partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
-def removed(path: Path) -> Path:
+def removal_name(path: Path) -> Path:
     """Return the name that a checkpoint has while it is being removed."""
     return path.with_name(f".{path.name}.removed")
 
 
-def damaged(path: Path) -> Path:
-    """Return the name of a checkpoint that is not what was written."""
+def damaged_name(path: Path) -> Path:
+    """Return the name of a damaged checkpoint."""
     return path.with_name(f"{path.name}.damaged")
 
 
@@ -42,7 +42,7 @@ def is_remains(path: Path) -> bool:
 
 
 def foreign(directory: Path) -> list[str]:
-    """Return the names of what is among the checkpoints and was not written as one."""
+    """Return the names in the checkpoints' directory that no checkpoint has."""
     known = (_WHOLE, _REMAINS, _DAMAGED)
     return sorted(
         path.name

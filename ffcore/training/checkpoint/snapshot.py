@@ -24,14 +24,14 @@ from torch.distributed.checkpoint.planner import SavePlan, WriteItem
 from ffcore.system.distributed import Processes
 
 FILE_SIZE = 64 * 2**20
-"""Bytes of a file, at most. While the writer lays one out in memory, training stands still."""
+"""Most bytes in a file. While the writer builds one in memory, training stands still."""
 
 
 class _Copies(DefaultSavePlanner):
-    """A planner that hands copies to the writer, made when the plan is settled.
+    """A planner that gives copies to the writer, made when the plan is complete.
 
-    The memory of the copies is kept from one checkpoint to the next: to get it anew from the
-    system takes longer than to fill it.
+    The copies reuse the memory of the previous checkpoint: getting new memory from the system takes
+    longer than filling it.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class _Copies(DefaultSavePlanner):
         self.copies: dict[Any, Tensor] = {}
 
     def finish_plan(self, new_plan: SavePlan) -> SavePlan:
-        """Copy what this process is to write."""
+        """Copy the tensors that this process writes."""
         plan = super().finish_plan(new_plan)
         before, self.copies = self.copies, {}
         for item in plan.items:
@@ -68,7 +68,7 @@ class Snapshot:
         self.plan: SavePlan | None = None
 
     def take(self, directory: Path, tensors: Mapping[str, Tensor]) -> None:
-        """Settle among the processes who writes what into `directory`, and copy it.
+        """Decide among the processes which one writes what into `directory`, and copy it.
 
         Every process gives tensors of the same names, which may be DTensors.
         """
@@ -111,7 +111,7 @@ def read(directory: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _files(tensors: Mapping[str, Tensor], size: int) -> dict[str, int]:
-    """Return in which file each tensor is to be, from 1 on: none of more bytes than `size`.
+    """Return the file of each tensor, counted from 1; no file has more bytes than `size`.
 
     A larger tensor has a file of its own.
     """

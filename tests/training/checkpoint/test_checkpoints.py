@@ -228,7 +228,7 @@ def test_any_damage_is_named_and_the_checkpoint_before_is_taken(
     assert same(contents(run), contents(expected))
     (record,) = caplog.records
     assert record.getMessage().startswith(f"{directory / 'step-00000004'} is damaged: {file} ")
-    assert "step 2 is the newest that is whole" in record.getMessage()
+    assert "the newest whole checkpoint is of step 2" in record.getMessage()
     assert names(directory) == ["step-00000002", "step-00000004.damaged"]
     # It is told once, and training passes there again.
     saved(directory, run, 4)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ffcore.training.checkpoint import CheckpointError, Damaged, Manifest
-from ffcore.training.checkpoint.manifest import described
+from ffcore.training.checkpoint.manifest import describe_file
 from ffcore.training.checkpoint.name import directory_name
 
 
@@ -15,7 +15,7 @@ def whole(folder: Path) -> Path:
     directory = folder / directory_name(12)
     directory.mkdir()
     (directory / "a.safetensors").write_bytes(b"weights")
-    files = {"a.safetensors": described(directory / "a.safetensors")}
+    files = {"a.safetensors": describe_file(directory / "a.safetensors")}
     manifest = Manifest(step=12, run={"recipe": "r"}, ranks=2, files=files)
     (directory / "manifest.json").write_text(manifest.to_json())
     return directory
@@ -44,7 +44,7 @@ def test_a_manifest_of_a_later_format_is_not_taken_for_damage(tmp_path, monkeypa
     directory = whole(tmp_path)
     assert json.loads((directory / "manifest.json").read_text())["format"] == 2
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="is of checkpoint format 2, and this ffcore reads 1"):
+    with pytest.raises(CheckpointError, match="has checkpoint format 2, and this ffcore reads 1"):
         Manifest.read(directory)
 
 
