@@ -3,7 +3,9 @@
     TestPlugin = plugin_tests("ffcore-coin")  # all that a distribution registers, in pytest
 
 or `ffd check-plugin ffcore-coin` from a shell. `ffcore.testing.strategies` has hypothesis
-strategies for tests of one's own. Nothing of ffcore but that command imports this room.
+strategies for tests of one's own. Within `checked_shapes()` every call of a role's method is
+checked by the shapes that ffcore/interfaces.py states. Nothing of ffcore but that command imports
+this room.
 """
 
 from importlib import import_module
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from ffcore.testing.expected import ExpectationError
     from ffcore.testing.law import Broken, Law, NotAsked, laws_of
     from ffcore.testing.result import Result
+    from ffcore.testing.shapes import WrongShape, checked_shapes
     from ffcore.testing.tests import plugin_tests
 
 _HOMES = {
@@ -26,9 +29,11 @@ _HOMES = {
     "NotAsked": "law",
     "Result": "result",
     "Setting": "case",
+    "WrongShape": "shapes",
     "check_class": "check",
     "check_distribution": "check",
     "check_tables": "check",
+    "checked_shapes": "shapes",
     "laws_of": "law",
     "plugin_tests": "tests",
 }
@@ -42,9 +47,11 @@ __all__ = [
     "NotAsked",
     "Result",
     "Setting",
+    "WrongShape",
     "check_class",
     "check_distribution",
     "check_tables",
+    "checked_shapes",
     "laws_of",
     "plugin_tests",
 ]
