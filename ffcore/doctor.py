@@ -66,6 +66,7 @@ LIBRARIES = {
     "wandb": ("wandb", "tracker wandb", "'ffcore[tracking]'"),
     "scikit-learn": ("sklearn", "digits as data", "'ffcore[digits]'"),
     "hypothesis": ("hypothesis", "strategies for plugins' tests", "'ffcore[testing]'"),
+    "jaxtyping": ("jaxtyping", "shapes, checked in plugins' tests", "'ffcore[testing]'"),
     "jvp-flash-attention": ("jvp_flash_attention", "forward mode, for networks of your own", ""),
 }
 """By distribution: the module to import, what it is for, and the extra that brings it."""

@@ -3,7 +3,11 @@
 Conventions (docs/conventions.md): time t runs from 1 (prior noise n ~ N(0, I)) to 0 (data x) on
 the path x_t = (1 − t) x + t n. A velocity u = E[x − n | x_t] points from noise to data, so
 dx/dt = −u. A flow map covers a duration δ: from the prior, f(z, δ) = z + δ F(z, δ), where F is
-the average velocity. Shapes: batch B, sample *S; batch first everywhere.
+the average velocity.
+
+Shapes stand in the annotations, as jaxtyping writes them: batch B, sample *S, batch first
+everywhere. A letter means one number within a call, and "rows" are as many as there happen to be.
+They are checked while tests run (ffcore/testing/shapes.py), and at no other time.
 
 A method is a PredictorObjective, a CorrectorObjective or both. Each answers with gaps: pairs of a
 network output that carries gradient and the velocity gap by which it should move. A Balancer
@@ -23,6 +27,8 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Float32, Int
+
     from ffcore.draws import Draws
     from ffcore.training.optimizer import Optimizer
 
@@ -38,14 +44,14 @@ class Condition:
 
     size: int
     """Number of samples, B."""
-    label: Tensor | None = None
-    """Class of each sample: Int[B]. A teacher's null label counts as a class."""
-    embedding: Tensor | None = None
-    """Tokens of each sample, as made from a prompt: Float[B, L, D]."""
-    mask: Tensor | None = None
-    """Which tokens of `embedding` count: Bool[B, L]."""
-    guidance: Tensor | None = None
-    """Guidance scale γ of each sample: Float[B]. None and 1 both mean unguided."""
+    label: Int[Tensor, "B"] | None = None
+    """Class of each sample. A teacher's null label counts as a class."""
+    embedding: Float[Tensor, "B L D"] | None = None
+    """Tokens of each sample, as made from a prompt."""
+    mask: Bool[Tensor, "B L"] | None = None
+    """Which tokens of `embedding` count."""
+    guidance: Float[Tensor, "B"] | None = None
+    """Guidance scale γ of each sample. None and 1 both mean unguided."""
 
     def __attrs_post_init__(self) -> None:
         for name, value in self._tensors().items():
@@ -118,16 +124,18 @@ class DataSource(ABC):
         """Return the number of samples, at least 1."""
 
     @abstractmethod
-    def read(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Condition]:
+    def read(
+        self, indices: Int[Tensor, "B"], draws: Draws
+    ) -> tuple[Float[Tensor, "B *S"], Condition]:
         """Return the samples of `indices` and their conditions, unguided.
 
         Args:
-            indices: Int[B] in [0, len), on the CPU; some may be equal.
+            indices: in [0, len), on the CPU; some may be equal.
             draws: random streams for these B samples, on the CPU, for augmentation.
 
         Returns:
-            Float[B, *S] in float32 and a condition that the teacher understands. Each sample
-            depends on its own index and draws alone, and is the same in a run that is built again.
+            Samples in float32 and a condition that the teacher understands. Each sample depends on
+            its own index and draws alone, and is the same in a run that is built again.
 
         Raises DataError if the stored data cannot be used.
         """
@@ -137,16 +145,18 @@ class VelocityField(nn.Module, ABC):
     """A velocity u(x_t, t | c): what teachers, the online network g_ψ and own networks are."""
 
     @abstractmethod
-    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    def forward(
+        self, x_t: Float[Tensor, "B *S"], t: Float[Tensor, "B"], condition: Condition
+    ) -> Float[Tensor, "B *S"]:
         """Return the velocity at each point.
 
         Args:
-            x_t: points on the path, Float[B, *S].
-            t: their times in [0, 1], 1 = prior, Float[B].
+            x_t: points on the path.
+            t: their times in [0, 1], 1 = prior.
             condition: of size B.
 
         Returns:
-            Float[B, *S] of x_t's dtype, under autocast too; finite, pointing from noise to data;
+            Velocities of x_t's dtype, under autocast too; finite, pointing from noise to data;
             each sample independent of the rest of the batch.
         """
 
@@ -190,7 +200,13 @@ class Student(nn.Module, ABC):
     """"prior": F is defined at t = 1 only, and `t` is not read. "anywhere": at every t ≥ δ."""
 
     @abstractmethod
-    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+    def forward(
+        self,
+        x_t: Float[Tensor, "B *S"],
+        t: Float[Tensor, "B"],
+        delta: Float[Tensor, "B"],
+        condition: Condition,
+    ) -> Float[Tensor, "B *S"]:
         """Return the average velocity over [t − δ, t].
 
         The flow map is x_t + δ F, hence the identity at δ = 0, where F is the velocity at x_t.
@@ -198,13 +214,13 @@ class Student(nn.Module, ABC):
         through torch's functions as tensors do, except through functions that write in place.
 
         Args:
-            x_t: where the flow starts, Float[B, *S].
-            t: times of the start in (0, 1], Float[B].
-            delta: durations in [0, t], Float[B]; F is differentiable in them.
+            x_t: where the flow starts.
+            t: times of the start in (0, 1].
+            delta: durations in [0, t]; F is differentiable in them.
             condition: of size B.
 
         Returns:
-            Float[B, *S] of x_t's dtype, under autocast too.
+            Average velocities of x_t's dtype, under autocast too.
         """
 
 
@@ -221,14 +237,14 @@ class Networks:
 class Batch:
     """The inputs of an objective for one step."""
 
-    z: Tensor
-    """Prior noise, Float[B, *S]."""
+    z: Float[Tensor, "B *S"]
+    """Prior noise."""
     condition: Condition
     """Of size B, with γ if the recipe guides."""
     draws: Draws
     """Random streams, named by purpose, for these B samples."""
-    data: Tensor | None = None
-    """Data samples, Float[B, *S]: only for an objective that declares the need."""
+    data: Float[Tensor, "B *S"] | None = None
+    """Data samples: only for an objective that declares the need."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -243,10 +259,10 @@ class Gap:
     another shape.
     """
 
-    output: Tensor
-    """Carries gradient, Float[B', *S]; a training step refuses one that does not."""
-    gap: Tensor
-    """Carries none, Float[B', *S]."""
+    output: Float[Tensor, "rows *S"]
+    """Carries gradient; a training step refuses one that does not."""
+    gap: Float[Tensor, "rows *S"]
+    """Carries none."""
 
     def __attrs_post_init__(self) -> None:
         for name, value in (("output", self.output), ("gap", self.gap)):
@@ -258,12 +274,12 @@ class Gap:
             found = f"{tuple(self.gap.shape)} beside an output of {tuple(self.output.shape)}"
             raise ValueError(f"a gap has the shape of its output: {found}")
 
-    def norm(self) -> Tensor:
-        """Return ‖gap‖ / √d of each sample, Float[B'], d being the dimensions of a sample."""
+    def norm(self) -> Float[Tensor, "rows"]:
+        """Return ‖gap‖ / √d of each sample, d being the dimensions of a sample."""
         return self.gap.flatten(1).square().mean(1).sqrt()
 
-    def inner(self, weight: Tensor) -> Tensor:
-        """Return Σ over samples of weight · ⟨output, gap⟩ / d, a scalar; weight is Float[B']."""
+    def inner(self, weight: Float[Tensor, "rows"]) -> Float[Tensor, ""]:
+        """Return Σ over samples of weight · ⟨output, gap⟩ / d."""
         return (self.output * self.gap).flatten(1).mean(1) @ weight.to(self.output.dtype)
 
 
@@ -276,9 +292,9 @@ class Gaps:
 
     gaps: tuple[Gap, ...]
     """At least one."""
-    samples: Tensor | None = None
+    samples: Float[Tensor, "B *S"] | None = None
     """The student's samples, detached, on which the auxiliaries may train: one for each of the
-    batch, Float[B', *S]."""
+    batch."""
     condition: Condition | None = None
     """The conditions of `samples`."""
 
@@ -307,7 +323,7 @@ class Auxiliary:
     network: nn.Module
     optimizer: Optimizer | None = None
     loss: Callable[[nn.Module, Tensor, Condition, Draws], Tensor] | None = None
-    """(network, samples, condition, draws) -> one loss per sample, Float[B']."""
+    """(network, samples, condition, draws) -> one loss per sample, Float[Tensor, "B"]."""
     updates: int = 1
     """Optimizer steps per training step."""
     ema_decay: float | None = None
@@ -361,10 +377,10 @@ class CorrectorObjective(_Objective):
 
 @attrs.frozen(kw_only=True, eq=False)
 class Norms:
-    """E‖gap‖/√d of one objective, over the global batch: scalars without gradient."""
+    """E‖gap‖/√d of one objective, over the global batch, without gradient."""
 
-    raw: Tensor
-    weighted: Tensor
+    raw: Float[Tensor, ""]
+    weighted: Float[Tensor, ""]
 
 
 class Balancer(ABC):
@@ -380,12 +396,12 @@ class Balancer(ABC):
         `batch`. Either may be 0."""
 
     @abstractmethod
-    def weights(self, objective: Objective, gap: Gap) -> Tensor:
-        """Return a weight per sample, Float[B'], without gradient, from that sample alone."""
+    def weights(self, objective: Objective, gap: Gap) -> Float[Tensor, "rows"]:
+        """Return a weight per sample, without gradient, from that sample alone."""
 
     @abstractmethod
-    def scale(self, norms: Mapping[Objective, Norms]) -> Mapping[Objective, Tensor]:
-        """Return a factor for each objective in `norms`: scalars, global over all ranks."""
+    def scale(self, norms: Mapping[Objective, Norms]) -> Mapping[Objective, Float[Tensor, ""]]:
+        """Return a factor for each objective in `norms`, global over all ranks."""
 
 
 class Features(nn.Module, ABC):
@@ -394,8 +410,8 @@ class Features(nn.Module, ABC):
     name: str
 
     @abstractmethod
-    def forward(self, samples: Tensor) -> Tensor:
-        """Return features Float[B, D] of samples Float[B, *S]."""
+    def forward(self, samples: Float[Tensor, "B *S"]) -> Float[Tensor, "B D"]:
+        """Return the features of samples."""
 
 
 class ClassFeatures(Features):
@@ -406,11 +422,11 @@ class ClassFeatures(Features):
     collapse. None for other classes."""
 
     @abstractmethod
-    def logits(self, features: Tensor) -> Tensor:
-        """Return the logits Float[B, K] of features Float[B, D], K being `classes` if there are."""
+    def logits(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
+        """Return the logits of features, K being `classes` if there are."""
 
-    def classify(self, samples: Tensor) -> Tensor:
-        """Return the class that each sample is read as, Int[B]."""
+    def classify(self, samples: Float[Tensor, "B *S"]) -> Int[Tensor, "B"]:
+        """Return the class that each sample is read as."""
         return self.logits(self(samples)).argmax(1)
 
 
@@ -418,8 +434,8 @@ class Decoder(nn.Module, ABC):
     """Turns samples into images: latents through a decoder, or pixels as they are."""
 
     @abstractmethod
-    def forward(self, samples: Tensor) -> Tensor:
-        """Return images of samples Float[B, *S]: float32 [B, C, H, W], nominally in [−1, 1].
+    def forward(self, samples: Float[Tensor, "B *S"]) -> Float32[Tensor, "B C H W"]:
+        """Return the images of samples, nominally in [−1, 1].
 
         Raises ValueError for samples of another shape than it decodes.
         """
@@ -523,8 +539,8 @@ class Labels(ConditionSource):
         return attrs.evolve(condition, label=label, guidance=None)
 
 
-def class_condition(conditions: ConditionSource, labels: Tensor) -> Condition:
-    """Return the condition of data with these labels, Int[B]; empty for an unconditional teacher.
+def class_condition(conditions: ConditionSource, labels: Int[Tensor, "B"]) -> Condition:
+    """Return the condition of data with these labels; empty for an unconditional teacher.
 
     Raises ValueError for a label outside the teacher's classes, and for a teacher that is
     conditioned on something else.

@@ -22,6 +22,16 @@ settings.register_profile(
 )
 settings.load_profile("ffcore")
 
+
+@pytest.fixture(autouse=True)
+def shapes() -> Iterator[None]:
+    """Check the shapes that the roles state, in every call; a folder of wrong plugins overrides."""
+    from ffcore.testing.shapes import checked_shapes
+
+    with checked_shapes():
+        yield
+
+
 Distribute = Callable[..., None]
 
 

@@ -1,6 +1,7 @@
 """The floor plan of `docs/architecture.md`, held: what may import what."""
 
 import ast
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -51,6 +52,15 @@ def plugins_in_core(code: str) -> list[str]:
 
 def other_plugins(own: str, code: str) -> list[str]:
     return [module for module in plugins_in_core(code) if module.split(".")[0] != own]
+
+
+def ours(code: str) -> list[str]:
+    """What of ffcore or its plugins is imported when the code runs, also within functions."""
+    return [
+        module
+        for module, runs in imports(code)
+        if runs and re.match(r"\.|ffcore\b|ffcore_", module)
+    ]
 
 
 def upward(room: str, code: str, floors: list[set[str]]) -> list[str]:
@@ -120,6 +130,10 @@ def test_arrows_point_down(file: Path) -> None:
     assert upward(room, file.read_text(), FLOORS) == []
 
 
+def test_the_vocabulary_of_roles_imports_nothing_of_ours_when_it_runs() -> None:
+    assert ours((ROOT / "ffcore" / "interfaces.py").read_text()) == []
+
+
 @pytest.mark.parametrize("file", PLUGINS, ids=_name)
 def test_no_plugin_imports_another(file: Path) -> None:
     own = file.relative_to(ROOT / "plugins").parts[0]
@@ -183,6 +197,24 @@ def test_a_plugin_in_core_would_be_seen(code: str) -> None:
 def test_an_arrow_upward_would_be_seen(code: str) -> None:
     assert upward("keys", code, FLOORS)
     assert not upward("keys", "from ffcore.keys import nearest", FLOORS)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import ffcore",
+        "import ffcore.draws",
+        "from ffcore import draws",
+        "from ffcore.draws import Draws",
+        "from . import draws",
+        "def f():\n    from ffcore.draws import Draws",
+        "class A:\n    def f(self):\n        import ffcore_sit",
+    ],
+)
+def test_an_import_of_ours_would_be_seen(code: str) -> None:
+    assert ours(code)
+    assert ours("if TYPE_CHECKING:\n    from ffcore.draws import Draws") == []
+    assert ours("import ffcorelike") == []
 
 
 def test_rooms_on_one_floor_do_not_import_each_other() -> None:

@@ -3,7 +3,8 @@
     TestPlugin = plugin_tests("ffcore-coin")  # all that a distribution registers, in pytest
 
 or `ffd check-plugin ffcore-coin` from a shell. `ffcore.testing.strategies` has hypothesis
-strategies for your own tests. In ffcore only that command imports this package.
+strategies for your own tests. Within `checked_shapes()` every call of a role's method is checked
+by the shapes that ffcore/interfaces.py states. In ffcore only that command imports this package.
 """
 
 from importlib import import_module
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ffcore.testing.law import Broken, Law, NotChecked
     from ffcore.testing.laws import laws_of
     from ffcore.testing.result import Result
+    from ffcore.testing.shapes import WrongShape, checked_shapes
     from ffcore.testing.tests import plugin_tests
 
 _HOMES = {
@@ -27,9 +29,11 @@ _HOMES = {
     "NotChecked": "law",
     "Result": "result",
     "Setting": "case",
+    "WrongShape": "shapes",
     "check_class": "check",
     "check_distribution": "check",
     "check_tables": "check",
+    "checked_shapes": "shapes",
     "laws_of": "laws",
     "plugin_tests": "tests",
 }
@@ -43,9 +47,11 @@ __all__ = [
     "NotChecked",
     "Result",
     "Setting",
+    "WrongShape",
     "check_class",
     "check_distribution",
     "check_tables",
+    "checked_shapes",
     "laws_of",
     "plugin_tests",
 ]
