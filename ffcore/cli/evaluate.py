@@ -6,7 +6,7 @@ import json
 import os
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ from ffcore.cli.exit_codes import ExitCode
 from ffcore.cli.sample import labelling
 from ffcore.cli.scores import show_evaluation, show_scores
 from ffcore.cli.signals import Signals
-from ffcore.flow.solver import Method
 from ffcore.system.files import require, write_text
 
 if TYPE_CHECKING:
@@ -80,24 +79,15 @@ if TYPE_CHECKING:
 @click.pass_context
 def evaluate(
     ctx: click.Context,
+    /,
     source: str,
     against: str | None,
-    spaces: tuple[str, ...],
-    metrics: str | None,
-    number: int | None,
-    labels: str | None,
-    guidance: float | None,
-    steps: int | None,
-    seed: int | None,
-    teacher: bool,
-    solver: Method | None,
-    batch: int,
     device: str | None,
     overrides: tuple[str, ...],
     out: Path | None,
     overwrite: bool,
-    earlier: Path | None,
     as_json: bool,
+    **judging: Any,
 ) -> None:
     """Measure how far the samples of SOURCE are from a reference.
 
@@ -115,15 +105,37 @@ def evaluate(
     """
     if against is None:
         _refuse_without_reference(ctx)
-        if out is not None:
-            _check_place(out, overwrite)
-        found, notes = _again(ctx, source, device, overrides)
+        found, notes = _again(ctx, source, device, overrides, out, overwrite=overwrite)
         if _leads():
             _show_again(found, notes, out, as_json=as_json)
         return
-    asked = _asked(ctx, number, seed, labels, guidance, steps, solver, teacher, batch, device)
+    if overrides:
+        raise click.UsageError("--set goes without --reference: it is for a run's own evaluation")
+    result, beside = _judge(ctx, source, against, device, out, overwrite=overwrite, **judging)
+    if _leads() and as_json:
+        click.echo(json.dumps(result | {"compared_with": beside}))
+    elif _leads():
+        show_scores(result, beside)
+
+
+def _judge(
+    ctx: click.Context,
+    /,
+    source: str,
+    against: str,
+    device: str | None,
+    out: Path | None,
+    *,
+    overwrite: bool,
+    spaces: tuple[str, ...],
+    metrics: str | None,
+    earlier: Path | None,
+    **making: Any,
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Measure samples against a reference; return the result, and an earlier one beside it."""
+    asked = _asked(device, **making)
     tables = feature_tables(spaces or ("inception",))
-    from ffcore import evaluate as judge
+    from ffcore.evaluate import StoppedEvaluation, Working
     from ffcore.system.distributed import join_processes
 
     bars = Bars(_news(), time.monotonic())
@@ -136,23 +148,14 @@ def evaluate(
 
         work = processes.together(opened)
         reporter = Reporter(bars, ", ".join(each.name for each in work.features))
-        working = judge.Working(
+        working = Working(
             device=asked.device, processes=processes, progress=reporter.progress, stop=signals.stop
         )
         try:
-            result = work.done(working, out, overwrite=overwrite)
-        except judge.StoppedEvaluation as stopped:
+            return work.done(working, out, overwrite=overwrite), work.beside
+        except StoppedEvaluation as stopped:
             bars.say(str(stopped))
             ctx.exit(signals.code or ExitCode.TERMINATED)  # or another process was asked
-    if _leads():
-        _show(result, work.beside, as_json=as_json)
-
-
-def _show(result: Mapping[str, Any], beside: Mapping[str, Any] | None, *, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps({**result, "compared_with": beside}))
-    else:
-        show_scores(result, beside)
 
 
 _JUDGED = (
@@ -178,22 +181,9 @@ def _refuse_without_reference(ctx: click.Context) -> None:
         )
 
 
-def _asked(
-    ctx: click.Context,
-    number: int | None,
-    seed: int | None,
-    labels: str | None,
-    guidance: float | None,
-    steps: int | None,
-    solver: Method | None,
-    teacher: bool,
-    batch: int,
-    device: str | None,
-) -> Making:
+def _asked(device: str | None, *, labels: str | None, **making: Any) -> Making:
     """Return how samples are to be made that are not there yet."""
-    if ctx.params["overrides"]:
-        raise click.UsageError("--set goes without --reference: it is for a run's own evaluation")
-    if solver is not None and not teacher:
+    if making["solver"] is not None and not making["teacher"]:
         raise click.UsageError("--solver is the teacher's (--teacher): a student has none")
     from ffcore.evaluate import Making
     from ffcore.recipe.components import errors_of, usable_device
@@ -201,21 +191,17 @@ def _asked(
 
     with errors_of("--device"):
         place = own_device(usable_device(device or "auto"))
-    return Making(
-        number=number,
-        seed=seed,
-        labels=labelling(labels),
-        guidance=guidance,
-        steps=steps,
-        solver=solver,
-        teacher=teacher,
-        batch=batch,
-        device=place,
-    )
+    return Making(labels=labelling(labels), device=place, **making)
 
 
 def _again(
-    ctx: click.Context, source: str, device: str | None, overrides: tuple[str, ...]
+    ctx: click.Context,
+    source: str,
+    device: str | None,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    *,
+    overwrite: bool,
 ) -> tuple[Evaluation, tuple[str, ...]]:
     """Make the evaluation of a run once more; return it, and what is to be said of it."""
     from ffcore.evaluate import StoppedEvaluation, is_kept
@@ -226,6 +212,8 @@ def _again(
             f"{source}: --reference says what these samples are judged against; only a run and an "
             "export know it by themselves"
         )
+    if out is not None:
+        _check_place(out, overwrite)
     with Signals() as signals, Bars(_news()) as bars:
 
         def progress(what: str, done: int, total: int) -> None:
