@@ -434,8 +434,10 @@ class Decoder(nn.Module, ABC):
     """Turns samples into images: latents through a decoder, or pixels as they are."""
 
     @abstractmethod
-    def forward(self, samples: Float[Tensor, "B *S"]) -> Float32[Tensor, "B C H W"]:
-        """Return the images of samples, nominally in [−1, 1].
+    def forward(self, samples: Float[Tensor, "B *S"]) -> Float32[Tensor, "B *image"]:
+        """Return the images of samples, each [C, H, W] and nominally in [−1, 1].
+
+        Samples that cannot be images may be handed on as they are.
 
         Raises ValueError for samples of another shape than it decodes.
         """
