@@ -50,51 +50,29 @@ if TYPE_CHECKING:
     from ffcore.training.distillation import Distillation
     from ffcore.training.optimizer import Optimizer
 
-_HOMES = {
-    "Auxiliary": "ffcore.interfaces",
-    "Balancer": "ffcore.interfaces",
-    "Batch": "ffcore.interfaces",
-    "Condition": "ffcore.interfaces",
-    "ConditionSource": "ffcore.interfaces",
-    "Context": "ffcore.interfaces",
-    "CorrectorObjective": "ffcore.interfaces",
-    "DataError": "ffcore.interfaces",
-    "DataSource": "ffcore.interfaces",
-    "Decoder": "ffcore.interfaces",
-    "Derivative": "ffcore.flow.derivative",
-    "Distillation": "ffcore.training.distillation",
-    "Draws": "ffcore.draws",
-    "Features": "ffcore.interfaces",
-    "FrozenTeacher": "ffcore.interfaces",
-    "Gap": "ffcore.interfaces",
-    "Gaps": "ffcore.interfaces",
-    "Gaussian": "ffcore.flow.exact",
-    "GaussianMixture": "ffcore.flow.exact",
-    "Guided": "ffcore.flow.guidance",
-    "Labels": "ffcore.interfaces",
-    "Networks": "ffcore.interfaces",
-    "Norms": "ffcore.interfaces",
-    "Optimizer": "ffcore.training.optimizer",
-    "PredictorObjective": "ffcore.interfaces",
-    "Recipe": "ffcore.recipe",
-    "RecipeError": "ffcore.recipe",
-    "Solver": "ffcore.flow.solver",
-    "Student": "ffcore.interfaces",
-    "Teacher": "ffcore.interfaces",
-    "TimeDistribution": "ffcore.flow.time_distribution",
-    "Tracker": "ffcore.interfaces",
-    "Unconditional": "ffcore.interfaces",
-    "VelocityField": "ffcore.interfaces",
-    "generate": "ffcore.flow.flow_map",
-    "integrate": "ffcore.flow.ode",
-    "interpolate": "ffcore.flow.path",
-    "labelled": "ffcore.interfaces",
-    "load_recipe": "ffcore.recipe",
-    "load_sampler": "ffcore.sample.load",
-    "load_student": "ffcore.export",
-    "push": "ffcore.flow.flow_map",
-    "to_toml": "ffcore.recipe",
+_NAMES = {
+    "ffcore.draws": "Draws",
+    "ffcore.export": "load_student",
+    "ffcore.flow.derivative": "Derivative",
+    "ffcore.flow.exact": "Gaussian GaussianMixture",
+    "ffcore.flow.flow_map": "generate push",
+    "ffcore.flow.guidance": "Guided",
+    "ffcore.flow.ode": "integrate",
+    "ffcore.flow.path": "interpolate",
+    "ffcore.flow.solver": "Solver",
+    "ffcore.flow.time_distribution": "TimeDistribution",
+    "ffcore.interfaces": (
+        "Auxiliary Balancer Batch Condition ConditionSource Context CorrectorObjective "
+        "DataError DataSource Decoder Features FrozenTeacher Gap Gaps Labels Networks Norms "
+        "PredictorObjective Student Teacher Tracker Unconditional VelocityField labelled"
+    ),
+    "ffcore.recipe": "Recipe RecipeError load_recipe to_toml",
+    "ffcore.sample.load": "load_sampler",
+    "ffcore.training.distillation": "Distillation",
+    "ffcore.training.optimizer": "Optimizer",
 }
+"""What each module hands on."""
+_HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
     "Auxiliary",

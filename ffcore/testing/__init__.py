@@ -18,21 +18,17 @@ if TYPE_CHECKING:
     from ffcore.testing.result import Result
     from ffcore.testing.tests import plugin_tests
 
-_HOMES = {
-    "SETTINGS": "case",
-    "Broken": "law",
-    "Case": "case",
-    "ExpectationError": "expected",
-    "Law": "law",
-    "NotAsked": "law",
-    "Result": "result",
-    "Setting": "case",
-    "check_class": "check",
-    "check_distribution": "check",
-    "check_tables": "check",
-    "laws_of": "laws",
-    "plugin_tests": "tests",
+_NAMES = {
+    "case": "SETTINGS Case Setting",
+    "check": "check_class check_distribution check_tables",
+    "expected": "ExpectationError",
+    "law": "Broken Law NotAsked",
+    "laws": "laws_of",
+    "result": "Result",
+    "tests": "plugin_tests",
 }
+"""What each module hands on."""
+_HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
     "SETTINGS",
