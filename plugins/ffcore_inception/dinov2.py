@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ffcore.evaluate.metrics import import_torch_fidelity
-from ffcore.interfaces import Features, is_image
-from ffcore.sample import to_uint8
+from ffcore.interfaces import Features
 from ffcore.system.weights import Weights, WeightsError
+from ffcore_inception.features import pixels
 
 _PATCH, _HEAD = 14, 64
 """Pixels along a patch, and dimensions of an attention head, in all published sizes."""
@@ -43,13 +43,8 @@ class DinoV2Features(Features):
         They are rounded to 8 bits and enlarged to 224 × 224. Raises ValueError for samples of
         another shape.
         """
-        if not is_image(samples.shape[1:]):
-            raise ValueError(
-                f"dinov2 reads images of 3 channels, or 1, found {tuple(samples.shape[1:])}"
-            )
-        pixels = to_uint8(samples).permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
         found: Tensor
-        (found,) = self.network(pixels)
+        (found,) = self.network(pixels("dinov2", samples))
         return found
 
 

@@ -20,6 +20,17 @@ from ffcore.system.weights import Weights, WeightsError
 _LAYER = "2048"
 
 
+def pixels(who: str, samples: Tensor) -> Tensor:
+    """Return Byte[B, 3, H, W] of images in [−1, 1], grey or not.
+
+    Raises ValueError, naming `who` reads them, for samples of another shape.
+    """
+    if not is_image(samples.shape[1:]):
+        found = tuple(samples.shape[1:])
+        raise ValueError(f"{who} reads images of 3 channels, or 1, found {found}")
+    return to_uint8(samples).permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
+
+
 class InceptionFeatures(ClassFeatures):
     """The activations of the last pool."""
 
@@ -35,13 +46,8 @@ class InceptionFeatures(ClassFeatures):
 
         They are rounded to 8 bits first. Raises ValueError for samples of another shape.
         """
-        if not is_image(samples.shape[1:]):
-            raise ValueError(
-                f"inception reads images of 3 channels, or 1, found {tuple(samples.shape[1:])}"
-            )
-        pixels = to_uint8(samples).permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
         found: Tensor
-        (found,) = self.network(pixels)
+        (found,) = self.network(pixels("inception", samples))
         return found
 
     def logits(self, features: Tensor) -> Tensor:
