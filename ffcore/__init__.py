@@ -1,7 +1,7 @@
 """ffcore: data-free distillation of flow and diffusion teachers into one-step students.
 
-Names are handed on when they are first asked for, so that `import ffcore` imports no torch. A
-function that bears the name of its module (`train`, `run`, `evaluate`) is imported from there:
+Names are imported on first use, so that `import ffcore` imports no torch. A
+function with the name of its module (`train`, `run`, `evaluate`) is imported from there:
 `from ffcore.training.loop import train`.
 """
 

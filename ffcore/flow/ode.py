@@ -168,7 +168,7 @@ def _combine(state: Tensor, h: float, weights: Sequence[float], velocities: list
 
 
 class Counted(VelocityField):
-    """A velocity field that counts its evaluations, one for each row it is asked for.
+    """A velocity field that counts its evaluations, one for each row.
 
     Around the *base* network, `evaluations / samples` is the NFE of a sample.
     """
