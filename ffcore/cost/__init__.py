@@ -1,4 +1,4 @@
-"""What a recipe costs, told before it runs: memory, FLOPs, evaluations. No weights, no GPU."""
+"""The cost of a recipe before it runs: memory, FLOPs, evaluations. No weights, no GPU."""
 
 from ffcore.cost.cost import Activations, Cost, Network, Pass
 from ffcore.cost.memory import Memory

@@ -1,7 +1,7 @@
 """How many rows go through each network in a training step, whatever the method.
 
 The recipe's own objectives and balancer make real steps on stand-ins: networks of one number each,
-on samples of one pixel, which count what they are asked for and how. Nothing here knows what an
+on samples of one pixel, which count their calls. Nothing here knows what an
 objective does. Of a large batch the first samples of each objective stand for all of its share.
 """
 
@@ -49,7 +49,7 @@ MOST_STEPS = 32
 
 @attrs.frozen(kw_only=True)
 class Use:
-    """One way in which a network is asked for rows."""
+    """One way in which a network is called for rows."""
 
     part: str
     """"prediction", "correction" or "<auxiliary> training"."""
@@ -274,7 +274,7 @@ def _stand_in(tally: Tally, name: str, network: nn.Module) -> nn.Module:
     if isinstance(network, VelocityField):
         return VelocityStandIn(tally, name, network)
     raise BuildError(
-        f"the auxiliary network {name!r} is a {type(network).__name__}: costs can be told where "
+        f"the auxiliary network {name!r} is a {type(network).__name__}: costs are known where "
         "every network is a Student or a VelocityField"
     )
 

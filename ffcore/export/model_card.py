@@ -73,13 +73,13 @@ def _from_what(recipe: Recipe) -> str:
 
 
 def _method(recipe: Recipe) -> str:
-    """Return the objectives of a recipe, each with what it does where its plugin tells that."""
-    told = []
+    """Return the objectives of a recipe, each with what it does, if its plugin says so."""
+    objectives = []
     for role, table in _objectives(recipe):
         claim = installed().provider(role, table)
         summary = "" if claim is None else f" ({claim[1].summary})"
-        told.append(f"{role} `{installed().type_name(role, table)}`{summary}")
-    return " and ".join(told)
+        objectives.append(f"{role} `{installed().type_name(role, table)}`{summary}")
+    return " and ".join(objectives)
 
 
 def _objectives(recipe: Recipe) -> list[tuple[str, Any]]:
@@ -137,8 +137,8 @@ def _use(name: str, config: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
     else:
         low, high = low_high
         yield (
-            f"- guidance: `guidance=` chooses a scale from {low:g} to {high:g}; {scale:g} unless "
-            "told otherwise"
+            f"- guidance: `guidance=` chooses a scale from {low:g} to {high:g}; {scale:g} by "
+            "default"
         )
     yield from _decoder_files(config, files)
 
@@ -146,7 +146,7 @@ def _use(name: str, config: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
 def _steps(config: Mapping[str, Any]) -> str:
     """Return how many steps the student was trained for."""
     if config.get("starts_at") == "anywhere":
-        return "1 unless told otherwise; trained for 1, 2, 4, or any other number (`steps=`)"
+        return "1 by default; trained for 1, 2, 4, or any other number (`steps=`)"
     return "1, all that the student was trained for"
 
 
@@ -194,7 +194,7 @@ def _keys_to_set(files: Iterable[File]) -> list[str]:
 
 
 def _makes_images(config: Mapping[str, Any]) -> bool:
-    """Whether decoded samples are images; those of a decoder are, where nothing else is told."""
+    """Whether decoded samples are images; a decoder's are by default."""
     if config["decoder"]["type"] == "identity":
         return is_image(config["sample_shape"])
     decoded = config.get("decoded_shape")
@@ -307,7 +307,7 @@ def _inline(value: Any) -> str:
 
 
 def _citations(recipe: Recipe) -> list[str]:
-    """Return what the components of a recipe ask to be cited, the method's first, each once."""
+    """Return the citations of a recipe's components, the method's first, each once."""
     tables = [*_objectives(recipe), *components(recipe)]
     claims = (installed().provider(role, table) for role, table in tables)
     found = [claim[1].citation for claim in claims if claim is not None]

@@ -14,7 +14,7 @@ CONFIG, CARD = "config.json", "README.md"
 
 
 class SourceError(Exception):
-    """A source does not have what is to be sampled or exported. One message, for a person."""
+    """A source has nothing to sample or export. One message, for a person."""
 
 
 def is_run(directory: Path) -> bool:
@@ -47,7 +47,7 @@ def student_path(source: str | PathLike[str]) -> Path:
     load_recipe(source)  # raises where there is nothing of that name
     raise SourceError(
         f"{source} is a recipe, and has no student: `ffd run {source}` makes one, in "
-        f"runs/{path.stem} if not told otherwise. `ffd sample --teacher` samples its teacher."
+        f"runs/{path.stem} by default. `ffd sample --teacher` samples its teacher."
     )
 
 

@@ -49,11 +49,11 @@ class StudentFile:
     conditions: ConditionSource | None
     """What the student is conditioned on; None: something that no file describes."""
     scale: float
-    """The guidance scale that it was trained for, or what is meant where nobody names one."""
+    """The guidance scale that it was trained for; of a range, the default."""
     range: tuple[float, float] | None
     """The guidance scales that it was trained for, if more than one."""
     config: dict[str, Any]
-    """All that is said of the student; see `describe`."""
+    """The student's description; see `describe`."""
 
     @property
     def context(self) -> Context:
@@ -149,7 +149,7 @@ def _structure(weights: Weights) -> _Structured:
     if "schema" not in config:
         raise WeightsError(
             f"{weights.source} is no student's file: it does not say how to rebuild one. If it is "
-            "an older run's, the same `ffd run` writes it anew."
+            "an older run's, the same `ffd run` writes it again."
         )
     if config["schema"] != SCHEMA:
         raise WeightsError(
@@ -203,8 +203,8 @@ def _tree(role: str, table: Any) -> dict[str, Any]:
 
 
 def _teacher_tree(table: Any, teacher: Teacher) -> dict[str, Any]:
-    told = {name: value for name, value in _tree("teacher", table).items() if value != NONE}
-    return {**told, "sha256": _digests(table), "fingerprint": fingerprint(teacher)}
+    known = {name: value for name, value in _tree("teacher", table).items() if value != NONE}
+    return {**known, "sha256": _digests(table), "fingerprint": fingerprint(teacher)}
 
 
 def _digests(table: Any) -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""The mathematics of flows and flow maps. Imports nothing by itself."""
+"""The mathematics of flows and flow maps. Importing it imports no torch."""

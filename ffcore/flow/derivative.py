@@ -64,7 +64,7 @@ class Derivative:
 
         Args:
             function: of as many tensors as there are primals, batch first. With "dual" it is
-                handed dual numbers in their place.
+                given dual numbers in their place.
             primals: where; each Float[B, …].
             tangents: along which direction; each shaped as its primal.
             room: how far (behind, ahead) h may go without leaving the function's domain, Float[B]
@@ -201,7 +201,7 @@ def choose_backend(choice: str, context: Context) -> Backend:
 def _check_gradient(student: Student, value: Tensor, plain: Tensor) -> None:
     """Raise NotImplementedError where an output that came with its derivative has another gradient.
 
-    A function that computes its own gradient (torch.autograd.Function) loses it when it is handed
+    A function that computes its own gradient (torch.autograd.Function) loses it when it gets
     dual numbers.
     """
     parameters = [each for each in student.parameters() if each.requires_grad]
@@ -227,7 +227,7 @@ def _check_gradient(student: Student, value: Tensor, plain: Tensor) -> None:
 
 
 class DerivativeMismatch(ValueError):
-    """The backends disagree, or the one chosen does not work, on the student at hand."""
+    """On this student the backends disagree, or the chosen one does not work."""
 
 
 def self_check(
@@ -338,5 +338,5 @@ def _check_finite(output: Tensor) -> None:
     if not output.isfinite().all():
         raise ValueError(
             "the student's output is NaN or infinite: look at the weights that it starts from, its "
-            "own or the teacher's. It was asked with its weights perturbed by 0.05."
+            "own or the teacher's. It was called with its weights perturbed by 0.05."
         )

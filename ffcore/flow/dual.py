@@ -1,7 +1,7 @@
 """Dual numbers: a network's output and its derivative along a direction, in one pass.
 
 A dual number is a value and its tangent, the derivative along a direction that was chosen where it
-was made. It goes through a network in a tensor's place: torch hands every function that meets one
+was made. It goes through a network in a tensor's place: torch passes every function that meets one
 to `Dual.__torch_function__`, which computes the value as if nothing were there (the same kernels,
 the same bits, the same graph) and the tangent beside it, of which no graph is kept:
 
@@ -170,7 +170,7 @@ def _replace(given: Any, part: Callable[[Dual], Tensor]) -> Any:
 
 
 def _writes(func: Callable[..., Any], args: Any, kwargs: Any) -> bool:
-    """Whether an argument asks for it."""
+    """Whether an argument requires it."""
     at = INPLACE_AT.get(func)
     if at is not None and len(args) > at and args[at]:
         return True
@@ -528,7 +528,7 @@ INPLACE_AT: dict[Any, int] = {
     for func in vars(functional).values()
     if inspect.isfunction(func) and "inplace" in inspect.signature(func).parameters
 }
-"""Which argument asks a function to write; torch hands it on by name, the compiler by place."""
+"""The argument that makes a function write; torch passes it by name, the compiler by place."""
 
 _LINEAR_MAPS = (
     "chunk",

@@ -86,7 +86,7 @@ class Guided(Teacher):
     def gated_at(self, time: float, condition: Condition) -> tuple[Teacher, Condition]:
         """Return the teacher and the condition of a step that begins at `time`.
 
-        The interval is asked once, at that time, and its answer holds for the whole step.
+        The interval is checked once, at that time, and the result holds for the whole step.
         """
         low, high = self.interval
         if low <= time <= high:

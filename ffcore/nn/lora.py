@@ -42,7 +42,7 @@ class LowRankLinear(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Start anew: A uniform in ±1/√in (Kaiming's, as for a new layer), B zero."""
+        """Start again: A uniform in ±1/√in (Kaiming's, as for a new layer), B zero."""
         bound = self.A.shape[1] ** -0.5
         self.A.copy_(torch.empty(self.A.shape, device="cpu").uniform_(-bound, bound))
         self.B.zero_()
@@ -57,7 +57,7 @@ class LowRankLinear(nn.Module):
     def weight(self) -> Tensor:
         """W + B A, Float[out, in]: for owners that read a layer instead of calling it.
 
-        `nn.MultiheadAttention` does so, and networks that ask a layer for its dtype. It is
+        `nn.MultiheadAttention` does so, and networks that read a layer's dtype. It is
         computed at each reading; to write into it changes nothing.
         """
         return self.base.weight + self.B @ self.A

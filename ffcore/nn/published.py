@@ -51,7 +51,7 @@ def load_published(
         sigma: whether files of the family may predict σ.
 
     Raises WeightsError, and changes nothing, where the file holds a network of other sizes, which
-    are all told with their likely cause, or of another family; where its position embedding was
+    are all reported with their likely cause, or of another family; where its position embedding was
     trained; where tensors are missing or left over, or hold what is no finite number.
     """
     weights = weights.without(*drop)
@@ -86,7 +86,7 @@ def load_published(
 
 @attrs.frozen(kw_only=True)
 class _Shapes:
-    """What the shapes of a file of the family tell."""
+    """What the shapes in a file of the family show."""
 
     shapes: Mapping[str, tuple[int, ...]]
     patch: int

@@ -44,8 +44,12 @@ class TransformerTeacherTable(ABC):
             "package, or hf://organisation/repository/file"
         ),
     )
-    origin: str | None = key(None, help="where the weights come from, told where they are missing")
-    licence: str | None = key(None, help="licence of the weights, told where they are missing")
+    origin: str | None = key(
+        None, help="where the weights come from; an error says it if they are missing"
+    )
+    licence: str | None = key(
+        None, help="licence of the weights; an error says it if they are missing"
+    )
 
     def __attrs_post_init__(self) -> None:
         if self.model is not None and self.sizes is not None:

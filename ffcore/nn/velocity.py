@@ -95,7 +95,7 @@ def silent_embedder(width: int) -> ScalarEmbedder:
 
 
 def trainable(velocity: TransformerVelocity, takes_guidance: bool) -> TransformerVelocity:
-    """Return an independent float32 copy with gradients on, and γ's embedding if asked for."""
+    """Return an independent float32 copy with gradients on, and γ's embedding if wanted."""
     copied = TransformerVelocity(
         copy.deepcopy(velocity.transformer),
         copy.deepcopy(velocity.preconditioning),

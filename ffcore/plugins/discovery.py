@@ -77,7 +77,7 @@ def discover() -> tuple[Plugin, ...]:
 def fence() -> Iterator[None]:
     """Meanwhile, what a stranger's module prints goes to stderr, and it moves to no other folder.
 
-    What a program or a library in C writes by itself is not seen here.
+    Output that a program or a library in C writes directly is not seen here.
     """
     try:
         here = Path.cwd()
@@ -121,7 +121,7 @@ def _disabling(plugin: Plugin, disabled: set[str]) -> str | None:
 
 
 def _outcome(plugin: Plugin) -> dict[str, Any]:
-    """Import a plugin and ask it; return the fields that this decides."""
+    """Import a plugin and call its hook; return the fields that this decides."""
     try:
         with fence():
             return {"components": _components(plugin.value)}
@@ -136,7 +136,7 @@ def _outcome(plugin: Plugin) -> dict[str, Any]:
 
 
 def _components(value: str) -> tuple[Component, ...]:
-    """Import the plugin's module and ask it; raises whatever that raises."""
+    """Import the plugin's module and call its hook; raises whatever that raises."""
     if not EntryPoint.pattern.match(value):
         raise ValueError(f"the entry point names no module, found {value!r}")
     host = pluggy.PluginManager("ffcore")

@@ -2,7 +2,7 @@
 
 
 class PluginError(Exception):
-    """A plugin is missing, ambiguous or broken; the message says which and what is possible."""
+    """A plugin is missing, ambiguous or broken; the message says which one and what is possible."""
 
 
 class UnknownComponent(PluginError):

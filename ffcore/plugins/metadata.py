@@ -1,7 +1,7 @@
 """What installed distributions say about their plugins, read so that damage in one harms no other.
 
 The standard library's `entry_points()` fails altogether where one file of one distribution is
-malformed. Here each distribution is read by itself; of several with one name the first on the
+malformed. Here each distribution is read on its own; of several with one name the first on the
 path counts, as for an import.
 """
 

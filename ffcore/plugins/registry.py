@@ -31,13 +31,13 @@ Claim = tuple[Plugin, Component]
 
 @attrs.frozen
 class Registry:
-    """The plugins at hand. Tables are imported when a recipe asks for them, not before."""
+    """The plugins at hand. Tables are imported when a recipe names them, not before."""
 
     plugins: tuple[Plugin, ...]
 
     @classmethod
     def load(cls) -> "Registry":
-        """Discover the installed plugins, anew at each call; `installed()` remembers."""
+        """Discover the installed plugins, again at each call; `installed()` remembers."""
         return cls(discover())
 
     @property

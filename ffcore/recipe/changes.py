@@ -69,7 +69,7 @@ def changes(before: str, recipe: Recipe) -> Changes:
 def with_decisions(before: str, recipe: Recipe) -> Recipe:
     """Return `recipe` with "auto" in its objectives as a resolved one in TOML has decided it.
 
-    So a run that goes on never decides anew. Raises tomllib.TOMLDecodeError.
+    So a resumed run never decides again. Raises tomllib.TOMLDecodeError.
     """
     tree, now = tomllib.loads(before), tomllib.loads(to_toml(recipe))
     found = {}

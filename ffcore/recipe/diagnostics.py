@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, as data: every error of a recipe is told at once."""
+"""The errors of a recipe, as data: all of them are reported at once."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -13,14 +13,14 @@ Blame = Literal["recipe", "plugin"]
 
 @attrs.frozen
 class Problem:
-    """One error, told relative to the table or array that is being read."""
+    """One error, relative to the table or array that is being read."""
 
     text: str
     path: Path = ()
     about: Blame = "recipe"
 
     def under(self, step: str | int) -> "Problem":
-        """The same error, told from one table or array further out."""
+        """The same error, seen from one table or array further out."""
         text = self.text if self.path else f"{path_text((step,))}: {self.text}"
         if self.path and all(isinstance(inner, int) for inner in self.path):
             text = f"{path_text((step,))}{self.text}"

@@ -25,7 +25,7 @@ def load_recipe(
 ) -> Recipe:
     """Read a recipe file, or a packaged recipe by name, and resolve it.
 
-    `overrides` are laid over it in their order, each `"key.path=<TOML value>"`. Tables merge,
+    `overrides` are applied to it in their order, each `"key.path=<TOML value>"`. Tables merge,
     arrays are replaced, and a changed `type` resets its table, as with `extends`. Raises
     `RecipeError` with all that is wrong. Imports no torch.
     """
@@ -68,7 +68,7 @@ def _defaults(registry: Registry) -> dict[str, Any]:
         except AmbiguousComponent:
             return {"type": f"ffcore:{table['type']}"}
         except PluginError:
-            pass  # told with the recipe's other problems
+            pass  # reported with the recipe's other problems
         return table
 
     features = [own("features", each) for each in DEFAULTS["evaluation"]["features"]]

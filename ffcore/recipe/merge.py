@@ -7,7 +7,7 @@ Tree = dict[str, Any]
 
 
 def merge(below: Tree, above: Tree) -> Tree:
-    """`above` laid over `below`: tables merge, all else (arrays too) is replaced.
+    """`below` overridden by `above`: tables merge, all else (arrays too) is replaced.
 
     A table whose `type` changes is another component's table, so nothing of the old one stays.
     """

@@ -100,7 +100,7 @@ def contradictions(recipe: Recipe) -> Iterator[Problem]:
 
 
 def needed_files(recipe: Recipe) -> tuple[File, ...]:
-    """The files that the components of a recipe will read, as their tables tell."""
+    """The files that the components of a recipe will read, by their tables."""
     tables = (table for _, table in components(recipe))
     return tuple(file for table in tables for file in getattr(table, "files", ()))
 

@@ -1,7 +1,7 @@
 """Structuring: from a TOML tree to tables, strictly, with every error at once.
 
-cattrs dispatches on types, and every hook is ours: by itself it reads `3.7` as 3 and `"false"` as
-True. Hooks raise `Problems`. TOML has no null: where a key may be None, the word "none" says so.
+cattrs dispatches on types, and every hook is ours: without them it reads `3.7` as 3 and `"false"`
+as True. Hooks raise `Problems`. TOML has no null: where a key may be None, the word "none" says so.
 """
 
 import math
@@ -178,7 +178,7 @@ def _structure_component(
 
 
 def _validate(field: "attrs.Attribute[Any]", value: object) -> None:
-    """Run the key's own check before there is an instance, so that all violations are told."""
+    """Run the key's own check before there is an instance, so that all violations are reported."""
     try:
         if field.validator is not None:
             field.validator(None, field, value)
@@ -191,7 +191,7 @@ def _validate(field: "attrs.Attribute[Any]", value: object) -> None:
 def _unfit_keys(
     value: Mapping[str, Any], fields: Mapping[str, "attrs.Attribute[Any]"]
 ) -> Iterable[Problem]:
-    """Unknown and missing keys; a missing key that an unknown one misspells is told once."""
+    """Unknown and missing keys; a missing key that an unknown one misspells is reported once."""
     unknown = sorted(value.keys() - fields.keys())
     for name in unknown:
         hint = did_you_mean(name, fields)

@@ -26,7 +26,7 @@ class Guidance:
         1.0,
         help=(
             "guidance scale γ in u_γ = γ u(·|c) + (1 − γ) u(·|∅); 1 is unguided. With a range it "
-            "is what evaluation and sampling take unless told otherwise"
+            "is the default of evaluation and sampling"
         ),
         at_least=0,
     )
@@ -51,8 +51,8 @@ class Guidance:
         if self.range is not None and not self.range[0] <= self.scale <= self.range[1]:
             low, high = self.range
             raise ValueError(
-                f"scale {self.scale:g} is outside range [{low:g}, {high:g}]: it is what is "
-                "evaluated (1 unless told otherwise), and must be one of the range"
+                f"scale {self.scale:g} is outside range [{low:g}, {high:g}]: this scale is "
+                "evaluated (1 by default), and must lie in the range"
             )
 
     @property
@@ -82,7 +82,7 @@ def named_once(instance: object, attribute: "attrs.Attribute[Any]", value: objec
 
 @attrs.frozen(kw_only=True)
 class Training:
-    """The loop: how long, on how many samples, and how often it tells and saves."""
+    """The loop: how long, on how many samples, and how often it reports and saves."""
 
     seed: int = key(
         0, help="seed that every random draw of training is keyed by", at_least=0, at_most=2**63 - 1
@@ -178,7 +178,7 @@ class Parallel:
         False,
         help=(
             "whether the backward pass computes the activations within each block again instead "
-            "of keeping them: less memory, a forward more"
+            "of storing them: less memory, one more forward pass"
         ),
     )
 
@@ -222,7 +222,7 @@ class Evaluation:
         at_most=2**63 - 1,
     )
     reference: str | None = key(
-        None, help="file of stored teacher statistics and baselines, instead of sampling anew"
+        None, help="file of stored teacher statistics and baselines, instead of sampling again"
     )
     rows: int = key(10, help="samples shown in each row of a picture", at_least=1)
     previews: int = key(

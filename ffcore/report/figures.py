@@ -88,9 +88,9 @@ def _place(value: float, low: float, high: float) -> float:
 
 def curves(records: Sequence[Record]) -> list[Panel]:
     """Return the charts of all that was measured while training."""
-    told = dict.fromkeys(name for each in records for line in each.metrics for name in line)
+    measured = dict.fromkeys(name for each in records for line in each.metrics for name in line)
     shown = {name for names in _CURVES.values() for name in names} | _KNOWN
-    others = [name for name in told if name not in shown and not name.startswith("seconds/")]
+    others = [name for name in measured if name not in shown and not name.startswith("seconds/")]
     panels = _CURVES | {_title(name): [name] for name in others}
     panels |= {_SPEED: ["samples_per_second"]}
     found = [_panel(title, names, records) for title, names in panels.items()]

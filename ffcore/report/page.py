@@ -1,6 +1,6 @@
-"""The page: one HTML file that asks nothing of the network, with pictures and charts within.
+"""The page: one HTML file that loads nothing from the network, with pictures and charts inside.
 
-What is on it is gathered here, and laid out by page.html, where everything is escaped but the
+Its content is gathered here and arranged by page.html, which escapes everything but the
 charts that are made here.
 """
 
@@ -35,7 +35,7 @@ def page(records: Sequence[Record], *, written: datetime | None = None) -> str:
 
     Args:
         records: at least one.
-        written: when; now, if not told.
+        written: when; by default now.
     """
     folder = files("ffcore.report")
     environment = jinja2.Environment(
@@ -89,7 +89,7 @@ def _all_keys(records: Sequence[Record]) -> dict[str, list[Any]]:
 
 
 def _sections(records: Sequence[Record]) -> list[str]:
-    """Return the sections of a step that any run tells, the rest last."""
+    """Return the sections of a step that any run reports, the rest last."""
     found = [each for each in map(cost, records) if each is not None]
     names = dict.fromkeys(name for each in found for name in each.sections)
     return sorted(names, key=lambda name: name == "the rest")
@@ -99,21 +99,21 @@ def _packages(records: Sequence[Record]) -> dict[str, list[str]]:
     """Return the versions that each run was made with, by what they are of."""
     found: dict[str, list[str]] = {}
     for index, record in enumerate(records):
-        told = {name: record.provenance.get(name) for name in ("ffcore", "python", "torch")}
+        versions = {name: record.provenance.get(name) for name in ("ffcore", "python", "torch")}
         for each in record.provenance.get("components", []):
             if each.get("distribution"):
-                told[each["distribution"]] = each.get("version")
-        for name, each in told.items():
+                versions[each["distribution"]] = each.get("version")
+        for name, each in versions.items():
             found.setdefault(name, [""] * len(records))[index] = str(each or "")
     return found
 
 
 def _verification(record: Record) -> dict[str, str]:
     """Return the main numbers of a verification; of a form that is not known, its single values."""
-    told = keys(record.verification or {})
+    facts = keys(record.verification or {})
     plain = {
         name: _value(value)
-        for name, value in told.items()
+        for name, value in facts.items()
         if isinstance(value, bool | int | float | str) and name != "schema" and len(str(value)) < 80
     }
     return _verified_mainly(record.verification or {}) or dict([*plain.items()][:_LISTED])
@@ -121,35 +121,35 @@ def _verification(record: Record) -> dict[str, str]:
 
 def _verified_mainly(found: Mapping[str, Any]) -> dict[str, str]:
     """Return what `ffd verify` finds at δ = 1, over noise levels and of classes, where it is."""
-    told: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "of the student after step": _at(found, "conditions", "student", "step")
     }
     for name, title in (
         ("trajectory", "trajectory error"),
         ("identity", "residual of the identity"),
     ):
-        told[f"{title} at δ = 1, median"] = _at(found, name, "1.0", "relative", "median")
+        facts[f"{title} at δ = 1, median"] = _at(found, name, "1.0", "relative", "median")
     for whose, title in (("student", "student's samples"), ("control", "teacher's own")):
         levels = _at(found, "noising", whose) or {}
         gaps = {r: _at(levels, r, "errors", "absolute", "rms") for r in levels}
         known = {r: gap for r, gap in gaps.items() if isinstance(gap, float)}
         if known:
             worst = max(known, key=lambda r: known[r])
-            told[f"noising gap of the {title}, greatest, at r = {worst}"] = known[worst]
+            facts[f"noising gap of the {title}, greatest, at r = {worst}"] = known[worst]
     for name in _at(found, "classes") or {}:
         for whose in ("student", "teacher"):
             share = _at(found, "classes", name, whose)
             if isinstance(share, float):
-                told[f"{whose} read as asked by {name}"] = f"{share:.1%}"
+                facts[f"{whose} read as asked by {name}"] = f"{share:.1%}"
     return {
         title: _number(value) if isinstance(value, float) else str(value)
-        for title, value in told.items()
+        for title, value in facts.items()
         if value is not None
     }
 
 
 def _at(tree: Any, *names: str) -> Any:
-    """Return what is at a place of nested tables; None where there is nothing."""
+    """Return the value at a place in nested tables; None if there is none."""
     for name in names:
         tree = tree.get(name) if isinstance(tree, Mapping) else None
     return tree

@@ -1,4 +1,4 @@
-"""What a run's directory tells of it, finished or not.
+"""The record of a run in its directory, finished or not.
 
 Nothing is recomputed, and no plugin is needed: a report is made where the files are.
 """
@@ -92,8 +92,8 @@ class Record:
     @property
     def step(self) -> int:
         """How many steps are known to have been made."""
-        told = [int(line["step"]) for line in self.metrics[-1:]]
-        return max([self.saved, *told])
+        reported = [int(line["step"]) for line in self.metrics[-1:]]
+        return max([self.saved, *reported])
 
     @property
     def finished(self) -> bool:
@@ -108,7 +108,7 @@ class Record:
             state = f"{self.step:,} of {self.steps:,} steps are known to be made"
             found.append(f"Training has not finished: {state}. The same ffd run goes on.")
         if not self.metrics:
-            found.append(f"There are no curves: {METRICS} tells nothing.")
+            found.append(f"There are no curves: {METRICS} is empty.")
         if self.evaluation is not None and not self.finished:
             found.append("The evaluation is of an earlier student, after fewer steps.")
         if self.evaluation is None:
@@ -127,8 +127,8 @@ class Record:
 def read_records(directories: Sequence[Path]) -> list[Record]:
     """Return the records of runs; those of one name are called by their paths.
 
-    Raises ReportError for what is no run's directory, and where its recipe or provenance is
-    damaged; of anything else that is, the record tells.
+    Raises ReportError for anything but a run's directory, and if its recipe or provenance is
+    damaged; the record lists other damaged files.
     """
     counts = Counter(each.absolute().name for each in directories)
     names = [each.absolute().name for each in directories]
@@ -144,7 +144,7 @@ def _read(directory: Path, name: str) -> Record:
     damaged: list[str] = []
 
     def read_if_whole(file: str, parse: Callable[[Path], Value]) -> Value | None:
-        """Return what a file tells; None where it is not there, or is damaged."""
+        """Return the content of a file; None if it is missing or damaged."""
         path = directory / file
         try:
             return parse(path) if path.exists() else None
@@ -230,9 +230,9 @@ def _lines(text: str) -> list[Mapping[str, Any]]:
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         if line.endswith("\n"):
             try:
-                told = _mapping(line)
-                numbers = {name: float(value) for name, value in told.items()}
-                found.append(numbers | {"step": int(told["step"])})
+                entry = _mapping(line)
+                numbers = {name: float(value) for name, value in entry.items()}
+                found.append(numbers | {"step": int(entry["step"])})
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"line {number}, {error}") from None
     return found

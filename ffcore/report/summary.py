@@ -10,7 +10,7 @@ import attrs
 from ffcore.report.record import Distances, Record
 
 UNKNOWN = "unknown"
-"""The fingerprint of a teacher that nothing tells apart from another; see system/weights.py."""
+"""The fingerprint of a teacher that nothing identifies; see system/weights.py."""
 _LACKING = object()
 
 
@@ -32,7 +32,7 @@ def answer(distances: Distances) -> str:
     """Say where the student's one step stands among its teacher's Euler steps, in a clause."""
     student = distances.student[1]
     if student <= distances.floor:
-        return "cannot be told from the teacher: it is at the noise floor"
+        return "cannot be distinguished from the teacher: it is at the noise floor"
     beaten = [steps for steps, distance in distances.euler.items() if student < distance]
     if not beaten:
         fewest = min(distances.euler, default=None)
@@ -195,7 +195,7 @@ class Cost:
 
 
 def cost(record: Record) -> Cost | None:
-    """Return what a run's training took; None where no report tells."""
+    """Return the time of a run's training; None if no report has it."""
     total, images, before = 0.0, 0.0, 0
     sections: dict[str, float] = {}
     for line in record.metrics:

@@ -42,7 +42,7 @@ def search(
         candidates: numbers N of noises among which to choose; one screening serves them all.
         batch: samples that the student makes at a time. The choice does not depend on it, unless
             two candidates score alike to rounding.
-        progress: told of evaluations after each batch.
+        progress: gets the evaluations after each batch.
 
     Returns:
         For each N the same request, now for the noise of the best of the first N: of equal scores

@@ -2,7 +2,7 @@
 
 NFE counts evaluations of the base networks for one image: the student's for each candidate, and the
 solver's for the teacher, twice as many where guidance acts. What chose is no fair judge of what it
-chose: judges and feature spaces that had no part in the choice are told beside it.
+chose: judges and feature spaces that had no part in the choice are reported beside it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Row:
 
 @attrs.frozen(kw_only=True)
 class Comparison:
-    """Every number of candidates, and what is to be said of the numbers."""
+    """The results for each number of candidates, and notes about them."""
 
     rows: tuple[Row, ...]
     chosen: Mapping[int, Request]
@@ -100,7 +100,7 @@ def compare(
         features: in which Fréchet distances to the reference are measured, and by those of a
             classifier the classes read. On the teacher's device.
         reference: needed with features.
-        progress: told of evaluations after each batch.
+        progress: gets the evaluations after each batch.
 
     Raises SampleError where student and teacher do not belong together, or the solver's NFE is not
     known beforehand; what `search` and `ffcore.evaluate.measure` raise.
@@ -255,7 +255,7 @@ class _Judging:
 
 
 class _Scored(Samples):
-    """Samples that verifiers score while they are made. They see what is not yet rounded."""
+    """Samples that verifiers score while they are made, before rounding."""
 
     def __init__(self, sampler: Sampler, request: Request, judging: _Judging) -> None:
         self.sampler = sampler

@@ -1,4 +1,4 @@
-"""Verifiers: functions that tell good images from bad ones. What they answer is checked here."""
+"""Verifiers: functions that score images. Their answers are checked here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ own image and condition alone, so that no batch size counts."""
 
 
 class VerifierError(PluginError):
-    """A verifier failed, or answered what is no score. One message, for a person."""
+    """A verifier failed, or its answer is no score. One message, for a person."""
 
 
 class Verifier:
@@ -27,7 +27,7 @@ class Verifier:
 
     Args:
         function: see Function.
-        name: as it is told; by default `module:function`.
+        name: its name in reports; by default `module:function`.
     """
 
     def __init__(self, function: Function, name: str | None = None) -> None:

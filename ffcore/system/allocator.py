@@ -1,7 +1,7 @@
 """What becomes of memory on the CPU that was freed: it stays, for the step that comes next.
 
-Every step takes and frees the same gigabytes. glibc by itself hands much of them back to the system
-at the end of a step, which then clears each page anew: a sixth of the time of a SiT-S/2's step
+Every step takes and frees the same gigabytes. By default glibc returns much of them to the system
+at the end of a step, which then clears each page again: a sixth of the time of a SiT-S/2's step
 (docs/performance.md).
 """
 
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 _TRIM, _MMAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
 _LARGE = 2**25
-"""Blocks above this, in bytes, are handed back all the same: the limit of what glibc learns."""
+"""Blocks above this, in bytes, are returned all the same: the limit of what glibc learns."""
 _NEVER = 2**31 - 1
 
 _inside = False

@@ -36,7 +36,7 @@ class LostProcess(Exception):
 
 @attrs.frozen
 class Processes:
-    """This process among those that share a job; by itself the only one."""
+    """This process among those that share a job; by default the only one."""
 
     rank: int = 0
     size: int = 1
@@ -159,7 +159,7 @@ def join_processes(device: str = "cpu") -> Iterator[Processes]:
             raise
         raise LostProcess(
             f"process {rank} of {size} has lost another one, whose own error is the cause; "
-            "torchrun names it below. The same command goes on from what is whole on the disk"
+            "torchrun names it below. The same command resumes from what is stored on the disk"
         ) from error
     finally:
         # A DistributedDataParallel that outlives the group ends it while it holds the interpreter,
@@ -181,10 +181,10 @@ def local(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor as it is without sharding; all processes must ask."""
+    """Return a tensor as it is without sharding; all processes must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def whole_state(network: nn.Module) -> Mapping[str, Tensor]:
-    """Return a network's state without sharding, on the CPU; all processes must ask."""
+    """Return a network's state without sharding, on the CPU; all processes must call this."""
     return {name: whole(each).cpu() for name, each in network.state_dict().items()}

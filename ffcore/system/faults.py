@@ -1,4 +1,4 @@
-"""What the machine lacks, told with what to change: memory, room on the disk, a directory."""
+"""Errors for what the machine lacks, with what to change: memory, disk space, a directory."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def _why(directory: Path, error: OSError) -> str:
     if error.errno in _FULL:
         free = shutil.disk_usage(directory).free
         return (
-            f"{error.strerror} ({free / 1e6:,.1f} MB are free at {directory}). Make room, or keep "
-            "fewer checkpoints (training.keep_last, training.keep_every); the same command then "
-            "goes on"
+            f"{error.strerror} ({free / 1e6:,.1f} MB are free at {directory}). Free some space, or "
+            "keep fewer checkpoints (training.keep_last, training.keep_every); the same command "
+            "then goes on"
         )
     if error.errno in _FORBIDDEN:
         return f"{error.strerror}: {error.filename or directory}"
@@ -71,7 +71,7 @@ def _is_of_memory(error: Exception) -> bool:
 
 
 def _amount(error: Exception) -> str:
-    """Return torch's sentence on how much was asked for, if there is one."""
+    """Return torch's sentence on how much was requested, if there is one."""
     for sentence in str(error).replace("\n", " ").replace(": ", ". ").split(". "):
         if "tried to allocate" in sentence.lower():
             return f"{sentence[0].upper()}{sentence[1:].rstrip('.')}. "

@@ -2,8 +2,8 @@
 
 `weights/last.pt` is a path, `ffcore_digits:teacher.safetensors` a file that an installed package
 ships, and `hf://org/repo/path/in/repo@revision` a file of a repository on the hub, read from its
-cache and downloaded into it. Nothing here imports torch, and whether files are there is told
-without a network. The files that runs and samplings leave are written by `write_text`, in
+cache and downloaded into it. Nothing here imports torch, and checking whether files exist needs
+no network. The files that runs and samplings leave are written by `write_text`, in
 directories that one process holds (`hold_directory`).
 """
 
@@ -69,7 +69,7 @@ def locate(reference: str, *, download: bool = True) -> Path:
 
 
 def require(files: Iterable[File]) -> None:
-    """Raise one MissingFile that tells of every file that is not there. Uses no network.
+    """Raise one MissingFile that names every missing file. Uses no network.
 
     A file on the hub that is not in its cache counts as there if it can be downloaded later: the
     hub's package is installed and not set offline.

@@ -1,9 +1,9 @@
 """Weights files: read without running code from them, loaded strictly, written whole.
 
-Two kinds are read, told apart by their content. Safetensors hold tensors alone; ours have metadata
-that says how to build the network they fit. Torch files are pickles, which can name any function
-for the reader to call: only tensors, plain values and the `argparse.Namespace` of published
-training checkpoints are let in.
+Two kinds are read, distinguished by their content. Safetensors hold tensors alone; ours have
+metadata that says how to build the network they fit. Torch files are pickles, which can name any
+function for the reader to call: only tensors, plain values and the `argparse.Namespace` of
+published training checkpoints are let in.
 """
 
 from __future__ import annotations
@@ -346,7 +346,7 @@ def write_weights(
 
 
 UNKNOWN = "unknown"
-"""The fingerprint of a teacher that nothing tells apart from another."""
+"""The fingerprint of a teacher that nothing identifies."""
 
 
 def fingerprint(network: nn.Module) -> str:

@@ -44,7 +44,7 @@ def units(network: nn.Module) -> list[nn.Module]:
 
 
 def recompute(network: nn.Module) -> None:
-    """Let the backward pass compute each unit's activations again, instead of keeping them.
+    """Let the backward pass compute each unit's activations again, instead of storing them.
 
     Chen et al., 1604.06174. Costs a forward; saves all but one activation per unit.
     """

@@ -1,4 +1,4 @@
-"""What a flow map can be asked: does it obey its identity, does it end where the teacher's does."""
+"""Checks of a flow map: whether it obeys its identity, and ends where the teacher's flow does."""
 
 from ffcore.verify.agreement import Agreement
 from ffcore.verify.errors import Errors, Spread

@@ -63,7 +63,7 @@ def compare_flows(
     Args:
         student, teacher: the latter guided by what a condition carries.
         measurement: its samples, seed, guidance, batch and solver count.
-        progress: told of the samples done, in steps of δ, of how many.
+        progress: gets the samples done, in steps of δ, and their total.
     """
     found: dict[str, dict[float, list[tuple[Tensor, Tensor]]]] = defaultdict(
         lambda: defaultdict(list)
@@ -142,7 +142,7 @@ def solutions(
 
 
 def coarser(solver: Solver) -> Solver:
-    """Return a solver so much worse that their difference tells the error of `solver`."""
+    """Return a solver so much worse that their difference estimates the error of `solver`."""
     if solver.method == "dopri5":
         return attrs.evolve(solver, tolerance=10 * solver.tolerance)
     return attrs.evolve(solver, steps=max(1, solver.steps // 2))

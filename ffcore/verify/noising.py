@@ -1,8 +1,8 @@
-"""The noising velocity of samples, fitted anew, against the teacher's.
+"""The noising velocity of samples, fitted again, against the teacher's.
 
 v_N = E[x − n | x_r] belongs to the distribution of samples x alone. If the student's is that of the
 teacher's data, it is the teacher's velocity u; FreeFlow's corrector trains on v_N − u. It is known
-by a fit g alone, and so two numbers are told: ‖g − u‖, which the fit's own error adds to, and a
+by a fit g alone, and so two numbers are reported: ‖g − u‖, which the fit's own error adds to, and a
 bound that no fit can exceed. For any g, E⟨g − u, (x − n) − u⟩ = E⟨g − u, v_N − u⟩, the fit's error
 having no part in it, so that by Cauchy and Schwarz
 
@@ -53,7 +53,7 @@ class NoisingGap:
     errors: Errors
     """Of ‖g − u‖, relative to ‖u‖."""
     at_least: float
-    """The bound on the root mean square of ‖v_N − u‖ / √d; near 0 where it has nothing to tell."""
+    """The bound on the root mean square of ‖v_N − u‖ / √d; near 0 where it says nothing."""
     at_least_error: float
     """Its standard error."""
     loss: float
@@ -78,7 +78,7 @@ def fit_velocity(
         condition: theirs, without γ.
         fit: how.
         chunk: samples that pass through the network at a time; without influence but rounding.
-        progress: told of the steps made, and of the loss at times.
+        progress: gets the steps made, and the loss at times.
 
     Raises NotFinite where the fit diverges.
     """

@@ -48,7 +48,7 @@ class Subject:
     batch: int
     """The recipe's, for that fit."""
     classifiers: tuple[ClassFeatures, ...]
-    """Those of the recipe's features that tell the teacher's classes."""
+    """The recipe's features that know the teacher's classes."""
     record: dict[str, Any]
     """Who they are, as JSON can hold it."""
     notes: tuple[str, ...]
@@ -86,8 +86,8 @@ def open_subject(
         fitted = _network(recipe, network, context)
     scale = found.scale if guidance is None else guidance
     _check_scale(found, teacher, scale)
-    told = found.config["guidance"]
-    guided = Guided(teacher, tuple(told["interval"]), told["channels"])
+    trained = found.config["guidance"]
+    guided = Guided(teacher, tuple(trained["interval"]), trained["channels"])
     return Subject(
         student=found.student.to(place),
         teacher=guided.to(place),
@@ -103,7 +103,7 @@ def open_subject(
                 "type": installed().type_name("teacher", recipe.teacher),
                 "fingerprint": fingerprint(teacher),
             },
-            "guidance": {**told, "scale": scale},
+            "guidance": {**trained, "scale": scale},
             "device": place,
         },
         notes=tuple(notes),
@@ -121,7 +121,7 @@ def _check_scale(found: StudentFile, teacher: Teacher, scale: float) -> None:
 
 
 def _classifiers(recipe: Recipe, context: Context, notes: list[str]) -> list[ClassFeatures]:
-    """Return the recipe's features that tell the teacher's classes."""
+    """Return the recipe's features that know the teacher's classes."""
     source = context.teacher.conditions if context.teacher else None
     found: list[ClassFeatures] = []
     for table in recipe.evaluation.features if isinstance(source, Labels) else ():

@@ -28,7 +28,7 @@ from ffcore.verify.residual import STEP
 from ffcore.verify.subject import Subject
 
 Progress = Callable[[str, int, int, str], None]
-"""(what is going on, done, of how many, news)."""
+"""(name of the work, number done, total number, news)."""
 
 
 _NO_NETWORK = (

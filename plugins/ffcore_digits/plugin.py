@@ -19,6 +19,6 @@ def ffcore_components() -> Iterable[Component]:
         role="data",
         name="digits",
         target="ffcore_digits.tables:DigitsAsData",
-        summary="scikit-learn's 1,797 handwritten digits with their labels, augmented if asked",
+        summary="scikit-learn's 1,797 handwritten digits with their labels, augmented on request",
         citation="Alpaydin, Kaynak: Optical Recognition of Handwritten Digits, UCI, 1998",
     )

@@ -1,6 +1,6 @@
 """Verifiers of 8 × 8 digits, for `ffd search`: of one kind to choose by, of another to judge by.
 
-`confidence` asks the shipped classifier; `nearness` and `agreement` compare pixels with samples of
+`confidence` uses the shipped classifier; `nearness` and `agreement` compare pixels with samples of
 the shipped teacher, which are made once for a process, and know nothing of the classifier.
 """
 

@@ -1,4 +1,4 @@
-"""The decoder of what is an image already."""
+"""The decoder of samples that are images already."""
 
 from __future__ import annotations
 

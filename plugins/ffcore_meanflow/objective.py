@@ -74,7 +74,7 @@ class MeanFlowPredictor(PredictorObjective):
         """
         if networks.student.starts_at != "anywhere":
             raise ValueError(
-                "MeanFlow asks its student at every time, and this one starts at the prior alone: "
+                "MeanFlow calls its student at every time, and this one starts at the prior alone: "
                 'make it with starts_at = "anywhere"'
             )
         assert batch.data is not None
@@ -111,7 +111,7 @@ class MeanFlowPredictor(PredictorObjective):
     ) -> tuple[Tensor, Tensor]:
         """Return F, with gradient, and δ D F, without, at the times (t, δ): Float[B, *S] each.
 
-        Where δ is 0, δ D F is too, and the derivative is not asked for.
+        Where δ is 0, δ D F is too, and the derivative is not computed.
         """
         t, delta = times
         moving, still = self._apart(delta)

@@ -79,7 +79,7 @@ class MeanFlow:
     def __attrs_post_init__(self) -> None:
         if self.kappa and self.velocity == "teacher":
             raise ImpossibleValue(
-                "kappa", self.kappa, "0, since the teacher's velocity is guided by itself"
+                "kappa", self.kappa, "0, since the teacher's velocity is already guided"
             )
         if not self.guided and self.velocity == "teacher":
             possible = "true, since the teacher's velocity is guided as the recipe guides"
@@ -106,7 +106,7 @@ class MeanFlow:
             )
             raise ImpossibleValue("guided", self.guided, possible)
         if not self.guided and recipe.guidance.range is not None:
-            possible = "true, since guidance.range asks for every scale and data have one"
+            possible = "true, since guidance.range needs every scale and data have one"
             raise ImpossibleValue("guided", self.guided, possible)
         if not self.guided and data_guided is False:
             possible = (

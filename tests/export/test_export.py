@@ -526,7 +526,7 @@ def test_the_cards_header_has_the_teachers_licence_if_it_is_known(licence, heade
 def test_a_card_says_that_nothing_was_measured_and_which_scales_there_are():
     found = card_of()
     assert "was not evaluated" in found
-    assert "from 1 to 4; 2 unless told otherwise" in found
+    assert "from 1 to 4; 2 by default" in found
     assert "classes: none" in found
 
 

@@ -695,7 +695,7 @@ def test_the_table_builds_what_it_says() -> None:
 
 
 def test_guidance_of_data_beside_the_teachers_velocity_is_refused() -> None:
-    with pytest.raises(ImpossibleValue, match="guided by itself"):
+    with pytest.raises(ImpossibleValue, match="velocity is already guided"):
         MeanFlow(velocity="teacher", kappa=0.5)
     with pytest.raises(ImpossibleValue, match="guided as the recipe guides"):
         MeanFlow(velocity="teacher", guided=False)
@@ -757,7 +757,7 @@ def test_over_a_range_of_scales_data_must_be_guided() -> None:
     changes = ["corrector=none", "student.starts_at=anywhere", "predictor.type=meanflow"]
     changes += ["data.type=teacher-samples", "data.guided=false"]
     load_recipe("digits_guided.toml", changes)
-    with pytest.raises(RecipeError, match=r"true, since guidance\.range asks for every scale"):
+    with pytest.raises(RecipeError, match=r"true, since guidance\.range needs every scale"):
         load_recipe("digits_guided.toml", [*changes, "predictor.guided=false"])
 
 

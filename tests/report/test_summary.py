@@ -19,7 +19,7 @@ def records(runs: Path, *names: str) -> list[Record]:
 @pytest.mark.parametrize(
     ("student", "told"),
     [
-        (0.05, "cannot be told from the teacher: it is at the noise floor"),
+        (0.05, "cannot be distinguished from the teacher: it is at the noise floor"),
         (0.3, "is closer to the teacher than 8 of its own Euler steps"),
         (0.4, "is closer to the teacher than 4 of its own Euler steps"),  # equal is not closer
         (4.0, "is closer to the teacher than its own single Euler step"),

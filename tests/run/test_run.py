@@ -501,7 +501,7 @@ class Backwards:
 )
 def test_a_teacher_that_points_the_other_way_is_told_before_training(tmp_path, table, wrong):
     said = said_by(attrs.evolve(small("evaluation.enabled=false"), teacher=table), tmp_path)
-    assert ("changes with the noise by +1.00, and an exact one by −1" in said) == wrong
+    assert ("changes with the noise by +1.00; an exact one changes by −1" in said) == wrong
 
 
 @attrs.frozen
@@ -600,9 +600,9 @@ def test_of_several_averages_the_evaluation_names_the_student(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["training.ema_decay=[0.9, 0.9]"], r"average: must be at least one, each named once"),
-        (["training.ema_decay=[]"], r"average: must be at least one, each named once"),
-        (["evaluation.ema_decay=0.5"], r"average: must be 0.99, as training keeps, found 0.5"),
+        (["training.ema_decay=[0.9, 0.9]"], r"ema_decay: must be at least one, each named once"),
+        (["training.ema_decay=[]"], r"ema_decay: must be at least one, each named once"),
+        (["evaluation.ema_decay=0.5"], r"ema_decay: must be 0.99, as training keeps, found 0.5"),
     ],
 )
 def test_averages_that_there_are_not_are_refused(overrides, message):

@@ -121,7 +121,7 @@ def test_another_error_stays_what_it_is():
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (errno.ENOSPC, r"No space left on device \([\d,.]+ MB are free at .*\)\. Make room"),
+        (errno.ENOSPC, r"No space left on device \([\d,.]+ MB are free at .*\)\. Free some space"),
         (errno.EDQUOT, r"Disk quota exceeded \([\d,.]+ MB"),
         (errno.EROFS, r"Read-only file system: file\.x$"),
         (errno.EIO, r"Input/output error"),

@@ -1,7 +1,7 @@
 """Templates: Markdown whose titled blocks are files.
 
 One template is for what all plugins share, and one for each role: its first line is the summary,
-and the words up to the first block tell what to change first. Each `$name` is filled in, in titles
+and the words up to the first block say what to change first. Each `$name` is filled in, in titles
 too, as `string.Template` does; a dollar sign is `$$`.
 """
 
