@@ -36,11 +36,6 @@ from ffcore.testing.shapes import ROLES, VALUES, WrongShape, checked_shapes
 Answer = Callable[..., Any]
 
 
-@pytest.fixture(name="shapes")
-def _no_shapes() -> None:
-    """Here checking is switched on by each test itself."""
-
-
 class Told(Student):
     """Answers as it is told."""
 
