@@ -1,9 +1,10 @@
 """What keeping freed memory is worth: steps and samples with it and without, in turn.
 
-    python benchmarks/speed/allocator.py [--case digits] [--case S/2@128] [--rounds 3]
+    python benchmarks/speed/allocator.py [--case digits] [--case S/2@128] [--rounds 5]
 
 Each measurement has a process of its own, since a C library that was told once does not go back to
-learning by itself: `without` is glibc as every script has it. Time ÷ time, medians over processes.
+learning by itself: `without` is glibc as every script has it. Time ÷ time, a round being a process
+of either kind (ratio.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from functools import partial
 
 import click
 from cases import distillation
+from ratio import Ratio
 from sampling import sampler
 from timing import in_turn, machine, own_process, table
 
@@ -32,12 +34,12 @@ def measure(case: str, what: str, kept: bool) -> None:
         images = sampler(case)
         work = partial(images.images, images.request(10**6), 0, 64)
     with keep_freed_memory() if kept else nullcontext():
-        print(in_turn({what: work}, STEPS[case], warm=2)[what])
+        print(statistics.median(in_turn({what: work}, STEPS[case], warm=2)[what]))
 
 
 @click.command()
 @click.option("--case", "cases", multiple=True, default=tuple(STEPS))
-@click.option("--rounds", default=3, show_default=True)
+@click.option("--rounds", default=5, show_default=True)
 @click.option("--measure", "measured", type=(str, str, bool), hidden=True)
 def main(cases: tuple[str, ...], rounds: int, measured: tuple[str, str, bool] | None) -> None:
     """Measure, and print a table."""
@@ -53,7 +55,7 @@ def main(cases: tuple[str, ...], rounds: int, measured: tuple[str, str, bool] | 
             for _ in range(rounds):
                 for kept, each in taken.items():
                     each.append(own_process(__file__, "--measure", case, what, str(kept)))
-            ratios.append(statistics.median(taken[False]) / statistics.median(taken[True]))
+            ratios.append(Ratio.of(taken[False], taken[True]))
         row(case, *(f"**{each:.2f}**" for each in ratios))
 
 

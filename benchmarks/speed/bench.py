@@ -3,7 +3,8 @@
     python benchmarks/speed/bench.py [runs/bench.md]
 
 What a row needs and the machine has not, somebody else's code or a GPU, is left out, and that is
-said. The file is written at the end, whole or not at all.
+said. The file is written at the end, whole or not at all. Beside each ratio stand its quartiles;
+what other work on the machine has made too noisy to quote is marked (ratio.py): measure it again.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ COMMANDS = (
     "step.py --case digits --rounds 41 --threads 1 --derivative finite-difference",
     "step.py --case digits --rounds 41 --threads 1",
     "step.py --case S/2@128 --rounds 7 --set training.batch=16",
-    "derivative.py --case digits --case S/2@128 --rounds 3",
-    "meanflow.py --rounds 3",
+    "derivative.py --case digits --case S/2@128 --rounds 5",
+    "meanflow.py --rounds 5",
     "sampling.py",
-    "growth.py --rounds 3",
+    "growth.py --rounds 5",
 )
 
 

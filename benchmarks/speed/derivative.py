@@ -2,11 +2,12 @@
 
     python benchmarks/speed/derivative.py [--student STUDENT.safetensors] [--case digits] …
 
-The truth is torch's forward mode in float64. A cost is the median time, taken in turns in this
-process, of all that a training step does with the derivative: the forward that carries the
-gradient, the derivative, the backward; in units of one forward without gradient of the same rows
-and dtype. Memory is what is kept for that backward, in units of what a forward alone keeps, and
-what a derivative needs meanwhile and drops, its own matrices included (`beside`, in MiB).
+The truth is torch's forward mode in float64. A cost is the time, taken in turns in this process, of
+all that a training step does with the derivative: the forward that carries the gradient, the
+derivative, the backward; in units of one forward without gradient of the same rows and dtype in the
+same round, as ratio.py has it. Memory is what is kept for that backward, in units of what a forward
+alone keeps, and what a derivative needs meanwhile and drops, its own matrices included (`beside`,
+in MiB).
 
 Without a student, the networks have random weights, none of them zero.
 """
@@ -22,6 +23,7 @@ import attrs
 import click
 import torch
 from cases import distillation
+from ratio import Ratio
 from timing import Peak, Saved, in_turn, machine, table
 from torch import Tensor
 
@@ -143,7 +145,7 @@ def print_costs(name: str, case: Case, rounds: int, row: Callable[..., None]) ->
             tokens**2,
             str(case.dtype).removeprefix("torch."),
             backend,
-            f"{taken[backend] / taken['plain']:.2f}",
+            f"{Ratio.of(taken[backend], taken['plain']):.2f}",
             f"{kept[backend] / kept['none']:.2f}",
             f"{max(0, beside[backend] - beside['plain']) / 2**20:.0f}",
             "" if exactness is None else f"{exactness:.1e}",

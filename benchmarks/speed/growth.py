@@ -4,18 +4,21 @@
 
 FreeFlow's step with guidance on networks of random weights. One of the four grows while the others
 stand at a batch of 8, a width of 256, a depth of 4 and 64 tokens; a row's sizes take turns. The
-exponent is the slope of log time against log size; beside it is that of the multiplications of a
-forward, 24 N D² + 4 N² D + 12 D² in each block for N tokens of width D, at the same sizes.
+exponent is the slope of log time against log size, in each round and then as ratio.py has it;
+beside it is that of the multiplications of a forward, 24 N D² + 4 N² D + 12 D² in each block for N
+tokens of width D, at the same sizes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 
 import click
 import torch
 from cases import of_size
+from ratio import Ratio
 from timing import in_turn, machine, table
 
 from ffcore.system.allocator import keep_freed_memory
@@ -41,7 +44,7 @@ def work(batch: int, width: int, depth: int, tokens: int) -> float:
     return batch * depth * per_block
 
 
-def slope(sizes: tuple[int, ...], values: list[float]) -> float:
+def slope(sizes: tuple[int, ...], values: Sequence[float]) -> float:
     """Return the slope of log value against log size, by least squares."""
     x, y = (torch.tensor(each, dtype=torch.float64).log() for each in (sizes, values))
     x, y = x - x.mean(), y - y.mean()
@@ -61,12 +64,13 @@ def main(rounds: int, threads: int | None) -> None:
         made = {size: {**BASE, name: size} for size in sizes}
         with keep_freed_memory():
             taken = in_turn({str(size): step(**each) for size, each in made.items()}, rounds)
-        times = [taken[str(size)] for size in sizes]
+        times = list(zip(*(taken[str(size)] for size in sizes), strict=True))
+        exponent = Ratio(tuple(slope(sizes, each) for each in times))
         row(
             name,
             ", ".join(map(str, sizes)),
-            ", ".join(f"{1e3 * each:.0f}" for each in times),
-            f"**{slope(sizes, times):.2f}**",
+            ", ".join(f"{1e3 * statistics.median(taken[str(size)]):.0f}" for size in sizes),
+            f"**{exponent:.2f}**",
             f"{slope(sizes, [work(**each) for each in made.values()]):.2f}",
         )
 

@@ -9,13 +9,12 @@ training step of `ffd run`, with the same batch and the same share of samples wh
 Guided: γ = 2 in t ≤ 0.8, κ = 0, a tenth of the labels dropped. Weights are copied before, and the
 outputs and the gradients of an unguided step compared. Steps take turns in one process, twice in a
 row, and the second time counts. In `ffd run` freed memory stays (ffcore.system.allocator); the
-public step is measured as it comes, and so too ("memory kept").
+public step is measured as it comes, and so too ("memory kept"). Ratios are those of ratio.py.
 """
 
 from __future__ import annotations
 
 import copy
-import statistics
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
@@ -24,6 +23,7 @@ from unittest import mock
 import click
 import torch
 from cases import distillation, sit_arguments
+from ratio import Ratio
 from timing import apart, follow, machine, outside, seconds, table, wake
 from torch import Tensor, nn
 
@@ -201,21 +201,21 @@ def main(case: str, batch: int, rounds: int) -> None:
             run = our_run(case, batch, unequal, guided)
             public = Public(run, nets, losses)
             works = {"forward": forward(run), "ours": run.step, "public": public.step}
-            taken = _median(works, rounds)
-            forwards = {name: each / taken["forward"] for name, each in taken.items()}
+            taken = _by_round(works, rounds)
+            forwards = {name: Ratio.of(each, taken["forward"]) for name, each in taken.items()}
             row(
                 "guided" if guided else "unguided",
                 f"{unequal:.0%}",
                 f"{forwards['ours']:.2f}",
                 f"{forwards['public']:.2f}",
-                f"**{taken['public'] / taken['ours']:.2f}**",
+                f"**{Ratio.of(taken['public'], taken['ours']):.2f}**",
                 f"{forwards['public, memory kept']:.2f}",
-                f"{taken['public, memory kept'] / taken['ours']:.2f}",
+                f"{Ratio.of(taken['public, memory kept'], taken['ours']):.2f}",
             )
 
 
-def _median(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return the median seconds of each, and of the public step where freed memory is kept."""
+def _by_round(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of each by round, and of the public step where freed memory is kept."""
     taken: dict[str, list[float]] = {}
 
     def time(name: str, work: Callable[[], object]) -> None:
@@ -228,7 +228,7 @@ def _median(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, fl
             time("ours", works["ours"])
             time("public, memory kept", works["public"])
         time("public", works["public"])
-    return {name: statistics.median(each) for name, each in taken.items()}
+    return taken
 
 
 if __name__ == "__main__":

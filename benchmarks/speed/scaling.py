@@ -5,8 +5,9 @@
 Interleaved in one run, a step each: alone, one process by itself while the other waits; beside,
 both by themselves at once, which share the machine and nothing else; and together, on one batch of
 twice the size, by each strategy. Prints medians of the slower process, their quartiles, and the
-throughput in units of one process alone (2 would be all of it). What "beside" loses is the
-machine's, what "together" loses beyond it is communication and waiting.
+throughput in units of one process alone in the same round (2 would be all of it), as ratio.py has
+it. What "beside" loses is the machine's, what "together" loses beyond it is communication and
+waiting.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from typing import get_args
 
 import torch
+from ratio import Ratio
 
 from ffcore.recipe import load_recipe
 from ffcore.run.build import build
@@ -66,13 +68,14 @@ def main() -> None:
                 taken[name].append(seconds(processes, work, all_work=all_work))
         if not processes.leads:
             return
-        unit = statistics.median(taken["alone"][2:])
-        print(f"{'':16}{'ms a step':>12}{'quartiles':>18}{'throughput':>12}")
+        print(f"{'':16}{'ms a step':>12}{'quartiles':>18}  throughput")
         for name, each in taken.items():
             low, middle, high = statistics.quantiles(each[2:], n=4)
+            processes_at_work = ways[name][2]
+            alone = [processes_at_work * one for one in taken["alone"][2:]]
             print(
                 f"{name:16}{1e3 * middle:12.1f}{f'{1e3 * low:.1f} to {1e3 * high:.1f}':>18}"
-                f"{ways[name][2] * unit / middle:12.2f}"
+                f"  {Ratio.of(alone, each[2:]):.2f}"
             )
 
 

@@ -6,7 +6,8 @@ r"""A training step beside the passes that it cannot avoid, and beside the way e
 
 Everything takes turns in one process, twice in a row, and the second time counts. The step is the
 training loop's: objectives, guidance, balancer, clipping, AdamW, moving average, g_ψ, and a report
-every tenth step. The floor is, of the very rows that the step at hand has, the sum of
+every tenth step. Ratios of time are those of ratio.py. The floor is, of the very rows that the step
+at hand has, the sum of
 
 - student: forward and backward, of prediction and of correction;
 - tangent: one more forward of the student on the rows of prediction;
@@ -39,6 +40,7 @@ import attrs
 import click
 import torch
 from cases import distillation, sit_arguments
+from ratio import Ratio
 from timing import Saved, apart, follow, in_turn, machine, outside, seconds, table
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -57,8 +59,8 @@ from ffcore_freeflow.balancer import AdaptiveBalancer
 from ffcore_freeflow.objective import FreeFlowPredictor
 from ffcore_vsd.objective import VsdCorrector
 
-NAIVES = 4
-"""How often the plain way is timed at most; it takes long."""
+NAIVES = 5
+"""In how many rounds the plain way is timed at most; it takes long."""
 
 
 @attrs.frozen
@@ -69,6 +71,11 @@ class Asked:
     device: str
     compiled: bool
     overrides: tuple[str, ...]
+
+    @property
+    def warm(self) -> int:
+        """How many rounds do not count."""
+        return 5 if self.compiled else 1
 
 
 class Rows:
@@ -266,7 +273,7 @@ class Turns:
         if not self.again:
             self.steps.append(taken)
             self.floors.append(self._twice(self.passes.named(rows)))
-            if len(self.naives) < NAIVES:
+            if len(self.naives) < self.asked.warm + NAIVES:
                 self.helped.append(self._twice({"naive": self.naive.step})["naive"])
                 self.memory.close()
                 self.naives.append(self._twice({"naive": self.naive.step})["naive"])
@@ -333,7 +340,7 @@ def measure(case: str, asked: Asked) -> None:
     run.parallelize(Processes(), compiled=asked.compiled)
     turns.rows.take()
     loop = train(run, log_every=10, stop=turns)
-    warm = 1 if not asked.compiled else 5
+    warm = asked.warm
     with turns.memory:
         turns.memory.enter_context(keep_freed_memory())
         turns.resumed = time.perf_counter()
@@ -342,20 +349,14 @@ def measure(case: str, asked: Asked) -> None:
         where_it_went = _where(turns, run)
     steps, floors = turns.steps[warm:], turns.floors[warm:]
     sums = [sum(each.values()) for each in floors]
-    ratio = statistics.median(step / floor for step, floor in zip(steps, sums, strict=True))
-    slower, helped = (
-        statistics.median(each[warm:]) / statistics.median(steps)
-        for each in (turns.naives, turns.helped)
-    )
+    naives = {"naive": turns.naives[warm:], "naive, memory kept": turns.helped[warm:]}
+    slower, helped = (Ratio.of(each, steps[: len(each)]) for each in naives.values())
     row = table("", "ms", "of the floor")
-    floor = statistics.median(sums)
-    row("**step**", f"{1e3 * statistics.median(steps):.1f}", f"**{ratio:.3f}**")
-    for name in floors[0]:
-        taken = statistics.median(each[name] for each in floors)
-        row(name, f"{1e3 * taken:.1f}", f"{taken / floor:.3f}")
-    for name, each in (("naive", turns.naives), ("naive, memory kept", turns.helped)):
-        taken = statistics.median(each[warm:])
-        row(name, f"{1e3 * taken:.1f}", f"{taken / floor:.3f}")
+    row("**step**", f"{1e3 * statistics.median(steps):.1f}", f"**{Ratio.of(steps, sums):.3f}**")
+    parts = {name: [each[name] for each in floors] for name in floors[0]}
+    for name, taken in (parts | naives).items():
+        share = Ratio.of(taken, sums[: len(taken)])
+        row(name, f"{1e3 * statistics.median(taken):.1f}", f"{share:.3f}")
     print(
         f"\nnaive ÷ step: {slower:.2f}; where freed memory is kept for it too: {helped:.2f}. "
         f"Kept for the backward at most: step {_mib(kept['step'])}, "
@@ -412,7 +413,7 @@ def official(case: str, asked: Asked, row: Callable[..., None]) -> None:
         for name, each in given.items()
     }
     found = in_turn(cases, 3 * asked.rounds, asked.device)
-    ratios = [found[f"ours {each}"] / found[f"SiT {each}"] for each in (False, True)]
+    ratios = [Ratio.of(found[f"ours {each}"], found[f"SiT {each}"]) for each in (False, True)]
     row(case, *(f"{each:.3f}" for each in ratios))
 
 

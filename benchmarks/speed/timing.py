@@ -1,10 +1,9 @@
-"""What the benchmarks of speed share: taking turns, medians, and the memory of a backward."""
+"""What the benchmarks of speed share: taking turns, and the memory of a backward."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -39,8 +38,8 @@ def _wait(device: str) -> None:
 
 def in_turn(
     cases: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu", *, warm: int = 1
-) -> dict[str, float]:
-    """Return the median seconds of each case; they take turns, so that noise meets all alike.
+) -> dict[str, list[float]]:
+    """Return the seconds of each case by round; they take turns, so that noise meets all alike.
 
     The first `warm` rounds do not count.
     """
@@ -48,7 +47,7 @@ def in_turn(
     for _ in range(warm + rounds):
         for name, work in cases.items():
             taken[name].append(seconds(work, device))
-    return {name: statistics.median(each[warm:]) for name, each in taken.items()}
+    return {name: each[warm:] for name, each in taken.items()}
 
 
 def own_process(*command: str) -> float:
