@@ -1,17 +1,17 @@
 """`ffd run`, as a person meets it."""
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
-from ffcore.cli import ExitCode
+from ffcore.cli import ExitCode, main
+from ffcore.cli.run import Observer
 
 TINY = [
     "--set", "training.steps=4", "--set", "training.batch=32", "--set", "training.log_every=2",
@@ -20,14 +20,22 @@ TINY = [
 ]  # fmt: skip
 
 
-def ffd(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ffcore", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+PATIENCE = 300.0  # seconds, after which a process is taken to hang
+
+
+def ffd(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments, prog_name="ffd")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of one's own."""
+    monkeypatch.chdir(tmp_path)
 
 
 def test_a_run_prints_its_results_and_leaves_its_pictures(tmp_path):
-    found = ffd(tmp_path, "run", "gaussian.toml", *TINY)
-    assert found.returncode == ExitCode.OK, found.stderr
+    found = ffd("run", "gaussian.toml", *TINY)
+    assert found.exit_code == ExitCode.OK, found.stderr
     assert "student, 1 step" in found.stdout
     assert "teacher, 2 Euler steps" in found.stdout
     assert "noise floor" in found.stdout
@@ -40,14 +48,14 @@ def test_a_run_prints_its_results_and_leaves_its_pictures(tmp_path):
 
 def test_a_student_that_starts_anywhere_has_a_row_for_each_number_of_steps(tmp_path):
     steps = ["--set", "student.starts_at='anywhere'", "--set", "evaluation.student_steps=[2, 4]"]
-    found = ffd(tmp_path, "run", "gaussian.toml", *TINY, *steps)
-    assert found.returncode == ExitCode.OK, found.stderr
+    found = ffd("run", "gaussian.toml", *TINY, *steps)
+    assert found.exit_code == ExitCode.OK, found.stderr
     rows = [line.strip().split("  ")[0] for line in found.stdout.splitlines() if "student" in line]
     assert rows == ["student, 1 step", "student, 2 steps", "student, 4 steps"]
 
 
 def test_json_is_one_document_on_stdout(tmp_path):
-    found = ffd(tmp_path, "run", "gaussian.toml", "--json", "-d", "here", *TINY)
+    found = ffd("run", "gaussian.toml", "--json", "-d", "here", *TINY)
     document = json.loads(found.stdout)
     assert document["directory"] == "here"
     assert document["evaluation"]["distances"]["raw"]["student"] > 0
@@ -91,8 +99,8 @@ def test_json_is_one_document_on_stdout(tmp_path):
 def test_bad_input_gets_one_message_and_leaves_nothing(tmp_path, arguments, code, said):
     (tmp_path / "occupied").mkdir()
     (tmp_path / "occupied" / "notes.txt").write_text("mine")
-    found = ffd(tmp_path, "run", *arguments)
-    assert found.returncode == code, found.stderr
+    found = ffd("run", *arguments)
+    assert found.exit_code == code, found.stderr
     assert said in " ".join(found.stderr.split())
     assert "Traceback" not in found.stderr
     assert found.stdout == ""
@@ -108,36 +116,48 @@ def test_bad_input_gets_one_message_and_leaves_nothing(tmp_path, arguments, code
         (signal.SIGUSR1, ExitCode.TERMINATED),
     ],
 )
-def test_a_signal_stops_after_a_checkpoint_and_the_same_command_goes_on(tmp_path, number, code):
-    command = [sys.executable, "-m", "ffcore", "run", "gaussian.toml", "-d", "here"]
+def test_a_signal_stops_after_a_checkpoint_and_the_same_command_goes_on(
+    tmp_path, monkeypatch, number, code
+):
+    """The signal comes from this process; tests of several processes send it from outside."""
+    command = ["run", "gaussian.toml", "-d", "here", "--set", "training.steps=4"]
     command += ["--set", "training.log_every=1", "--set", "evaluation.enabled=false"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as running:
-        assert running.stderr is not None
-        for line in running.stderr:
-            if line.startswith("train "):
-                running.send_signal(number)
-                break
-        said = running.stderr.read()
-    assert running.returncode == code
-    assert "it goes on from there" in said
+
+    class Signalled(Observer):
+        def report(self, report):
+            super().report(report)
+            if report.step == 2:
+                signal.raise_signal(number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ffcore.cli.run.Observer", Signalled)
+        stopped = ffd(*command)
+    assert stopped.exit_code == code, stopped.output
+    assert "it goes on from there" in stopped.stderr
     assert list((tmp_path / "here" / "checkpoints").glob("step-*"))
-    again = ffd(tmp_path, *command[3:])
-    assert again.returncode == ExitCode.OK, again.stderr
+    again = ffd(*command)
+    assert again.exit_code == ExitCode.OK, again.output
     assert "going on after step" in again.stderr
 
 
 SLOW_DISK = """
-import sys, time
+import os, sys, time
 from ffcore.training.checkpoint.snapshot import Snapshot
 from ffcore.cli import main
+from ffcore.cli.signals import Signals
 write = Snapshot.write
 def slow(snapshot):
     found = write(snapshot)
     if snapshot.writer.path.name == ".step-00000004.partial":
         print("writing", file=sys.stderr, flush=True)
-        time.sleep(600)
+        time.sleep(3600)
     return found
 Snapshot.write = slow
+take = Signals._take
+def told(signals, *arguments):
+    take(signals, *arguments)
+    os.write(2, b"asked to stop\\n")
+Signals._take = told
 main(sys.argv[1:])
 """
 
@@ -151,26 +171,24 @@ def test_a_second_signal_ends_a_run_at_once_while_a_checkpoint_is_being_written(
         while running.stderr.readline() != "writing\n":
             assert running.poll() is None
         running.send_signal(signal.SIGTERM)
+        while not running.stderr.readline().endswith("asked to stop\n"):
+            assert running.poll() is None
         with pytest.raises(subprocess.TimeoutExpired):  # the first waits for what is written
             running.wait(1)
-        begun = time.monotonic()
         running.send_signal(signal.SIGTERM)
-        assert running.wait(60) == ExitCode.TERMINATED
-        assert time.monotonic() - begun < 30
+        assert running.wait(PATIENCE) == ExitCode.TERMINATED
     left = sorted(path.name for path in (tmp_path / "here" / "checkpoints").iterdir())
     assert left == [".step-00000004.partial", "step-00000002"]
-    again = ffd(tmp_path, *arguments[:-4], "--set", "training.steps=4")
-    assert again.returncode == ExitCode.OK, again.stderr
+    again = ffd(*arguments[:-4], "--set", "training.steps=4")
+    assert again.exit_code == ExitCode.OK, again.stderr
     assert "going on after step 2 of 4" in again.stderr
     left = sorted(path.name for path in (tmp_path / "here" / "checkpoints").iterdir())
     assert left == ["step-00000002", "step-00000004"]
 
 
-def test_results_are_printed_in_a_locale_that_lacks_their_letters(tmp_path):
-    command = [sys.executable, "-m", "ffcore", "run", "gaussian.toml", *TINY]
-    found = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, check=False,
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
-    )  # fmt: skip
-    assert found.returncode == ExitCode.OK, found.stderr
-    assert b"student, 1 step" in found.stdout
+def test_results_are_printed_in_a_locale_that_lacks_their_letters():
+    runner = CliRunner(charset="ascii")
+    found = runner.invoke(main, ["run", "gaussian.toml", *TINY], prog_name="ffd")
+    assert found.exit_code == ExitCode.OK, found.output
+    assert "student, 1 step" in found.stdout
+    assert "?" in found.stdout
