@@ -102,7 +102,7 @@ def test_a_folder_and_overwriting_it(finished):
     assert len(list(Path("images").glob("*.png"))) == 3
     again = ffd(finished, "-n", "2", "-o", "images")
     assert again.exit_code == ExitCode.USAGE
-    assert again.stderr.endswith("\nimages exists: choose another place, or --overwrite\n")
+    assert again.stderr.endswith("\nimages exists: choose another place, or use --overwrite\n")
     assert ffd(finished, "-n", "2", "-o", "images", "--overwrite").exit_code == ExitCode.OK
     assert len(list(Path("images").glob("*.png"))) == 2
     assert left() == {"images"}
