@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import t
 from study import Keeping, Study, draw, interval, table
 
-STUDIES = sorted((Path(__file__).parents[2] / "benchmarks" / "studies").glob("*.toml"))
+STUDIES = sorted((Path(__file__).parents[2] / "benchmarks" / "science" / "studies").glob("*.toml"))
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda each: each.stem)
