@@ -37,7 +37,6 @@ from ffcore.run.build import build
 from ffcore.sample import (
     Generator,
     NotFinite,
-    Processes,
     SampleError,
     Sampler,
     StoppedSampling,
@@ -49,6 +48,7 @@ from ffcore.sample import (
 from ffcore.sample.chunks import CHUNK, Chunks
 from ffcore.sample.output import GRID_LIMIT, Arrays, grid
 from ffcore.sample.partial import Partial
+from ffcore.system.distributed import Processes
 from ffcore.system.weights import fingerprint
 
 IMAGE = (1, 4, 4)
