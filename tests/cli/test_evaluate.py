@@ -1,7 +1,6 @@
 """`ffd evaluate`, as a person meets it."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import random_inception
 import torch
+import two_ranks
 from click.testing import CliRunner, Result
 from inputs import Stream
 from small_runs import small
@@ -25,6 +25,7 @@ from ffcore_inception.tables import Inception
 
 TINY = ["training.steps=2", "training.batch=8", "evaluation.enabled=false"]
 SHIPPED = "ffcore_digits:reference.safetensors"
+HELD = Path(__file__).parents[1] / "fakes" / "held.py"
 
 
 def ffd(*arguments: str, command: str = "evaluate") -> Result:
@@ -186,24 +187,11 @@ def test_what_cannot_be_is_told(finished, arguments, code, said):
     assert said in found.stderr
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "ffcore", "evaluate", *arguments]
-
-
-def together(*arguments: str) -> subprocess.CompletedProcess[str]:
-    launched = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    launched += ["--nproc-per-node", "2", *command(*arguments)[1:]]
-    return subprocess.run(
-        launched, capture_output=True, text=True, check=False, timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-
-
 def test_two_processes_share_the_work_and_one_tells(finished):
     arguments = (finished, "-r", SHIPPED, "-f", "digits", "-n", "600", "-m", "fd,is,classes")
     alone = ffd(*arguments, "-o", "one.json")
-    shared = together(*arguments, "-o", "two.json")
-    assert shared.returncode == ExitCode.OK, shared.stderr
+    shared = two_ranks.ffd("evaluate", *arguments, "-o", "two.json")
+    assert shared.codes == [ExitCode.OK, ExitCode.OK], shared.stderr
     assert shared.stdout.splitlines()[:-1] == alone.stdout.splitlines()[:-1]  # the last are seconds
     one, two = (json.loads(Path(name).read_text()) for name in ("one.json", "two.json"))
     assert one["conditions"] == two["conditions"]
@@ -211,28 +199,31 @@ def test_two_processes_share_the_work_and_one_tells(finished):
     for name, value in one["metrics"]["digits"].items():
         if value is not None:
             assert two["metrics"]["digits"][name] == pytest.approx(value, rel=1e-9)
-    refused = together(*arguments, "-o", "one.json")
+    refused = two_ranks.ffd("evaluate", *arguments, "-o", "one.json")
+    assert refused.codes == [ExitCode.USAGE, ExitCode.USAGE]
     assert refused.stderr.count("one.json exists: choose another place, or use --overwrite") == 1
     assert not any(path.name.startswith(".") for path in Path().iterdir())
 
 
 def test_a_signal_stops_it_and_the_same_command_goes_on(finished):
-    arguments = (finished, "-r", SHIPPED, "-f", "digits", "-n", "3000", "-o", "a.json")
-    with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True) as running:
-        while not Path(".a.json.partial", "conditions.json").exists():
+    arguments = (finished, "-r", SHIPPED, "-f", "digits", "-n", "1100", "-o", "a.json")
+    there = Path(".a.json.partial", "conditions.json")
+    command = [sys.executable, str(HELD), str(there), "evaluate", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        while not there.exists():
             assert running.poll() is None
-            time.sleep(0.005)
+            time.sleep(0.01)
         running.send_signal(signal.SIGTERM)
         assert running.stderr is not None
         said = running.stderr.read()
     assert running.returncode == ExitCode.TERMINATED
-    stopped = re.search(r"stopped after (\d+) of 3000 samples; the same command goes on", said)
+    stopped = re.search(r"stopped after (\d+) of 1100 samples; the same command goes on", said)
     assert stopped is not None
-    assert 0 <= int(stopped[1]) < 3000
+    assert 0 <= int(stopped[1]) < 1100
     again = ffd(*arguments)
     assert again.exit_code == ExitCode.OK, again.output
     if int(stopped[1]):
-        assert f"going on after {stopped[1]} of 3000 samples" in again.stderr
+        assert f"going on after {stopped[1]} of 1100 samples" in again.stderr
     ffd(*arguments[:-1], "whole.json")
     interrupted, whole = (json.loads(Path(name).read_text()) for name in ("a.json", "whole.json"))
     assert interrupted["metrics"] == whole["metrics"]

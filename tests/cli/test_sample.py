@@ -1,7 +1,6 @@
 """`ffd sample`, as a person meets it."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import two_ranks
 from click.testing import CliRunner, Result
 from PIL import Image
 
@@ -27,8 +27,7 @@ def ffd(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["sample", *arguments], prog_name="ffd")
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "ffcore", "sample", *arguments]
+HELD = Path(__file__).parents[1] / "fakes" / "held.py"
 
 
 def arrays(name: str) -> np.ndarray:
@@ -265,7 +264,7 @@ def test_a_sampling_that_left_no_sample_keeps_no_place(finished):
     assert left() == {"a.npz", "a.npz.json"}
 
 
-NUMBER = 5000
+NUMBER = 1100
 LONG = ("-n", str(NUMBER), "-o", "long.npz", "--batch", "32")
 
 
@@ -279,12 +278,12 @@ def long(finished, tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_sampling_that_a_signal_ended_goes_on(finished, long, number):
-    with subprocess.Popen(command(finished, *LONG), stderr=subprocess.PIPE, text=True) as running:
-        deadline = time.monotonic() + 60
-        while not Path(".long.npz.partial", "000001.npy").exists():
-            assert time.monotonic() < deadline
+    there = Path(".long.npz.partial", "000001.npy")
+    command = [sys.executable, str(HELD), str(there), "sample", finished, *LONG]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        while not there.exists():
             assert running.poll() is None
-            time.sleep(0.005)
+            time.sleep(0.01)
         running.send_signal(number)
         assert running.stderr is not None
         said = running.stderr.read()
@@ -306,13 +305,8 @@ def test_a_sampling_that_a_signal_ended_goes_on(finished, long, number):
 def test_two_processes_make_the_file_that_one_makes(finished):
     asked = ("-n", "600", "--labels", "random", "--seed", "2")
     assert ffd(finished, *asked, "-o", "one.npz").exit_code == ExitCode.OK
-    launched = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    launched += ["--nproc-per-node", "2", *command(finished, *asked, "-o", "two.npz")[1:]]
-    found = subprocess.run(
-        launched, capture_output=True, text=True, check=False, timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert found.returncode == ExitCode.OK, found.stderr
+    found = two_ranks.ffd("sample", finished, *asked, "-o", "two.npz")
+    assert found.codes == [ExitCode.OK, ExitCode.OK], found.stderr
     assert found.stdout == "two.npz: 600 images of 1 × 8 × 8, student, 1 NFE\n"
     assert Path("one.npz").read_bytes() == Path("two.npz").read_bytes()
     assert left() == {"one.npz", "one.npz.json", "two.npz", "two.npz.json"}

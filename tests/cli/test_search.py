@@ -204,7 +204,7 @@ def test_ctrl_c_ends_a_search_and_leaves_nothing(finished):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    out, rest = process.communicate(timeout=60)
+    out, rest = process.communicate(timeout=300)
     assert process.returncode == ExitCode.INTERRUPTED, rest
     assert out == ""
     assert rest.endswith("interrupted\n")
