@@ -59,7 +59,7 @@ def _together(
 
 
 def _join(rank: int, work: Callable[..., None], arguments: Sequence[Any]) -> None:
-    with joined():
+    with join_processes():
         work(rank, *arguments)
 
 
