@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ffcore.cli import main
 from ffcore.interfaces import Batch, Gaps, Networks
-from ffcore.system.distributed import Processes, local
+from ffcore.system.distributed import Processes, join_processes, local
 from ffcore.training.checkpoint import CheckpointError, Checkpoints
 from ffcore.training.checkpoint.contents import tensors_of
 from ffcore.training.checkpoint.snapshot import Snapshot
