@@ -145,7 +145,7 @@ class Pace:
 
     @staticmethod
     def of(work: Callable[[], object], directory: Path) -> Pace:
-        """Let a life go by, and watch."""
+        """Let a life go by, and watch; where too little was seen, guess: the pace only aims."""
         seen: list[float] = []
         begun, before = time.monotonic(), 0
 
@@ -158,6 +158,8 @@ class Pace:
                 time.sleep(0.002)
 
         life(work, watch)
+        if len(seen) < 2:
+            return Pace(time.monotonic() - begun, 0.1)
         return Pace(seen[0], (seen[-1] - seen[0]) / (len(seen) - 1))
 
 

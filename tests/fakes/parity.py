@@ -1,12 +1,9 @@
-"""Some steps of training in float64, in one process or as torchrun starts it, kept in a file.
-
-    python parity.py OUT VARIANT…
+"""Some steps of training in float64, in one process or in several, kept in files.
 
 A variant is strategy:accumulation:recomputed:recipe;KEY=VALUE;…
 Kept of each: the metrics, the student's gradient at each step, and the weights at the end.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -55,23 +52,17 @@ def steps(run: Distillation) -> dict[str, Tensor]:
     return found
 
 
-def main(out: str, variants: Sequence[str]) -> None:
+def work(rank: int, out: Path, variants: Sequence[str]) -> None:
+    """Make the steps of each variant, in each of the processes."""
+    del rank
     torch.set_default_dtype(torch.float64)
     with parallel.join_processes() as processes:
         for variant in variants:
             strategy, accumulation, recomputed, rest = variant.split(":", 3)
             recipe, *overrides = rest.split(";")
             run = built(recipe, overrides, int(accumulation))
-            activation_checkpointing = recomputed == "yes"
-            run.parallelize(
-                processes,
-                strategy,  # type: ignore[arg-type]
-                activation_checkpointing=activation_checkpointing,
-            )
+            again = recomputed == "yes"
+            run.parallelize(processes, strategy, activation_checkpointing=again)  # type: ignore[arg-type]
             found = steps(run)
             if processes.leads:
-                save_file(found, Path(out) / f"{variants.index(variant)}.safetensors")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+                save_file(found, out / f"{variants.index(variant)}.safetensors")

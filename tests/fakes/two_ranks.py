@@ -39,14 +39,14 @@ def start(work: Callable[..., None], *arguments: object) -> None:
     apart(_join, work, arguments)
 
 
-def apart(work: Callable[..., None], *arguments: object) -> None:
-    """Run `work(rank, *arguments)` in two processes, as torchrun starts them."""
+def apart(work: Callable[..., None], *arguments: object, ranks: int = 2) -> None:
+    """Run `work(rank, *arguments)` in two processes, as torchrun starts them, or in another one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    environment = {**os.environ, **where, "WORLD_SIZE": "2"}
+    environment = {**os.environ, **where, "WORLD_SIZE": str(ranks)}
     torch.multiprocessing.start_processes(
-        _together, (environment, work, arguments), nprocs=2, start_method="forkserver"
+        _together, (environment, work, arguments), nprocs=ranks, start_method="forkserver"
     )
 
 

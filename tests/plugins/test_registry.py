@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -224,16 +225,19 @@ def test_a_table_that_cannot_be_imported_is_told_to_the_recipe_that_asks_for_it(
 
 
 def test_the_time_of_an_import_is_shown_and_a_slow_one_is_waited_for_and_noted(
-    distribute: Distribute,
+    distribute: Distribute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = GOOD.format(module="moon_k")
-    distribute("slow-dist", {"slow": "moon_k"}, moon_k=f"import time\ntime.sleep(0.6)\n{code}")
-    _good(distribute, "moon-dist", "moon_l")
+    clock = types.SimpleNamespace(now=1.0)
+    monkeypatch.setitem(sys.modules, "moon_clock", clock)
+    monkeypatch.setattr("ffcore.plugins.discovery.time.perf_counter", lambda: clock.now)
+    for name, module, seconds in (("slow", "moon_k", 0.75), ("moon", "moon_l", 0.25)):
+        code = f"import moon_clock\nmoon_clock.now += {seconds}\n{GOOD.format(module=module)}"
+        distribute(f"{name}-dist", {name: module}, **{module: code, f"{module}_tables": TABLES})
     slow, quick = _listed("slow-dist"), _listed("moon-dist")
     assert slow["state"] == "active"
-    assert slow["import_seconds"] >= 0.6
+    assert slow["import_seconds"] == 0.75
     assert any("slow to import" in note for note in slow["notes"])
-    assert 0 < quick["import_seconds"] < 0.5
+    assert quick["import_seconds"] == 0.25
     assert not any("slow to import" in note for note in quick["notes"])
     assert f" active  {1000 * slow['import_seconds']:.1f} ms" in _ffd("list-plugins").stdout
 

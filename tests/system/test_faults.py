@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
-from ffcore.cli import ExitCode
+from ffcore.cli import ExitCode, main
 from ffcore.system.faults import OutOfMemory, Unwritable, enough_memory, writable
 
 LIMITED = """
@@ -30,12 +31,11 @@ RUN = [
 
 
 def start(
-    folder: Path, *arguments: str, limit: tuple[str, int] | None = None
+    folder: Path, *arguments: str, limit: tuple[str, int]
 ) -> subprocess.CompletedProcess[str]:
-    """`ffd run`, if need be with a limit of the system's on it."""
-    how = ["-m", "ffcore"] if limit is None else ["-c", LIMITED, limit[0], str(limit[1])]
+    """`ffd run`, with a limit of the system's on it."""
     return subprocess.run(
-        [sys.executable, *how, *RUN, *arguments],
+        [sys.executable, "-c", LIMITED, limit[0], str(limit[1]), *RUN, *arguments],
         cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
@@ -44,10 +44,13 @@ def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-def test_a_disk_without_room_leaves_the_last_checkpoint_and_the_run_goes_on_when_there_is(tmp_path):
+def test_a_disk_without_room_leaves_the_last_checkpoint_and_the_run_goes_on_when_there_is(
+    tmp_path, monkeypatch
+):
     """A limit on the size of files, which the optimizer's moments exceed."""
-    first = start(tmp_path, "--set", "training.steps=2")
-    assert first.returncode == ExitCode.OK, first.stderr
+    monkeypatch.chdir(tmp_path)
+    first = CliRunner().invoke(main, [*RUN, "--set", "training.steps=2"], prog_name="ffd")
+    assert first.exit_code == ExitCode.OK, first.output
     few = ("--set", "evaluation.previews=0")  # a picture would be the first to exceed it
     found = start(tmp_path, *few, limit=("RLIMIT_FSIZE", 10_000))
     assert found.returncode == ExitCode.ENVIRONMENT, found.stderr
@@ -56,8 +59,8 @@ def test_a_disk_without_room_leaves_the_last_checkpoint_and_the_run_goes_on_when
     assert "training.keep_last" in said
     assert "Traceback" not in found.stderr
     assert names(tmp_path / "here" / "checkpoints") == ["step-00000002"]
-    again = start(tmp_path)
-    assert again.returncode == ExitCode.OK, again.stderr
+    again = CliRunner().invoke(main, RUN, prog_name="ffd")
+    assert again.exit_code == ExitCode.OK, again.output
     assert "going on after step 2 of 4" in again.stderr
 
 

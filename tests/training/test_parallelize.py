@@ -1,15 +1,14 @@
 """Several processes do what one does: the same loss, gaps, λ, gradients and weights."""
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from parity import built
+from parity import built, work
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from two_ranks import apart
 
 from ffcore.recipe import load_recipe
 from ffcore.recipe.components import BuildError
@@ -17,7 +16,6 @@ from ffcore.run.build import build
 from ffcore.system.distributed import Processes
 from ffcore.training.parallelize import units
 
-WORKER = Path(__file__).parents[1] / "fakes" / "parity.py"
 TOLERANCE = 1e-10
 GUIDED = "digits_guided.toml;training.batch=16;corrector.guidance_interval=[0.0,0.6]"
 RECIPES = {
@@ -31,44 +29,40 @@ WAYS = [
     for strategy in ("ddp", "fsdp")
     for accumulation, recomputed in ((1, "no"), (2, "yes"))
 ]
+WHOLE = ("ddp", 1, "no")
+PARTS = [("ddp", 2, "no"), ("ddp", 4, "yes")]
 
 
 def variant(recipe: str, strategy: str, accumulation: int, recomputed: str) -> str:
     return f"{strategy}:{accumulation}:{recomputed}:{RECIPES[recipe]}"
 
 
-def results(folder: Path, processes: int, variants: Sequence[str]) -> list[dict[str, Tensor]]:
-    folder.mkdir()
-    launch = [sys.executable]
-    if processes > 1:
-        launch += ["-m", "torch.distributed.run", "--standalone"]
-        launch += ["--nproc-per-node", str(processes)]
-    done = subprocess.run(
-        [*launch, str(WORKER), str(folder), *variants],
-        capture_output=True, text=True, check=False, timeout=300, start_new_session=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [load_file(folder / f"{index}.safetensors") for index in range(len(variants))]
+Results = dict[tuple[str, str, int, str], dict[str, Tensor]]
+
+
+def results(folder: Path, ranks: int, ways: Sequence[tuple[str, int, str]]) -> Results:
+    """What so many processes do with every recipe, each way."""
+    asked = [(name, *way) for name in RECIPES for way in ways]
+    apart(work, folder, [variant(*each) for each in asked], ranks=ranks)
+    return {each: load_file(folder / f"{i}.safetensors") for i, each in enumerate(asked)}
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
+def by_one(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """What one process does, in one piece and in several."""
+    return results(tmp_path_factory.mktemp("one"), 1, [WHOLE, *PARTS])
+
+
+@pytest.fixture(scope="module")
+def alone(by_one: Results) -> dict[str, dict[str, Tensor]]:
     """What one process does, in one piece."""
-    folder = tmp_path_factory.mktemp("alone") / "results"
-    found = results(folder, 1, [variant(name, "ddp", 1, "no") for name in RECIPES])
-    return dict(zip(RECIPES, found, strict=True))
-
-
-Together = dict[tuple[str, str, int, str], dict[str, Tensor]]
+    return {name: by_one[name, *WHOLE] for name in RECIPES}
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> Together:
+def together(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """What two processes do, each way."""
-    asked = [(name, *way) for name in RECIPES for way in WAYS]
-    folder = tmp_path_factory.mktemp("together") / "results"
-    found = results(folder, 2, [variant(*each) for each in asked])
-    return dict(zip(asked, found, strict=True))
+    return results(tmp_path_factory.mktemp("two"), 2, WAYS)
 
 
 def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
@@ -88,7 +82,7 @@ def test_two_processes_do_what_one_does(
     accumulation: int,
     recomputed: str,
     alone: dict[str, dict[str, Tensor]],
-    together: Together,
+    together: Results,
 ) -> None:
     found = together[recipe, strategy, accumulation, recomputed]
     assert difference(found, alone[recipe]) <= TOLERANCE
@@ -96,12 +90,10 @@ def test_two_processes_do_what_one_does(
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_micro_batches_do_what_the_whole_batch_does(
-    recipe: str, alone: dict[str, dict[str, Tensor]], tmp_path: Path
+    recipe: str, alone: dict[str, dict[str, Tensor]], by_one: Results
 ) -> None:
-    ways = [(2, "no"), (4, "yes")]
-    asked = [variant(recipe, "ddp", *way) for way in ways]
-    for found in results(tmp_path / "parts", 1, asked):
-        assert difference(found, alone[recipe]) <= TOLERANCE
+    for way in PARTS:
+        assert difference(by_one[recipe, *way], alone[recipe]) <= TOLERANCE
 
 
 def test_units_are_the_items_of_the_outermost_lists() -> None:
@@ -132,12 +124,14 @@ def test_a_batch_too_small_for_so_many_parts_is_refused() -> None:
         ("mixture.toml", "dual"),
         ("digits.toml", "dual"),
     ],
-)
+)  # one network of attention blocks is enough: mixture.toml has the corrector's
 def test_compiled_networks_do_what_others_do(name: str, derivative: str) -> None:
     torch.compiler.reset()
     found = []
     for compiled in (False, True):
-        recipe = load_recipe(name, [f"predictor.derivative={derivative}", "training.batch=16"])
+        short = [f"predictor.derivative={derivative}", "training.batch=16"]
+        short += ["corrector=none"] if name == "digits.toml" else []
+        recipe = load_recipe(name, short)
         run = build(recipe).distillation
         run.parallelize(Processes(), compiled=compiled)
         metrics = [run.step() for _ in range(2)][-1]
