@@ -43,7 +43,8 @@ def imports(code: str) -> Iterator[tuple[str, bool]]:
         if isinstance(node, ast.Import):
             yield from ((alias.name, runs) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from ((f"{node.module}.{alias.name}", runs) for alias in node.names)
+            module = "." * node.level + (node.module or "")
+            yield from ((f"{module}.{alias.name}", runs) for alias in node.names)
 
 
 def plugins_in_core(code: str) -> list[str]:

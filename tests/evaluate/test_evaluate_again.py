@@ -43,7 +43,7 @@ def test_a_run_repeats_its_numbers_to_the_last_digit(folder):
 def test_so_does_an_export_which_samples_its_teacher_where_no_statistics_lie(folder):
     found, notes = again(folder / "run-export")
     assert found == stored(folder / "run")
-    assert "it was sampled once more" in notes[0]
+    assert "it was sampled again" in notes[0]
 
 
 def test_an_export_whose_reference_is_elsewhere_says_how_to_name_it(folder, monkeypatch):

@@ -389,7 +389,7 @@ def test_a_direction_s_graph_is_not_kept() -> None:
 
 
 def test_adapters_of_low_rank_are_passed_through() -> None:
-    layer = LowRankLinear(nn.Linear(4, 3), 2, 4.0).double()
+    layer = LowRankLinear(nn.Linear(4, 3), 2).double()
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.copy_(normal(*parameter.shape, seed=9))

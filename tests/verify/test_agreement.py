@@ -17,7 +17,7 @@ class FirstNumber(ClassFeatures):
         return samples
 
     def logits(self, features: Tensor) -> Tensor:
-        return torch.nn.functional.one_hot(features[:, 0].long(), self.classes)
+        return torch.nn.functional.one_hot(features[:, 0].long(), self.classes).float()
 
 
 def test_shares_are_those_of_the_samples_and_of_each_class():

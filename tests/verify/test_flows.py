@@ -65,7 +65,7 @@ def test_the_exact_flow_map_of_a_mixture_is_a_closed_form_too_and_a_guided_one_i
     assert guided.closed_form is None
     z, condition = (
         torch.randn(4, 1),
-        teacher.conditions.null(Condition(size=4, label=torch.ones(4))),
+        teacher.conditions.null(Condition(size=4, label=torch.ones(4, dtype=torch.int64))),
     )
     assert exact_solution(teacher, z, condition.at(1.5), 1.0) is None
 
