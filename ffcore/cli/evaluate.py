@@ -265,23 +265,23 @@ class _Work:
         metrics: str | None,
         earlier: Path | None,
     ) -> None:
-        from ffcore import evaluate as fidelity
+        from ffcore import evaluate as judge
 
         require(file for table in tables for file in getattr(table, "files", ()))
-        old = None if earlier is None else fidelity.read_result(earlier)
-        self.samples = fidelity.open_samples(source, asked)
-        self.reference = fidelity.open_reference(against, self.samples, asked)
+        old = None if earlier is None else judge.read_result(earlier)
+        self.samples = judge.open_samples(source, asked)
+        self.reference = judge.open_reference(against, self.samples, asked)
         kept = (self.samples, self.reference.samples)
-        if not any(isinstance(each, fidelity.Made) for each in kept):
+        if not any(isinstance(each, judge.Made) for each in kept):
             asked.refuse("seed", "labels", "guidance")
         self.features = [built_features(table, asked.device) for table in tables]
         self.metrics = _metrics(metrics, self.features)
-        fidelity.check_metrics(self.metrics, self.features, self.reference)
-        self.conditions = fidelity.conditions(self.samples, self.reference, self.features)
+        judge.check_metrics(self.metrics, self.features, self.reference)
+        self.conditions = judge.conditions(self.samples, self.reference, self.features)
         self.beside: dict[str, Any] | None = None
         """The earlier result to show beside."""
         if old is not None and earlier is not None:
-            fidelity.check_comparable(old["conditions"], self.conditions, earlier)
+            judge.check_comparable(old["conditions"], self.conditions, earlier)
             self.beside = {"file": str(earlier), "metrics": old["metrics"]}
 
     def done(self, working: Working, out: Path | None, *, overwrite: bool) -> dict[str, Any]:
@@ -291,9 +291,9 @@ class _Work:
         bound = {**self.conditions, "metrics": {"asked": self.metrics}}
         import attrs
 
-        from ffcore import evaluate as fidelity
+        from ffcore import evaluate as judge
 
-        with fidelity.hold_partial(out, bound, working.processes, overwrite=overwrite) as partial:
+        with judge.hold_partial(out, bound, working.processes, overwrite=overwrite) as partial:
             result = self._measured(attrs.evolve(working, partial=partial))
 
             def keep() -> None:
@@ -308,9 +308,9 @@ class _Work:
     def _measured(self, working: Working) -> dict[str, Any]:
         import attrs
 
-        from ffcore import evaluate as fidelity
+        from ffcore import evaluate as judge
 
-        found = fidelity.measure(self.samples, self.reference, self.features, self.metrics, working)
+        found = judge.measure(self.samples, self.reference, self.features, self.metrics, working)
         return {
             "schema": 1,
             "metrics": {name: attrs.asdict(each) for name, each in found.features.items()},

@@ -35,12 +35,9 @@ from ffcore.recipe.components import (
     BuildError,
     apply_guidance,
     build_component,
+    computing,
     errors_of,
-    usable_device,
 )
-from ffcore.system.allocator import keep_freed_memory
-from ffcore.system.arithmetic import arithmetic
-from ffcore.system.distributed import own_device
 from ffcore.system.faults import enough_memory
 from ffcore.system.files import MissingFile, locate
 from ffcore.system.weights import UNKNOWN
@@ -260,10 +257,7 @@ def evaluate_again(
     training = pair.recipe.training
     notes = list(pair.notes)
     _require_reference(pair.recipe)
-    with errors_of("--device" if device else "training"):
-        place = own_device(usable_device(device or training.device))
-        computing = arithmetic(training.threads, tf32=training.tf32)
-    with computing, keep_freed_memory(), torch.random.fork_rng(devices=[]):
+    with computing(training, device) as place, torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         context = Context(teacher=pair.teacher, guidance_range=pair.recipe.guidance.range)
         teacher = apply_guidance(pair.recipe, pair.teacher).to(place)

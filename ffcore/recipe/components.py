@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import attrs
@@ -20,7 +20,10 @@ from ffcore.interfaces import (
 )
 from ffcore.plugins.discovery import fence
 from ffcore.plugins.place import place
-from ffcore.recipe import Recipe
+from ffcore.recipe import Recipe, Training
+from ffcore.system.allocator import keep_freed_memory
+from ffcore.system.arithmetic import arithmetic
+from ffcore.system.distributed import own_device
 
 
 class BuildError(Exception):
@@ -119,6 +122,25 @@ def errors_of(name: str) -> Iterator[None]:
     except ValueError as error:
         found = place(error)
         raise BuildError(f"[{name}] {error}" + (f" (at {found})" if found else "")) from error
+
+
+@contextmanager
+def computing(training: Training, device: str | None = None) -> Iterator[str]:
+    """Compute with the threads and the precision that a recipe asks for; yield the device.
+
+    Args:
+        training: the recipe's table.
+        device: of torch, instead of the recipe's.
+
+    Raises BuildError for a device or a number of threads that this machine does not have.
+    """
+    with ExitStack() as stack:
+        with errors_of("--device" if device else "training"):
+            place = own_device(usable_device(device or training.device))
+            stack.enter_context(arithmetic(training.threads, tf32=training.tf32))
+        if torch.device(place).type == "cpu":
+            stack.enter_context(keep_freed_memory())
+        yield place
 
 
 def usable_device(name: str) -> str:

@@ -29,7 +29,7 @@ from ffcore.flow.ode import noise_slope, points_wrongly
 from ffcore.interfaces import Context, Tracker
 from ffcore.plugins import installed
 from ffcore.recipe import Changes, Recipe, binding_digest, decisions, to_toml
-from ffcore.recipe.components import build_component, errors_of, usable_device
+from ffcore.recipe.components import build_component, computing, errors_of
 from ffcore.report import plots
 from ffcore.run.build import Built, build
 from ffcore.run.directory import (
@@ -44,9 +44,7 @@ from ffcore.run.directory import (
 from ffcore.run.previews import PREVIEWS, Previews, rows_of_samples, shown_noise
 from ffcore.run.resume import note, resume
 from ffcore.run.tracking import Tracking
-from ffcore.system.allocator import keep_freed_memory
-from ffcore.system.arithmetic import arithmetic
-from ffcore.system.distributed import Processes, join_processes, own_device, whole_state
+from ffcore.system.distributed import Processes, join_processes, whole_state
 from ffcore.system.faults import enough_memory, writable
 from ffcore.system.files import write_text
 from ffcore.system.weights import UNKNOWN
@@ -112,14 +110,7 @@ def run(
     training starts, nothing is written.
     """
     start = Start(restart=restart, resume=resume, allow_changes=allow_changes)
-    training = recipe.training
-    with ExitStack() as stack:
-        with errors_of("training"):
-            device = own_device(usable_device(training.device))
-            stack.enter_context(arithmetic(training.threads, tf32=training.tf32))
-        if torch.device(device).type == "cpu":
-            stack.enter_context(keep_freed_memory())
-        processes = stack.enter_context(join_processes(device))
+    with computing(recipe.training) as device, join_processes(device) as processes:
         return Run(recipe, RunDirectory(directory), start, processes, observer, stop).whole()
 
 

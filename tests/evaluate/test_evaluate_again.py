@@ -1,6 +1,8 @@
 """A run's own evaluation, made again: the same numbers to the last digit, or a refusal."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import attrs
@@ -75,3 +77,13 @@ def test_a_reference_of_another_teacher_is_refused(folder, tmp_path):
 def test_what_made_the_student_cannot_be_set(folder, override):
     with pytest.raises(SourceError, match="keys of the teacher and the evaluation"):
         again(folder / "run", override)
+
+
+def test_more_threads_than_there_are_cpus_are_refused(folder, tmp_path):
+    """A recipe comes from a larger machine."""
+    place = tmp_path / "run"
+    shutil.copytree(folder / "run", place)
+    text = (place / "recipe.toml").read_text()
+    (place / "recipe.toml").write_text(re.sub(r"(?m)^threads = .*$", "threads = 100000", text))
+    with pytest.raises(BuildError, match=r"\[training\] threads is 100000"):
+        again(place)
