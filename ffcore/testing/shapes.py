@@ -116,25 +116,44 @@ def _contracts(cls: type) -> dict[str, Callable[..., Any]]:
 
 
 def _checked(own: Callable[..., Any], contract: Callable[..., Any]) -> Callable[..., Any]:
-    signature = inspect.signature(contract)
-    hints = typing.get_type_hints(contract, localns=_NAMES)
-    answers = hints.pop("return")
+    signature = _signature(contract)
+    hints = _shaped(contract)
+    answers = hints.get("return")
 
     @functools.wraps(own)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             return own(self, *args, **kwargs)
-        handed = signature.bind(self, *args, **kwargs).arguments
-        watched = _Call(own, contract)
+        arguments = signature.bind(self, *args, **kwargs).arguments
+        checks = _Call(own, contract)
         with jaxtyping.jaxtyped("context"):
-            for name, hint in hints.items():
-                if name in handed:
-                    watched.check(name, hint, handed[name], "Call it with such a one")
+            for name, value in arguments.items():
+                if name in hints:
+                    checks.check(name, hints[name], value, "Call it with such a one")
             answer = own(self, *args, **kwargs)
-            watched.check("answer", answers, answer, "Let it answer so")
+            checks.check("answer", answers, answer, "Let it answer so")
         return answer
 
     return call
+
+
+_signature = functools.cache(inspect.signature)
+
+
+@functools.cache
+def _shaped(stated: Any) -> dict[str, Any]:
+    """Return what annotations of a method or a class state the shape of, by name."""
+    hints = typing.get_type_hints(stated, localns=_NAMES)
+    return {name: hint for name, hint in hints.items() if _states_shape(hint)}
+
+
+def _states_shape(hint: Any) -> bool:
+    inner = typing.get_args(hint)
+    return hint in VALUES or _is_shape(hint) or any(map(_states_shape, inner))
+
+
+def _is_shape(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray)
 
 
 class _Call:
@@ -168,7 +187,7 @@ def _stated(name: str, hint: Any, value: Any) -> Iterator[tuple[str, Any, Any]]:
 
     The parts of a tuple of any length are left out: each is by itself, and so are its letters.
     """
-    if isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray):
+    if _is_shape(hint):
         yield name, hint, value
     else:
         for each in _parts(name, hint, value):
@@ -178,7 +197,7 @@ def _stated(name: str, hint: Any, value: Any) -> Iterator[tuple[str, Any, Any]]:
 def _parts(name: str, hint: Any, value: Any) -> Iterable[tuple[str, Any, Any]]:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint in VALUES and isinstance(value, hint):
-        fields = typing.get_type_hints(hint, localns=_NAMES).items()
+        fields = _shaped(hint).items()
         return [(f"{name}.{field}", each, getattr(value, field)) for field, each in fields]
     if origin in (types.UnionType, typing.Union) and value is not None:
         return [(name, each, value) for each in inner]
