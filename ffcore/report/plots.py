@@ -46,25 +46,20 @@ def draw_samples(path: Path, rows: Mapping[str, Tensor]) -> None:
 
 
 def _draw_images(path: Path, rows: Mapping[str, Tensor]) -> None:
-    count = len(next(iter(rows.values())))
-    figure, axes = _figure(len(rows), count, width=1.0 + 0.62 * count, height=0.66 * len(rows))
-    for (name, row), line in zip(rows.items(), axes, strict=True):
-        for image, axis in zip(row, line, strict=True):
+    count, apart = len(next(iter(rows.values()))), 1.06
+    figure, axes = _figure(len(rows), 1, width=1.0 + 0.62 * count, height=0.66 * len(rows))
+    for (name, row), axis in zip(rows.items(), axes[:, 0], strict=True):
+        for index, image in enumerate(row):
             pixels = ((image.clamp(-1, 1) + 1) / 2).permute(1, 2, 0).numpy()
-            axis.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axis.set_axis_off()
-        line[0].text(
-            -0.25,
-            0.5,
-            name,
-            transform=line[0].transAxes,
-            ha="right",
-            va="center",
-            fontsize=8,
-            color=_INK,
-        )
+            place = (apart * index, apart * index + 1, 0, 1)
+            axis.imshow(
+                pixels.squeeze(), extent=place, cmap="gray", vmin=0, vmax=1, interpolation="nearest"
+            )
+        axis.set(xlim=(0, apart * (count - 1) + 1), ylim=(0, 1))
+        axis.set_axis_off()
+        axis.text(-0.25, 0.5, name, ha="right", va="center", fontsize=8, color=_INK)
     left = 0.95 / (1.0 + 0.62 * count)
-    figure.subplots_adjust(left=left, right=0.995, top=0.99, bottom=0.01, wspace=0.06, hspace=0.06)
+    figure.subplots_adjust(left=left, right=0.995, top=0.99, bottom=0.01, hspace=0.06)
     _save(figure, path)
 
 
@@ -78,7 +73,7 @@ def _draw_points(path: Path, rows: Mapping[str, Tensor]) -> None:
         axis.set_title(name.replace("\n", ", "), fontsize=8, color=_INK)
         axis.tick_params(labelsize=6, colors=_MUTED)
         axis.set_aspect("equal", adjustable="datalim")
-    figure.tight_layout()
+    _leave(figure, left=0.4, right=0.1, bottom=0.25, top=0.3, between=0.4)
     _save(figure, path)
 
 
@@ -145,7 +140,7 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
         path: of the PNG.
         history: the lines of a run's metrics, each with "step" and the metrics.
     """
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     panels = {
         "loss": ["loss"],
@@ -173,14 +168,17 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
         axis.set_title(title, fontsize=9, color=_INK)
         axis.set_xlabel("step", fontsize=8, color=_MUTED)
         axis.set_yscale("log")
-        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        low, high = axis.get_ylim()
+        few = high < 100 * low
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+        axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.25, which="both", linewidth=0.4)
         axis.tick_params(labelsize=7, colors=_MUTED, which="both")
         if len(names) > 1:
             axis.legend(fontsize=7, frameon=False)
-    figure.tight_layout()
+    _leave(figure, left=0.6, right=0.15, bottom=0.45, top=0.3, between=0.75)
     _save(figure, path)
 
 
@@ -304,6 +302,25 @@ def draw_against_nfe(path: Path, panels: Mapping[str, Mapping[str, Points]]) -> 
     figure.tight_layout(rect=(0, 0.3 / height, 1, 1))
     figure.legend(handles, names, loc="lower center", ncols=len(names), fontsize=7, frameon=False)
     _save(figure, path)
+
+
+def _leave(
+    figure: Any, *, left: float, right: float, bottom: float, top: float, between: float
+) -> None:
+    """Leave inches free around one row of axes, and between them.
+
+    matplotlib would measure every label for that, and so draw everything twice.
+    """
+    width, height = figure.get_size_inches()
+    columns = len(figure.axes)
+    inner = (width - left - right - (columns - 1) * between) / columns
+    figure.subplots_adjust(
+        left=left / width,
+        right=1 - right / width,
+        bottom=bottom / height,
+        top=1 - top / height,
+        wspace=between / inner,
+    )
 
 
 def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
