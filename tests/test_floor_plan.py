@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,20 +26,25 @@ FLOORS: list[set[str]] = [
 BANNED = {"utils", "util", "common", "helpers", "helper", "misc", "base"}
 
 
-def imports(code: str) -> Iterator[tuple[str, bool]]:
+@cache
+def imports(code: str) -> tuple[tuple[str, bool], ...]:
     """Every module or name of one that the code imports, also within functions, and whether when
     it runs.
 
     What stands under `if TYPE_CHECKING:` is for the type checker alone.
     """
-    tree = ast.parse(code)
+    return tuple(_imports(ast.parse(code)))
+
+
+def _imports(tree: ast.Module) -> Iterator[tuple[str, bool]]:
+    nodes = list(ast.walk(tree))
     for_types = {
         id(inner)
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
         for inner in ast.walk(node)
     }
-    for node in ast.walk(tree):
+    for node in nodes:
         runs = id(node) not in for_types
         if isinstance(node, ast.Import):
             yield from ((alias.name, runs) for alias in node.names)

@@ -30,6 +30,7 @@ from typing import Any
 
 import attrs
 import torch
+import torch._dynamo  # every optimizer imports it; so no life has to
 from safetensors.torch import load_file
 from torch import Tensor
 

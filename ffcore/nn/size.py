@@ -14,7 +14,7 @@ Model = Literal[
 """The published models, by letter and patch size (Peebles & Xie, 2212.09748, table 1)."""
 MODELS: tuple[str, ...] = get_args(Model)
 
-_LETTERS = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
+SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
 _DOWNSAMPLING = 8
 """Pixels of an image per pixel of its latent."""
 
@@ -70,7 +70,7 @@ class TransformerSize:
             qk_norm: whether it was trained so.
         """
         letter, _, patch = model.partition("/")
-        width, depth, heads = _LETTERS[letter]
+        width, depth, heads = SIZES[letter]
         return TransformerSize(
             input_size=image_size // _DOWNSAMPLING,
             patch_size=int(patch),

@@ -7,7 +7,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ffcore.cli import ExitCode, main
+from ffcore.nn import size
 
+LARGEST = "sit_xl_repa_512"
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 
 
@@ -24,7 +26,10 @@ def empty(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_of_ours_tells_its_cost_in_80_columns(recipe):
+def test_every_recipe_of_ours_tells_its_cost_in_80_columns(recipe, monkeypatch):
+    if recipe.stem != LARGEST:  # whose numbers are the widest; depth makes a count slow, not other
+        shallow = {letter: (width, 2, heads) for letter, (width, _, heads) in size.SIZES.items()}
+        monkeypatch.setattr(size, "SIZES", shallow)
     found = ffd(str(recipe), "--dry-run")
     assert found.exit_code == ExitCode.OK, found.output
     assert found.stderr == ""

@@ -8,11 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import random_inception
 import torch
-import two_ranks
 from click.testing import CliRunner, Result
 from inputs import Stream
 from small_runs import small
@@ -190,7 +190,7 @@ def test_what_cannot_be_is_told(finished, arguments, code, said):
 def test_two_processes_share_the_work_and_one_tells(finished):
     arguments = (finished, "-r", SHIPPED, "-f", "digits", "-n", "600", "-m", "fd,is,classes")
     alone = ffd(*arguments, "-o", "one.json")
-    shared = two_ranks.ffd("evaluate", *arguments, "-o", "two.json")
+    shared = forked.ffd("evaluate", *arguments, "-o", "two.json", ranks=2)
     assert shared.codes == [ExitCode.OK, ExitCode.OK], shared.stderr
     assert shared.stdout.splitlines()[:-1] == alone.stdout.splitlines()[:-1]  # the last are seconds
     one, two = (json.loads(Path(name).read_text()) for name in ("one.json", "two.json"))
@@ -199,7 +199,7 @@ def test_two_processes_share_the_work_and_one_tells(finished):
     for name, value in one["metrics"]["digits"].items():
         if value is not None:
             assert two["metrics"]["digits"][name] == pytest.approx(value, rel=1e-9)
-    refused = two_ranks.ffd("evaluate", *arguments, "-o", "one.json")
+    refused = forked.ffd("evaluate", *arguments, "-o", "one.json", ranks=2)
     assert refused.codes == [ExitCode.USAGE, ExitCode.USAGE]
     assert refused.stderr.count("one.json exists: choose another place, or use --overwrite") == 1
     assert not any(path.name.startswith(".") for path in Path().iterdir())

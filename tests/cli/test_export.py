@@ -1,13 +1,11 @@
 """`ffd export`, as a person meets it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from forked import ffd
 
 from ffcore.cli import ExitCode
 from ffcore.cli.export import export
@@ -15,19 +13,6 @@ from ffcore.recipe import load_recipe
 from ffcore.run.stages import run
 
 FILES = ["student.safetensors", "config.json", "README.md", "recipe.toml"]
-
-
-def ffd(
-    folder: Path, *arguments: str, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ffcore", *arguments],
-        cwd=folder,
-        env={**os.environ, **(environment or {})},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +25,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_export_is_told_in_a_line_and_ffd_sample_takes_it(finished, tmp_path):
-    found = ffd(tmp_path, "export", str(finished), "--out", "out")
-    assert found.returncode == ExitCode.OK, found.stderr
+    found = ffd("export", str(finished), "--out", "out", folder=tmp_path)
+    assert found.codes == [ExitCode.OK], found.stderr
     assert found.stdout == f"out: {', '.join(FILES)}\n"
     assert "Warning" not in found.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
-    found = ffd(tmp_path, "sample", "out", "-n", "4", "--out", "samples.npz")
-    assert found.returncode == ExitCode.OK, found.stderr
+    found = ffd("sample", "out", "-n", "4", "--out", "samples.npz", folder=tmp_path)
+    assert found.codes == [ExitCode.OK], found.stderr
     assert (tmp_path / "samples.npz").exists()
 
 
@@ -77,8 +62,8 @@ def test_what_cannot_be_exported_gets_one_message_and_leaves_nothing(finished, t
         ),
         ([str(finished), "--out", "occupied/notes.txt/out"], {}, ExitCode.ENVIRONMENT, "notes.txt"),
     ):
-        found = ffd(tmp_path, "export", *arguments, environment=environment)
-        assert found.returncode == code, found.stderr
+        found = ffd("export", *arguments, folder=tmp_path, environment=environment)
+        assert found.codes == [code], found.stderr
         assert said in " ".join(found.stderr.split())
         assert "Traceback" not in found.stderr
         assert found.stdout == ""

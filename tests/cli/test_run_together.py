@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import forked
 import pytest
+from click.testing import CliRunner
 from safetensors.torch import load_file
 
+from ffcore.cli import main
 from ffcore.cli.exit_codes import ExitCode
 
 RUN = ["run", "gaussian.toml", "--set", "training.batch=64", "--set", "evaluation.enabled=false"]
@@ -23,23 +26,15 @@ DIES = Path(__file__).parents[1] / "fakes" / "dies.py"
 
 
 def command(
-    directory: Path, *more: str, processes: int = 2, program: tuple[str, ...] = ("-m", "ffcore")
+    directory: Path, *more: str, program: tuple[str, ...] = ("-m", "ffcore"), restarts: int = 0
 ) -> list[str]:
-    start = [sys.executable]
-    if processes > 1:
-        restarts = "1" if program[0] == str(DIES) else "0"
-        start += ["-m", "torch.distributed.run", "--standalone", "--max-restarts", restarts]
-        start += ["--nproc-per-node", str(processes)]
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    start += [f"--max-restarts={restarts}"]
     return [*start, *program, *RUN, *more, "--directory", str(directory)]
 
 
-def finish(
-    directory: Path, *more: str, processes: int = 2, program: tuple[str, ...] = ("-m", "ffcore")
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(directory, *more, processes=processes, program=program),
-        capture_output=True, text=True, check=False, timeout=PATIENCE,
-    )  # fmt: skip
+def finish(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
 @contextmanager
@@ -88,12 +83,12 @@ def wait_for_steps(directory: Path, steps: int) -> None:
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_leave_the_student_of_one(tmp_path: Path, strategy: str) -> None:
-    few = ["--set", "training.steps=6"]
-    alone = finish(tmp_path / "alone", *few, processes=1)
-    assert alone.returncode == ExitCode.OK, alone.stderr
+    few = [*RUN, "--set", "training.steps=6", "--directory"]
+    alone = CliRunner().invoke(main, [*few, str(tmp_path / "alone")])
+    assert alone.exit_code == ExitCode.OK, alone.stderr
     shared = ["--set", f"parallel.strategy={strategy}", "--set", "parallel.accumulation=2"]
-    together = finish(tmp_path / "together", *few, *shared)
-    assert together.returncode == ExitCode.OK, together.stderr
+    together = forked.ffd(*few, str(tmp_path / "together"), *shared, ranks=2)
+    assert together.codes == [ExitCode.OK] * 2, together.stderr
     assert together.stderr.count("run directory:") == 1
     one, two = (
         load_file(tmp_path / name / "student.safetensors") for name in ("alone", "together")
@@ -122,9 +117,10 @@ def test_a_dead_process_ends_the_others_and_is_named(tmp_path: Path) -> None:
 
 def test_started_again_by_torchrun_a_run_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
     length = ["--set", "training.steps=150"]
-    whole = finish(tmp_path / "whole", *LONG, *length)
-    assert whole.returncode == ExitCode.OK, whole.stderr
-    run = finish(tmp_path / "run", *LONG, *length, program=(str(DIES), "120"))
+    whole = forked.ffd(*RUN, *LONG, *length, "--directory", str(tmp_path / "whole"), ranks=2)
+    assert whole.codes == [ExitCode.OK] * 2, whole.stderr
+    started = command(tmp_path / "run", *LONG, *length, program=(str(DIES), "120"), restarts=1)
+    run = finish(started)
     assert run.returncode == ExitCode.OK, run.stderr
     assert "going on after step" in run.stderr
     student = (tmp_path / "run" / "student.safetensors").read_bytes()
@@ -143,6 +139,6 @@ def test_a_signal_to_one_process_stops_all_after_a_checkpoint(tmp_path: Path) ->
 
 def test_an_error_is_told_once_with_its_exit_code(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
-    found = finish(tmp_path / "run")
+    found = finish(command(tmp_path / "run"))
     assert found.stderr.count("is a file, and a run needs a directory") == 1
     assert f"exitcode  : {ExitCode.USAGE}" in found.stderr

@@ -8,9 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
-import two_ranks
 from click.testing import CliRunner, Result
 from PIL import Image
 
@@ -305,7 +305,7 @@ def test_a_sampling_that_a_signal_ended_goes_on(finished, long, number):
 def test_two_processes_make_the_file_that_one_makes(finished):
     asked = ("-n", "600", "--labels", "random", "--seed", "2")
     assert ffd(finished, *asked, "-o", "one.npz").exit_code == ExitCode.OK
-    found = two_ranks.ffd("sample", finished, *asked, "-o", "two.npz")
+    found = forked.ffd("sample", finished, *asked, "-o", "two.npz", ranks=2)
     assert found.codes == [ExitCode.OK, ExitCode.OK], found.stderr
     assert found.stdout == "two.npz: 600 images of 1 × 8 × 8, student, 1 NFE\n"
     assert Path("one.npz").read_bytes() == Path("two.npz").read_bytes()

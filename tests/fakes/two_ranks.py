@@ -1,25 +1,18 @@
 """Two ranks, and what each of them does in a test."""
 
-import multiprocessing
-import os
-import socket
-import sys
-import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from distillations import joint
+from forked import apart
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ffcore.cli import main
 from ffcore.interfaces import Batch, Gaps, Networks
 from ffcore.system.distributed import Processes, join_processes, local
 from ffcore.training.checkpoint import CheckpointError, Checkpoints
@@ -28,71 +21,15 @@ from ffcore.training.checkpoint.snapshot import Snapshot
 from ffcore.training.distillation import Distillation
 from ffcore.training.finite import Diverged
 
-# Both are forked from a process that has imported all this already, and has done nothing else.
-multiprocessing.set_forkserver_preload(
-    ["ffcore.cli", "ffcore.run.stages", "ffcore.evaluate", "torch.distributed.fsdp"]
-)
-
 
 def start(work: Callable[..., None], *arguments: object) -> None:
     """Run `work(rank, *arguments)` in two processes that have joined; raise what either raises."""
     apart(_join, work, arguments)
 
 
-def apart(work: Callable[..., None], *arguments: object, ranks: int = 2) -> None:
-    """Run `work(rank, *arguments)` in two processes, as torchrun starts them, or in another one."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    environment = {**os.environ, **where, "WORLD_SIZE": str(ranks)}
-    torch.multiprocessing.start_processes(
-        _together, (environment, work, arguments), nprocs=ranks, start_method="forkserver"
-    )
-
-
-def _together(
-    rank: int, environment: dict[str, str], work: Callable[..., None], arguments: Sequence[Any]
-) -> None:
-    os.environ.clear()
-    os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
-    work(rank, *arguments)
-
-
 def _join(rank: int, work: Callable[..., None], arguments: Sequence[Any]) -> None:
     with join_processes():
         work(rank, *arguments)
-
-
-@attrs.frozen
-class Told:
-    """What a command in two processes has written, and its exit codes."""
-
-    codes: list[int]
-    stdout: str
-    stderr: str
-
-
-def ffd(*arguments: str) -> Told:
-    """Run `ffd` in two processes, each of which is a program as under torchrun."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        apart(_command, folder, arguments)
-        stdout, stderr, codes = (
-            [(folder / f"{kind}-{rank}").read_text() for rank in range(2)]
-            for kind in ("stdout", "stderr", "code")
-        )
-    return Told([int(each) for each in codes], "".join(stdout), "".join(stderr))
-
-
-def _command(rank: int, folder: Path, arguments: Sequence[str]) -> None:
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        with (folder / f"{name}-{rank}").open("w") as file:
-            os.dup2(file.fileno(), number)
-    try:
-        main(arguments, prog_name="ffd")
-    except SystemExit as end:
-        sys.stdout.flush()
-        (folder / f"code-{rank}").write_text(str(int(end.code or 0)))
 
 
 def alone() -> Distillation:

@@ -6,9 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
+import attrs
+import forked
 import numpy as np
 import pytest
 
@@ -16,40 +17,42 @@ ROOT = Path(__file__).parents[2]
 SOURCE = Path(__file__).parents[1] / "third_party" / "acme-flow"
 ACME = {"teacher": "ring", "predictor": "halves", "balancer": "huber"}
 
-Shell = Callable[..., subprocess.CompletedProcess[str]]
 
+@attrs.frozen
+class Installed:
+    """The distribution, where pip has installed it, and its folder without the package."""
 
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    """Python in a copy of the distribution's folder, where pip has installed the distribution."""
-    folder, site = tmp_path_factory.mktemp("acme") / "acme-flow", tmp_path_factory.mktemp("site")
-    shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    environment = {k: v for k, v in os.environ.items() if k != "FFCORE_DISABLE_PLUGINS"}
-    environment["PYTHONPATH"] = str(site)
+    folder: Path
+    site: Path
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, *arguments]
-        return subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
-
-    offline = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
-    pip = run("-m", "pip", "install", *offline, "--target", str(site), str(folder))
-    assert pip.returncode == 0, pip.stderr
-    shutil.rmtree(folder / "acme_flow")  # what is imported is what was installed
-    return run
-
-
-@pytest.fixture(scope="module")
-def ffd(python: Shell) -> Callable[..., str]:
-    """Run `ffd`, which must succeed, and return what it writes to stdout."""
-
-    def run(*arguments: str) -> str:
-        done = python("-m", "ffcore", *arguments)
+    def python(self, *arguments: str) -> str:
+        """Run python in the folder, which must succeed."""
+        environment = {k: v for k, v in os.environ.items() if k != "FFCORE_DISABLE_PLUGINS"}
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=self.folder, env=environment | {"PYTHONPATH": str(self.site)},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    return run
+    def ffd(self, *arguments: str, code: int = 0) -> forked.Ended:
+        """Run `ffd` in the folder, which must end with this code."""
+        plugins = {"FFCORE_DISABLE_PLUGINS": ""}
+        done = forked.ffd(*arguments, folder=self.folder, path=self.site, environment=plugins)
+        assert done.codes == [code], done.stdout + done.stderr
+        return done
+
+
+@pytest.fixture(scope="module")
+def acme(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    folder, site = tmp_path_factory.mktemp("acme") / "acme-flow", tmp_path_factory.mktemp("site")
+    shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    offline = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
+    acme = Installed(folder, site)
+    acme.python("-m", "pip", "install", *offline, "--target", str(site), str(folder))
+    shutil.rmtree(folder / "acme_flow")  # what is imported is what was installed
+    return acme
 
 
 def test_nothing_of_ours_knows_it() -> None:
@@ -60,42 +63,38 @@ def test_nothing_of_ours_knows_it() -> None:
     assert not any(re.search("acme.flow", text) for text in texts)
 
 
-def test_it_is_listed_as_active(ffd: Callable[..., str]) -> None:
-    plugins = json.loads(ffd("list-plugins", "--json"))["plugins"]
-    (acme,) = [plugin for plugin in plugins if plugin["distribution"] == "acme-flow"]
-    assert (acme["state"], acme["version"], acme["notes"]) == ("active", "0.3.1", [])
-    assert {each["role"]: each["name"] for each in acme["components"]} == ACME
+def test_it_is_listed_as_active(acme: Installed) -> None:
+    plugins = json.loads(acme.python("-m", "ffcore", "list-plugins", "--json"))["plugins"]
+    (found,) = [plugin for plugin in plugins if plugin["distribution"] == "acme-flow"]
+    assert (found["state"], found["version"], found["notes"]) == ("active", "0.3.1", [])
+    assert {each["role"]: each["name"] for each in found["components"]} == ACME
 
 
-def test_it_keeps_every_law(ffd: Callable[..., str]) -> None:
-    checked = json.loads(ffd("check-plugin", "acme-flow", "--json"))
+def test_it_keeps_every_law(acme: Installed) -> None:
+    checked = json.loads(acme.ffd("check-plugin", "acme-flow", "--json").stdout)
     assert checked["holds"]
     asked = {each["component"] for each in checked["results"] if each["status"] == "holds"}
     assert asked >= {f"{role}/{name}" for role, name in ACME.items()}
 
 
-def test_its_own_tests_pass(python: Shell) -> None:
-    done = python("-m", "pytest", "-q", "-p", "no:cacheprovider")
-    assert done.returncode == 0, done.stdout
+def test_its_own_tests_pass(acme: Installed) -> None:
+    acme.python("-m", "pytest", "-q", "-p", "no:cacheprovider")
 
 
-def test_its_recipe_is_sound_with_it_and_says_what_is_missing_without(
-    python: Shell, ffd: Callable[..., str]
-) -> None:
+def test_its_recipe_is_sound_with_it_and_says_what_is_missing_without(acme: Installed) -> None:
     said = "ring.toml: ok (teacher ring, student mlp, predictor halves)\n"
-    assert ffd("validate", "ring.toml") == said
-    without = python("-m", "ffcore", "--no-plugins", "validate", "ring.toml", "digits.toml")
-    assert without.returncode == 3
+    assert acme.ffd("validate", "ring.toml").stdout == said
+    without = acme.ffd("--no-plugins", "validate", "ring.toml", "digits.toml", code=3)
     assert without.stdout.startswith("digits.toml: ok")
     assert without.stderr.count("plugin 'acme' (acme-flow 0.3.1) is disabled: third parties") == 3
 
 
 def test_its_recipe_distils_its_teacher_into_a_student_that_samples(
-    ffd: Callable[..., str], tmp_path: Path
+    acme: Installed, tmp_path: Path
 ) -> None:
     begun, done = tmp_path / "begun", tmp_path / "done"
-    ffd("run", "ring.toml", "--directory", str(begun), "--set", "training.steps=1")
-    ffd("run", "ring.toml", "--directory", str(done))
+    acme.ffd("run", "ring.toml", "--directory", str(begun), "--set", "training.steps=1")
+    acme.ffd("run", "ring.toml", "--directory", str(done))
     start, end = (json.loads((each / "evaluation.json").read_text()) for each in (begun, done))
     before, after = start["distances"]["raw"], end["distances"]["raw"]
     assert after["student"] < before["student"] / 20
@@ -109,7 +108,7 @@ def test_its_recipe_distils_its_teacher_into_a_student_that_samples(
         assert (origins[role]["distribution"], origins[role]["version"]) == ("acme-flow", "0.3.1")
     assert origins["student"]["distribution"] == "ffcore"
 
-    ffd("sample", str(done), "--number", "500", "--out", str(tmp_path / "samples.npz"))
+    acme.ffd("sample", str(done), "--number", "500", "--out", str(tmp_path / "samples.npz"))
     with np.load(tmp_path / "samples.npz") as kept:
         samples = kept[kept.files[0]]
     assert samples.shape == (500, 2)

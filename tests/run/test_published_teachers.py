@@ -120,7 +120,7 @@ threads = 1
 [evaluation]
 features = []
 solver = {{ method = "heun", steps = 2, gate = "step" }}
-batch = 64
+batch = 256
 """)
     return path
 

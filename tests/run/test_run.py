@@ -43,6 +43,7 @@ SMALL = (
     "evaluation.samples=64",
     "evaluation.solver.steps=8",
     "evaluation.euler=[1, 2]",
+    "evaluation.enabled=false",
 )
 
 
@@ -53,6 +54,11 @@ CLOCK = ("steps_per_second", "samples_per_second", "seconds", "memory_peak")
 def small(*overrides: str) -> Recipe:
     """The Gaussian recipe, cut to a second."""
     return load_recipe("gaussian.toml", [*SMALL, *overrides])
+
+
+def evaluated(*overrides: str) -> Recipe:
+    """The same, with its evaluation."""
+    return small("evaluation.enabled=true", *overrides)
 
 
 def everything(directory: Path) -> dict[Path, bytes]:
@@ -84,7 +90,7 @@ class StopsAt:
 
 
 def test_a_run_directory_holds_the_whole_run(tmp_path):
-    evaluation = run(small(), tmp_path / "run")
+    evaluation = run(evaluated(), tmp_path / "run")
     assert evaluation is not None
     found = {path.name for path in (tmp_path / "run").iterdir()}
     asked_for = {TRACKING, REPORT, VERIFICATION, VERIFICATION_PICTURE}
@@ -127,9 +133,9 @@ def test_an_interrupted_run_goes_on_to_the_same_weights_and_metrics(tmp_path):
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
-    first = run(small(), tmp_path)
+    first = run(evaluated(), tmp_path)
     watching = StopsAt(-1)
-    second = run(small(), tmp_path, observer=watching)
+    second = run(evaluated(), tmp_path, observer=watching)
     assert watching.reports == []
     assert first is not None
     assert second is not None
@@ -168,8 +174,8 @@ def test_a_file_in_place_of_the_directory_is_refused(tmp_path):
 def test_what_a_killed_process_left_does_not_stand_in_the_way(tmp_path):
     (tmp_path / ".student.safetensors.partial").write_bytes(b"half")
     (tmp_path / "checkpoints" / ".step-00000002.partial").mkdir(parents=True)
-    (tmp_path / "recipe.toml").write_text(to_toml(small()))
-    assert run(small(), tmp_path) is not None
+    (tmp_path / "recipe.toml").write_text(to_toml(evaluated()))
+    assert run(evaluated(), tmp_path) is not None
     assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == [
         "step-00000004",
         "step-00000006",
@@ -210,9 +216,9 @@ def test_a_device_that_is_not_there_is_refused():
 
 
 def test_a_reference_made_under_other_conditions_is_refused(tmp_path):
-    run(small(), tmp_path / "run")
+    run(evaluated(), tmp_path / "run")
     reference = tmp_path / "run" / "reference.safetensors"
-    other = small(f"evaluation.reference='{reference}'", "evaluation.samples=65")
+    other = evaluated(f"evaluation.reference='{reference}'", "evaluation.samples=65")
     with pytest.raises(BuildError, match="samples: the reference has 64, this run 65"):
         run(other, tmp_path / "other")
     assert not (tmp_path / "other").exists()
@@ -239,12 +245,12 @@ def test_new_weights_depend_on_the_seed_alone():
 
 def test_the_directory_may_be_deep_and_new(tmp_path):
     directory = Path(tmp_path) / "a" / "b"
-    run(small("evaluation.enabled=false"), directory)
+    run(small(), directory)
     assert (directory / "student.safetensors").exists()
 
 
 def test_a_finished_runs_student_can_be_loaded(tmp_path):
-    recipe = small("evaluation.enabled=false")
+    recipe = small()
     run(recipe, tmp_path)
     student, stored = load_student(tmp_path), load_file(tmp_path / "student.safetensors")
     assert all(torch.equal(tensor, stored[name]) for name, tensor in student.state_dict().items())
@@ -275,10 +281,10 @@ def test_an_evaluation_that_is_asked_to_stop_is_made_again_by_the_next_start(tmp
 
     watching = Evaluates()
     with pytest.raises(Stopped, match="stopped after step 6"):
-        run(small(), tmp_path, observer=watching, stop=lambda: watching.begun)
+        run(evaluated(), tmp_path, observer=watching, stop=lambda: watching.begun)
     assert not (tmp_path / "evaluation.json").exists()
     assert (tmp_path / "student.safetensors").exists()
-    assert run(small(), tmp_path) is not None
+    assert run(evaluated(), tmp_path) is not None
 
 
 @pytest.mark.parametrize("every", [1, 100])
@@ -336,9 +342,9 @@ def provenance(directory):
 
 
 def test_a_recipe_may_change_in_what_no_step_depends_on(tmp_path):
-    longer = small("training.steps=9", "training.log_every=1", "evaluation.samples=32")
+    longer = evaluated("training.steps=9", "training.log_every=1", "evaluation.samples=32")
     run(longer, tmp_path / "whole")
-    run(small(), tmp_path / "parts")
+    run(evaluated(), tmp_path / "parts")
     watching = StopsAt(-1)
     evaluation = run(longer, tmp_path / "parts", observer=watching)
     assert [report.step for report in watching.reports] == [7, 8, 9]
@@ -430,10 +436,10 @@ def test_a_change_that_does_not_fit_leaves_the_run_as_it_was(tmp_path):
 
 def test_to_resume_is_to_insist_on_a_checkpoint(tmp_path):
     with pytest.raises(RunDirectoryError, match="has no checkpoint to resume from"):
-        run(small(), tmp_path / "run", resume=True)
+        run(evaluated(), tmp_path / "run", resume=True)
     assert not (tmp_path / "run").exists()
-    run(small(), tmp_path / "run")
-    assert run(small(), tmp_path / "run", resume=True) is not None
+    run(evaluated(), tmp_path / "run")
+    assert run(evaluated(), tmp_path / "run", resume=True) is not None
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(tmp_path):
@@ -500,7 +506,7 @@ class Backwards:
     ("table", "wrong"), [(Backwards(), False), (Backwards(-1), True), (Backwards(1, True), True)]
 )
 def test_a_teacher_that_points_the_other_way_is_told_before_training(tmp_path, table, wrong):
-    said = said_by(attrs.evolve(small("evaluation.enabled=false"), teacher=table), tmp_path)
+    said = said_by(attrs.evolve(small(), teacher=table), tmp_path)
     assert ("changes with the noise by +1.00; an exact one changes by −1" in said) == wrong
 
 
@@ -519,15 +525,15 @@ SCALE = 0.5
 def test_the_statistics_of_a_teacher_that_cannot_be_recognised_are_not_used_again(
     tmp_path, monkeypatch
 ):
-    recipe = attrs.evolve(small(), teacher=Nameless())
+    recipe = attrs.evolve(evaluated(), teacher=Nameless())
     before = run(recipe, tmp_path)
     monkeypatch.setattr(f"{__name__}.SCALE", 1.5)
     assert "no parameters to recognise it by" in said_by(recipe, tmp_path)
     after = json.loads((tmp_path / "evaluation.json").read_text())["distances"]
     for name, each in before.distances.items():
         assert after[name]["euler"]["1"] != each.euler[1]
-    assert "to recognise it by" not in said_by(small(), tmp_path / "another")
-    assert "to recognise it by" not in said_by(small(), tmp_path / "another")
+    assert "to recognise it by" not in said_by(evaluated(), tmp_path / "another")
+    assert "to recognise it by" not in said_by(evaluated(), tmp_path / "another")
 
 
 def test_features_are_named_once_each():
@@ -538,7 +544,7 @@ def test_features_are_named_once_each():
 
 
 def test_without_features_the_trajectory_error_is_all_that_is_measured(tmp_path):
-    evaluation = run(small("evaluation.features=[]"), tmp_path)
+    evaluation = run(evaluated("evaluation.features=[]"), tmp_path)
     assert evaluation is not None
     assert evaluation.distances == {}
     assert len(evaluation.trajectory_error) == 8
@@ -557,7 +563,7 @@ def test_more_threads_than_cores_are_refused(tmp_path):
 
 def test_a_run_leaves_the_number_of_threads_as_it_was(tmp_path):
     before = torch.get_num_threads()
-    run(small("training.threads=1", "evaluation.enabled=false"), tmp_path)
+    run(small("training.threads=1"), tmp_path)
     assert torch.get_num_threads() == before
 
 
@@ -584,10 +590,10 @@ def test_a_reference_is_not_asked_for_where_nothing_is_evaluated():
 def test_of_several_averages_the_evaluation_names_the_student(tmp_path):
     averages = "training.ema_decay=[0.5, 0.0]"
     for chosen in ("none", "0.0"):
-        run(small(averages, f"evaluation.ema_decay={chosen}"), tmp_path / chosen)
+        run(evaluated(averages, f"evaluation.ema_decay={chosen}"), tmp_path / chosen)
     alone = {chosen: tmp_path / f"alone {chosen}" for chosen in ("0.5", "0.0")}
     for chosen, directory in alone.items():
-        run(small(f"training.ema_decay={chosen}"), directory)
+        run(evaluated(f"training.ema_decay={chosen}"), directory)
     for name, same in (("none", "0.5"), ("0.0", "0.0")):
         found = load_file(tmp_path / name / "student.safetensors")
         expected = load_file(alone[same] / "student.safetensors")
@@ -611,9 +617,9 @@ def test_averages_that_there_are_not_are_refused(overrides, message):
 
 
 def test_results_of_an_earlier_student_do_not_stay_beside_a_later_one(tmp_path):
-    run(small(), tmp_path / "run")
+    run(evaluated(), tmp_path / "run")
     assert (tmp_path / "run" / "evaluation.json").exists()
-    longer = small("training.steps=8", "evaluation.enabled=false")
+    longer = small("training.steps=8")
     run(longer, tmp_path / "run")
     assert not (tmp_path / "run" / "evaluation.json").exists()
     assert not (tmp_path / "run" / "samples.png").exists()

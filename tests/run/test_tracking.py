@@ -1,11 +1,10 @@
 """A run's trackers: what they are told, and that none of them ends a run."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 from observers import Listens
@@ -133,12 +132,11 @@ def test_trackers_change_nothing_of_what_is_trained(tmp_path: Path) -> None:
 
 def test_of_two_processes_the_leading_one_tracks(tmp_path: Path) -> None:
     changes = [*SMALL, "evaluation.enabled=false", "trackers=[{type='tensorboard'}]"]
-    command = "-m torch.distributed.run --standalone --nproc-per-node 2 -m ffcore run gaussian.toml"
-    found = subprocess.run(
-        [sys.executable, *command.split(), "-d", "run", *(f"--set={each}" for each in changes)],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert found.returncode == 0, found.stderr
+    place = ("-d", str(tmp_path / "run"))
+    found = forked.ffd(
+        "run", "gaussian.toml", *place, *(f"--set={each}" for each in changes), ranks=2
+    )
+    assert found.codes == [0, 0], found.stderr
     assert len(list((tmp_path / "run" / TRACKING).glob("events.*"))) == 1
 
 

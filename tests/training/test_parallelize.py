@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import apart
 from parity import built, work
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from two_ranks import apart
 
 from ffcore.recipe import load_recipe
 from ffcore.recipe.components import BuildError
