@@ -29,6 +29,7 @@ COMMANDS = {
     "report": ("ffcore.cli.report:report", "Write a page about runs, side by side."),
     "run": ("ffcore.cli.run:run", "Distil a teacher as a recipe says."),
     "sample": ("ffcore.cli.sample:sample", "Sample a student in one step, or a teacher."),
+    "schema": ("ffcore.cli.schema:schema", "Print the JSON Schema of recipes, for editors."),
     "search": (
         "ffcore.cli.search:search",
         "Let a student search the noise, and the teacher render the best.",
