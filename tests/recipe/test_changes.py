@@ -46,8 +46,8 @@ def test_another_component_is_a_change_of_its_keys():
 
 def test_the_free_keys_are_those_that_the_document_names():
     text = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
-    sentence = text.partition("What may change: ")[2].partition(". A schedule")[0]
-    tables, _, keys = sentence.partition("and of `training` the keys")
+    sentence = text.partition("You may change ")[2].partition(". A schedule")[0]
+    tables, _, keys = " ".join(sentence.split()).partition("and the `training` keys")
     named = re.findall(r"`(\w+)`", tables) + [
         f"training.{key}" for key in re.findall(r"`(\w+)`", keys)
     ]
