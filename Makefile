@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin
 
-.PHONY: demo demo-quick test check slow bench clean
+.PHONY: demo demo-quick test check docs slow bench clean
 
 demo: $(VENV)/ready  ## Distil the embedded digits teacher into a one-step student (3 minutes)
 	$(RUN)/ffd run digits.toml --directory runs/digits
@@ -15,6 +15,9 @@ demo-quick: $(VENV)/ready  ## The same in a few steps, to see that everything wo
 
 test: $(VENV)/ready  ## Run the tests
 	$(RUN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
+
+docs: $(VENV)/ready  ## Build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict --quiet
 
 slow: $(VENV)/ready  ## Run the slow studies
 	$(RUN)/python -m pytest -m slow
@@ -28,7 +31,7 @@ check: $(VENV)/ready  ## Lint and types
 	$(RUN)/mypy
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@echo "installing ffcore into $(VENV): some minutes"

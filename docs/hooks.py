@@ -5,6 +5,7 @@ change here. Formulas become MathML while the site is built, so that they need n
 """
 
 import re
+import shutil
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,7 @@ ROOT = Path(__file__).parents[1]
 COPIED = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
 """Pages that stand at the root of the repository."""
 
-_FORMULA = re.compile(
-    r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL
-)
+_FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 _OUTWARD = re.compile(r"\[([^\]]*)\]\((?:\.\./)+(?!docs/)([^)#\s]+)[^)\s]*\)")
 
 
@@ -62,7 +61,9 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Let links that lead out of the documentation be names: the site does not hold the code."""
     if page.file.src_uri in COPIED:
-        return re.sub(r"\]\(docs/", "](", _named(markdown, r"\[([^\]]*)\]\((?!docs/[^)]*\.md|http|#)[^)]*\)"))
+        return re.sub(
+            r"\]\(docs/", "](", _named(markdown, r"\[([^\]]*)\]\((?!docs/[^)]*\.md|http|#)[^)]*\)")
+        )
     return _OUTWARD.sub(_page_or_name, markdown)
 
 
@@ -86,6 +87,14 @@ def on_page_content(html: str, **_: Any) -> str:
     return _FORMULA.sub(mathml, html)
 
 
+def on_post_build(config: Any) -> None:
+    """Leave out what no reader needs: source maps, and the search in other languages."""
+    scripts = Path(config["site_dir"]) / "assets" / "javascripts"
+    for each in Path(config["site_dir"]).rglob("*.map"):
+        each.unlink()
+    shutil.rmtree(scripts / "lunr", ignore_errors=True)
+
+
 def _commands() -> str:
     return (
         "# Commands\n\n"
@@ -96,18 +105,24 @@ def _commands() -> str:
 
 def _components() -> str:
     """Return ffcore's own components by role, as `ffd list-plugins` lists them."""
+    own = [
+        (plugin.name, each)
+        for plugin in Registry.load().plugins
+        if plugin.distribution == "ffcore"
+        for each in plugin.components
+    ]
     parts = ["# Components", "`ffd list-plugins` prints this list, with the plugins of others."]
-    own = [each for each in Registry.load().plugins if each.distribution == "ffcore"]
     for role, meaning in ROLES.items():
         rows = [
-            f"| `{each.name}` | {each.summary} | `ffcore_{plugin.name}` | {_papers(each.citation)} |"
-            for plugin in own
-            for each in sorted(plugin.components, key=lambda each: each.name)
+            f"| `{each.name}` | {each.summary} | `ffcore_{plugin}` | {_papers(each.citation)} |"
+            for plugin, each in sorted(own, key=lambda pair: pair[1].name)
             if each.role == role
         ]
-        parts += [f"## {role}", f"{meaning[0].upper()}{meaning[1:]}. [Contract](../roles/{role}.md)"]
+        contract = f"[Contract](../roles/{role}.md)"
+        parts += [f"## {role}", f"{meaning[0].upper()}{meaning[1:]}. {contract}"]
         if rows:
-            parts.append("\n".join(["| name | summary | plugin | paper |", "|---|---|---|---|", *rows]))
+            rows = ["| name | summary | plugin | paper |", "|---|---|---|---|", *rows]
+            parts.append("\n".join(rows))
     return "\n\n".join(parts) + "\n"
 
 

@@ -44,7 +44,7 @@ from ffcore.run.stages import run
 from ffcore.training.checkpoint import Checkpoints, Manifest
 
 HERE = Path(__file__).parent
-IMAGES = HERE.parent / "docs" / "images"
+IMAGES = HERE.parents[1] / "docs" / "images"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Those of Okabe and Ito, which colour-blind people can tell apart."""
 
