@@ -81,10 +81,13 @@ def on_page_content(html: str, **_: Any) -> str:
     """Turn formulas into MathML."""
 
     def mathml(found: re.Match[str]) -> str:
-        display = "block" if found[1] == "div" else "inline"
-        return str(convert(unescape(found[2]), display=display))
+        text = unescape(found[2]).replace("{aligned}", "{align*}")
+        for bar, side in (("lVert", "left"), ("rVert", "right")):
+            text = re.sub(rf"(\\[Bb]ig)?\\{bar}", rf"\\{side}\\{bar}", text)
+        return str(convert(text, display="block" if found[1] == "div" else "inline"))
 
-    return _FORMULA.sub(mathml, html)
+    unset = "<code>Sentinel.UNSET</code>"  # as mkdocs-click prints an option without a default
+    return _FORMULA.sub(mathml, html.replace(unset, ""))
 
 
 def on_post_build(config: Any) -> None:
