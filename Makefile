@@ -30,6 +30,13 @@ check: $(VENV)/ready  ## Lint and types
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 
+.PHONY: dist
+dist: $(VENV)/ready  ## Build the wheel and the sdist into dist/; TAG=v1.2.3 must match the version
+	@test -z "$(TAG)" || test "$(TAG)" = "v$$($(RUN)/hatchling version)" || \
+		{ echo "tag $(TAG), but pyproject.toml has version $$($(RUN)/hatchling version)"; exit 1; }
+	rm -rf dist
+	$(RUN)/hatchling build
+
 clean:
 	rm -rf $(VENV) runs site
 
