@@ -1,9 +1,9 @@
 """ffcore: data-free distillation of flow and diffusion teachers into one-step students.
 
-What is public: the names of this module, and the modules `ffcore.interfaces`, `ffcore.keys`,
-`ffcore.plugins`, `ffcore.search` and `ffcore.testing`; the recipes' keys, the command line and its
-exit codes. All else may move from one version to the next. A name is imported when it is first
-used, so that `import ffcore` imports no torch.
+Public: the names of this module, the modules `ffcore.interfaces`, `ffcore.keys`, `ffcore.plugins`,
+`ffcore.search` and `ffcore.testing`, the recipe keys, the command line and its exit codes. All else
+may change from version to version. Names are imported on first use, so `import ffcore` does not
+import torch.
 """
 
 from importlib import import_module

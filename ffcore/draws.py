@@ -1,10 +1,9 @@
 """Random numbers without state.
 
-Every draw is keyed by (seed, purpose, step, block), where a block is a fixed run of the *global*
-batch, through a stable hash. A rank or a micro-batch takes its slice of the global batch and
-generates the blocks that overlap it. So the same sample gets the same numbers on one rank or eight,
-with accumulation or without, after a resume, and on every device (the CPU draws); adding a purpose
-later changes no other.
+A stable hash of (seed, purpose, step, block) seeds every draw. A block is a fixed run of samples
+of the *global* batch. A rank or a micro-batch generates the blocks that overlap its slice. So a
+sample gets the same numbers on any number of ranks, with or without accumulation, after a resume,
+and on every device, because the CPU draws. A new purpose does not change the others.
 """
 
 from __future__ import annotations
@@ -36,18 +35,18 @@ class Draws:
         return self.stop - self.start
 
     def named(self, *names: str | int) -> Draws:
-        """Return the streams of a sub-purpose: independent of these under the same names."""
+        """Return the streams of a sub-purpose, independent of these even for equal purposes."""
         return attrs.evolve(self, scope=(*self.scope, *map(str, names)))
 
     def __getitem__(self, part: slice) -> Draws:
         """Return the streams of a contiguous part of these samples."""
         start, stop, stride = part.indices(len(self))
         if stride != 1:
-            raise ValueError("draws are sliced contiguously")
+            raise ValueError(f"draws can only be sliced contiguously, found a stride of {stride}")
         return attrs.evolve(self, start=self.start + start, stop=self.start + max(start, stop))
 
     def first(self, count: int) -> Draws:
-        """Return the streams of the global batch's first samples, whatever part of it this is."""
+        """Return the streams of the first `count` samples of the global batch."""
         return attrs.evolve(self, start=0, stop=count)
 
     def normal(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
@@ -59,8 +58,8 @@ class Draws:
         return self._draw(purpose, lambda g: torch.rand(BLOCK, generator=g))
 
     def logit_normal(self, purpose: str, location: float, scale: float) -> Tensor:
-        """Draw sigmoid(location + scale · N(0, 1)), of the normal of this purpose: Float[len]."""
-        # By blocks: a vectorised sigmoid rounds the last few numbers of a tensor differently.
+        """Draw sigmoid(location + scale · normal(purpose)): Float[len]."""
+        # Per block: a vectorised sigmoid rounds the last few numbers of a tensor differently.
         return self._draw(
             purpose, lambda g: (location + scale * torch.randn(BLOCK, generator=g)).sigmoid()
         )
@@ -74,7 +73,7 @@ class Draws:
         blocks = [draw(self._generator(purpose, block)) for block in range(first, last + 1)]
         offset = first * BLOCK
         drawn = torch.cat(blocks)[self.start - offset : self.stop - offset]
-        # Does not wait for the device; `drawn` stays alive until it is copied.
+        # Does not synchronise with the device; `drawn` stays alive until it is copied.
         return drawn.to(self.device, non_blocking=True)
 
     def _generator(self, purpose: str, block: int) -> torch.Generator:
@@ -84,9 +83,9 @@ class Draws:
 
 
 def epochs(seed: int, start: int, stop: int, count: int) -> Tensor:
-    """Return places [start, stop) of an endless sequence of epochs: Int[stop - start], on the CPU.
+    """Return positions [start, stop) of an endless sequence of epochs: Int[stop - start], CPU.
 
-    Each epoch is {0, …, count − 1} in an order of its own, from the seed and the epoch's number.
+    Each epoch is a permutation of {0, …, count − 1}, from the seed and the epoch's number.
     """
     first, last = start // count, max(start, stop - 1) // count
     orders = torch.cat([_order(seed, epoch, count) for epoch in range(first, last + 1)])

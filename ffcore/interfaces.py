@@ -5,13 +5,13 @@ the path x_t = (1 − t) x + t n. A velocity u = E[x − n | x_t] points from no
 dx/dt = −u. A flow map covers a duration δ: from the prior, f(z, δ) = z + δ F(z, δ), where F is
 the average velocity.
 
-Shapes stand in the annotations, as jaxtyping writes them: batch B, sample *S, batch first
-everywhere. A letter means one number within a call, and "rows" are as many as there happen to be.
-They are checked while tests run (ffcore/testing/shapes.py), and at no other time.
+Annotations give shapes in jaxtyping's notation: batch B, sample *S, batch first everywhere. A
+letter means one number within a call; "rows" may be any number. Only tests check them
+(ffcore/testing/shapes.py).
 
-A method is a PredictorObjective, a CorrectorObjective or both. Each answers with gaps: pairs of a
-network output that carries gradient and the velocity gap by which it should move. A Balancer
-weighs them into one loss. The trainer knows nothing else about any method.
+A method is a PredictorObjective, a CorrectorObjective or both. Each returns gaps: pairs of a
+network output with gradient and the velocity gap by which it should move. A Balancer weighs them
+into one loss. The trainer knows nothing else about a method.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Objective = Literal["prediction", "correction"]
 
 @attrs.frozen(kw_only=True)
 class Condition:
-    """What each sample of a batch is conditioned on. Any field but `size` may be None.
+    """The conditions of a batch. Any field but `size` may be None.
 
     Raises ValueError if a field's first dimension is not `size`.
     """
@@ -47,9 +47,9 @@ class Condition:
     label: Int[Tensor, "B"] | None = None
     """Class of each sample. A teacher's null label counts as a class."""
     embedding: Float[Tensor, "B L D"] | None = None
-    """Tokens of each sample, as made from a prompt."""
+    """Tokens of each sample, for example of its prompt."""
     mask: Bool[Tensor, "B L"] | None = None
-    """Which tokens of `embedding` count."""
+    """True for the tokens of `embedding` that count."""
     guidance: Float[Tensor, "B"] | None = None
     """Guidance scale γ of each sample. None and 1 both mean unguided."""
 
@@ -63,7 +63,7 @@ class Condition:
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def __getitem__(self, index: slice | Tensor) -> Condition:
-        """Return the samples that a slice, a boolean mask or an index tensor chooses."""
+        """Return the samples that a slice, a boolean mask or an index tensor selects."""
         parts = {name: value[index] for name, value in self._tensors().items()}
         if isinstance(index, slice):
             size = len(range(*index.indices(self.size)))
@@ -76,7 +76,7 @@ class Condition:
         """Concatenate along the batch. Raises ValueError if only some have a field."""
         names = [set(condition._tensors()) for condition in conditions]
         if any(name != names[0] for name in names):
-            raise ValueError(f"cannot concatenate conditions that have different fields: {names}")
+            raise ValueError(f"cannot concatenate conditions with different fields: {names}")
         parts = {
             name: torch.cat([getattr(condition, name) for condition in conditions])
             for name in names[0]
@@ -94,7 +94,7 @@ class Condition:
 
 
 class ConditionSource(ABC):
-    """The source of conditions, which a data-free run draws beside the noise."""
+    """Source of the conditions that a data-free run draws with the noise."""
 
     @abstractmethod
     def draw(self, draws: Draws) -> Condition:
@@ -104,17 +104,17 @@ class ConditionSource(ABC):
     def null(self, condition: Condition) -> Condition:
         """Return the unconditional counterpart of `condition`, of the same size.
 
-        Raises ValueError if the teacher has none (it cannot be guided then).
+        Raises ValueError if the teacher has none and so cannot be guided.
         """
 
 
 class DataError(Exception):
-    """Stored data cannot be read, or is not what it should be. One message, for a person."""
+    """Stored data cannot be read, or is wrong. The message is for the user."""
 
 
 class DataSource(ABC):
-    """The source of data, for the objectives that declare the need. Core chooses the samples of a
-    step: every epoch has an order of its own, from the run's seed."""
+    """Source of data, for objectives that declare the need. ffcore chooses each step's samples:
+    every epoch has its own order, derived from the run's seed."""
 
     sample_shape: tuple[int, ...]
     """*S, the shape of one sample."""
@@ -130,19 +130,19 @@ class DataSource(ABC):
         """Return the samples of `indices` and their conditions, unguided.
 
         Args:
-            indices: in [0, len), on the CPU; some may be equal.
+            indices: in [0, len), on the CPU; may repeat.
             draws: random streams for these B samples, on the CPU, for augmentation.
 
         Returns:
-            Samples in float32 and a condition that the teacher understands. Each sample depends on
-            its own index and draws alone, and is the same in a run that is built again.
+            Samples in float32 and a condition that the teacher accepts. Each sample depends only
+            on its index and draws, and is the same if the run is built again.
 
         Raises DataError if the stored data cannot be used.
         """
 
 
 class VelocityField(nn.Module, ABC):
-    """A velocity u(x_t, t | c): what teachers, the online network g_ψ and own networks are."""
+    """A velocity u(x_t, t | c): a teacher, an online network g_ψ or a network of your own."""
 
     @abstractmethod
     def forward(
@@ -156,8 +156,8 @@ class VelocityField(nn.Module, ABC):
             condition: of size B.
 
         Returns:
-            Velocities of x_t's dtype, under autocast too; finite, pointing from noise to data;
-            each sample independent of the rest of the batch.
+            Velocities in x_t's dtype, under autocast too: finite, pointing from noise to data,
+            each sample's independent of the rest of the batch.
         """
 
     @staticmethod
@@ -166,9 +166,9 @@ class VelocityField(nn.Module, ABC):
         sample_shape: Sequence[int],
         conditions: ConditionSource | None = None,
     ) -> Teacher:
-        """Make a teacher of a plain function of (x_t, t, condition), in our convention.
+        """Make a teacher from a plain function of (x_t, t, condition), in our convention.
 
-        `conditions` says what it is conditioned on, as in Labels(10): by default nothing.
+        `conditions` is the source of its conditions, such as Labels(10). By default there are none.
         """
         return FunctionTeacher(function, tuple(sample_shape), conditions)
 
@@ -179,25 +179,25 @@ class Teacher(VelocityField):
     sample_shape: tuple[int, ...]
     """*S, the shape of one sample."""
     conditions: ConditionSource
-    """Draws the conditions that the teacher understands, and gives the null one."""
+    """Source of the conditions that the teacher accepts."""
 
     @abstractmethod
     def trainable_copy(self, *, takes_guidance: bool = False) -> VelocityField | None:
         """Return an independent copy to train: unguided, in full precision, with gradients on.
 
-        With `takes_guidance` the copy reads γ from its condition, through an input that starts
-        without effect: a run over a range of γ needs this. Raises ValueError if the network has
-        no place for it.
+        With `takes_guidance` the copy reads γ from its condition: a run over a range of γ needs
+        this. The input for γ starts without effect. Raises ValueError if the network cannot have
+        one.
 
-        None for a black box, whose online network the recipe must name.
+        Returns None for a black box. The recipe must then name an online network.
         """
 
 
 class Student(nn.Module, ABC):
-    """An average velocity F: the network that a run trains for its user."""
+    """An average velocity F: the network that a run trains."""
 
     starts_at: Literal["prior", "anywhere"]
-    """"prior": F is defined at t = 1 only, and `t` is not read. "anywhere": at every t ≥ δ."""
+    """"prior": F is defined at t = 1 only and ignores `t`. "anywhere": at every t ≥ δ."""
 
     @abstractmethod
     def forward(
@@ -209,24 +209,24 @@ class Student(nn.Module, ABC):
     ) -> Float[Tensor, "B *S"]:
         """Return the average velocity over [t − δ, t].
 
-        The flow map is x_t + δ F, hence the identity at δ = 0, where F is the velocity at x_t.
-        If its derivative is wanted too, the inputs are dual numbers (ffcore.flow.dual). They go
-        through torch's functions as tensors do, except through functions that write in place.
+        The flow map is x_t + δ F: at δ = 0 it is the identity, and F is the velocity at x_t.
+        When its derivative is needed, the inputs are dual numbers (ffcore.flow.dual). They work
+        with torch's functions as tensors do, except with functions that write in place.
 
         Args:
-            x_t: where the flow starts.
-            t: times of the start in (0, 1].
+            x_t: starting points.
+            t: starting times in (0, 1].
             delta: durations in [0, t]; F is differentiable in them.
             condition: of size B.
 
         Returns:
-            Average velocities of x_t's dtype, under autocast too.
+            Average velocities in x_t's dtype, under autocast too.
         """
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Networks:
-    """The networks of an objective. All are called through `forward` alone."""
+    """The networks of an objective, which calls only their `forward`."""
 
     student: Student
     teacher: Teacher
@@ -244,38 +244,38 @@ class Batch:
     draws: Draws
     """Random streams, named by purpose, for these B samples."""
     data: Float[Tensor, "B *S"] | None = None
-    """Data samples: only for an objective that declares the need."""
+    """Data samples, if the objective declares the need."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Gap:
     """An output and the direction in which the loss pushes it.
 
-    The loss contributed is ⟨output, sg(weight · gap)⟩, so that its gradient is Jᵀ(weight · gap):
-    that of half the squared error where gap = output − target, and of any other loss whose
-    derivative with respect to the output is the gap.
+    It adds ⟨output, sg(weight · gap)⟩ to the loss, whose gradient is Jᵀ(weight · gap). So the gap
+    is the derivative of any loss with respect to the output: with gap = output − target, half the
+    squared error.
 
-    Raises TypeError for anything but tensors, ValueError for a gap that carries gradient or has
-    another shape.
+    Raises TypeError for anything but tensors, ValueError for a gap with gradient or of another
+    shape.
     """
 
     output: Float[Tensor, "rows *S"]
-    """Carries gradient; a training step refuses one that does not."""
+    """Has gradient; a training step refuses an output without."""
     gap: Float[Tensor, "rows *S"]
-    """Carries none."""
+    """Has no gradient."""
 
     def __attrs_post_init__(self) -> None:
         for name, value in (("output", self.output), ("gap", self.gap)):
             if not isinstance(value, Tensor):
-                raise TypeError(f"{name} of a Gap is a tensor, found {type(value).__name__}")
+                raise TypeError(f"{name} of a Gap must be a tensor, found {type(value).__name__}")
         if self.gap.requires_grad:
-            raise ValueError("a gap carries no gradient: detach it")
+            raise ValueError("a gap must not have gradient: detach it")
         if self.gap.shape != self.output.shape:
-            found = f"{tuple(self.gap.shape)} beside an output of {tuple(self.output.shape)}"
-            raise ValueError(f"a gap has the shape of its output: {found}")
+            found = f"{tuple(self.gap.shape)} for an output of {tuple(self.output.shape)}"
+            raise ValueError(f"a gap must have the shape of its output, found {found}")
 
     def norm(self) -> Float[Tensor, "rows"]:
-        """Return ‖gap‖ / √d of each sample, d being the dimensions of a sample."""
+        """Return ‖gap‖ / √d of each sample, where d is the number of dimensions."""
         return self.gap.flatten(1).square().mean(1).sqrt()
 
     def inner(self, weight: Float[Tensor, "rows"]) -> Float[Tensor, ""]:
@@ -285,39 +285,39 @@ class Gap:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Gaps:
-    """An objective's answer.
+    """An objective's result.
 
-    Raises TypeError if `gaps` is no tuple of Gap, ValueError if it is empty.
+    Raises TypeError if `gaps` is not a tuple of Gap, ValueError if it is empty.
     """
 
     gaps: tuple[Gap, ...]
     """At least one."""
     samples: Float[Tensor, "B *S"] | None = None
-    """The student's samples, detached, on which the auxiliaries may train: one for each of the
-    batch."""
+    """The student's samples, detached, one per sample of the batch; auxiliaries may train on
+    them."""
     condition: Condition | None = None
     """The conditions of `samples`."""
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.gaps, tuple):
             raise TypeError(
-                f"gaps of Gaps is a tuple of Gap, found {type(self.gaps).__name__}: write "
+                f"gaps of Gaps must be a tuple of Gap, found {type(self.gaps).__name__}: write "
                 "Gaps(gaps=(gap,))"
             )
         for each in self.gaps:
             if not isinstance(each, Gap):
                 raise TypeError(
-                    f"gaps of Gaps is a tuple of Gap, found {type(each).__name__} in it"
+                    f"gaps of Gaps must be a tuple of Gap, found {type(each).__name__} in it"
                 )
         if not self.gaps:
-            raise ValueError("Gaps holds at least one Gap, found none")
+            raise ValueError("Gaps must hold at least one Gap, found none")
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Auxiliary:
     """A network that an objective needs beside the student; the trainer owns and saves it.
 
-    It learns by a loss of its own on the objective's samples, or it is an EMA of the student.
+    It trains with its own loss on the objective's samples, or it is an EMA of the student.
     """
 
     network: nn.Module
@@ -327,20 +327,20 @@ class Auxiliary:
     updates: int = 1
     """Optimizer steps per training step."""
     ema_decay: float | None = None
-    """Decay, where the network is an EMA of the student instead."""
+    """Decay, if the network is an EMA of the student."""
 
     def __attrs_post_init__(self) -> None:
         learns = self.optimizer is not None and self.loss is not None
         if learns == (self.ema_decay is not None):
-            raise ValueError("an auxiliary has an optimizer and a loss, or an ema_decay")
+            raise ValueError("an auxiliary needs either an optimizer and a loss, or an ema_decay")
 
 
 class _Objective(ABC):
     """The contract of both kinds of objective; they differ in their share of the batch."""
 
     needs: frozenset[str] = frozenset()
-    """With "data" in it, batches hold data, and their conditions are the data's. With "whole
-    batch", the samples of a batch are coupled, and ffcore refuses to divide its step."""
+    """"data": batches hold data and the data's conditions. "whole batch": the samples of a batch
+    are coupled, and ffcore refuses to divide a step."""
 
     def auxiliaries(self, student: Student, teacher: Teacher) -> Mapping[str, Auxiliary]:
         """Return the networks to train beside the student, by name; called once, before step 0."""
@@ -350,7 +350,7 @@ class _Objective(ABC):
     def self_check(self, networks: Networks, batch: Batch) -> str | None:
         """Check, before training, that this objective works with these networks.
 
-        Returns a sentence to report, if there is one; raises ValueError if the check fails.
+        Returns a sentence to report, or None. Raises ValueError if the check fails.
         """
         del networks, batch
         return None
@@ -360,10 +360,11 @@ class _Objective(ABC):
         """Return the gaps of one batch.
 
         No gradient flows through the teacher, the auxiliaries or the gaps; the outputs come from
-        a plain forward of `networks.student`. Randomness comes from `batch.draws` alone. Which
-        networks are called, and how often, does not depend on the numbers: processes that share a
-        batch wait for each other in every call. A sample's gap does not depend on the rest of the
-        batch, which may be divided anywhere, unless `needs` says "whole batch".
+        a plain forward of `networks.student`. Randomness comes from `batch.draws` alone.
+
+        Processes that share a batch wait for each other in every call, so the sequence of network
+        calls must not depend on values. ffcore may divide a batch anywhere, so a sample's gap
+        must not depend on the rest of the batch, unless `needs` contains "whole batch".
         """
 
 
@@ -386,8 +387,8 @@ class Norms:
 class Balancer(ABC):
     """Weighs the gaps of both objectives into one loss.
 
-    A single objective gets the whole batch: `split` is not called, and `scale` gets that objective
-    alone.
+    A single objective gets the whole batch: ffcore does not call `split`, and `scale` gets that
+    objective alone.
     """
 
     @abstractmethod
@@ -397,15 +398,15 @@ class Balancer(ABC):
 
     @abstractmethod
     def weights(self, objective: Objective, gap: Gap) -> Float[Tensor, "rows"]:
-        """Return a weight per sample, without gradient, from that sample alone."""
+        """Return a weight per sample, without gradient. It depends on that sample alone."""
 
     @abstractmethod
     def scale(self, norms: Mapping[Objective, Norms]) -> Mapping[Objective, Float[Tensor, ""]]:
-        """Return a factor for each objective in `norms`, global over all ranks."""
+        """Return a factor for each objective in `norms`, the same on every rank."""
 
 
 class Features(nn.Module, ABC):
-    """Maps samples to the feature vectors between which Fréchet distances are measured."""
+    """Maps samples to feature vectors, for Fréchet distances."""
 
     name: str
 
@@ -415,18 +416,18 @@ class Features(nn.Module, ABC):
 
 
 class ClassFeatures(Features):
-    """Features of a classifier, which say how likely each class is."""
+    """Features of a classifier, with its logits."""
 
     classes: int | None
-    """Number of classes, if they are the labels that students are conditioned on: this shows
-    collapse. None for other classes."""
+    """Number of classes, if they are the labels that students are conditioned on: an evaluation
+    then shows collapse. None for other classes."""
 
     @abstractmethod
     def logits(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
-        """Return the logits of features, K being `classes` if there are."""
+        """Return the logits of features; K is `classes`, unless that is None."""
 
     def classify(self, samples: Float[Tensor, "B *S"]) -> Int[Tensor, "B"]:
-        """Return the class that each sample is read as."""
+        """Return the most likely class of each sample."""
         return self.logits(self(samples)).argmax(1)
 
 
@@ -437,74 +438,72 @@ class Decoder(nn.Module, ABC):
     def forward(self, samples: Float[Tensor, "B *S"]) -> Float32[Tensor, "B *image"]:
         """Return the images of samples, each [C, H, W] and nominally in [−1, 1].
 
-        Samples that cannot be images may be handed on as they are.
+        Samples that cannot be images may be returned unchanged.
 
-        Raises ValueError for samples of another shape than it decodes.
+        Raises ValueError for samples of a shape that it cannot decode.
         """
 
 
 class Tracker(ABC):
-    """Receives a run's metrics and pictures, beside the run's own metrics.jsonl, and stores them.
+    """Stores a run's metrics and pictures, in addition to the run's own metrics.jsonl.
 
-    Only the process of rank 0 tracks. Its training waits for each call: do slow work in the
-    background. No tracker ends a run: ffcore reports the Exception of a call once, closes the
-    tracker and does not call it again. If something is missing before training, such as a library,
-    `build` raises MissingFile.
+    Only rank 0 tracks. Training waits for each call: do slow work in the background. A tracker
+    cannot end a run: if a call raises an Exception, ffcore reports it once, closes the tracker and
+    does not call it again. If something is missing, such as a library, `build` raises MissingFile.
     """
 
     @abstractmethod
     def open(self, folder: Path, run: str, recipe: Mapping[str, Any], step: int) -> None:
-        """Begin, or continue an interrupted run; called once, before all else.
+        """Start, or continue an interrupted run; called once, before all other methods.
 
         Args:
-            folder: for files, in the run's directory; the run's other trackers share it. It is
-                there, and holds what an interrupted run left.
-            run: the run's name, for a person.
-            recipe: resolved, in values that TOML can hold. Do not write to it.
-            step: steps made already, 0 for a new run. After an interruption, the numbers of later
-                steps come again.
+            folder: an existing folder in the run's directory, shared by the run's trackers. It
+                holds the files of an interrupted run.
+            run: the run's name, for display.
+            recipe: the resolved recipe, in TOML's types. Do not change it.
+            step: steps already made, 0 for a new run. After an interruption, numbers of later
+                steps come a second time.
         """
 
     @abstractmethod
     def track(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Take the numbers measured after `step` steps, by name.
+        """Store the numbers measured after `step` steps, by name.
 
-        A slash groups names, as in "seconds/predictor". Names come and go from one call to the
-        next, and a number may not be finite.
+        A slash groups names, as in "seconds/predictor". Names may differ from call to call.
+        Numbers may be infinite or NaN.
         """
 
     @abstractmethod
     def show(self, step: int, name: str, picture: Path) -> None:
-        """Take a picture, a PNG file that the next run in this directory may overwrite."""
+        """Store a picture: a PNG file that the next run in this directory may overwrite."""
 
     @abstractmethod
     def close(self, *, finished: bool) -> None:
-        """Store all that came, and end; nothing is called afterwards.
+        """Store everything and stop; ffcore calls no method afterwards.
 
-        `finished` says whether the run came to its end; if not, it may continue later.
+        `finished` is False if the run was interrupted; it may continue later.
         """
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Context:
-    """The argument of a recipe table's `build`. Global random state is seeded meanwhile."""
+    """The argument of a recipe table's `build`, which runs with seeded global random state."""
 
     teacher: Teacher | None = None
-    """The teacher, built already; None while it is being built. For a data source it is guided
-    if the recipe guides, for all others never."""
+    """The built teacher; None while it is being built. A data source gets it guided, if the recipe
+    guides; all other components get it unguided."""
     student: Student | None = None
-    """The student, built already; None until it is."""
+    """The built student; None before."""
     guidance: float = 1.0
-    """The scale γ, for a data source that samples the teacher; 1: unguided."""
+    """Scale γ, for a data source that samples the teacher; 1 is unguided."""
     guidance_range: tuple[float, float] | None = None
-    """The range of scales γ for the student; None: one scale, which no network reads."""
+    """Range of scales γ for the student. None: one scale, which is no input of any network."""
     meta: bool = False
-    """Whether only shapes are wanted: no weights file is read, and a large network may stand on
-    the meta device."""
+    """Build for shapes only: read no weights file; a large network may be on the meta device."""
 
     @property
     def classes(self) -> int | None:
-        """The teacher's number of classes, the null label not counted; None: no labels."""
+        """Number of the teacher's classes, without the null label; None if it has no labels."""
         assert self.teacher is not None
         source = self.teacher.conditions
         return source.classes if isinstance(source, Labels) else None
@@ -518,7 +517,7 @@ class Unconditional(ConditionSource):
         return Condition(size=len(draws))
 
     def null(self, condition: Condition) -> Condition:
-        """Raise ValueError: there is nothing to guide towards."""
+        """Raise ValueError: there is no null condition."""
         raise ValueError("an unconditional teacher has no null condition and cannot be guided")
 
 
@@ -544,24 +543,24 @@ class Labels(ConditionSource):
 def class_condition(conditions: ConditionSource, labels: Int[Tensor, "B"]) -> Condition:
     """Return the condition of data with these labels; empty for an unconditional teacher.
 
-    Raises ValueError for a label outside the teacher's classes, and for a teacher that is
-    conditioned on something else.
+    Raises ValueError for a label outside the teacher's classes, and for a teacher whose conditions
+    are not labels.
     """
     if isinstance(conditions, Unconditional):
         return Condition(size=len(labels))
     if not isinstance(conditions, Labels):
         kind = type(conditions).__name__
-        raise ValueError(f"the data has labels, and the teacher's conditions are {kind}")
+        raise ValueError(f"the data has labels, but the teacher's conditions are {kind}")
     outside = labels[(labels < 0) | (labels >= conditions.classes)]
     if len(outside):
-        classes = f"0 to {conditions.classes - 1}"
-        raise ValueError(f"the data has label {int(outside[0])}, the teacher classes {classes}")
+        classes = f"the teacher's classes are 0 to {conditions.classes - 1}"
+        raise ValueError(f"the data has label {int(outside[0])}, but {classes}")
     return Condition(size=len(labels), label=labels)
 
 
 def _label(condition: Condition) -> Tensor:
     if condition.label is None:
-        raise ValueError("this network is conditioned on labels, and the condition has none")
+        raise ValueError("this network is conditioned on labels, but the condition has none")
     return condition.label
 
 
@@ -573,9 +572,9 @@ class FrozenTeacher(Teacher):
     Args:
         field: the velocity.
         sample_shape: *S.
-        conditions: what the field is conditioned on.
-        trainable: makes the trainable copy; its argument says whether that must read γ. By default
-            a copy of the field, which has no input for γ.
+        conditions: source of the field's conditions.
+        trainable: makes the trainable copy; its argument is `takes_guidance`. By default it copies
+            the field, without an input for γ.
     """
 
     def __init__(
@@ -612,7 +611,7 @@ class FunctionTeacher(Teacher):
     Args:
         function: the velocity of (x_t, t, condition); see VelocityField.
         sample_shape: *S.
-        conditions: what it is conditioned on; by default nothing.
+        conditions: source of its conditions; by default it has none.
     """
 
     def __init__(
@@ -631,15 +630,15 @@ class FunctionTeacher(Teacher):
         return self.function(x_t, t, condition)
 
     def trainable_copy(self, *, takes_guidance: bool = False) -> None:
-        """Return None: nobody knows what a function is made of."""
+        """Return None: a function cannot be copied to train."""
         del takes_guidance
         return None
 
 
 IMAGE_CHANNELS = (1, 3)
-"""Decoded samples with so many channels are images; others are arrays of numbers."""
+"""Numbers of channels of images; other decoded samples are plain arrays."""
 
 
 def is_image(shape: Sequence[int]) -> bool:
-    """Whether a decoded sample of this shape, (C, H, W), is an image of one channel or three."""
+    """Whether a decoded sample of this shape is an image (C, H, W) with C of 1 or 3."""
     return len(shape) == 3 and shape[0] in IMAGE_CHANNELS

@@ -1,14 +1,14 @@
-"""Keys of a recipe's tables: a default, a sentence of help, and the possible values.
+"""Keys of a recipe's tables: default, help and possible values.
 
 A table is a frozen attrs class, and `key` declares each of its fields:
 
     @attrs.frozen(kw_only=True)
     class Training:
-        steps: int = key(help="Optimizer steps.", at_least=1)
+        steps: int = key(help="optimizer steps", at_least=1)
 
-`component` declares a field that holds a component's table. The same check guards the recipe
-(which reports all violations at once) and the constructor. A rule that relates two keys belongs
-in the table's `__attrs_post_init__`.
+`component` declares a field that holds a component's table. The recipe and the constructor run the
+same checks; the recipe reports all violations at once. A rule that relates two keys belongs in the
+table's `__attrs_post_init__`.
 """
 
 import math
@@ -22,7 +22,7 @@ Validator = Callable[[Any, "attrs.Attribute[Any]", Any], object]
 
 
 class ImpossibleValue(ValueError):
-    """A key has an impossible value: which key, what was found, what is possible."""
+    """A key has an impossible value. Names the key, the value found and the possible values."""
 
     def __init__(self, name: str, found: object, possible: str, hint: str = "") -> None:
         super().__init__(f"{name}: must be {possible}, found {found!r}{hint}")
@@ -33,14 +33,14 @@ class ImpossibleValue(ValueError):
 
 @attrs.frozen
 class ComponentOf:
-    """Marks a type: a table that names, by its own key `type`, a component of this role."""
+    """Marks a type as the table of a component of this role, named by the table's key `type`."""
 
     role: str
 
 
 @attrs.frozen(kw_only=True)
 class Possible:
-    """The possible values of a key. Bounds hold for a number and for each number of a tuple."""
+    """The possible values of a key. Bounds hold for a number, or for each number of a tuple."""
 
     at_least: float | None = None
     above: float | None = None
@@ -49,7 +49,7 @@ class Possible:
     one_of: tuple[object, ...] | None = None
 
     def __call__(self, instance: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
-        """Raise `ImpossibleValue` if `value` is outside; an attrs validator."""
+        """Raise `ImpossibleValue` if `value` is not possible; an attrs validator."""
         if isinstance(value, tuple):
             for item in value:
                 self(instance, attribute, item)
@@ -107,11 +107,11 @@ def key(
     one_of: tuple[object, ...] | None = None,
     validator: Validator | None = None,
 ) -> Any:
-    """A field of a table; without `default` and `factory` it is required.
+    """A field of a table, required unless it has a `default` or a `factory`.
 
-    Numbers must be finite and within the bounds; None passes (where the type admits it). A
-    `validator` of your own has attrs' signature, raises `ValueError`, and must not look at the
-    instance. The field's metadata holds `help` and `possible` (a `Possible`).
+    Numbers must be finite and within the bounds; None passes if the type allows it. Your own
+    `validator` has attrs' signature, raises `ValueError` and must not read the instance. The
+    field's metadata holds `help` and `possible` (a `Possible`).
     """
     possible = Possible(at_least=at_least, above=above, at_most=at_most, below=below, one_of=one_of)
     return attrs.field(
@@ -122,17 +122,17 @@ def key(
 
 
 def ordered(instance: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
-    """A validator for `key`: a pair (low, high) with low at most high; None passes."""
+    """Validator for `key`: a pair (low, high) with low at most high; None passes."""
     del instance
     if value is not None and value[0] > value[1]:
         raise ImpossibleValue(attribute.name, value, "(low, high) with low at most high")
 
 
 def component(role: str, default: Any = attrs.NOTHING, *, help: str, many: bool = False) -> Any:
-    """A field that holds the table of a component of this role, or with `many` a tuple of them.
+    """A field that holds the table of a component of this role, or with `many` a tuple of tables.
 
-    In a recipe it is a table whose key `type` names the component. With None as the default it
-    may be left out.
+    In a recipe, the table's key `type` names the component. With default None, the table may be
+    left out.
     """
     one = Annotated[Any, ComponentOf(role)]
     kind: Any = tuple[one, ...] if many else one
@@ -142,12 +142,12 @@ def component(role: str, default: Any = attrs.NOTHING, *, help: str, many: bool 
 
 
 def kind_of(field: "attrs.Attribute[Any]") -> Any:
-    """The type of a table's field as recipes see it: a component's says which role it plays."""
+    """The type of a table's field in a recipe; a component's type carries its role."""
     return field.metadata.get("kind", field.type)
 
 
 def role_of(kind: Any) -> str | None:
-    """The role of the components that a key of this type holds: alone, optional or in an array."""
+    """The role of the component, or array of components, that a key of this type holds, if any."""
     if get_origin(kind) is Annotated:
         marks = (mark.role for mark in kind.__metadata__ if isinstance(mark, ComponentOf))
         return next(marks, None)
@@ -155,12 +155,12 @@ def role_of(kind: Any) -> str | None:
 
 
 def nearest(found: str, possible: Iterable[str]) -> str | None:
-    """The possible name that `found` most likely misspells, if any is near."""
+    """The possible name closest to `found`, if any is close."""
     matches = get_close_matches(found, list(possible), n=1)
     return matches[0] if matches else None
 
 
 def did_you_mean(found: str, possible: Iterable[str]) -> str:
-    """`"; did you mean 'depth'?"`, or nothing where no possible name is near."""
+    """`"; did you mean 'depth'?"`, or an empty string if no possible name is close."""
     name = nearest(found, possible)
     return f"; did you mean {name!r}?" if name else ""

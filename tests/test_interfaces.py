@@ -84,7 +84,7 @@ def test_a_gap_carries_no_gradient() -> None:
 
 
 def test_a_gap_has_the_shape_of_its_output() -> None:
-    with pytest.raises(ValueError, match=r"\(2, 1\) beside an output of \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"\(2, 1\) for an output of \(2, 3\)"):
         Gap(output=torch.ones(2, 3), gap=torch.ones(2, 1))
 
 
@@ -106,7 +106,7 @@ def test_an_answer_holds_a_tuple_of_gaps(found: Any, message: str) -> None:
 @pytest.mark.parametrize("name", ["output", "gap"])
 def test_a_gap_is_of_tensors(name: str) -> None:
     tensors: dict[str, Any] = {"output": torch.ones(2, 3), "gap": torch.ones(2, 3)}
-    with pytest.raises(TypeError, match=f"{name} of a Gap is a tensor, found float"):
+    with pytest.raises(TypeError, match=f"{name} of a Gap must be a tensor, found float"):
         Gap(**{**tensors, name: 0.5})
 
 
@@ -255,5 +255,5 @@ def loss(network: nn.Module, samples: Tensor, condition: Condition, draws: Draws
     ids=["nothing", "no loss", "no optimizer", "both ways"],
 )
 def test_an_auxiliary_learns_in_one_of_two_ways(arguments: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="an optimizer and a loss, or an ema_decay"):
+    with pytest.raises(ValueError, match="either an optimizer and a loss, or an ema_decay"):
         Auxiliary(network=LinearStudent(1), **arguments)

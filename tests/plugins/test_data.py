@@ -154,7 +154,8 @@ def test_only_headers_are_read_before_training_and_wrong_rows_when_they_are_read
     with pytest.raises(DataError, match=r"b\.safetensors: row 2 of latents is not finite"):
         read(source, 11, 13, 14)
     with pytest.raises(
-        DataError, match=r"b\.safetensors: the data has label 5, the teacher classes 0 to 4"
+        DataError,
+        match=r"b\.safetensors: the data has label 5, but the teacher's classes are 0 to 4",
     ):
         read(source, 0, 12)
     with pytest.raises(DataError, match="label -1"):
@@ -164,7 +165,7 @@ def test_only_headers_are_read_before_training_and_wrong_rows_when_they_are_read
 def test_labels_are_for_teachers_of_labels(folder):
     with pytest.raises(ValueError, match="the teacher's conditions are Prompts"):
         latents(folder, teacher(conditions=Prompts()))
-    with pytest.raises(ValueError, match="label 1, the teacher classes 0 to 0"):
+    with pytest.raises(ValueError, match="label 1, but the teacher's classes are 0 to 0"):
         class_condition(Labels(1, null_label=1), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="there are no shards"):
         StoredLatents([], teacher())

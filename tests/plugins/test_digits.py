@@ -230,7 +230,7 @@ def test_digits_are_data_for_teachers_of_digits():
     with pytest.raises(ValueError, match=r"digits are \(1, 8, 8\), and the teacher's samples \(2,"):
         source(Gaussian([0.0, 0.0]))
     few = FunctionTeacher(lambda x_t, t, c: x_t, (1, 8, 8), Labels(9))
-    with pytest.raises(ValueError, match="label 9, the teacher classes 0 to 8"):
+    with pytest.raises(ValueError, match="label 9, but the teacher's classes are 0 to 8"):
         source(few)
 
 
