@@ -1,4 +1,4 @@
-"""The plugin host: what is installed, in which state, and where its tables are."""
+"""The plugin host: installed plugins, their states and their components' tables."""
 
 from ffcore.plugins.component import ROLES, Component
 from ffcore.plugins.discovery import GROUP, Plugin, State, discover

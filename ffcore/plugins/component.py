@@ -1,4 +1,4 @@
-"""Components: the declarative records by which a plugin says what it brings."""
+"""Components: the records in which a plugin declares what it provides."""
 
 import re
 from typing import Any
@@ -12,14 +12,14 @@ ROLES = {
     "student": "the flow map to train",
     "predictor": "the objective that aligns the generating velocity with the teacher's",
     "corrector": "the objective that aligns the noising velocity with the teacher's",
-    "data": "where samples come from, for an objective that needs data",
-    "balancer": "how the gaps of both objectives become one loss",
+    "data": "the source of samples, for an objective that needs data",
+    "balancer": "the weights that make one loss of the gaps of both objectives",
     "network": "a velocity network that an objective may train beside the student",
     "features": "the space in which an evaluation measures Fréchet distances",
-    "decoder": "how samples become images: from latents, or as they are",
-    "tracker": "where a run's metrics and pictures go, beside its own files",
+    "decoder": "the map from samples to images: a latent decoder, or the identity",
+    "tracker": "a further store of a run's metrics and pictures, beside its own files",
 }
-"""The roles a component can play, each with its meaning."""
+"""The roles that a component can play, with their meanings."""
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
 _TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -36,10 +36,10 @@ def _matches(pattern: re.Pattern[str], possible: str) -> Any:
 
 @attrs.frozen
 class Component:
-    """One thing a plugin brings: what it is for, its name in recipes, and where its table is.
+    """A component that a plugin provides: its role, its name in recipes and its table.
 
-    `target` is `"module:Class"`, a frozen attrs class whose fields are the recipe table's keys.
-    Neither its module nor the plugin's imports torch; its `build` method may.
+    `target` is the table as `"module:Class"`: a frozen attrs class whose fields are the recipe
+    table's keys. Neither its module nor the plugin's may import torch; its `build` method may.
     """
 
     role: str = attrs.field(validator=Possible(one_of=tuple(ROLES)))

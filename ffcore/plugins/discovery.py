@@ -1,12 +1,12 @@
-"""Discovery: from entry points to one record per plugin, whatever a plugin does.
+"""Discovery: from entry points to one record per plugin.
 
-The number in the group's name is the major version of the plugin interface: a plugin made for
-another one is known as such without importing it. Pluggy's own loader stops at the first plugin
-that fails; here each plugin meets a host of its own, and a failure becomes its `cause`. No import
-is cut off, however long it takes; its time is kept.
+The number in the group's name is the major version of the plugin interface, so ffcore recognises a
+plugin for another version without importing it. Pluggy's own loader stops at the first plugin that
+fails. Here each plugin has its own host, and a failure becomes its `cause`. Imports have no time
+limit; their time is recorded.
 
-What no host survives is a module that ends the process itself (`os._exit`, a crash) or never
-returns. `FFCORE_DISABLE_PLUGINS` leaves it out before anything of it is imported.
+ffcore cannot survive a module that ends the process (`os._exit`, a crash) or never returns.
+`FFCORE_DISABLE_PLUGINS` disables such a plugin before it is imported.
 """
 
 import logging
@@ -32,17 +32,17 @@ _LOG = logging.getLogger(__name__)
 GROUP = "ffcore.v1"
 DISABLE = "FFCORE_DISABLE_PLUGINS"
 THIRD_PARTIES = "third-party"
-"""The word in `DISABLE` for every distribution but ffcore itself."""
+"""The word in `DISABLE` that stands for every distribution except ffcore."""
 OWN = "ffcore"
 MOST = 1000
-"""Components of one plugin: a hook that yields without end is nonsense, and would fill memory."""
+"""Components per plugin, at most: a hook that never stops yielding would fill memory."""
 
 State = Literal["active", "disabled", "incompatible", "broken"]
 
 
 @attrs.frozen(kw_only=True)
 class Plugin:
-    """A plugin as it was found: where it comes from, its state, and the cause if not active."""
+    """An installed plugin: its origin, its state, and the cause if it is not active."""
 
     name: str
     distribution: str
@@ -52,8 +52,8 @@ class Plugin:
     cause: str | None = None
     components: tuple[Component, ...] = ()
     import_seconds: float | None = None
-    """What importing its module and asking its hook took; None: it was not imported. A module
-    that several plugins import counts for the first of them."""
+    """Time to import its module and call its hook, in seconds; None if it was not imported. A
+    module that several plugins import counts towards the first of them."""
 
     @property
     def origin(self) -> str:
@@ -62,11 +62,10 @@ class Plugin:
 
 
 def discover() -> tuple[Plugin, ...]:
-    """Every installed plugin of any interface version, sorted by distribution and name.
+    """All installed plugins of any interface version, sorted by distribution and name.
 
-    Environment: `FFCORE_DISABLE_PLUGINS=a,b` disables plugins by their own name or that of their
-    distribution, before anything of theirs is imported; the word `third-party` stands for every
-    distribution but ffcore.
+    Environment: `FFCORE_DISABLE_PLUGINS=a,b` disables plugins by name or distribution before they
+    are imported; the word `third-party` stands for every distribution except ffcore.
     """
     disabled = {canonical(name) for name in os.environ.get(DISABLE, "").split(",")}
     found = (_meet(entry, disabled) for entry in entries())
@@ -75,9 +74,9 @@ def discover() -> tuple[Plugin, ...]:
 
 @contextmanager
 def fence() -> Iterator[None]:
-    """Meanwhile, what a stranger's module prints goes to stderr, and it moves to no other folder.
+    """Send to stderr what this block prints; restore the working directory afterwards.
 
-    Output that a program or a library in C writes directly is not seen here.
+    Output that a subprocess or a C library writes is not redirected.
     """
     try:
         here = Path.cwd()
@@ -104,7 +103,7 @@ def _meet(entry: Entry, disabled: set[str]) -> Plugin:
     if entry.damage is not None:
         return attrs.evolve(plugin, state="broken", cause=entry.damage)
     if entry.group != GROUP:
-        cause = f"made for plugin interface {entry.group}, this is {GROUP}"
+        cause = f"made for plugin interface {entry.group}, but this ffcore has {GROUP}"
         return attrs.evolve(plugin, state="incompatible", cause=cause)
     start = time.perf_counter()
     found = _outcome(plugin)
@@ -112,25 +111,25 @@ def _meet(entry: Entry, disabled: set[str]) -> Plugin:
 
 
 def _disabling(plugin: Plugin, disabled: set[str]) -> str | None:
-    """What disables a plugin, if anything does."""
+    """The reason why a plugin is disabled, if it is."""
     if {canonical(plugin.name), canonical(plugin.distribution)} & disabled:
         return f"named in {DISABLE}"
     if THIRD_PARTIES in disabled and canonical(plugin.distribution) != OWN:
-        return f"third parties are disabled, by --no-plugins or {DISABLE}={THIRD_PARTIES}"
+        return f"--no-plugins or {DISABLE}={THIRD_PARTIES} disables third-party plugins"
     return None
 
 
 def _outcome(plugin: Plugin) -> dict[str, Any]:
-    """Import a plugin and call its hook; return the fields that this decides."""
+    """Import a plugin and call its hook; return the fields that follow."""
     try:
         with fence():
             return {"components": _components(plugin.value)}
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(
-            f"while plugin {plugin.name!r} ({plugin.origin}) was imported; "
-            f"{DISABLE}={plugin.distribution} leaves it out"
+            f"while importing plugin {plugin.name!r} ({plugin.origin}); "
+            f"{DISABLE}={plugin.distribution} disables it"
         ) from interrupt
-    except BaseException as error:  # noqa: BLE001 - a stranger's module may raise anything
+    except BaseException as error:  # noqa: BLE001 - a third party's module may raise anything
         _LOG.debug("plugin %r (%s) is broken:", plugin.name, plugin.origin, exc_info=error)
         return {"state": "broken", "cause": describe_error(error)}
 
@@ -138,7 +137,7 @@ def _outcome(plugin: Plugin) -> dict[str, Any]:
 def _components(value: str) -> tuple[Component, ...]:
     """Import the plugin's module and call its hook; raises whatever that raises."""
     if not EntryPoint.pattern.match(value):
-        raise ValueError(f"the entry point names no module, found {value!r}")
+        raise ValueError(f"the entry point must name a module, found {value!r}")
     host = pluggy.PluginManager("ffcore")
     host.add_hookspecs(hookspecs)
     host.register(EntryPoint("", value, GROUP).load())

@@ -1,7 +1,7 @@
-"""What a plugin module may implement. Version 1 of the plugin interface is this file.
+"""The hook that a plugin module implements: version 1 of the plugin interface.
 
-A plugin is a module behind an entry point of the group `ffcore.v1`. It is imported to list what
-is installed, so it imports neither torch nor numpy: everything heavy stays behind the targets.
+A plugin is a module behind an entry point of the group `ffcore.v1`. ffcore imports it to list what
+is installed, so it must import neither torch nor numpy; heavy imports belong behind the targets.
 """
 
 from collections.abc import Iterable
@@ -18,4 +18,4 @@ hookimpl = pluggy.HookimplMarker("ffcore")
 
 @hookspec
 def ffcore_components() -> "Iterable[Component]":  # type: ignore[empty-body]
-    """The components that this plugin brings, in any order; a generator will do."""
+    """Return or yield the components that this plugin provides, in any order."""

@@ -1,8 +1,8 @@
-"""What installed distributions say about their plugins, read so that damage in one harms no other.
+"""The entry points of installed distributions, read so that a damaged one does not affect others.
 
-The standard library's `entry_points()` fails altogether where one file of one distribution is
-malformed. Here each distribution is read on its own; of several with one name the first on the
-path counts, as for an import.
+The standard library's `entry_points()` fails if one file of one distribution is malformed. Here
+each distribution is read separately. If several have the same name, the first on the path counts,
+as for an import.
 """
 
 import re
@@ -17,7 +17,7 @@ from ffcore.plugins.errors import root_cause
 
 @attrs.frozen(kw_only=True)
 class Entry:
-    """An entry point of a group of ours, of whatever interface version, and whose it is."""
+    """An entry point in one of ffcore's groups, of any interface version, with its distribution."""
 
     distribution: str
     version: str
@@ -25,11 +25,11 @@ class Entry:
     name: str = ""
     value: str = ""
     damage: str | None = None
-    """Why the distribution's entry points cannot be read, if they cannot: it has one `Entry`."""
+    """Why the distribution's entry points cannot be read, if so; it then has only this `Entry`."""
 
 
 def canonical(distribution: str) -> str:
-    """A distribution's name as package indexes compare it."""
+    """A distribution's name in the normal form of package indexes."""
     return re.sub(r"[-_.]+", "-", distribution).strip().lower()
 
 
@@ -52,7 +52,7 @@ def _entries_of(found: Distribution, blank: Entry) -> Iterator[Entry]:
         points = [each for each in found.entry_points if re.match(r"ffcore(\.|$)", each.group)]
     except Exception as error:  # noqa: BLE001 - which ones depends on the version of Python
         damage = (
-            f"entry_points.txt is damaged, its lines must be name = module: {root_cause(error)}"
+            f"entry_points.txt is damaged; its lines must be name = module: {root_cause(error)}"
         )
         yield attrs.evolve(blank, damage=damage)
         return
@@ -68,7 +68,7 @@ def _entry_points_text(found: Distribution) -> str:
 
 
 def _name_and_version(found: Distribution) -> tuple[str, str]:
-    """As METADATA has them; where that is lost or damaged, as its folder is called."""
+    """Name and version from METADATA, or from the folder's name if METADATA cannot be read."""
     folder = PurePath(str(getattr(found, "_path", "unknown"))).stem  # name-version.dist-info
     name, _, version = folder.partition("-")
     try:

@@ -1,4 +1,4 @@
-"""Where in a stranger's code an error came from."""
+"""The line of third-party code that an error came from."""
 
 import sysconfig
 import traceback
@@ -12,16 +12,16 @@ OURS = "ffcore"
 
 
 def describe_error(error: BaseException) -> str:
-    """One line: the error, what it was raised from, and where in a stranger's code, if in any."""
+    """One line: the error, its causes, and the line of third-party code, if any."""
     found = place(error)
     return f"{root_cause(error)}, at {found}" if found else root_cause(error)
 
 
 def place(error: BaseException) -> str:
-    """The innermost line of a stranger's code that `error` came through: "moon/teacher.py:31".
+    """The innermost line of third-party code in the traceback of `error`: "moon/teacher.py:31".
 
-    Empty where it came through none. Strangers are plugins of other distributions, and files that
-    are not installed; for what a library does, the line that called it answers.
+    Empty if there is none. Third-party code is a plugin of another distribution, or a file that is
+    not installed. An error inside a library is attributed to the line that called the library.
     """
     owners = {each.value.partition(":")[0].partition(".")[0]: each for each in entries()}
     strangers = {
@@ -48,7 +48,7 @@ def _is_of_a_user(frame: FrameType) -> bool:
 
 
 def _file(frame: FrameType) -> str:
-    """The file's path from its top package on."""
+    """The file's path, starting at its top-level package."""
     file = Path(frame.f_code.co_filename)
     levels = _module(frame).count(".") + 1 + (file.name == "__init__.py")
     return "/".join(file.parts[-levels:])

@@ -1,4 +1,4 @@
-"""The registry: from a role and the `type` in a recipe to the table class behind them."""
+"""The registry: from a role and a recipe's `type` to a table class."""
 
 import functools
 import importlib
@@ -31,13 +31,13 @@ Claim = tuple[Plugin, Component]
 
 @attrs.frozen
 class Registry:
-    """The plugins at hand. Tables are imported when a recipe names them, not before."""
+    """The installed plugins. A table is imported when a recipe first names it."""
 
     plugins: tuple[Plugin, ...]
 
     @classmethod
     def load(cls) -> "Registry":
-        """Discover the installed plugins, again at each call; `installed()` remembers."""
+        """Discover the installed plugins at each call; `installed()` caches the result."""
         return cls(discover())
 
     @property
@@ -48,17 +48,17 @@ class Registry:
     def find(self, role: str, name: str) -> Component:
         """The component of this role, named `"name"` or `"distribution:name"`.
 
-        Raises `UnknownComponent`, `AmbiguousComponent`, or `BrokenPlugin` where a plugin that is
-        not active bears this name itself.
+        Raises `UnknownComponent`, `AmbiguousComponent`, or `BrokenPlugin` if `name` is the name of
+        an inactive plugin.
         """
         return self._claim(role, name)[1]
 
     def table(self, role: str, type_name: str) -> type[Any]:
         """The table class that `type = "…"` names; importing it imports no torch.
 
-        Beside a component's name, `type_name` may be `"module:Class"`: that class itself, for an
-        experiment without a plugin, sought in the current folder too. A left part that is the
-        name of a distribution with plugins is read as one. Raises `PluginError`.
+        `type_name` is a component's name, `"distribution:name"`, or `"module:Class"` for a class
+        without a plugin; the module may be in the current folder. If the part before the colon is
+        the name of a distribution with plugins, it is read as one. Raises `PluginError`.
         """
         left, _, _ = type_name.rpartition(":")
         if left and not self._is_distribution(left):
@@ -69,7 +69,7 @@ class Registry:
         return _import_table(component.target, where)
 
     def provider(self, role: str, table: object) -> Claim | None:
-        """Who brings this table: plugin and component; None if no active plugin does."""
+        """The plugin and component that provide this table; None if no active plugin does."""
         own = f"{type(table).__module__}:{type(table).__qualname__}"
         for plugin, component in self._claims(role):
             if component.target == own or _resolves_to(component.target, type(table)):
@@ -77,7 +77,7 @@ class Registry:
         return None
 
     def type_name(self, role: str, table: object) -> str:
-        """The shortest `type` that leads `table(role, …)` back to the class of `table`."""
+        """The shortest `type` for which `table(role, type)` returns the class of `table`."""
         claim = self.provider(role, table)
         if claim is None:
             return f"{type(table).__module__}:{type(table).__qualname__}"
@@ -86,7 +86,7 @@ class Registry:
         return f"{plugin.distribution}:{component.name}" if shared else component.name
 
     def rivals(self, plugin: Plugin, component: Component) -> list[Plugin]:
-        """The other plugins that claim the role and the name of this component of `plugin`."""
+        """The other plugins with a component of the same role and name."""
         return [
             other
             for other, each in self._claims(component.role)
@@ -118,7 +118,7 @@ class Registry:
         return any(_is_from(plugin, name) for plugin in self.plugins)
 
     def _unknown(self, role: str, name: str, distribution: str) -> UnknownComponent | BrokenPlugin:
-        """What to say when nobody active brings `name`: whose fault it might be."""
+        """The error when no active plugin provides `name`; it lists the inactive plugins."""
         inactive = [
             plugin
             for plugin in self.plugins
@@ -136,15 +136,15 @@ class Registry:
 
 @functools.cache
 def installed() -> Registry:
-    """The registry of what is installed, discovered once a process."""
+    """The registry of installed plugins, discovered once per process."""
     return Registry.load()
 
 
 @contextmanager
 def without_third_parties() -> Iterator[None]:
-    """Meanwhile `installed()`, in processes started from here too, is of ffcore's plugins alone.
+    """Limit `installed()` to ffcore's plugins within this block, in child processes too.
 
-    Nothing of any other distribution is imported.
+    No other distribution's plugin is imported.
     """
     before = os.environ.get(DISABLE)
     os.environ[DISABLE] = ",".join(filter(None, (before, THIRD_PARTIES)))
@@ -160,7 +160,7 @@ def without_third_parties() -> Iterator[None]:
 
 
 def _is_from(plugin: Plugin, distribution: str) -> bool:
-    """Whether the plugin's distribution is this one; the empty name stands for any."""
+    """Whether the plugin belongs to this distribution; an empty name matches all."""
     return not distribution or canonical(plugin.distribution) == canonical(distribution)
 
 
@@ -173,20 +173,20 @@ def _ambiguous(role: str, name: str, claims: list[Claim]) -> AmbiguousComponent:
     names = sorted({f"'{p.distribution}:{name}'" for p, _ in claims})
     choice = f"write {' or '.join(names)}, or " if len(names) == len(claims) else ""
     return AmbiguousComponent(
-        f"{role} {name!r} is claimed by {owners}; {choice}disable a plugin with {DISABLE}"
+        f"{role} {name!r} is provided by {owners}; {choice}disable a plugin with {DISABLE}"
     )
 
 
 def import_object(target: str, where: str) -> Callable[..., Any]:
-    """What `"module:function"` names, sought in the current folder too.
+    """The object that `"module:function"` names; the module may be in the current folder.
 
-    Raises `BrokenPlugin`, which begins with `where`, unless it is something that can be called.
+    Raises `BrokenPlugin`, whose message begins with `where`, unless the object can be called.
     """
     _make_current_folder_importable()
     with _blame(where):
         found = _import(target)
         if not callable(found):
-            raise TypeError(f"{target} is of type {type(found).__name__}, and cannot be called")
+            raise TypeError(f"{target} is of type {type(found).__name__} and cannot be called")
         return found
 
 
@@ -216,7 +216,7 @@ def _module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if not f"{name}.".startswith(f"{missing}."):
-            raise  # one that it imports
+            raise  # a module that it imports is missing
         parent, _, last = missing.rpartition(".")
         folders = getattr(sys.modules.get(parent), "__path__", []) if parent else None
         near = did_you_mean(last, (each.name for each in pkgutil.iter_modules(folders)))
@@ -225,7 +225,7 @@ def _module(name: str) -> ModuleType:
 
 @contextmanager
 def _blame(where: str) -> Iterator[None]:
-    """Raise BrokenPlugin, which begins with `where`, for whatever goes wrong meanwhile."""
+    """Raise BrokenPlugin, whose message begins with `where`, for any error in this block."""
     try:
         yield
     except KeyboardInterrupt:
@@ -243,6 +243,6 @@ def _attribute(module: ModuleType, name: str) -> object:
 
 
 def _resolves_to(target: str, table: type) -> bool:
-    """Whether `target` is another name of `table`, without importing anything."""
+    """Whether `target` is another name of `table`; imports nothing."""
     module, _, name = target.rpartition(":")
     return getattr(sys.modules.get(module), name, None) is table

@@ -63,7 +63,7 @@ def test_what_is_there_is_left_as_it_is(folder: Path, there: str) -> None:
     ("arguments", "words"),
     [
         (("2moon", "--role", "teacher"), "a name that Python can import"),
-        (("torch", "--role", "teacher"), "installed already"),
+        (("torch", "--role", "teacher"), "is already installed"),
         (("my-freeflow", "--role", "predictor"), "the predictor 'freeflow'"),
         (("ffcore-moon", "--role", "moon"), "'teacher', 'student'"),
         (("ffcore-moon",), "--role"),

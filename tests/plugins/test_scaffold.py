@@ -65,11 +65,11 @@ def test_a_name_that_no_distribution_or_module_can_have_is_refused(name: str) ->
 @pytest.mark.parametrize(
     ("name", "role", "words"),
     [
-        ("Torch", "teacher", "a distribution 'Torch' is installed already, version"),
-        ("ffcore", "teacher", "a distribution 'ffcore' is installed already"),
-        ("json", "teacher", "imported as 'json', and there is such a module"),
-        ("ffcore-vsd", "corrector", "imported as 'ffcore_vsd', and there is such a module"),
-        ("my-vsd", "corrector", "the corrector 'vsd', and ffcore 0.1.0 brings one of that name"),
+        ("Torch", "teacher", "distribution 'Torch' [0-9].* is already installed"),
+        ("ffcore", "teacher", "distribution 'ffcore' .* is already installed"),
+        ("json", "teacher", "imported as 'json', but a module of that name"),
+        ("ffcore-vsd", "corrector", "imported as 'ffcore_vsd', but a module of that name"),
+        ("my-vsd", "corrector", "the corrector 'vsd', but ffcore 0.1.0 already provides one"),
     ],
 )
 def test_a_name_that_is_taken_is_refused(name: str, role: str, words: str) -> None:

@@ -452,5 +452,5 @@ def test_a_stranger_who_claims_a_default_breaks_no_recipe_that_names_none(
     registry = Registry.load()
     recipe = load_recipe("gaussian.toml", registry=registry)
     assert registry.type_name("balancer", recipe.balancer) == "ffcore:adaptive"
-    with pytest.raises(RecipeError, match="is claimed by"):
+    with pytest.raises(RecipeError, match="is provided by"):
         load_recipe("gaussian.toml", ["balancer.type=adaptive"], registry=registry)

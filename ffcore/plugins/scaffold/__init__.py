@@ -1,4 +1,4 @@
-"""New plugins: whole distributions, written from templates that work as they stand."""
+"""New plugins: complete distributions, written from working templates."""
 
 from ffcore.plugins.scaffold.distribution import NewPlugin
 

@@ -1,4 +1,4 @@
-"""A new plugin: the names that follow from its distribution's, and its files."""
+"""A new plugin: its names, derived from the distribution's name, and its files."""
 
 import importlib.util
 import keyword
@@ -17,24 +17,24 @@ _NAME = re.compile(r"[a-z0-9]|[a-z0-9][a-z0-9._-]*[a-z0-9]", re.IGNORECASE)
 
 
 def _is_a_name(plugin: "NewPlugin", attribute: "attrs.Attribute[str]", name: str) -> None:
-    """Raise ImpossibleValue unless `name` can be a distribution's, and a module follows from it."""
+    """Raise ImpossibleValue unless `name` is a valid distribution name and gives a valid module."""
     if not _NAME.fullmatch(name):
-        possible = "letters, digits, '-', '_' and '.', the first and last a letter or digit"
+        possible = "letters, digits, '-', '_' and '.', with a letter or digit first and last"
         raise ImpossibleValue(attribute.name, name, possible)
     if not plugin.module.isidentifier() or keyword.iskeyword(plugin.module):
-        possible = "a name that Python can import: not a keyword, and not beginning with a digit"
+        possible = "a name that Python can import: not a keyword, and not starting with a digit"
         raise ImpossibleValue(attribute.name, name, possible)
 
 
 @attrs.frozen
 class NewPlugin:
-    """A distribution that brings one component, a small working one of its role.
+    """A distribution with one small, working component of a role.
 
-    Raises ImpossibleValue for a name that no distribution or module can have.
+    Raises ImpossibleValue for a name that a distribution or module cannot have.
     """
 
     name: str = attrs.field(validator=_is_a_name)
-    """Of the distribution, as in "ffcore-kernel"."""
+    """Name of the distribution, such as "ffcore-kernel"."""
     role: str = attrs.field(validator=Possible(one_of=tuple(ROLES)))
 
     @property
@@ -44,40 +44,40 @@ class NewPlugin:
 
     @property
     def component(self) -> str:
-        """What recipes call it: the last part of the name, from a letter on: "kernel"."""
+        """Its name in recipes, the last part of the name that starts with a letter: "kernel"."""
         parts = self.module.split("_")
         start = max(index for index, part in enumerate(parts) if part[:1].isalpha())
         return "-".join(parts[start:])
 
     def require_free(self) -> None:
-        """Raise ValueError where one of its names is another's already, on this machine."""
+        """Raise ValueError if one of its names is already in use on this machine."""
         if (found := _installed_version(self.name)) is not None:
             raise ValueError(
-                f"a distribution {self.name!r} is installed already, version {found}: choose "
-                "another name, or uninstall it first"
+                f"distribution {self.name!r} {found} is already installed: choose another name, or "
+                "uninstall it first"
             )
         if importlib.util.find_spec(self.module) is not None:
             raise ValueError(
-                f"{self.name!r} would be imported as {self.module!r}, and there is such a module "
-                "already: choose another name"
+                f"{self.name!r} would be imported as {self.module!r}, but a module of that name "
+                "already exists: choose another name"
             )
         for plugin in installed().plugins:
             for each in plugin.components:
                 if (each.role, each.name) == (self.role, self.component):
                     raise ValueError(
-                        f"{self.name!r} would bring the {self.role} {self.component!r}, and "
-                        f"{plugin.origin} brings one of that name: let the last part of the name "
-                        "be another"
+                        f"{self.name!r} would provide the {self.role} {self.component!r}, but "
+                        f"{plugin.origin} already provides one: choose another last part of the "
+                        "name"
                     )
 
     def files(self) -> dict[str, str]:
-        """Return the text of each file, by its path within the distribution, sorted.
+        """Return the text of each file by its path within the distribution, sorted.
 
         Raises ValueError for a role without a template.
         """
         if self.role not in roles():
             raise ValueError(
-                f"there is no template for the role {self.role!r} (possible: {', '.join(roles())})"
+                f"no template for the role {self.role!r} (possible: {', '.join(roles())})"
             )
         values = {
             "name": self.name,
@@ -93,9 +93,9 @@ class NewPlugin:
         return dict(sorted({**shared.files, **own.files}.items()))
 
     def write(self, directory: Path) -> None:
-        """Write the distribution to `directory`, whole or not at all.
+        """Write the distribution to `directory`, completely or not at all.
 
-        Raises ValueError unless that is free: not there, or empty.
+        Raises ValueError unless `directory` is empty or does not exist.
         """
         if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
             found = "is not empty" if directory.is_dir() else "is a file"
@@ -109,7 +109,7 @@ class NewPlugin:
                 file = whole / name
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(text, encoding="utf-8")
-            if directory.exists():  # a shell may stand in it
+            if directory.exists():  # it may be a shell's working directory
                 for each in whole.iterdir():
                     each.rename(directory / each.name)
             else:

@@ -1,8 +1,8 @@
 """Templates: Markdown whose titled blocks are files.
 
-One template is for what all plugins share, and one for each role: its first line is the summary,
-and the words up to the first block say what to change first. Each `$name` is filled in, in titles
-too, as `string.Template` does; a dollar sign is `$$`.
+One template has the files that all plugins share; each role has one too. In a role's template, the
+first line is the summary, and the text up to the first block says what to change first.
+`string.Template` fills in each `$name`, in titles too; `$$` is a dollar sign.
 """
 
 import re
@@ -14,13 +14,13 @@ import attrs
 
 SHARED = "distribution"
 _FOLDER = files("ffcore.plugins.scaffold") / "templates"
-_SUFFIX = ".md.txt"  # which linters and test runners leave alone
+_SUFFIX = ".md.txt"  # linters and test runners ignore it
 _BLOCK = re.compile(r'^(`{3,})\w+ title="([^"]+)"\n(.*?)^\1$', re.MULTILINE | re.DOTALL)
 
 
 @attrs.frozen
 class Filled:
-    """A template whose names are filled in."""
+    """A filled-in template."""
 
     summary: str
     first: str
@@ -36,7 +36,7 @@ def roles() -> list[str]:
 
 
 def fill(template: str, values: Mapping[str, str]) -> Filled:
-    """Fill in the template of a role, or the SHARED one. Raises KeyError for a `$name` unknown."""
+    """Fill in the template of a role, or SHARED. Raises KeyError for an unknown `$name`."""
     text = Template((_FOLDER / f"{template}{_SUFFIX}").read_text(encoding="utf-8"))
     filled = text.substitute(values)
     heading, _, first = filled.partition("```")[0].partition("\n")
