@@ -1,1 +1,1 @@
-"""Data for the objectives that need it: stored latents, and samples of the teacher itself."""
+"""Data for objectives that need it: stored latents, and samples of the teacher."""

@@ -1,7 +1,7 @@
-"""Stored latents, a shard at a time: memory holds a batch, and a map of one file while it is read.
+"""Stored latents. Memory holds one batch, and maps one shard while it is read.
 
-A shard is a safetensors file of `latents` [n, *S] and `labels` [n]. Samples are counted through the
-shards in the order of their names.
+A shard is a safetensors file of `latents` [n, *S] and `labels` [n]. The samples are in the order of
+the shards' names.
 """
 
 from __future__ import annotations
@@ -26,40 +26,40 @@ INTEGERS = ("I64", "I32", "I16", "I8", "U8")
 
 @attrs.frozen
 class Shard:
-    """A file, of which nothing stays open."""
+    """A shard; it is only open while it is read."""
 
     path: Path
     size: int
-    """Its number of samples."""
+    """Number of samples."""
 
     @staticmethod
     def of(path: Path, sample_shape: tuple[int, ...]) -> Shard:
         """Read a file's header.
 
-        Raises DataError where it is no shard, and ValueError for samples of another shape.
+        Raises DataError if it is not a shard, and ValueError for samples of another shape.
         """
         with _open(path) as file:
             found = set(file.keys())
             if found != set(TENSORS):
-                raise DataError(f"{path} holds {_list(found)}; a shard holds {_list(TENSORS)}")
+                raise DataError(f"{path} holds {_list(found)}; a shard must hold {_list(TENSORS)}")
             latents, labels = (file.get_slice(name) for name in TENSORS)
             size, *shape = latents.get_shape() or (0,)
             kinds = latents.get_dtype(), labels.get_dtype()
         if tuple(shape) != sample_shape:
             raise ValueError(
-                f"{path}: latents are {tuple(shape)}, the teacher's samples {sample_shape}"
+                f"{path}: latents are {tuple(shape)}, but the teacher's samples are {sample_shape}"
             )
         if labels.get_shape() != [size]:
-            raise DataError(f"{path} has {size} latents, and labels {labels.get_shape()}")
+            raise DataError(f"{path} has {size} latents, but labels {labels.get_shape()}")
         for name, kind, possible in zip(TENSORS, kinds, (FLOATS, INTEGERS), strict=True):
             if kind not in possible:
-                raise DataError(f"{path}: {name} are {kind}, possible are {', '.join(possible)}")
+                raise DataError(f"{path}: {name} are {kind} (possible: {', '.join(possible)})")
         return Shard(path, size)
 
     def read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the latents of these rows in float32, and their labels.
 
-        Raises DataError where a latent is not finite.
+        Raises DataError if a latent is not finite.
         """
         with _open(self.path) as file:
             latents, labels = (file.get_slice(name) for name in TENSORS)
@@ -72,10 +72,10 @@ class Shard:
 
 
 class StoredLatents(DataSource):
-    """The samples of all shards, by number.
+    """The samples of all shards, by index.
 
-    Raises DataError where a file is no shard, and ValueError without any, for samples of another
-    shape than the teacher's, and for a teacher that is conditioned on something else than labels.
+    Raises DataError for a file that is not a shard. Raises ValueError without shards, for samples
+    that do not have the teacher's shape, and for a teacher whose conditions are not labels.
     """
 
     def __init__(self, paths: Sequence[Path], teacher: Teacher, scale: float = 1.0) -> None:

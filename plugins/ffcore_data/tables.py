@@ -18,43 +18,41 @@ if TYPE_CHECKING:
     from ffcore.recipe import Recipe
 
 FLOAT32 = 4
-"""Bytes of a number of a sample."""
+"""Bytes per number."""
 
 
 @attrs.frozen(kw_only=True)
 class Latents:
-    """Stored samples with their labels, read from the disk as they are needed."""
+    """Stored samples with their labels, read from disk when needed."""
 
     folder: str = key(
         help=(
-            "folder of .safetensors files, each with `latents`, floats [n, *S] of 16 or 32 bits, "
-            "and `labels`, integers [n]; an unconditional teacher reads no labels"
+            "folder of .safetensors files, each with `latents` (16- or 32-bit floats [n, *S]) and "
+            "`labels` (integers [n]); an unconditional teacher ignores labels"
         )
     )
-    scale: float = key(
-        1.0, help="what latents are multiplied by, where they were stored unscaled", above=0
-    )
+    scale: float = key(1.0, help="factor on the latents, for latents stored unscaled", above=0)
 
     @classmethod
     def examples(cls) -> Iterator[Latents]:
-        """Yield one whose folder is nowhere: the files are their user's."""
+        """Yield one whose folder does not exist: users supply the files."""
         yield cls(folder="latents")
 
     @property
     def files(self) -> tuple[File, ...]:
-        """The first shard, for all of them; where there is none, the pattern that none matches."""
+        """The first shard, which stands for all; if there is none, the pattern of their names."""
         found = next(iter(self.shards()), Path(self.folder) / "*.safetensors")
         return (File(str(found), "data.folder", "the data: latents and labels in .safetensors"),)
 
     def shards(self) -> list[Path]:
-        """Return the files of the folder, in the order of their names."""
+        """Return the files of the folder, sorted by name."""
         return sorted(Path(self.folder).expanduser().glob("*.safetensors"))
 
     def build(self, context: Context) -> DataSource:
-        """Return the source; of the files only headers are read.
+        """Return the source, reading only the headers of the files.
 
-        Raises MissingFile where there is no file, DataError where one is not as it should be, and
-        ValueError where it does not fit the teacher.
+        Raises MissingFile if there is no file, DataError if a file is not a shard, and ValueError
+        if one does not fit the teacher.
         """
         from ffcore.system.files import require
         from ffcore_data.latents import StoredLatents
@@ -66,25 +64,25 @@ class Latents:
 
 @attrs.frozen(kw_only=True)
 class TeacherSamples:
-    """Synthetic data: samples of the teacher, the same ones in every run of this recipe."""
+    """Synthetic data: samples of the teacher, the same in every run of this recipe."""
 
-    number: int = key(10_000, help="how many samples", at_least=1)
+    number: int = key(10_000, help="number of samples", at_least=1)
     guided: bool = key(
         True,
         help=(
-            "whether the teacher is guided as the recipe guides; false where the objective guides "
-            "the velocity of data itself, which would be guided twice"
+            "whether the teacher is guided as the recipe guides; set false if the objective guides "
+            "the data velocity, or guidance would act twice"
         ),
     )
-    solver: Solver = key(factory=Solver, help="how the teacher's samples are made")
+    solver: Solver = key(factory=Solver, help="solver for the teacher's samples")
     seed: int = key(
         2_000_000,
-        help="seed of their noise and conditions, apart from those of training and evaluation",
+        help="seed of their noise and conditions, independent of training and evaluation",
         at_least=0,
         at_most=2**63 - 1,
     )
-    batch: int = key(500, help="samples made at a time", at_least=1)
-    memory: float = key(4.0, help="gigabytes of memory that the samples may take", above=0)
+    batch: int = key(500, help="samples per batch of the solver", at_least=1)
+    memory: float = key(4.0, help="most memory that the samples may take, in GB", above=0)
 
     @classmethod
     def examples(cls) -> Iterator[TeacherSamples]:
@@ -92,25 +90,25 @@ class TeacherSamples:
         yield cls(number=10, solver=Solver(steps=2), batch=4)
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Raise ValueError for a range of scales, and for more samples than memory may hold."""
+        """Raise ValueError for a range of scales, and for more samples than `memory` allows."""
         shape = getattr(recipe.teacher, "sample_shape", None)
         self._check(recipe.guidance.range, shape)
 
     def _check(self, scales: tuple[float, float] | None, shape: tuple[int, ...] | None) -> None:
         if scales is not None and self.guided:
-            possible = "false, since samples are of one guidance scale and guidance.range has many"
+            possible = "false: the samples have one guidance scale, but guidance.range has many"
             raise ImpossibleValue("guided", self.guided, possible)
         if shape is None:
             return
         most = int(self.memory * 1e9 / (FLOAT32 * math.prod(shape)))
         if self.number > most:
-            possible = f"at most {most}, which take memory = {self.memory:g} GB as {shape}"
+            possible = f"at most {most}: with shape {shape} they fill memory = {self.memory:g} GB"
             raise ImpossibleValue("number", self.number, possible)
 
     def build(self, context: Context) -> DataSource:
-        """Return the source; it samples the teacher when it is first read.
+        """Return the source, which samples the teacher at its first read.
 
-        Raises ValueError as `check_recipe` does.
+        Raises ValueError like `check_recipe`.
         """
         from ffcore_data.teacher_samples import SampledTeacher
 

@@ -1,4 +1,4 @@
-"""Synthetic data: a teacher's samples, which depend on a seed, their number in line and no step."""
+"""Synthetic data: a teacher's samples, which depend on a seed and an index but not on the step."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from ffcore.interfaces import Condition, DataError, DataSource, Teacher
 
 _LOG = logging.getLogger("ffcore")
 REPORTS = 10
-"""Lines of news on the way, about."""
+"""Progress reports, approximately."""
 
 
 class SampledTeacher(DataSource):
-    """Samples of a teacher, made when they are first read, and kept in memory on the CPU.
+    """Samples of a teacher, made at the first read and kept in CPU memory.
 
-    The same seed gives the same samples, as far as the teacher does: a resumed run makes them
-    again. They are made where the teacher is then, in float32 whatever a run's precision.
+    The same seed gives the same samples if the teacher is deterministic; a resumed run makes them
+    again. They are made on the teacher's device, in float32 whatever the run's precision.
 
     Args:
-        teacher: guided already where it is to be.
-        number: how many.
-        solver: how.
-        seed: of their noise and conditions.
-        batch: how many are made at a time.
-        guidance: the scale γ.
+        teacher: already guided, if it is to be.
+        number: number of samples.
+        solver: solver for the samples.
+        seed: seed of their noise and conditions.
+        batch: samples per batch of the solver.
+        guidance: scale γ.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class SampledTeacher(DataSource):
         return self.number
 
     def read(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Condition]:
-        """Return samples, and the conditions that they were made under; see DataSource.
+        """Return samples and their conditions; see DataSource.
 
-        Raises DataError where a sample is not finite.
+        Raises DataError if a sample is not finite.
         """
         del draws
         samples, condition = self._all_samples
@@ -70,7 +70,7 @@ class SampledTeacher(DataSource):
             stop = min(self.number, start + self.batch)
             found, condition = self._sample(start, stop)
             if not found.isfinite().all():
-                raise DataError("the teacher's samples are not finite: data cannot be made of them")
+                raise DataError("the teacher's samples are not finite and cannot serve as data")
             samples[start:stop] = found
             conditions.append(condition)
         return samples, Condition.cat(conditions)

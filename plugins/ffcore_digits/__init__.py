@@ -1,1 +1,1 @@
-"""The embedded teacher: a SiT on handwritten digits, and a classifier for their features."""
+"""The shipped teacher, a SiT on handwritten digits, and a classifier for their features."""

@@ -1,7 +1,8 @@
-"""How the shipped files were made: `python -m ffcore_digits` (extra `digits`).
+"""Makes the shipped files: `python -m ffcore_digits` (extra `digits`).
 
-Trains the classifier, then the teacher, then samples the teacher's reference, and writes the three
-safetensors files and the card's numbers (card.json) into a folder. About half an hour on 2 cores.
+Trains the classifier and the teacher and samples the teacher's reference. Writes the three
+safetensors files and the model card's numbers (card.json) into a folder. About half an hour on 2
+cores.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ MEASUREMENT = Measurement(samples=5000, solver=Solver("heun", 64), euler=(1, 2, 
 @click.argument("parts", nargs=-1, type=click.Choice(["classifier", "teacher", "reference"]))
 @click.option("--out", type=click.Path(path_type=Path), default=Path(__file__).parent)
 def main(parts: tuple[str, ...], out: Path) -> None:
-    """Remake the shipped PARTS (all of them by default), in this order."""
+    """Make the shipped PARTS (default: all), in this order."""
     out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)  # sums depend on how they are shared among threads
+    torch.set_num_threads(1)  # rounding depends on the number of threads
     torch.set_flush_denormal(True)
     chosen = parts or ("classifier", "teacher", "reference")
     card_path = out / "card.json"
@@ -97,7 +98,7 @@ def _teacher(out: Path) -> dict[str, Any]:
 
 
 def _flow_matching_loss(velocity: VelocityField, images: Tensor, labels: Tensor) -> float:
-    """Return the loss on digits it did not train on, over 20 draws of time and noise."""
+    """Return the mean loss on these images over 20 draws of time and noise."""
     losses: list[float] = []
     for repeat in range(20):
         draws = Draws(1, repeat, 0, len(images))

@@ -1,4 +1,4 @@
-"""The digit classifier whose penultimate layer gives the features of the Fréchet distance."""
+"""The digit classifier. Its penultimate layer gives the features for Fréchet distances."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DIMENSION = 64
 
 
 class DigitClassifier(nn.Module):
-    """Two convolutions and two linear layers; 8 × 8 digits in [−1, 1] to ten classes."""
+    """Two convolutions and two linear layers: from 8 × 8 digits in [−1, 1] to ten classes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class DigitFeatures(ClassFeatures):
 
 
 def accuracy(classifier: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Return the fraction of images that are read as their label."""
+    """Return the fraction of images classified as their label."""
     with torch.no_grad():
         right: Tensor = classifier(images).argmax(1) == labels
     return float(right.double().mean())

@@ -1,7 +1,6 @@
 """scikit-learn's 1,797 handwritten digits (Alpaydin & Kaynak, UCI, 1998): 8 × 8, 17 grey levels.
 
-The commands that retrain the shipped networks read them; distilling does where a recipe names them
-as its data, and never otherwise.
+Only the command that trains the shipped networks, and recipes with these data, read them.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from ffcore_digits.warp import warp
 
 Part = Literal["train", "held out", "all"]
 HELD_OUT = 360
-"""Digits that neither the teacher nor the classifier trains on."""
+"""Number of digits held out from training the teacher and the classifier."""
 
 
 def digits(part: Part) -> tuple[Tensor, Tensor]:
     """Return images Float[N, 1, 8, 8] in [−1, 1] and labels Int[N].
 
-    The split is a fixed permutation. Raises MissingFile where scikit-learn is absent.
+    The split is a fixed permutation. Raises MissingFile if scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits
@@ -43,7 +42,7 @@ def digits(part: Part) -> tuple[Tensor, Tensor]:
 class DigitImages(DataSource):
     """The digits as data, warped by `augment`.
 
-    Raises ValueError for a teacher of other samples, or of fewer classes.
+    Raises ValueError for a teacher of other samples or fewer classes.
     """
 
     def __init__(self, teacher: Teacher, part: Part = "train", augment: float = 0.0) -> None:
@@ -51,7 +50,7 @@ class DigitImages(DataSource):
         self.sample_shape = tuple(self.images.shape[1:])
         if teacher.sample_shape != self.sample_shape:
             raise ValueError(
-                f"digits are {self.sample_shape}, and the teacher's samples {teacher.sample_shape}"
+                f"digits are {self.sample_shape}, but the teacher's samples {teacher.sample_shape}"
             )
         self.condition = class_condition(teacher.conditions, labels)
         self.augment = augment

@@ -1,4 +1,4 @@
-"""What this plugin offers. Its teacher is a weights file: `ffcore_digits:teacher.safetensors`."""
+"""The components of this plugin. The teacher is a file: `ffcore_digits:teacher.safetensors`."""
 
 from collections.abc import Iterable
 

@@ -20,10 +20,10 @@ CLASSIFIER = "ffcore_digits:classifier.safetensors"
 class Digits:
     """Features of 8 × 8 digits in [−1, 1]."""
 
-    weights: str = key(CLASSIFIER, help="the classifier's weights file")
+    weights: str = key(CLASSIFIER, help="weights file of the classifier")
 
     def build(self, context: Context) -> Features:
-        """Return the features. Raises WeightsError where the file does not fit."""
+        """Return the features. Raises WeightsError if the file does not fit."""
         del context
         from ffcore.system.weights import read_weights
         from ffcore_digits.classifier import DigitFeatures
@@ -36,35 +36,35 @@ class DigitsAsData:
     """The digits themselves."""
 
     part: Literal["train", "all"] = key(
-        "train", help="which of them: those that the embedded teacher learnt, or all 1,797"
+        "train", help="digits to use: those that the shipped teacher trained on, or all 1,797"
     )
     augment: float = key(
         0.0,
         help=(
-            "strength of random rotation, zoom and shift: at 1 up to 15 degrees, 15 percent and a "
-            "pixel, in proportion otherwise; at 0 none"
+            "strength of random rotation, zoom and shift; 1 means up to 15 degrees, 15 percent and "
+            "1 pixel, other values are proportional, 0 means none"
         ),
         at_least=0,
     )
-    guided = False  # whatever the teacher's samples are: these are no samples of it
+    guided = False  # these are not samples of the teacher
 
     @classmethod
     def examples(cls) -> Iterator[DigitsAsData]:
-        """Yield them as they are, and warped."""
+        """Yield one without and one with augmentation."""
         yield cls()
         yield cls(part="all", augment=1.0)
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Raise ValueError where the teacher's samples, as far as it says, are no such images."""
+        """Raise ValueError if the teacher's table states samples of another shape."""
         shape = getattr(recipe.teacher, "sample_shape", None)
         if shape not in (None, (1, 8, 8)):
-            raise ValueError(f"digits are (1, 8, 8), and the teacher's samples {shape}")
+            raise ValueError(f"digits are (1, 8, 8), but the teacher's samples {shape}")
 
     def build(self, context: Context) -> DataSource:
         """Return the source.
 
         Raises MissingFile without scikit-learn, ValueError for a teacher of other samples or
-        classes.
+        fewer classes.
         """
         from ffcore_digits.data import DigitImages
 

@@ -1,4 +1,4 @@
-"""How the shipped networks were trained. `python -m ffcore_digits` runs it."""
+"""Training of the shipped networks, for `python -m ffcore_digits`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ffcore.training.optimizer import Optimizer
 from ffcore_digits.classifier import DigitClassifier
 
 Progress = Callable[[int, int, float], None]
-"""(step, steps, loss), called once a step."""
+"""(step, steps, loss), called once per step."""
 
 
 def shift(images: Tensor, draws: Draws) -> Tensor:
-    """Shift each image by −1, 0 or 1 pixel along both axes; what enters is background."""
+    """Shift each image by −1, 0 or 1 pixel along both axes; new pixels are background."""
     padded = functional.pad(images, (1, 1, 1, 1), value=-1.0)
     rows, columns = draws.integers("rows", 3), draws.integers("columns", 3)
     grid = torch.arange(images.shape[-1])
@@ -39,7 +39,7 @@ def _training(steps: int, batch: int, seed: int, count: int) -> Iterator[tuple[i
 def train_classifier(
     images: Tensor, labels: Tensor, *, steps: int, batch: int, seed: int, progress: Progress
 ) -> DigitClassifier:
-    """Train on shifted digits with noise of drawn strength, by cross-entropy; return the EMA."""
+    """Train by cross-entropy on shifted digits with noise of random strength; return the EMA."""
     network = DigitClassifier()
     kept = ema.ema_copy(network)
     table = Optimizer(learning_rate=2e-3, weight_decay=1e-2, schedule="cosine", warmup=50)
@@ -70,7 +70,7 @@ def train_teacher(
     seed: int,
     progress: Progress,
 ) -> VelocityField:
-    """Train by flow matching, one label in ten dropped to the null label; return the EMA."""
+    """Train by flow matching, with one label in ten replaced by the null label; return the EMA."""
     kept = ema.ema_copy(network)
     table = Optimizer(learning_rate=learning_rate, schedule="cosine", warmup=200)
     optimizer = table.build(network.parameters())

@@ -1,7 +1,7 @@
-"""Verifiers of 8 × 8 digits, for `ffd search`: of one kind to choose by, of another to judge by.
+"""Verifiers of 8 × 8 digits for `ffd search`: choose with one kind, judge with the other.
 
-`confidence` uses the shipped classifier; `nearness` and `agreement` compare pixels with samples of
-the shipped teacher, which are made once for a process, and know nothing of the classifier.
+`confidence` uses the shipped classifier. `nearness` and `agreement` do not: they compare pixels
+with samples of the shipped teacher, which are made once per process.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from ffcore_digits.tables import CLASSIFIER
 
 TEACHER = "ffcore_digits:teacher.safetensors"
 SAMPLES = 500
-"""Samples of the teacher, of each class as many."""
+"""Number of the teacher's samples, equally many per class."""
 
 
 def confidence(images: Tensor, condition: Condition) -> Tensor:
-    """Return the classifier's log-probability of the class asked for, Float[B], at most 0."""
+    """Return the classifier's log-probability of the requested class, Float[B], at most 0."""
     logits: Tensor = _classifier().to(images.device)(images)
     return logits.log_softmax(1).gather(1, _labels(condition)[:, None])[:, 0]
 
 
 def nearness(images: Tensor, condition: Condition) -> Tensor:
-    """Return minus the distance to the nearest teacher's sample of the class asked for, Float[B].
+    """Return minus the distance to the teacher's nearest sample of the requested class, Float[B].
 
-    The distance is the root mean square over pixels: the more an image looks like something that
-    the converged teacher makes of that class, the nearer it is.
+    The distance is the root mean square over pixels: it is small for images that look like the
+    converged teacher's samples of that class.
     """
     distances, labels = _distances(images)
     other = labels[None] != _labels(condition)[:, None]
@@ -43,14 +43,14 @@ def nearness(images: Tensor, condition: Condition) -> Tensor:
 
 
 def agreement(images: Tensor, condition: Condition) -> Tensor:
-    """Return 1 where the nearest teacher's sample is of the class asked for, else 0, Float[B]."""
+    """Return 1 where the teacher's nearest sample has the requested class, else 0, Float[B]."""
     distances, labels = _distances(images)
     return (labels[distances.argmin(1)] == _labels(condition)).double()
 
 
 def _labels(condition: Condition) -> Tensor:
     if condition.label is None:
-        raise ValueError("digits are judged by the class asked for, and these have no classes")
+        raise ValueError("verifiers of digits need the requested class, but these have no classes")
     return condition.label
 
 
@@ -70,7 +70,7 @@ def _distances(images: Tensor) -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def _teachers_samples() -> tuple[Tensor, Tensor]:
-    """Return converged samples Float[SAMPLES, 64] of noise that no search draws, and labels."""
+    """Return converged samples Float[SAMPLES, 64], from noise that no search draws, and labels."""
     with torch.random.fork_rng(devices=[]):
         teacher = component("teacher", {"type": "sit", "weights": TEACHER}).build(Context())
     draws = Draws(0, 0, 0, SAMPLES).named("verifiers of digits")

@@ -1,4 +1,4 @@
-"""Warps of images: data as it is seen by who augments it, apart from what the teacher learnt."""
+"""Random warps of images, for data augmentation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ffcore.draws import Draws
 from ffcore.flow.path import expand_like
 
 HALF_ANGLE = 0.1317
-"""Tangent of half the greatest rotation at strength 1, which is 15 degrees."""
+"""Tangent of half the greatest rotation at strength 1, 15 degrees."""
 ZOOM = 0.15
 """Greatest enlargement at strength 1; reductions are as strong."""
 SHIFT = 1.0
@@ -18,15 +18,15 @@ SHIFT = 1.0
 
 
 def warp(images: Tensor, strength: float, draws: Draws) -> Tensor:
-    """Rotate, zoom and shift each image about its middle; what enters is background.
+    """Rotate, zoom and shift each image about its centre; new pixels are background.
 
     Args:
         images: Float[B, C, H, W], background −1.
-        strength: on which the greatest amounts depend; at 0 images are left as they are.
-        draws: of the B images. Each amount is uniform between its greatest one and its negative.
+        strength: scale of the greatest amounts; 0 returns the images unchanged.
+        draws: random streams for the B images. Each amount is uniform in ± its greatest.
 
     Returns:
-        Float[B, C, H, W]; where pixels fall between others, their bilinear mean.
+        Float[B, C, H, W], interpolated bilinearly.
     """
     if strength == 0:
         return images
@@ -34,7 +34,7 @@ def warp(images: Tensor, strength: float, draws: Draws) -> Tensor:
     def amount(purpose: str) -> Tensor:
         return expand_like(strength * (2 * draws.uniform(purpose) - 1), images[:, 0])
 
-    # Arithmetic alone: it rounds the same in a batch and in its slices, vectorised cosines do not.
+    # Arithmetic only: it rounds the same in a batch and in its slices; vectorised cosines do not.
     h, zoom = HALF_ANGLE * amount("rotation"), ZOOM * amount("zoom")
     scale = torch.where(zoom > 0, 1 + zoom, 1 / (1 - zoom.clamp(max=0)))
     cos, sin = (1 - h * h) / (1 + h * h), 2 * h / (1 + h * h)
@@ -51,5 +51,5 @@ def warp(images: Tensor, strength: float, draws: Draws) -> Tensor:
 
 
 def _pixels(size: int) -> Tensor:
-    """Return where pixels have their middle, along an axis from −1 to 1."""
+    """Return the pixels' centres along an axis from −1 to 1."""
     return (2 * torch.arange(size) + 1) / size - 1

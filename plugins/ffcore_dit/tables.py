@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class DiTTeacher(TransformerTeacherTable):
-    """A trained DiT, or, without weights, one that is still to be trained."""
+    """A trained DiT, or without weights an untrained one."""
 
     family = "dit"
 
     def build(self, context: Context) -> Teacher:
-        """Return the teacher. Raises WeightsError where the file does not fit."""
+        """Return the teacher. Raises WeightsError if the file does not fit."""
         from ffcore.interfaces import FrozenTeacher
         from ffcore.nn.teacher import label_conditions, stated_network
         from ffcore_dit.velocity import DiTVelocity
@@ -33,7 +33,7 @@ class DiTTeacher(TransformerTeacherTable):
 
 @attrs.frozen(kw_only=True)
 class DiTStudent(TransformerStudentTable):
-    """A DiT student: the teacher's body, and a velocity head that starts at zero, so that F = 0."""
+    """A DiT student: the teacher's body, and a new velocity head at zero, so that F = 0."""
 
     family = "dit"
 

@@ -1,15 +1,14 @@
 """DiT's conventions: from its variance-preserving diffusion to a velocity on our path.
 
-DiT sees x_vp = a x + s ε at a timestep 0 … 999, where a² = ᾱ and s² = 1 − ᾱ fall out of linear
-betas, and predicts ε. Since x_vp / (a + s) lies on our path at t = s / (a + s), the same ODE is
-ours after a change of time and scale. In our t,
+DiT reads x_vp = a x + s ε at a timestep 0 … 999, where linear betas give a² = ᾱ and s² = 1 − ᾱ, and
+predicts ε. x_vp / (a + s) is on our path at t = s / (a + s), so a change of time and scale turns
+its ODE into ours. In our t,
 
     x_vp = x_t / √((1 − t)² + t²)    and    u = x − ε = (x_t − ε) / (1 − t).
 
-Both are exact at any t; only the timestep that enters the embedding is interpolated. The schedule
-covers t in [0.0099, 0.9937]: beyond its ends the timestep and the divisor are those of the end,
-while x_t is taken as it is. At the noisy end an error of ε counts 157-fold, so all of this is done
-in float32 at least.
+Both are exact at any t; only the embedded timestep is interpolated. The schedule covers t in
+[0.0099, 0.9937]. Beyond its ends, the timestep and the divisor are those of the end, but x_t is
+unchanged. At the noisy end an error of ε counts 157-fold, so this is computed at least in float32.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from ffcore.nn.velocity import Preconditioning, TransformerVelocity, trainable
 
 TIMESTEPS = 1000
 BETAS = (1e-4, 0.02)
-"""The first and the last of a linear schedule (Ho et al., 2006.11239)."""
+"""First and last of a linear schedule (Ho et al., 2006.11239)."""
 
 
 @functools.cache
@@ -39,19 +38,19 @@ def schedule(device: torch.device) -> Tensor:
 
 
 def clamp_time(t: Tensor) -> Tensor:
-    """Return times within the schedule, in float32 at least."""
+    """Return times clamped to the schedule, at least in float32."""
     times = schedule(torch.device("cpu"))
     wide = t.to(torch.promote_types(t.dtype, torch.float32))
     return wide.clamp(float(times[0]), float(times[-1]))
 
 
 class DiTPreconditioning(Preconditioning):
-    """c_noise(t): the timestep, interpolated in t; c_in(t): the scale of the diffusion's points."""
+    """c_noise(t): the timestep, interpolated in t; c_in(t): the scale of DiT's inputs."""
 
     c_out = 1.0
 
     def c_noise(self, t: Tensor) -> Tensor:
-        """Return the timestep in [0, 999], a fraction between two of the schedule."""
+        """Return the timestep in [0, 999], interpolated between those of the schedule."""
         times = schedule(t.device)
         t = t.double().clamp(times[0], times[-1])
         above = torch.searchsorted(times, t).clamp(min=1)
@@ -66,7 +65,7 @@ class DiTPreconditioning(Preconditioning):
 
 
 class DiTVelocity(VelocityField):
-    """u = (x_t − ε) / (1 − t), with ε the network's."""
+    """u = (x_t − ε) / (1 − t), where the network predicts ε."""
 
     def __init__(self, transformer: Transformer) -> None:
         super().__init__()
@@ -80,7 +79,7 @@ class DiTVelocity(VelocityField):
         return ((x_t.to(wide) - epsilon.to(wide)) / left).to(x_t.dtype)
 
     def trainable(self, takes_guidance: bool) -> TransformerVelocity:
-        """Return a velocity to train: the body with its head at zero, since u is no ε."""
+        """Return a velocity to train: a copy whose head is zero, because u is not ε."""
         copied = trainable(self.noise, takes_guidance)
         for parameter in copied.transformer.final_layer.linear.parameters():
             nn.init.zeros_(parameter)

@@ -1,1 +1,1 @@
-"""What core itself has to offer, as a recipe names it: exact teachers, raw features."""
+"""Exact teachers, raw features and the identity decoder."""

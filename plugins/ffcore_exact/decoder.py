@@ -1,4 +1,4 @@
-"""The decoder of samples that are images already."""
+"""The decoder for samples that are already images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ffcore.interfaces import Decoder
 
 
 class Identity(Decoder):
-    """Hands samples on as they are: pixels in [−1, 1], or whatever else they may be."""
+    """Returns samples unchanged, whether they are images or not."""
 
     def forward(self, samples: Tensor) -> Tensor:
         """Return the samples in float32."""

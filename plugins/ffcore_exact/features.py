@@ -1,4 +1,4 @@
-"""Features that need no network."""
+"""Features without a network."""
 
 from __future__ import annotations
 

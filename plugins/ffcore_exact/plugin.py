@@ -1,4 +1,4 @@
-"""What this plugin offers."""
+"""The components of this plugin."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ from ffcore.plugins import Component, hookimpl
 
 @hookimpl
 def ffcore_components() -> Iterable[Component]:
-    """Offer both exact teachers, the raw feature space and the identity decoder."""
+    """Offer both exact teachers, raw features and the identity decoder."""
     yield Component(
         role="teacher",
         name="gaussian",

@@ -1,4 +1,4 @@
-"""The recipe tables of the exact teachers."""
+"""The recipe tables of the exact teachers, raw features and identity decoder."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class GaussianTeacher:
     """Data N(mean, scale² I)."""
 
-    mean: tuple[float, ...] = key(help="the mean; its length is the dimension")
-    scale: float = key(1.0, help="the standard deviation", above=0)
+    mean: tuple[float, ...] = key(help="mean; its length is the dimension")
+    scale: float = key(1.0, help="standard deviation", above=0)
     guidable = False
 
     @classmethod
@@ -29,7 +29,7 @@ class GaussianTeacher:
 
     def __attrs_post_init__(self) -> None:
         if not self.mean:
-            raise ValueError("mean must have one number or more")
+            raise ValueError("mean must have at least one number")
 
     @property
     def sample_shape(self) -> tuple[int]:
@@ -48,10 +48,10 @@ class GaussianTeacher:
 class MixtureTeacher:
     """Data from a mixture of isotropic Gaussians."""
 
-    means: tuple[tuple[float, ...], ...] = key(help="one mean for each component")
-    scale: float = key(1.0, help="the standard deviation of every component", above=0)
+    means: tuple[tuple[float, ...], ...] = key(help="mean of each component")
+    scale: float = key(1.0, help="standard deviation of every component", above=0)
     labels: tuple[int, ...] | None = key(
-        None, help="the class of each component, from 0; without it the teacher is unconditional"
+        None, help="class of each component, from 0; 'none': the teacher is unconditional"
     )
 
     @classmethod
@@ -64,11 +64,11 @@ class MixtureTeacher:
     def __attrs_post_init__(self) -> None:
         lengths = {len(mean) for mean in self.means}
         if len(lengths) != 1 or 0 in lengths:
-            raise ValueError("means must be one or more lists of numbers, all of one length")
+            raise ValueError("means must be one or more lists of numbers of equal length")
         if self.labels is not None and len(self.labels) != len(self.means):
             raise ValueError(f"{len(self.labels)} labels for {len(self.means)} means")
         if self.labels is not None and set(self.labels) != set(range(max(self.labels) + 1)):
-            raise ValueError(f"labels must be 0, 1, … with no gap, found {list(self.labels)}")
+            raise ValueError(f"labels must be 0, 1, … without gaps, found {list(self.labels)}")
 
     @property
     def sample_shape(self) -> tuple[int]:
@@ -77,7 +77,7 @@ class MixtureTeacher:
 
     @property
     def guidable(self) -> bool:
-        """Whether there are classes, and all of them together to guide towards."""
+        """Whether there are classes; the null condition is then all of them together."""
         return self.labels is not None
 
     def build(self, context: Context) -> GaussianMixture:
@@ -102,7 +102,7 @@ class Raw:
 
 @attrs.frozen(kw_only=True)
 class Identity:
-    """Samples are images already, or nothing that a decoder knows."""
+    """Samples are already images, or need no decoder."""
 
     def build(self, context: Context) -> Decoder:
         """Return the decoder."""

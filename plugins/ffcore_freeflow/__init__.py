@@ -1,1 +1,1 @@
-"""FreeFlow (Tong, Ma, Xie & Jaakkola, 2511.19428): its predictor and its balancer."""
+"""FreeFlow (Tong, Ma, Xie & Jaakkola, 2511.19428): its predictor and balancer."""

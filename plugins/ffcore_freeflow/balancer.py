@@ -22,8 +22,8 @@ from ffcore_freeflow.defaults import (
 class AdaptiveBalancer(Balancer):
     """Weight 1 / (‖Δ_G‖²/d + ε)^k on prediction; λ = α E‖Δ_G‖ / (E‖Δ_N‖ + ε) on correction.
 
-    λ brings the correction to the magnitude of what prediction contributes, weight included;
-    `lambda_on = "raw"` compares the unweighted gaps instead.
+    λ scales the correction to the size of the weighted prediction gap, or with
+    `lambda_on = "raw"` of the unweighted one.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class AdaptiveBalancer(Balancer):
         self.lambda_on = lambda_on
 
     def split(self, batch: int, step: int) -> tuple[int, int]:
-        """Return the sizes, in whole samples; neither share is rounded to nothing.
+        """Return the sizes, in whole samples; a nonzero share is never rounded to 0.
 
-        Raises ValueError for a batch of 1 that both objectives should share.
+        Raises ValueError if both objectives must share a batch of 1.
         """
         if step < self.correction_from or self.correction == 0:
             return batch, 0
@@ -66,7 +66,7 @@ class AdaptiveBalancer(Balancer):
         return (norm**2 + self.weight_epsilon) ** -self.power
 
     def scale(self, norms: Mapping[Objective, Norms]) -> Mapping[Objective, Tensor]:
-        """Return 1 for prediction and λ for correction; 1 for an objective that is alone."""
+        """Return 1 for prediction and λ for correction; 1 for a single objective."""
         factors: dict[Objective, Tensor] = {
             name: torch.ones_like(norm.raw) for name, norm in norms.items()
         }

@@ -1,4 +1,4 @@
-"""The balancer's settings, for the recipe table and for Python alike. Torch-free."""
+"""The balancer's defaults, in recipes and in Python. Torch-free."""
 
 from typing import Literal
 

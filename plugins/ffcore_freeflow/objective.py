@@ -1,7 +1,7 @@
 """FreeFlow's predictor: the generating velocity of the student follows the teacher.
 
-At the optimum F + δ ∂_δ F = u(f(z, δ), 1 − δ). The gap is v_G − u at the student's own point, all
-of it stop-gradient; its inner product with F has the gradient of ½ ‖F − sg(u − δ ∂_δ F)‖².
+At the optimum F + δ ∂_δ F = u(f(z, δ), 1 − δ). The gap is v_G − u at the student's own point,
+without gradient. Its inner product with F has the gradient of ½ ‖F − sg(u − δ ∂_δ F)‖².
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ffcore.interfaces import Batch, Gap, Gaps, Networks, PredictorObjective
 
 
 class FreeFlowPredictor(PredictorObjective):
-    """The data-free identity, from the prior (z carries no tangent, δ alone does)."""
+    """The data-free identity, from the prior: only δ carries a tangent, not z."""
 
     def __init__(
         self, delta: TimeDistribution | None = None, derivative: Derivative | None = None
@@ -28,8 +28,8 @@ class FreeFlowPredictor(PredictorObjective):
         """Compare both derivative backends on this student; see derivative.self_check."""
         error = self_check(networks.student, self.derivative, batch.z, batch.condition, batch.draws)
         if error is None:
-            return "the student has no forward-mode derivative to check finite differences by"
-        return f"derivative backends agree on this student to {error:.1e}"
+            return "the student has no forward-mode derivative to check finite differences with"
+        return f"the derivative backends agree on this student to {error:.1e}"
 
     def gaps(self, networks: Networks, batch: Batch) -> Gaps:
         """Return one gap, v_G − u(f, 1 − δ)."""

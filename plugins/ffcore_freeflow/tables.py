@@ -29,7 +29,7 @@ class FreeFlow:
 
     delta: TimeDistribution = key(
         factory=TimeDistribution,
-        help="the distribution of the duration δ (FreeFlow's: unpublished)",
+        help="distribution of the duration δ (paper: unpublished)",
     )
     derivative: Choice = backend_key("∂_δ F")
     derivative_step: float = step_key("δ")
@@ -55,15 +55,15 @@ class Adaptive:
 
     correction: float = key(
         CORRECTION,
-        help="share of the batch that is correction (paper: 0.25)",
+        help="correction's share of the batch (paper: 0.25)",
         at_least=0,
         at_most=1,
     )
     correction_from: int = key(
-        0, help="first step with correction; prediction alone before", at_least=0
+        0, help="first step with correction; before it, prediction only", at_least=0
     )
     alpha: float = key(
-        ALPHA, help="strength of the correction (paper: robust in 0.3 to 3)", above=0
+        ALPHA, help="strength of the correction (paper: robust from 0.3 to 3)", above=0
     )
     power: float = key(
         POWER, help="k of the power-law weight (paper: 1 for joint training)", at_least=0
@@ -79,11 +79,11 @@ class Adaptive:
     )
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Raise ValueError for a batch of 1 that both objectives should share."""
+        """Raise ValueError if both objectives must share a batch of 1."""
         both = recipe.predictor is not None and recipe.corrector is not None
         shared = 0 < self.correction < 1 and self.correction_from < recipe.training.steps
         if both and shared and recipe.training.batch == 1:
-            possible = "0 or 1, since a training.batch of 1 cannot be split"
+            possible = "0 or 1, because a training.batch of 1 cannot be split"
             raise ImpossibleValue("correction", self.correction, possible)
 
     def build(self, context: Context) -> Balancer:

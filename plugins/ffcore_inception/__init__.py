@@ -1,1 +1,1 @@
-"""The features in which published distances are measured: of Inception, and of DINOv2."""
+"""The features of published distances: Inception and DINOv2."""

@@ -1,7 +1,7 @@
-"""DINOv2 (Oquab et al., 2304.07193) as torch-fidelity measures with it: its class token.
+"""DINOv2 (Oquab et al., 2304.07193) as torch-fidelity uses it: its class token.
 
-torch-fidelity would have torch's hub fetch the network's code; here it is built from the weights
-alone, whose names and shapes say all: dimension, depth, grid, kind of perceptron.
+torch-fidelity makes torch's hub download the network's code. Here the network is built from the
+weights alone: their names and shapes give dimension, depth, grid and kind of perceptron.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class DinoV2Features(Features):
     def __init__(self, weights: Weights) -> None:
         super().__init__()
         kind = import_torch_fidelity("feature_extractor_dinov2").FeatureExtractorDinoV2
-        # Its constructor takes no weights file, and is gone round; it treats images as it does.
+        # Its constructor takes no weights file, so it is bypassed; its preprocessing is used.
         extractor = kind.__new__(kind)
         super(kind, extractor).__init__("dinov2-vit-l-14", ["dinov2"])
         extractor.feature_extractor_internal_dtype = torch.float32
@@ -40,7 +40,7 @@ class DinoV2Features(Features):
     def forward(self, samples: Tensor) -> Tensor:
         """Return Float[B, D] of images Float[B, C, H, W] in [−1, 1], C = 3, or 1 for grey.
 
-        They are rounded to 8 bits and enlarged to 224 × 224. Raises ValueError for samples of
+        Images are rounded to 8 bits and enlarged to 224 × 224. Raises ValueError for samples of
         another shape.
         """
         found: Tensor
@@ -49,7 +49,7 @@ class DinoV2Features(Features):
 
 
 def _network(weights: Weights) -> nn.Module:
-    """Return the network that weights fit. Raises WeightsError where there is none."""
+    """Return the network that the weights fit. Raises WeightsError if there is none."""
     try:
         _, tokens, dimension = weights.tensors["pos_embed"].shape
         grid = math.isqrt(tokens - 1)
@@ -58,7 +58,7 @@ def _network(weights: Weights) -> nn.Module:
         first = "blocks.0.mlp.w3.weight" if gated else "blocks.0.mlp.fc2.weight"
         hidden = weights.tensors[first].shape[1]
     except (KeyError, ValueError) as error:
-        raise WeightsError(f"{weights.label} is of no DINOv2 network: {error}") from None
+        raise WeightsError(f"{weights.label} is not a DINOv2 network: {error}") from None
     with torch.random.fork_rng(devices=[]):
         network = _Transformer(dimension, depth, hidden, grid, gated=gated)
     weights.load_into(network)
@@ -73,7 +73,7 @@ class _Transformer(nn.Module):
         self.grid = grid
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dimension))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid**2, dimension))
-        self.mask_token = nn.Parameter(torch.zeros(1, dimension))  # of training alone
+        self.mask_token = nn.Parameter(torch.zeros(1, dimension))  # used in training only
         self.patch_embed = nn.ModuleDict(
             {"proj": nn.Conv2d(3, dimension, kernel_size=_PATCH, stride=_PATCH)}
         )
@@ -81,7 +81,7 @@ class _Transformer(nn.Module):
         self.norm = nn.LayerNorm(dimension, eps=1e-6)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return Float[B, D] of images Float[B, 3, H, W]; H and W are multiples of a patch."""
+        """Return Float[B, D] of images Float[B, 3, H, W]; H and W are multiples of the patch."""
         patches = self.patch_embed["proj"](images)
         side = patches.shape[-1]
         x = patches.flatten(2).transpose(1, 2)
@@ -92,9 +92,9 @@ class _Transformer(nn.Module):
         return found
 
     def _positions(self, side: int) -> Tensor:
-        """Return the embedding of positions, stretched to a square of `side` patches.
+        """Return the position embedding, resized to a square of `side` patches.
 
-        By (side + 0.1) / grid, as the official code has it, which changes every number a little.
+        The factor is the official code's (side + 0.1) / grid, which changes every number a little.
         """
         if side == self.grid:
             return self.pos_embed
@@ -147,7 +147,7 @@ class _Perceptron(nn.Module):
 
 
 class _Gated(nn.Module):
-    """What the largest network has instead (SwiGLU)."""
+    """The perceptron of the largest network (SwiGLU)."""
 
     def __init__(self, dimension: int, hidden: int) -> None:
         super().__init__()

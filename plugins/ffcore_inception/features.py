@@ -1,7 +1,7 @@
-"""The Inception network of published FIDs, as torch-fidelity has it.
+"""The Inception network of published FIDs, from torch-fidelity.
 
-Its input is 8-bit RGB, which it enlarges to 299 × 299 as TensorFlow 1 did; its weights are those of
-2015-12-05, converted. Numbers of any other Inception network are not comparable.
+It enlarges 8-bit RGB to 299 × 299 as TensorFlow 1 did. Its weights are those of 2015-12-05,
+converted. Distances with any other Inception network are not comparable.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _LAYER = "2048"
 
 
 def pixels(who: str, samples: Tensor) -> Tensor:
-    """Return Byte[B, 3, H, W] of images in [−1, 1], grey or not.
+    """Return Byte[B, 3, H, W] of RGB or grey images in [−1, 1].
 
-    Raises ValueError, naming `who` reads them, for samples of another shape.
+    Raises ValueError, which names `who`, for samples of another shape.
     """
     if not is_image(samples.shape[1:]):
         found = tuple(samples.shape[1:])
-        raise ValueError(f"{who} reads images of 3 channels, or 1, found {found}")
+        raise ValueError(f"{who} reads images with 3 channels or 1, found {found}")
     return to_uint8(samples).permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
 
 
@@ -35,7 +35,7 @@ class InceptionFeatures(ClassFeatures):
     """The activations of the last pool."""
 
     name = "inception"
-    classes = None  # its 1008 are those of 2015, in an order of their own
+    classes = None  # its 1008 classes of 2015 have an order of their own
 
     def __init__(self, weights: Weights) -> None:
         super().__init__()
@@ -44,27 +44,27 @@ class InceptionFeatures(ClassFeatures):
     def forward(self, samples: Tensor) -> Tensor:
         """Return Float[B, 2048] of images Float[B, C, H, W] in [−1, 1], C = 3, or 1 for grey.
 
-        They are rounded to 8 bits first. Raises ValueError for samples of another shape.
+        Images are rounded to 8 bits first. Raises ValueError for samples of another shape.
         """
         found: Tensor
         (found,) = self.network(pixels("inception", samples))
         return found
 
     def logits(self, features: Tensor) -> Tensor:
-        """Return Float[B, 1008], without the bias, of which published Inception Scores are made."""
+        """Return Float[B, 1008], without the bias, as published Inception Scores use them."""
         return features.mm(self.network.fc.weight.T)
 
 
 def _network(weights: Weights) -> Any:
-    """Return the network, in eval mode. Raises WeightsError where the weights do not fit."""
+    """Return the network, in eval mode. Raises WeightsError if the weights do not fit."""
     weights.check_finite(name for name in weights.tensors)
-    # The network's constructor unpickles a file without restraint: it gets one made here.
+    # The network's constructor unpickles any file without checks: it gets one made here.
     file = io.BytesIO()
     torch.save(weights.tensors, file)
     file.seek(0)
     extractor = import_torch_fidelity("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
     try:
-        # The random numbers are overwritten: no others of the run may move for their sake.
+        # The initial random weights are overwritten; they must not shift the run's random numbers.
         with torch.random.fork_rng(devices=[]):
             network = extractor(
                 "inception-v3-compat", [_LAYER], feature_extractor_weights_path=file

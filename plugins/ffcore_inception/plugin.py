@@ -1,4 +1,4 @@
-"""What this plugin offers."""
+"""The components of this plugin."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ from ffcore.plugins import Component, hookimpl
 
 @hookimpl
 def ffcore_components() -> Iterable[Component]:
-    """Offer the features in which published distances are measured."""
+    """Offer the features of published distances."""
     yield Component(
         role="features",
         name="inception",

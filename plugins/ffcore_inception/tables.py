@@ -30,8 +30,8 @@ class Inception:
     weights: str | None = key(
         None,
         help=(
-            "the network's weights file; none: torch-fidelity's, in the cache where it keeps it. "
-            "Nothing is downloaded"
+            "weights file of the network; 'none': torch-fidelity's, in its cache. Nothing is "
+            "downloaded"
         ),
     )
 
@@ -62,13 +62,13 @@ class Inception:
 
 @attrs.frozen(kw_only=True)
 class DinoV2:
-    """Class token of RGB or grey images in [−1, 1], by a network of any published size."""
+    """Class token of RGB or grey images in [−1, 1], from a network of any published size."""
 
     weights: str | None = key(
         None,
         help=(
-            "the network's weights file, without registers; none: that of ViT-L/14, in the cache "
-            "where torch's hub keeps it. Nothing is downloaded"
+            "weights file of the network, without registers; 'none': ViT-L/14's, in the cache of "
+            "torch's hub. Nothing is downloaded"
         ),
     )
 
@@ -109,22 +109,22 @@ def _file(weights: str | None, features: str, network: str, name: str, origin: s
         f"the {network} network's weights",
         origin,
         "Apache-2.0",
-        """download it to that place, or name yours: in ffd evaluate as --features """
-        f"""'{{type="{features}", weights="PATH"}}', in a recipe by that key""",
+        """download it to that path, or name your file: for ffd evaluate, --features """
+        f"""'{{type="{features}", weights="PATH"}}'; in a recipe, this key""",
     )
 
 
 def _check_images(features: str, shape: tuple[int, ...] | None) -> None:
-    """Raise ValueError for samples that are known to be no images."""
+    """Raise ValueError for samples known not to be images."""
     if shape is not None and not (len(shape) == 3 and shape[0] in (1, 3)):
         raise ValueError(
-            f"{features} reads images, (3, height, width) or (1, height, width), and the teacher's "
-            f"samples are {tuple(shape)}. Of latents, `ffd evaluate` measures the decoded images"
+            f"{features} reads images, (3, height, width) or (1, height, width), but the teacher's "
+            f"samples are {tuple(shape)}. For latents, `ffd evaluate` measures the decoded images"
         )
 
 
 def _cache() -> Path:
-    """Return where torch keeps the weights that its hub downloads, as torch itself finds it."""
+    """Return torch's cache of the weights that its hub downloads, by torch's own rules."""
     home = os.environ.get("TORCH_HOME")
     if home is None:
         home = str(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "torch")

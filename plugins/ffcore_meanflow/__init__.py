@@ -1,1 +1,1 @@
-"""MeanFlow (Geng, Deng, Bai, Kolter & He, 2505.13447): its predictor, on data."""
+"""MeanFlow (Geng, Deng, Bai, Kolter & He, 2505.13447): its predictor, which needs data."""

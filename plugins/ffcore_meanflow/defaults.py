@@ -1,8 +1,8 @@
-"""The settings of the paper's ablation, for the recipe table and for Python alike. Torch-free."""
+"""The settings of the paper's ablation, for recipes and Python. Torch-free."""
 
 from ffcore.flow.time_distribution import TimeDistribution
 
 TIMES = TimeDistribution(distribution="logit-normal", location=-0.4)
-"""The distribution of t and r that was the best."""
+"""The best distribution of t and r."""
 UNEQUAL = 0.25
 DROP = 0.1

@@ -1,9 +1,9 @@
 """MeanFlow's predictor: the average velocity from any point, learnt at noised data.
 
-Let a start (x_t, t) move up the flow while its end, at r = t − δ, stands: (x_t, t, δ) moves along
+Let a start (x_t, t) move up the flow while its end, at r = t − δ, stays: (x_t, t, δ) moves along
 (−u, 1, 1). With D the derivative along it, F is the average velocity of u if and only if
-F + δ D F = u(x_t, t). The gap is F + δ D F − v, all of it stop-gradient, where v is the velocity
-x − n of the sample that was noised, whose mean given x_t is u, or the teacher's u itself.
+F + δ D F = u(x_t, t). The gap is F + δ D F − v, without gradient. Here v is the data velocity
+x − n, whose mean given x_t is u, or the teacher's u itself.
 
 In the paper's signs this is u_θ − (v − (t − r) du_θ/dt): its velocities are ours negated.
 """
@@ -38,13 +38,13 @@ class MeanFlowPredictor(PredictorObjective):
     """The MeanFlow identity at noised data.
 
     Args:
-        velocity: "data": x − n of each sample; "teacher": u(x_t, t), guided where the run guides.
-        times: the distribution of two times for each sample, the later of which is t, the other r.
-        unequal: share of the samples that keep both; the others get r = t, thus δ = 0.
-        derivative: how D F is computed.
-        guided: whether data's velocity is guided where the run guides.
-        kappa: κ of data's velocity where the run guides; see `_guidance`.
-        drop: share of the samples that lose their condition where data's velocity is guided.
+        velocity: "data": x − n of each sample; "teacher": u(x_t, t), guided if the run guides.
+        times: distribution of two times per sample: t is the greater, r the smaller.
+        unequal: share of the samples that keep both times; the others get r = t, so δ = 0.
+        derivative: method to compute D F.
+        guided: whether the data velocity is guided if the run guides.
+        kappa: κ of the guided data velocity; see `_guidance`.
+        drop: share of the samples that lose their condition if the data velocity is guided.
     """
 
     needs = frozenset({"data", "student starts anywhere"})
@@ -70,11 +70,11 @@ class MeanFlowPredictor(PredictorObjective):
     def self_check(self, networks: Networks, batch: Batch) -> str:
         """Compare both derivative backends on this student; see derivative.self_check.
 
-        Raises ValueError for a student that starts at the prior alone.
+        Raises ValueError for a student that starts only at the prior.
         """
         if networks.student.starts_at != "anywhere":
             raise ValueError(
-                "MeanFlow calls its student at every time, and this one starts at the prior alone: "
+                "MeanFlow calls its student at every time, but this one starts only at the prior: "
                 'make it with starts_at = "anywhere"'
             )
         assert batch.data is not None
@@ -83,13 +83,13 @@ class MeanFlowPredictor(PredictorObjective):
             networks.student, self.derivative, batch.z, batch.condition, batch.draws, velocity=v
         )
         said = (
-            "the student has no forward-mode derivative to check finite differences by"
+            "the student has no forward-mode derivative to check finite differences with"
             if error is None
-            else f"derivative backends agree on this student to {error:.1e}"
+            else f"the derivative backends agree on this student to {error:.1e}"
         )
         if batch.condition.guidance is None or self.guided:
             return said
-        return f"{said}; data are taken for samples that are guided already (guided = false)"
+        return f"{said}; guided = false: the data must be samples of the guided teacher"
 
     def gaps(self, networks: Networks, batch: Batch) -> Gaps:
         """Return one gap, F + δ D F − v."""
@@ -111,7 +111,7 @@ class MeanFlowPredictor(PredictorObjective):
     ) -> tuple[Tensor, Tensor]:
         """Return F, with gradient, and δ D F, without, at the times (t, δ): Float[B, *S] each.
 
-        Where δ is 0, δ D F is too, and the derivative is not computed.
+        Where δ is 0, δ D F is 0 and the derivative is not computed.
         """
         t, delta = times
         moving, still = self._apart(delta)
@@ -139,8 +139,8 @@ class MeanFlowPredictor(PredictorObjective):
     def _apart(self, delta: Tensor) -> tuple[Tensor, Tensor]:
         """Return the samples whose δ is not 0, and the others: Int[M], Int[B − M].
 
-        Where both kinds are drawn neither is empty, so that a network is called whatever was drawn:
-        processes that share a batch wait for each other in every call.
+        If `unequal` allows both kinds, neither is empty. So the network calls do not depend on the
+        draw: processes that share a batch wait for each other in every call.
         """
         everything = torch.arange(len(delta), device=delta.device)
         if self.unequal == 1:
@@ -158,7 +158,7 @@ class MeanFlowPredictor(PredictorObjective):
     def _velocity(
         self, networks: Networks, batch: Batch, x_t: Tensor, t: Tensor
     ) -> tuple[Tensor, Condition]:
-        """Return v of each sample, and the conditions, of which some are dropped."""
+        """Return v of each sample, and the conditions, some of them dropped."""
         condition = batch.condition
         if self.velocity == "teacher":
             return networks.teacher(x_t, t, condition), condition
@@ -192,8 +192,8 @@ class MeanFlowPredictor(PredictorObjective):
     ) -> Tensor:
         """Return ṽ − v of the chosen samples, Float[C, *S].
 
-        ṽ = ω v + κ F(x_t, t, 0 | c) + (1 − ω − κ) F(x_t, t, 0 | ∅), where ω = γ (1 − κ), so that
-        F(x_t, t, 0 | c) = γ v + (1 − γ) F(x_t, t, 0 | ∅) in mean where it has been learnt.
+        ṽ = ω v + κ F(x_t, t, 0 | c) + (1 − ω − κ) F(x_t, t, 0 | ∅), where ω = γ (1 − κ). Once
+        learnt, F(x_t, t, 0 | c) = γ v + (1 − γ) F(x_t, t, 0 | ∅) in mean.
         """
 
         def velocity(of: Condition) -> Tensor:
@@ -208,13 +208,13 @@ class MeanFlowPredictor(PredictorObjective):
 
 
 def _some(mask: Tensor) -> Tensor:
-    """Return where `mask` holds: Int[M]; the first place where it holds nowhere."""
+    """Return the indices where `mask` is true: Int[M]; index 0 if it is true nowhere."""
     places = mask.nonzero().squeeze(1)
     return places if len(places) else places.new_zeros(1)
 
 
 def _guided_where(teacher: Teacher) -> tuple[tuple[float, float], int | Literal["all"]]:
-    """Return the times and the channels in which a run guides."""
+    """Return the times and the channels that a run guides."""
     if isinstance(teacher, Guided):
         return teacher.interval, teacher.channels
     return (0.0, 1.0), "all"

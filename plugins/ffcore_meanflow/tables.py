@@ -24,32 +24,32 @@ class MeanFlow:
     velocity: Literal["data", "teacher"] = key(
         "data",
         help=(
-            "what F follows at noised data: each sample's own x − n, the velocity of data in mean, "
-            "or the teacher's u"
+            "target of F at noised data: each sample's x − n, whose mean is the data velocity, or "
+            "the teacher's u"
         ),
     )
     times: TimeDistribution = key(
         factory=lambda: TIMES,
-        help="the distribution of t and of r = t − δ, the later being t (paper: this one)",
+        help="distribution of t and of r = t − δ; t is the greater (paper: the default)",
     )
     unequal: float = key(
         UNEQUAL,
-        help="share of the samples whose δ is not 0, with D F to compute (paper: 0.25)",
+        help="share of the samples with δ above 0, which need D F (paper: 0.25)",
         at_least=0,
         at_most=1,
     )
     guided: bool = key(
         True,
         help=(
-            "whether data's velocity is guided as the recipe guides; false where the data are "
-            "samples of the guided teacher already"
+            "whether the data velocity is guided as the recipe guides; set false if the data are "
+            "samples of the guided teacher"
         ),
     )
     kappa: float = key(
         0.0,
         help=(
             "κ of the guided data velocity ω v + κ F(·|c) + (1 − ω − κ) F(·|∅), where "
-            "ω = γ (1 − κ) and γ is guidance.scale (paper: at γ = 2 0.5 is better than 0)"
+            "ω = γ (1 − κ) and γ is guidance.scale (paper: at γ = 2, 0.5 is better than 0)"
         ),
         at_least=0,
         below=1,
@@ -57,8 +57,8 @@ class MeanFlow:
     drop: float = key(
         DROP,
         help=(
-            "where data's velocity is guided: share of the samples that lose their condition, from "
-            "which F(·|∅) learns (paper: 0.1)"
+            "share of the samples that lose their condition, if the data velocity is guided; "
+            "F(·|∅) learns from them (paper: 0.1)"
         ),
         at_least=0,
         at_most=1,
@@ -79,40 +79,40 @@ class MeanFlow:
     def __attrs_post_init__(self) -> None:
         if self.kappa and self.velocity == "teacher":
             raise ImpossibleValue(
-                "kappa", self.kappa, "0, since the teacher's velocity is already guided"
+                "kappa", self.kappa, "0, because the teacher's velocity is already guided"
             )
         if not self.guided and self.velocity == "teacher":
-            possible = "true, since the teacher's velocity is guided as the recipe guides"
+            possible = "true, because the teacher's velocity is guided as the recipe guides"
             raise ImpossibleValue("guided", self.guided, possible)
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Raise ValueError for κ where data's velocity is not guided, and for what would be guided
-        twice, by nobody though the recipe guides, or over a range of γ never."""
+        """Raise ValueError for κ with an unguided data velocity, for guidance that acts twice or,
+        although the recipe guides, never, and for guided data with a range of γ."""
         recipe_guides = recipe.guidance.guides
         data_guided = getattr(recipe.data, "guided", None)  # None: its table does not say
         if self.kappa and not (self.guided and recipe_guides):
             cause = (
-                "data's velocity is not guided here (guided = false)"
+                "the data velocity is not guided (guided = false)"
                 if recipe_guides
                 else "nothing is guided: set guidance.scale or guidance.range"
             )
-            raise ImpossibleValue("kappa", self.kappa, f"0, since {cause}")
+            raise ImpossibleValue("kappa", self.kappa, f"0, because {cause}")
         if self.velocity == "teacher" or not recipe_guides:
             return
         if self.guided and data_guided:
             possible = (
-                "false, since the data are samples of the guided teacher, whose velocity would be "
-                "guided twice; or data.guided must be"
+                "false, because the data are samples of the guided teacher and their velocity "
+                "would be guided twice; or set data.guided = false"
             )
             raise ImpossibleValue("guided", self.guided, possible)
         if not self.guided and recipe.guidance.range is not None:
-            possible = "true, since guidance.range needs every scale and data have one"
+            possible = "true, because guidance.range needs every scale and the data have one"
             raise ImpossibleValue("guided", self.guided, possible)
         if not self.guided and data_guided is False:
             possible = (
-                f"true, since the recipe guides (guidance.scale is {recipe.guidance.scale:g}) and "
-                "these data are not guided: nothing would be. For samples of the guided teacher "
-                "set data.guided = true; for a student without guidance leave out guidance.scale"
+                f"true, because the recipe guides (guidance.scale is {recipe.guidance.scale:g}) "
+                "and these data are unguided. For samples of the guided teacher, set data.guided "
+                "= true; for an unguided student, leave out guidance.scale"
             )
             raise ImpossibleValue("guided", self.guided, possible)
 

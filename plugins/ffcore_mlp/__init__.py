@@ -1,1 +1,1 @@
-"""Small perceptrons for vectors: a student, and a network for g_ψ."""
+"""Small perceptrons for vectors: a student, and an online network g_ψ."""

@@ -1,4 +1,4 @@
-"""Perceptrons on (point, time or duration or both, class)."""
+"""Perceptrons of a point, a class, and a time, a duration or both."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FREQUENCIES = 16
 class _Perceptron(nn.Module):
     """Maps a vector, scalars in [0, 1] and a class to a vector.
 
-    Each scalar enters as sinusoids of slow to moderate frequency and as itself.
+    Each scalar enters as itself and as sinusoids of low to moderate frequency.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class _Perceptron(nn.Module):
 
 
 class MlpAverageVelocity(Student):
-    """A student for vectors, started from scratch."""
+    """A student for vectors, from scratch."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class MlpAverageVelocity(Student):
 
 
 class MlpVelocity(VelocityField):
-    """A velocity for vectors, started from scratch: g_ψ for a black-box teacher."""
+    """A velocity for vectors, from scratch: g_ψ for a black-box teacher."""
 
     def __init__(self, dimension: int, classes: int, width: int, depth: int) -> None:
         super().__init__()

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def _check_vectors(who: str, teacher: Any, scales: tuple[float, float] | None) -> None:
-    """Raise ValueError for samples that are no vectors, as far as known, and for a range of γ."""
+    """Raise ValueError for a range of γ, and for samples known not to be vectors."""
     shape = getattr(teacher, "sample_shape", None)
     if shape is not None and len(shape) != 1:
-        raise ValueError(f"{who} is for vectors, and the teacher's samples are {shape}")
+        raise ValueError(f"{who} is for vectors, but the teacher's samples are {shape}")
     if scales is not None:
         raise ValueError(f"{who} has no input for γ: leave out guidance.range")
 
 
 def _dimension(who: str, context: Context) -> int:
-    """Return the dimension of the teacher's vectors; ValueError as `_check_vectors` has it."""
+    """Return the dimension of the teacher's vectors. Raises ValueError like `_check_vectors`."""
     assert context.teacher is not None
     _check_vectors(who, context.teacher, context.guidance_range)
     return context.teacher.sample_shape[0]
@@ -35,7 +35,7 @@ class MlpStudent:
     """F(x_t, t, δ, c) as a perceptron."""
 
     starts_at: Literal["prior", "anywhere"] = key(
-        "prior", help="where its flow map starts: at t = 1 alone, or at every time, which it reads"
+        "prior", help="start of the flow map: at t = 1 only, or at every t, which F then reads"
     )
     width: int = key(128, help="units of each hidden layer", at_least=1)
     depth: int = key(3, help="hidden layers", at_least=1)
@@ -48,7 +48,7 @@ class MlpStudent:
 
     @property
     def offers(self) -> frozenset[str]:
-        """Flow maps from anywhere, if it has them."""
+        """Offer flow maps from anywhere, if `starts_at` says so."""
         return frozenset({"student starts anywhere"} if self.starts_at == "anywhere" else ())
 
     def check_recipe(self, recipe: Recipe) -> None:

@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from ffcore.nn.velocity import Preconditioning
 
 PROJECTORS = "projectors.*"
-"""The heads that align features while REPA trains; no sampler needs them."""
+"""The heads that align features in REPA's training; samplers do not need them."""
 
 
 @attrs.frozen(kw_only=True)
 class RepaTeacher(TransformerTeacherTable):
-    """A SiT trained with REPA, or, without weights, one that is still to be trained."""
+    """A SiT trained with REPA, or without weights an untrained one."""
 
     family = "repa"
 
     def build(self, context: Context) -> Teacher:
-        """Return the teacher. Raises WeightsError where the file does not fit."""
+        """Return the teacher. Raises WeightsError if the file does not fit."""
         from ffcore.nn.teacher import stated_network, transformer_teacher
         from ffcore_repa.velocity import RepaPreconditioning
 
@@ -33,7 +33,7 @@ class RepaTeacher(TransformerTeacherTable):
 
 @attrs.frozen(kw_only=True)
 class RepaStudent(TransformerStudentTable):
-    """A REPA student: the teacher's transformer, and δ and γ through embeddings of their own."""
+    """A REPA student: the teacher's transformer with new embeddings for δ and γ."""
 
     family = "repa"
 

@@ -1,6 +1,6 @@
 """REPA's conventions.
 
-Its time is ours, 1 at noise, and its output is noise − data: our velocity with the other sign.
+Its time is ours, 1 at noise. Its output is noise − data: our velocity with the opposite sign.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from ffcore.nn.velocity import Preconditioning
 
 
 class RepaPreconditioning(Preconditioning):
-    """c_noise(t) = t; the velocity is the negative output."""
+    """c_noise(t) = t; the velocity is the negated output."""
 
     c_out = -1.0
 

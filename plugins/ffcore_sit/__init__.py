@@ -1,1 +1,1 @@
-"""SiT (Ma et al., 2401.08740): the scalable interpolant transformer, as teacher and student."""
+"""SiT (Ma et al., 2401.08740), as teacher, student and online network."""

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class SiTTeacher(TransformerTeacherTable):
-    """A trained SiT, or, without weights, one that is still to be trained."""
+    """A trained SiT, or without weights an untrained one."""
 
     family = "sit"
 
     def build(self, context: Context) -> Teacher:
-        """Return the teacher. Raises WeightsError where the file does not fit."""
+        """Return the teacher. Raises WeightsError if the file does not fit."""
         from ffcore.nn.teacher import stated_network, transformer_teacher
         from ffcore_sit.velocity import SiTPreconditioning
 
@@ -39,7 +39,7 @@ class SiTTeacher(TransformerTeacherTable):
 
 @attrs.frozen(kw_only=True)
 class SiTStudent(TransformerStudentTable):
-    """A SiT student: the teacher's transformer, and δ and γ through embeddings of their own."""
+    """A SiT student: the teacher's transformer with new embeddings for δ and γ."""
 
     family = "sit"
 
@@ -52,9 +52,9 @@ class SiTStudent(TransformerStudentTable):
 
 @attrs.frozen(kw_only=True)
 class SiTNetwork:
-    """A SiT velocity to be trained from scratch: g_ψ where the teacher is a black box."""
+    """A SiT velocity to train from scratch: g_ψ for a black-box teacher."""
 
-    sizes: TransformerSize = key(help="the sizes of the network")
+    sizes: TransformerSize = key(help="sizes of the network")
 
     @classmethod
     def examples(cls) -> Iterator[Self]:
@@ -62,7 +62,7 @@ class SiTNetwork:
         yield cls(sizes=SMALL)
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Raise ValueError where the sizes do not suit the teacher, as far as it says."""
+        """Raise ValueError if the sizes do not fit those that the teacher's table states."""
         if (stated := stated_teacher(recipe)) is not None:
             self.sizes.check_teacher(stated.sample_shape, stated.classes)
 

@@ -1,7 +1,7 @@
 """SiT's conventions.
 
-SiT's own time is 0 at noise and 1 at data, and its output is data − noise: our velocity, at
-t_SiT = 1 − t. The raw time, not a multiple of it, enters the embedding.
+SiT's time is 0 at noise and 1 at data: t_SiT = 1 − t. Its output is data − noise, our velocity. The
+embedding takes the raw time, not a multiple of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class SiTPreconditioning(Preconditioning):
     c_out = 1.0
 
     def c_noise(self, t: Tensor) -> Tensor:
-        """Return SiT's own time."""
+        """Return SiT's time."""
         return 1 - t
 
     def c_in(self, t: Tensor) -> None:

@@ -1,1 +1,1 @@
-"""Trackers: TensorBoard, and Weights & Biases."""
+"""Trackers for TensorBoard and Weights & Biases."""

@@ -1,4 +1,4 @@
-"""TensorBoard's event files, by torch's own writer."""
+"""TensorBoard's event files, written by torch's SummaryWriter."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ffcore.system.files import MissingFile
 
 
 class EventFiles(Tracker):
-    """One event file for each time that the run was started; TensorBoard reads them as one log.
+    """One event file for each start of the run; TensorBoard reads them as one log.
 
-    Raises MissingFile where tensorboard is not installed.
+    Raises MissingFile if tensorboard is not installed.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class EventFiles(Tracker):
         self.writer: Any = None
 
     def open(self, folder: Path, run: str, recipe: Mapping[str, Any], step: int) -> None:
-        """Begin a file; steps after `step` that earlier ones hold are not shown any more."""
+        """Start a file; TensorBoard then hides steps after `step` in earlier files."""
         del run
         self.writer = self.writer_of(str(folder), purge_step=step + 1 if step else None)
         if step == 0:
@@ -32,7 +32,7 @@ class EventFiles(Tracker):
         self.writer.flush()
 
     def track(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Write each number as a scalar, at once: a killed run loses nothing."""
+        """Write each number as a scalar, immediately: a killed run loses nothing."""
         for name, number in numbers.items():
             self.writer.add_scalar(name, number, step)
         self.writer.flush()

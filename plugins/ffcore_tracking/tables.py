@@ -18,7 +18,7 @@ class TensorBoard:
     """Event files for TensorBoard, in the run's directory."""
 
     def build(self, context: Context) -> Tracker:
-        """Return the tracker. Raises MissingFile where the library is not installed."""
+        """Return the tracker. Raises MissingFile if the library is not installed."""
         from ffcore_tracking.event_files import EventFiles
 
         del context
@@ -29,26 +29,25 @@ class TensorBoard:
 class Wandb:
     """A run of Weights & Biases."""
 
-    project: str = key("ffcore", help="the project that the run belongs to")
-    entity: str | None = key(None, help="user or team that owns the project; 'none': your own")
+    project: str = key("ffcore", help="project of the run")
+    entity: str | None = key(None, help="user or team that owns the project; 'none': you")
     mode: Literal["online", "offline"] | None = key(
         None,
         help=(
-            "'offline' keeps the run in its directory, for `wandb sync`; 'none' does as WANDB_MODE "
-            "says, else online"
+            "'offline' stores the run in its directory, for `wandb sync`; 'none': WANDB_MODE, or "
+            "online"
         ),
     )
 
     @classmethod
     def examples(cls) -> Iterator[Wandb]:
-        """Yield one that reaches for no server."""
+        """Yield one that needs no server."""
         yield cls(mode="offline")
 
     def build(self, context: Context) -> Tracker:
         """Return the tracker.
 
-        Raises MissingFile where the library is not installed, and where an online run has no
-        API key.
+        Raises MissingFile if the library is not installed, or if an online run has no API key.
         """
         from ffcore_tracking.wandb_run import WandbRun
 

@@ -1,4 +1,4 @@
-"""A run of Weights & Biases, which its own library sends or keeps, from a process of its own."""
+"""A run of Weights & Biases. wandb's own process sends or stores it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ffcore.interfaces import Tracker
 from ffcore.system.files import MissingFile, write_text
 
 PATIENCE = 300.0
-"""Seconds that the end of a run waits for a server to take the rest."""
+"""Seconds that the end of a run waits for the last upload."""
 
 
 class WandbRun(Tracker):
-    """One wandb run, whose id the run directory keeps: a resumed run goes on in it.
+    """One wandb run. The run directory stores its id, so that a resumed run continues it.
 
-    Numbers stand over ffcore's step, not over wandb's own, which cannot go back: steps that are
-    made again after an interruption stand there twice.
+    Numbers are plotted over ffcore's step, because wandb's own step cannot go back. Steps that are
+    repeated after an interruption appear twice.
 
-    Raises MissingFile where wandb is not installed, and where an online run has no API key.
+    Raises MissingFile if wandb is not installed, or if an online run has no API key.
     """
 
     def __init__(
@@ -36,12 +36,12 @@ class WandbRun(Tracker):
     def _require_key(self) -> None:
         if self.wandb.run is None and not self.wandb.login(prompt=False, verify=False):
             raise MissingFile(
-                "tracker 'wandb' is online, and wandb knows no API key here: `wandb login` stores "
-                "one, WANDB_API_KEY names one, mode = 'offline' needs none"
+                "tracker 'wandb' is online, but wandb has no API key: run `wandb login`, set "
+                "WANDB_API_KEY, or use mode = 'offline'"
             )
 
     def open(self, folder: Path, run: str, recipe: Mapping[str, Any], step: int) -> None:
-        """Begin the run, or go on with it."""
+        """Start the run, or continue it."""
         del step
         wandb = self.wandb
         self.live = wandb.init(
@@ -51,11 +51,11 @@ class WandbRun(Tracker):
             name=run,
             id=_id_of(folder / "wandb-id"),
             resume="allow",
-            reinit="create_new",  # beside a run that the calling program may have
+            reinit="create_new",  # the calling program may have a run of its own
             dir=str(folder),
             config=dict(recipe),
             settings=wandb.Settings(
-                console="off",  # stdout and stderr stay as they are
+                console="off",  # leaves stdout and stderr alone
                 silent=True,
                 disable_git=True,
                 save_code=False,
@@ -73,12 +73,12 @@ class WandbRun(Tracker):
         self.live.log({"step": step, name: self.wandb.Image(str(picture))})
 
     def close(self, *, finished: bool) -> None:
-        """End the run; as failed where it is not `finished`, until it goes on."""
+        """End the run; mark it failed unless `finished`."""
         self.live.finish(exit_code=0 if finished else 1)
 
 
 def _id_of(file: Path) -> str:
-    """Return the id that this run has had before, or a new one."""
+    """Return the run's stored id, or a new one."""
     if not file.exists():
         write_text(file, secrets.token_hex(4))
     return file.read_text().strip()

@@ -1,1 +1,1 @@
-"""The decoder of Stable Diffusion's autoencoder, whose latents most image teachers live in."""
+"""The decoder of Stable Diffusion's autoencoder, which most latent image teachers use."""

@@ -1,9 +1,8 @@
 """The decoder half of Stable Diffusion's autoencoder (Rombach et al., 2112.10752), frozen.
 
-Teachers of this family are trained on latents times 0.18215, which makes their variance about 1.
-A folder in diffusers' layout is read by core's own strict reader, and diffusers gives the network.
-So nothing is left at its random start, no pickle is opened, and no name in the folder leads
-anywhere else.
+Its teachers are trained on latents times 0.18215, which makes their variance about 1. diffusers
+provides the network; ffcore's own strict reader reads the folder in diffusers' layout. So no weight
+stays at its random start, no pickle is opened, and no name in the folder points elsewhere.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ class SdVaeDecoder(Decoder):
     """Latents to images, a few at a time.
 
     Args:
-        enter: what the latents pass first, at the decoder's border.
-        decoder: the decoder proper; both are frozen in place, in eval mode.
-        channels: C of the latents it decodes.
-        scale: what latents are divided by before they are decoded.
-        batch: how many samples are decoded at a time.
+        enter: layer before the decoder.
+        decoder: the decoder itself; both are frozen in place, in eval mode.
+        channels: channels C of the latents.
+        scale: divisor of the latents before decoding.
+        batch: samples decoded at a time.
     """
 
     def __init__(
@@ -51,7 +50,7 @@ class SdVaeDecoder(Decoder):
         self.requires_grad_(False).eval()
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise ValueError where samples of this shape are no latents of this decoder."""
+        """Raise ValueError if this decoder cannot decode samples of this shape."""
         if len(shape) != 3 or shape[0] != self.channels:
             raise ValueError(
                 f"sd-vae decodes latents of shape ({self.channels}, height, width), found {shape}"
@@ -60,7 +59,7 @@ class SdVaeDecoder(Decoder):
     def forward(self, samples: Tensor) -> Tensor:
         """Return images Float[B, C', H, W] of latents Float[B, C, h, w], without gradient.
 
-        They are on the decoder's device, and may leave [−1, 1] by a little.
+        They are on the decoder's device and may slightly exceed [−1, 1].
 
         Raises ValueError for latents of another shape.
         """
@@ -82,12 +81,12 @@ def read_decoder(
 
     Args:
         config: config.json, which describes an AutoencoderKL.
-        weights: its tensors, encoder and decoder, as safetensors. Both as `locate` takes them.
-        scale, batch: as SdVaeDecoder has them.
-        dtype: "float32" or "bfloat16", in which the decoder computes.
+        weights: its tensors, encoder and decoder, as safetensors. Both are references for `locate`.
+        scale, batch: see SdVaeDecoder.
+        dtype: the decoder's precision, "float32" or "bfloat16".
 
-    Raises MissingFile where diffusers or a file is not there, WeightsError where a file is damaged
-    or the two do not fit, ValueError where config.json names another scale.
+    Raises MissingFile if diffusers or a file is missing, WeightsError if a file is damaged or the
+    two do not fit each other, ValueError if config.json has another scale.
     """
     autoencoder = import_autoencoder()
     sizes = _read_config(locate(config))
@@ -105,7 +104,7 @@ def read_decoder(
 
 
 def import_autoencoder() -> Any:
-    """Return diffusers' AutoencoderKL, curing torchvision's import where it needs it."""
+    """Return diffusers' AutoencoderKL; work around torchvision's failing import if needed."""
     try:
         return _import_autoencoder()
     except ImportError as error:
@@ -126,7 +125,7 @@ def _import_autoencoder() -> Any:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """Return what config.json says of the network."""
+    """Return the network's sizes in config.json."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -137,35 +136,36 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _check_normalisation(sizes: dict[str, Any], scale: float, source: str) -> None:
-    """Latents are divided by `scale` and nothing else: the file must not say otherwise."""
+    """Raise ValueError if the file normalises latents in another way than division by `scale`."""
     found = sizes.get("scaling_factor", scale)
     if found != scale:
         raise ValueError(
-            f"scale is {scale}, and {source} says scaling_factor {found!r}: set scale to what the "
-            "teacher's latents were multiplied by; if it is right, fix that file"
+            f"scale is {scale}, but {source} has scaling_factor {found!r}: set scale to the factor "
+            "on the teacher's latents; if it is right, fix that file"
         )
     for name in ("shift_factor", "latents_mean", "latents_std"):
         if sizes.get(name) is not None:
-            raise ValueError(f"{source} says {name} {sizes[name]!r}; sd-vae has a scale alone")
+            raise ValueError(f"{source} has {name} {sizes[name]!r}, but sd-vae only has a scale")
 
 
 def _new(autoencoder: Any, sizes: dict[str, Any], source: str) -> Any:
-    """Return an AutoencoderKL of these sizes, its weights still random."""
+    """Return an AutoencoderKL of these sizes with random weights."""
     unknown = sorted(sizes.keys() - inspect.signature(autoencoder).parameters.keys())
     if unknown:
-        raise WeightsError(f"{source}: the installed diffusers knows no {', '.join(unknown)}")
+        names = ", ".join(unknown)
+        raise WeightsError(f"{source}: the installed diffusers does not know {names}")
     try:
-        # The random numbers are overwritten: no others of the run may move for their sake.
+        # The initial random weights are overwritten; they must not shift the run's random numbers.
         with torch.random.fork_rng(devices=[]):
             return autoencoder(**sizes)
     except (LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise WeightsError(f"{source} describes no AutoencoderKL: {error}") from error
+        raise WeightsError(f"{source} does not describe an AutoencoderKL: {error}") from error
 
 
 def _read_safetensors(reference: str) -> Weights:
-    """Return the weights under the names of today's diffusers; the published files are older.
+    """Return the weights with current diffusers' names; the published files have older ones.
 
-    Torch files, which core would read too, are refused.
+    Torch files are refused, although ffcore could read them.
     """
     path = locate(reference)
     try:
@@ -177,9 +177,9 @@ def _read_safetensors(reference: str) -> Weights:
     names = {name: _OLD.sub(lambda old: old[1] + _NEW[old[2]], name) for name in weights.tensors}
     renamed = sum(old != new for old, new in names.items())
     if len(set(names.values())) < len(names):
-        raise WeightsError(f"{weights.label} holds tensors under both their old and new names")
+        raise WeightsError(f"{weights.label} holds tensors under both old and new names")
     return attrs.evolve(
         weights,
         tensors={names[name]: tensor for name, tensor in weights.tensors.items()},
-        notes=(*weights.notes, *([f"renamed {renamed} of attention"] if renamed else [])),
+        notes=(*weights.notes, *([f"renamed {renamed} attention tensors"] if renamed else [])),
     )

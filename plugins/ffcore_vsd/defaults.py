@@ -1,6 +1,6 @@
-"""What the paper says of noise levels, for the recipe table and for Python alike. Torch-free."""
+"""The paper's noise levels, for recipes and Python. Torch-free."""
 
 from ffcore.flow.time_distribution import TimeDistribution
 
 R = TimeDistribution(distribution="logit-normal", location=0.8)
-"""The distribution of the gap's noise level."""
+"""Distribution of the gap's noise level."""

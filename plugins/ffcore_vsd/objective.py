@@ -2,8 +2,8 @@
 
 The integral KL between the noised distributions of student and teacher has the gradient
 E[⟨∇f(z, 1), w(r) (v_N − u)(I_r, r)⟩], where I_r = (1 − r) f(z, 1) + r n and v_N is the velocity of
-the student's own distribution. v_N is learnt online: g_ψ, by flow matching on the samples, in full
-or by low-rank factors beside the teacher's weights (LoRA).
+the student's own distribution. A network g_ψ learns v_N online, by flow matching on the samples.
+Either all its weights train, or only low-rank factors beside the teacher's weights (LoRA).
 """
 
 from __future__ import annotations
@@ -41,16 +41,17 @@ class VsdCorrector(CorrectorObjective):
     """Gap v_N − u at the noised one-step samples, with v_N ≈ g_ψ.
 
     Args:
-        r: the distribution of the gap's noise level.
-        guidance_interval: where the teacher is guided, if elsewhere than the run says.
+        r: distribution of the gap's noise level.
+        guidance_interval: times at which the teacher is guided; None: those of the run.
         online: g_ψ; None: a copy of the teacher.
-        online_rank: train that copy by low-rank factors of this rank alone; None: all its weights.
-        online_r: the distribution of r on which g_ψ trains.
-        online_updates: of g_ψ, for each of the student's.
-        online_optimizer: of g_ψ.
-        takes_guidance: whether the copy must read γ from its condition.
+        online_rank: rank of the factors that train instead of that copy's weights; None: all
+            weights train.
+        online_r: distribution of r for g_ψ's training.
+        online_updates: updates of g_ψ per update of the student.
+        online_optimizer: optimizer of g_ψ.
+        takes_guidance: whether the copy reads γ from its condition.
 
-    Raises ValueError for a rank beside a network: only a copy is sure to have learnt something.
+    Raises ValueError for both a rank and a network, which may be untrained.
     """
 
     def __init__(
@@ -67,8 +68,8 @@ class VsdCorrector(CorrectorObjective):
     ) -> None:
         if online is not None and online_rank is not None:
             raise ValueError(
-                "`online_rank` adapts a copy of the teacher, and `online` is a network of its own: "
-                "give one of them; ffcore.nn.lora.with_lora adapts a network that is trained"
+                "`online_rank` adapts a copy of the teacher, but `online` is another network: give "
+                "one of them; to adapt a trained network, use ffcore.nn.lora.with_lora"
             )
         self.r = r
         self.guidance_interval = guidance_interval
@@ -80,15 +81,14 @@ class VsdCorrector(CorrectorObjective):
         self.takes_guidance = takes_guidance
 
     def auxiliaries(self, student: Student, teacher: Teacher) -> Mapping[str, Auxiliary]:
-        """Return g_ψ: the network given, else an unguided copy of the teacher.
+        """Return g_ψ: the network given, or an unguided copy of the teacher.
 
-        Raises ValueError where the teacher is a black box and no network was given, where the copy
-        has nothing that low-rank factors could adapt or no place for γ, and for a guidance
-        interval in an unguided run.
+        Raises ValueError for a black-box teacher without a network, for a copy that low-rank
+        factors cannot adapt or that cannot take γ, and for a guidance interval in an unguided run.
         """
         del student
         if self.guidance_interval is not None and not isinstance(teacher, Guided):
-            raise ValueError("the corrector has a guidance_interval, and the run is unguided")
+            raise ValueError("the corrector has a guidance_interval, but the run is unguided")
         return {
             ONLINE: Auxiliary(
                 network=self.online or self._copy_of(teacher),

@@ -21,11 +21,11 @@ class Vsd:
     """The corrector with its online network g_ψ."""
 
     r: TimeDistribution = key(
-        factory=lambda: R, help="the distribution of the noise level r (paper: logit-normal, 0.8)"
+        factory=lambda: R, help="distribution of the noise level r (paper: logit-normal, 0.8)"
     )
     guidance_interval: tuple[float, float] | None = key(
         None,
-        help="guide the teacher within these times only (paper: tighter than in sampling)",
+        help="times (low, high) of the teacher's guidance (paper: narrower than when sampling)",
         at_least=0,
         at_most=1,
         validator=ordered,
@@ -33,36 +33,37 @@ class Vsd:
     online: Any = component(
         "network",
         None,
-        help="g_ψ where the teacher is a black box; without it a copy of the teacher",
+        help="network g_ψ, required for a black-box teacher; 'none': a copy of the teacher",
     )
     online_rank: int | None = key(
         None,
-        help="train g_ψ by low-rank factors of this rank (LoRA) instead of all its weights",
+        help="rank of low-rank factors (LoRA) of g_ψ to train; 'none': train all its weights",
         at_least=1,
     )
     online_r: TimeDistribution = key(
-        factory=TimeDistribution, help="the distribution of r on which g_ψ trains"
+        factory=TimeDistribution, help="distribution of r for g_ψ's training"
     )
-    online_updates: int = key(1, help="updates of g_ψ at each training step", at_least=1)
-    online_optimizer: Optimizer = key(factory=Optimizer, help="the optimizer of g_ψ")
+    online_updates: int = key(1, help="updates of g_ψ per training step", at_least=1)
+    online_optimizer: Optimizer = key(factory=Optimizer, help="optimizer of g_ψ")
 
     def __attrs_post_init__(self) -> None:
         if self.online is not None and self.online_rank is not None:
             raise ValueError(
-                "online_rank adapts a copy of the teacher, and online names a network from "
-                "scratch, which must train whole: leave out one of them"
+                "online_rank adapts a copy of the teacher, but online names an untrained network, "
+                "whose weights must all train: leave out one of them"
             )
 
     @property
     def needs(self) -> frozenset[str]:
-        """A teacher that can be copied, unless `online` names a network."""
+        """Need a teacher that can be copied, unless `online` names a network."""
         return frozenset() if self.online else frozenset({"trainable copy"})
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Raise ValueError for a guidance interval in an unguided run."""
         interval = self.guidance_interval
         if interval is not None and not recipe.guidance.guides:
-            raise ImpossibleValue("guidance_interval", interval, "'none', the run being unguided")
+            possible = "'none', because the run is unguided"
+            raise ImpossibleValue("guidance_interval", interval, possible)
 
     def build(self, context: Context) -> CorrectorObjective:
         """Return the objective."""

@@ -118,14 +118,16 @@ class Prompts(ConditionSource):
 
 NUMBERS = torch.zeros(4, *SHAPE)
 WRONG: dict[str, dict[str, Any]] = {
-    "holds 'latents'; a shard holds 'labels' and 'latents'": {"labels": None},
+    "holds 'latents'; a shard must hold 'labels' and 'latents'": {"labels": None},
     "holds 'flipped' and 'labels' and 'latents'; a shard": {"flipped": NUMBERS},
-    r"latents are \(2, 9\), the teacher's samples \(2, 3, 3\)": {"latents": NUMBERS.flatten(2)},
-    r"latents are \(\), the teacher's samples": {"latents": torch.zeros(())},
-    r"has 4 latents, and labels \[3\]": {"labels": torch.zeros(3, dtype=torch.int64)},
-    r"has 4 latents, and labels \[4, 1\]": {"labels": torch.zeros(4, 1, dtype=torch.int64)},
-    "latents are F64, possible are F32, F16, BF16": {"latents": NUMBERS.double()},
-    "labels are F32, possible are I64": {"labels": torch.zeros(4)},
+    r"latents are \(2, 9\), but the teacher's samples are \(2, 3, 3\)": {
+        "latents": NUMBERS.flatten(2)
+    },
+    r"latents are \(\), but the teacher's samples are": {"latents": torch.zeros(())},
+    r"has 4 latents, but labels \[3\]": {"labels": torch.zeros(3, dtype=torch.int64)},
+    r"has 4 latents, but labels \[4, 1\]": {"labels": torch.zeros(4, 1, dtype=torch.int64)},
+    r"latents are F64 \(possible: F32, F16, BF16\)": {"latents": NUMBERS.double()},
+    r"labels are F32 \(possible: I64": {"labels": torch.zeros(4)},
 }
 
 
@@ -309,9 +311,12 @@ def test_teacher_samples_are_lawful():
     [
         (
             ("data.number=1000000000",),
-            "[data] number: must be at most 500000000, which take memory = 4 GB as (2,), found",
+            "[data] number: must be at most 500000000: with shape (2,) they fill memory = 4 GB",
         ),
-        (("data.number=1000", "data.memory=1e-6"), "[data] number: must be at most 125, which"),
+        (
+            ("data.number=1000", "data.memory=1e-6"),
+            "[data] number: must be at most 125: with shape",
+        ),
         (("data.number=0",), "[data] number: must be at least 1, found 0"),
     ],
 )
@@ -323,7 +328,9 @@ def test_more_samples_than_memory_may_hold_are_refused_before_the_run(overrides,
 
 def test_samples_of_one_scale_are_no_data_for_a_range_of_them():
     sampled = "data={type='teacher-samples', number=8, solver={steps=1}}"
-    with pytest.raises(RecipeError, match=r"\[data\] guided: must be false, since samples are of"):
+    with pytest.raises(
+        RecipeError, match=r"\[data\] guided: must be false: the samples have one guid"
+    ):
         fitting("digits_guided.toml", sampled, "corrector=none")
     fitting("digits_guided.toml", sampled, "corrector=none", "data.guided=false")
     with pytest.raises(ValueError, match="must be false"):
@@ -399,7 +406,7 @@ def test_a_run_says_which_data_its_training_opened(data, said):
 
 @pytest.mark.usefixtures("vectors")
 def test_data_of_another_shape_is_an_error_of_the_recipe():
-    with pytest.raises(BuildError, match=r"\[data\] .*latents are \(2,\), the teacher's samples"):
+    with pytest.raises(BuildError, match=r"\[data\] .*latents are \(2,\), but the teacher's"):
         build(fitting("gaussian.toml", LATENTS, "teacher.mean=[0.0]"))
     found = CliRunner().invoke(
         main, ["run", "gaussian.toml", *_set(*FITTING, LATENTS, "teacher.mean=[0.0]")]
@@ -411,7 +418,7 @@ def test_data_of_another_shape_is_an_error_of_the_recipe():
 def test_an_objective_that_leaves_its_data_unread_is_an_error(monkeypatch):
     monkeypatch.setattr("objectives.TowardsData.needs", frozenset())
     recipe = fitting("gaussian.toml")
-    with pytest.raises(BuildError, match="there is data, and no objective needs it"):
+    with pytest.raises(BuildError, match="there is data, but no objective needs it"):
         build(attrs.evolve(recipe, data=TeacherSamples(number=3)))
 
 

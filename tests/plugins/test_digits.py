@@ -225,9 +225,9 @@ def test_a_warp_zooms_in_as_strongly_as_out(strength, scale):
 
 
 def test_digits_are_data_for_teachers_of_digits():
-    with pytest.raises(RecipeError, match=r"\[data\] digits are \(1, 8, 8\), and the teacher's"):
+    with pytest.raises(RecipeError, match=r"\[data\] digits are \(1, 8, 8\), but the teacher's"):
         load_recipe("gaussian.toml", ["data.type=digits", "predictor.type=objectives:TowardsData"])
-    with pytest.raises(ValueError, match=r"digits are \(1, 8, 8\), and the teacher's samples \(2,"):
+    with pytest.raises(ValueError, match=r"digits are \(1, 8, 8\), but the teacher's samples \(2,"):
         source(Gaussian([0.0, 0.0]))
     few = FunctionTeacher(lambda x_t, t, c: x_t, (1, 8, 8), Labels(9))
     with pytest.raises(ValueError, match="label 9, but the teacher's classes are 0 to 8"):

@@ -103,7 +103,7 @@ def test_weights_that_are_no_numbers_are_refused(weights, tmp_path):
 
 
 def test_samples_that_are_no_images_are_refused(features, weights):
-    with pytest.raises(ValueError, match=r"3 channels, or 1, found \(4, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"3 channels or 1, found \(4, 8, 8\)"):
         features(torch.zeros(2, 4, 8, 8))
     for teacher in (Gaussian([0.0, 0.0], 1.0), small_teacher((4, 8, 8), 3)):
         with pytest.raises(ValueError, match="measures the decoded images"):

@@ -184,8 +184,8 @@ def test_an_online_run_without_a_key_is_told_before_training_with_what_to_do(
         env={"HOME": str(tmp_path), "WANDB_BASE_URL": "http://127.0.0.1:9"},
     )  # fmt: skip
     assert found.returncode == 4, found.stderr
-    assert "wandb knows no API key here" in found.stderr
-    assert "mode = 'offline' needs none" in found.stderr
+    assert "wandb has no API key" in found.stderr
+    assert "or use mode = 'offline'" in found.stderr
     assert "Traceback" not in found.stderr
     assert not (tmp_path / "here").exists()
 

@@ -184,7 +184,7 @@ def test_the_published_files_old_names_of_attention_are_understood(
 def test_a_tensor_under_both_its_names_is_refused(folder: Path) -> None:
     name = "decoder.mid_block.attentions.0.{}.bias"
     edit(folder, lambda each: each.update({name.format("query"): each[name.format("to_q")] + 1}))
-    with pytest.raises(WeightsError, match="both their old and new names"):
+    with pytest.raises(WeightsError, match="both old and new names"):
         decoder(folder)
 
 
@@ -193,7 +193,7 @@ def test_a_tensor_under_both_its_names_is_refused(folder: Path) -> None:
     [
         (lambda each: each.pop("decoder.conv_in.bias"), r"missing: decoder\.conv_in\.bias"),
         (lambda each: each.pop("encoder.conv_in.bias"), r"missing: encoder\.conv_in\.bias"),
-        (lambda each: each.update({"more": torch.zeros(1)}), "left over: more"),
+        (lambda each: each.update({"more": torch.zeros(1)}), "unexpected: more"),
         (
             lambda each: each.update({"decoder.conv_in.bias": torch.zeros(3)}),
             r"decoder\.conv_in\.bias: the file has \(3,\), the network \(16,\)",
@@ -262,9 +262,9 @@ def test_a_missing_file_is_named(folder: Path, missing: str | None) -> None:
     ("keys", "message"),
     [
         ({"_class_name": "AutoencoderTiny"}, "does not say"),
-        ({"depth": 3}, "knows no depth"),
-        ({"norm_num_groups": 5}, "describes no AutoencoderKL"),
-        ({"up_block_types": ["UpBlock"] * BLOCKS}, "describes no AutoencoderKL"),
+        ({"depth": 3}, "does not know depth"),
+        ({"norm_num_groups": 5}, "does not describe an AutoencoderKL"),
+        ({"up_block_types": ["UpBlock"] * BLOCKS}, "does not describe an AutoencoderKL"),
     ],
 )
 def test_a_config_that_describes_no_such_network_is_refused(
@@ -284,7 +284,7 @@ def test_a_config_that_is_no_table_is_refused(folder: Path, text: str, message: 
 
 def test_another_scale_than_the_folder_says_is_refused(folder: Path) -> None:
     configure(folder, scaling_factor=0.13025)
-    with pytest.raises(ValueError, match=r"scale is 0\.18215, and .* scaling_factor 0\.13025"):
+    with pytest.raises(ValueError, match=r"scale is 0\.18215, but .* scaling_factor 0\.13025"):
         decoder(folder)
     decoder(folder, scale=0.13025)
 
@@ -300,7 +300,7 @@ def test_a_folder_that_says_nothing_of_a_scale_takes_any(folder: Path) -> None:
 @pytest.mark.parametrize("key", ["shift_factor", "latents_mean", "latents_std"])
 def test_latents_that_are_more_than_scaled_are_refused(folder: Path, key: str) -> None:
     configure(folder, **{key: 0.1159})
-    with pytest.raises(ValueError, match=f"{key} 0.1159; sd-vae has a scale alone"):
+    with pytest.raises(ValueError, match=f"{key} 0.1159, but sd-vae only has a scale"):
         decoder(folder)
 
 

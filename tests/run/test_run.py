@@ -295,7 +295,7 @@ def test_a_run_directory_that_vanishes_is_told_and_not_made_anew(tmp_path, every
                 shutil.rmtree(tmp_path / "run", ignore_errors=True)
 
     recipe = small(f"training.checkpoint_every={every}", "training.log_every=1")
-    with pytest.raises(Unwritable, match=r"could not be written: .* is gone$"):
+    with pytest.raises(Unwritable, match=r"could not be written: .* no longer exists$"):
         run(recipe, tmp_path / "run", observer=Vanishes())
     assert not (tmp_path / "run").exists()
 
@@ -578,7 +578,7 @@ def test_a_damaged_file_of_the_run_is_named(tmp_path, name):
 def test_a_guidance_interval_of_an_unguided_run_is_refused():
     recipe = load_recipe("digits.toml")
     corrector = attrs.evolve(recipe.corrector, guidance_interval=(0.3, 0.6))
-    with pytest.raises(BuildError, match="guidance_interval, and the run is unguided"):
+    with pytest.raises(BuildError, match="guidance_interval, but the run is unguided"):
         build(attrs.evolve(recipe, corrector=corrector))
 
 
