@@ -1,10 +1,10 @@
 """A kit for plugin authors: the laws of every role, as checks (extra `testing`).
 
-    TestPlugin = plugin_tests("ffcore-coin")  # all that a distribution registers, in pytest
+    TestPlugin = plugin_tests("ffcore-coin")  # everything that a distribution registers, in pytest
 
-or `ffd check-plugin ffcore-coin` from a shell. `ffcore.testing.strategies` has hypothesis
-strategies for your own tests. Within `checked_shapes()` every call of a role's method is checked
-by the shapes that ffcore/interfaces.py states. In ffcore only that command imports this package.
+From a shell, use `ffd check-plugin ffcore-coin`. `ffcore.testing.strategies` has hypothesis
+strategies for your own tests. `checked_shapes()` checks every call of a role's method against the
+shapes in ffcore/interfaces.py. In ffcore only `ffd check-plugin` imports this package.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""A component's answers in a case: all its outputs, by name, from fixed inputs."""
+"""A component's outputs in a case, by name, from fixed inputs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ NAMES: tuple[Objective, ...] = ("prediction", "correction")
 RUN = "a run"
 RECIPE = {"student": {"type": "mlp", "width": 16}, "training": {"steps": 5, "clip": "none"}}
 NUMBERS = {"loss": 0.25, "seconds/predictor": 0.01}
-"""The numbers for trackers; they get copies, which a faulty one may write to."""
+"""The numbers for trackers, which get copies because a faulty one may change them."""
 
 
 def answers(case: Case, live: Any) -> Answers:
-    """Return the outputs of `live` for a batch, called as its role says."""
+    """Return the outputs of `live` for a batch, called as its role prescribes."""
     if case.role in OBJECTIVES:
         return _of_objective(case, live)
     if case.role == "balancer":
@@ -43,7 +43,7 @@ def answers(case: Case, live: Any) -> Answers:
 def arguments(case: Case, live: Any, at: float | None = None) -> tuple[Any, ...]:
     """Return the arguments of `forward` for a network of this role.
 
-    `at` fixes the time of a velocity, or the duration of a student from the prior on.
+    `at` fixes the time of a velocity, or the duration of a student that starts at the prior.
     """
     teacher = case.teacher(live)
     draws = case.draws()
@@ -62,7 +62,7 @@ def arguments(case: Case, live: Any, at: float | None = None) -> tuple[Any, ...]
 def report(
     tracker: Tracker, folder: Path, *, steps: Iterable[int] = (1, 2), finished: bool = True
 ) -> None:
-    """Report a run with these steps to a tracker; `write_picture` was called before."""
+    """Report a run with these steps to a tracker. Call `write_picture` first."""
     first, *others = steps
     tracker.open(folder, RUN, copy.deepcopy(RECIPE), first - 1)
     for step in (first, *others):
@@ -93,7 +93,7 @@ def slice_inputs(inputs: tuple[Any, ...], part: slice) -> tuple[Any, ...]:
 
 
 def tensors(inputs: tuple[Any, ...]) -> list[Tensor]:
-    """Return the tensors among the arguments, those of conditions included."""
+    """Return the tensors among the arguments, including those of conditions."""
     found: list[Tensor] = []
     for each in inputs:
         found += fields(each).values() if isinstance(each, Condition) else [each]
@@ -112,7 +112,7 @@ def fields(condition: Condition) -> Answers:
 
 
 def indices_of(source: DataSource) -> Tensor:
-    """Return indices for a data source: from end to end, some of them equal."""
+    """Return indices for a data source: both ends, the middle and repetitions."""
     return torch.tensor([0, len(source) - 1, 0, len(source) // 2, 1, 0]) % len(source)
 
 
@@ -124,7 +124,7 @@ def gap_of(name: str = "gap") -> Gap:
 
 
 def norms_of() -> dict[Objective, Norms]:
-    """Return norms of both objectives, as means over a global batch."""
+    """Return norms of both objectives: means over a global batch."""
     means = {name: gap_of(name).norm().mean() for name in NAMES}
     return {name: Norms(raw=mean, weighted=0.5 * mean) for name, mean in means.items()}
 

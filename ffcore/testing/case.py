@@ -1,8 +1,8 @@
-"""Cases: a component in one of the settings in which a recipe could put it.
+"""Cases: a component in one of the settings that a recipe could have.
 
-A setting is a small teacher of known kind. Components are built in every setting that offers what
-their table needs. A component may refuse a setting with a ValueError, as a recipe's author would
-get it; that setting is then none of its cases.
+A setting is a small teacher of known kind. A component is built in every setting that offers what
+its table needs. It may refuse a setting with a ValueError, which the author of such a recipe would
+get; there is then no case for that setting.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ KINDS: dict[str, type] = {
     "decoder": Decoder,
     "tracker": Tracker,
 }
-"""The class that a component of each role is an instance of."""
+"""The class of each role."""
 
 OBJECTIVES = ("predictor", "corrector")
 SETTLED = ("teacher", "tracker")
-"""Roles to which the teacher does not matter: one setting is enough."""
+"""Roles that do not depend on the teacher: one setting is enough."""
 
 SIZE = 6
 """Samples in a batch."""
@@ -61,12 +61,12 @@ SIZE = 6
 
 @attrs.frozen
 class Setting:
-    """The surroundings that a component is built for."""
+    """A teacher to build components for."""
 
     name: str
     teacher: Callable[[], Teacher]
     offers: frozenset[str] = frozenset()
-    """What the teacher's table would offer."""
+    """The `offers` of the teacher's table."""
     guidance_range: tuple[float, float] | None = None
 
     def with_black_box(self) -> Setting:
@@ -79,7 +79,7 @@ class Setting:
         return attrs.evolve(self, teacher=box)
 
     def meets(self, role: str, table: Any) -> bool:
-        """Whether a table's needs are met here; objectives get data and a student at will."""
+        """Whether this setting meets a table's needs; objectives always get data and a student."""
         beside = {ANYWHERE, DATA, WHOLE} if role in OBJECTIVES else set()
         return words(table, "needs") <= self.offers | beside
 
@@ -101,7 +101,7 @@ SETTINGS = (
         RANGE,
     ),
 )
-"""The settings that every component is tried in."""
+"""The settings for every component."""
 
 
 @attrs.frozen
@@ -129,7 +129,7 @@ class Case:
         return Context(teacher=teacher, guidance_range=self.setting.guidance_range, meta=meta)
 
     def build(self, seed: int = 0, *, meta: bool = False) -> Any:
-        """Build the component again, its weights from a seed. Raises ValueError for a refusal."""
+        """Build the component with weights from a seed. Raises ValueError if it refuses."""
         context = self.context(meta=meta)
         with process.seed_torch(seed):
             return self.table.build(context)
@@ -139,11 +139,11 @@ class Case:
         return live if isinstance(live, Teacher) else self._of_setting()
 
     def draws(self, size: int = SIZE, step: int = 0) -> Draws:
-        """Return random streams for so many samples."""
+        """Return random streams for `size` samples."""
         return Draws(seed=1, step=step, start=0, stop=size)
 
     def condition(self, teacher: Teacher, draws: Draws) -> Condition:
-        """Return conditions that the teacher understands, with γ where the setting has a range."""
+        """Return conditions that the teacher accepts, with γ if the setting has a range."""
         condition = teacher.conditions.draw(draws.named("condition"))
         if self.role == "teacher" or self.setting.guidance_range is None:
             return condition
@@ -151,7 +151,7 @@ class Case:
         return attrs.evolve(condition, guidance=low + (high - low) * draws.uniform("guidance"))
 
     def inputs_for(self, objective: Any) -> Inputs:
-        """Return the inputs of an objective, all of them new."""
+        """Return new inputs for an objective."""
         teacher = self._of_setting()
         if self.setting.guidance_range is not None:
             teacher = Guided(teacher)
@@ -177,7 +177,7 @@ class Case:
 def networks_of(
     student: Student, teacher: Teacher, auxiliaries: Mapping[str, Auxiliary]
 ) -> Networks:
-    """Return what an objective computes with."""
+    """Return the networks of an objective."""
     return Networks(
         student=student,
         teacher=teacher,
@@ -186,15 +186,15 @@ def networks_of(
 
 
 def words(table: Any, side: str) -> frozenset[str]:
-    """Return what a table declares as its `needs` or `offers`."""
+    """Return a table's `needs` or `offers`."""
     declared = getattr(table, side, ())
     return frozenset([declared] if isinstance(declared, str) else declared)
 
 
 def examples(table: type) -> list[Any]:
-    """Return small instances of a table: its own `examples()`, else the one of all defaults.
+    """Return small instances of a table: its `examples()`, or the one with all defaults.
 
-    Raises ValueError where a key is required and there are no examples.
+    Raises ValueError if a key is required and there are no examples.
     """
     own = getattr(table, "examples", None)
     if callable(own):
@@ -206,6 +206,6 @@ def examples(table: type) -> list[Any]:
         return [table()]
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{table.__qualname__} cannot be made of its defaults alone ({error}): give it a class "
-            "method `examples` that yields small instances of it"
+            f"{table.__qualname__} cannot be made from defaults alone ({error}): give it a class "
+            "method `examples` that yields small instances"
         ) from None

@@ -3,7 +3,7 @@
     for result in check_distribution("ffcore-coin"):
         print(result.component, result.law, result.status)
 
-Nothing is downloaded, and global state is restored after every law.
+It downloads nothing, and restores global state after every law.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ def check_distribution(
     registry: Registry | None = None,
     progress: Progress = lambda what: None,
 ) -> list[Result]:
-    """Check all that a distribution registers.
+    """Check everything that a distribution registers.
 
     Args:
         name: the distribution, or one of its plugins.
-        expected: reasons of known failures by name; see `as_expected`.
-        registry: the plugins at hand; default: the installed ones, discovered again.
-        progress: gets the component that is checked next.
+        expected: reasons for known failures by name; see `as_expected`.
+        registry: the plugins; by default the installed ones, discovered now.
+        progress: called with the name of each component before it is checked.
 
-    Raises PluginError if no plugin has that name, or all are disabled; ExpectationError.
+    Raises PluginError if no plugin has that name or all are disabled, and ExpectationError.
     """
     registry = registry or Registry.load()
     asked = canonical(name)
@@ -71,7 +71,7 @@ def check_distribution(
         known = ", ".join(sorted({each.distribution for each in registry.plugins})) or "none"
         raise PluginError(f"no plugin of {name!r} is installed (distributions: {known})")
     if all(each.state == "disabled" for each in plugins):
-        raise PluginError(f"{name!r} cannot be checked, because it is disabled: {plugins[0].cause}")
+        raise PluginError(f"{name!r} cannot be checked because it is disabled: {plugins[0].cause}")
     heavy = weights(plugins)
     found: list[Result] = []
     for plugin in plugins:
@@ -86,17 +86,17 @@ def check_distribution(
 def check_class(
     target: str, role: str | None = None, *, expected: Mapping[str, str] | None = None
 ) -> list[Result]:
-    """Check one table class, "module:Class", that need not be part of a plugin.
+    """Check one table class, "module:Class", which needs no plugin.
 
-    Without `role`, that is the one whose class `build` returns.
+    Without `role`, the object that `build` returns decides the role.
 
-    Raises PluginError if there is no such class, ValueError if its role is unclear,
+    Raises PluginError if there is no such class, ValueError if its role is unclear, and
     ExpectationError.
     """
     table = Registry.load().table(role or "component", target)
     try:
         tables = examples(table)
-    except Exception as error:  # noqa: BLE001 - a stranger's class may raise anything
+    except Exception as error:  # noqa: BLE001 - third-party code may raise anything
         label = f"{role or 'component'}/{table.__qualname__}"
         found = [plugin_result(label, "is-buildable", describe_error(error))]
         return as_expected(found, expected or {})
@@ -107,13 +107,13 @@ def check_class(
 def check_tables(
     label: str, role: str, tables: Iterable[Any], settings: Iterable[Setting] = SETTINGS
 ) -> list[Result]:
-    """Check a component by instances of its table, under all the laws of its role.
+    """Check instances of a component's table against all laws of its role.
 
     Args:
-        label: what results call it, as in "student/mlp".
+        label: its name in the results, such as "student/mlp".
         role: its role.
         tables: at least one.
-        settings: those to try it in.
+        settings: settings to build it in.
     """
     present: list[Any] = []
     missing = ""
@@ -126,7 +126,7 @@ def check_tables(
         return _unchecked(label, role, plugin_result(label, "is-buildable", "", missing))
     cases, refusals, fault = _cases(role, present, list(settings))
     if fault or not cases:
-        fault = fault or f"refused everywhere: {'; '.join(refusals) or 'there is no setting'}"
+        fault = fault or f"every setting is refused: {'; '.join(refusals) or 'there is none'}"
         return _unchecked(label, role, plugin_result(label, "is-buildable", fault))
     results = [plugin_result(label, "is-buildable", "")]
     for law in laws_of(role):
@@ -142,14 +142,14 @@ def _of_component(plugin: Plugin, component: Component, registry: Registry) -> l
     try:
         tables = examples(registry.table(role, f"{plugin.distribution}:{component.name}"))
         needed = frozenset[str]().union(*(words(table, "needs") for table in tables))
-    except Exception as error:  # noqa: BLE001 - a stranger's class may raise anything
+    except Exception as error:  # noqa: BLE001 - third-party code may raise anything
         return _unchecked(label, role, plugin_result(label, "is-buildable", describe_error(error)))
     teachers = [] if role in SETTLED else list(_teachers(plugin, needed, registry))
     return check_tables(label, role, tables, (*SETTINGS, *teachers))
 
 
 def _teachers(plugin: Plugin, needed: frozenset[str], registry: Registry) -> Iterator[Setting]:
-    """Settings with the plugin's own teachers, and with those that offer what is needed."""
+    """Settings with the plugin's own teachers, and with teachers that offer what is needed."""
     common = frozenset[str]().union(*(each.offers for each in SETTINGS))
     for other in registry.plugins:
         for component in other.components:
@@ -161,10 +161,10 @@ def _teachers(plugin: Plugin, needed: frozenset[str], registry: Registry) -> Ite
 
 
 def _examples(plugin: Plugin, component: Component, registry: Registry) -> list[Any]:
-    """Return the examples of a component that can be made; its own check reports the others."""
+    """Return a component's usable examples; its own check reports the others."""
     try:
         found = examples(registry.table(component.role, f"{plugin.distribution}:{component.name}"))
-    except Exception:  # noqa: BLE001 - a stranger's class may raise anything
+    except Exception:  # noqa: BLE001 - third-party code may raise anything
         return []
     return [each for each in found if not _missing(each)]
 
@@ -175,24 +175,24 @@ def _settings(name: str, table: Any) -> Iterator[Setting]:
     try:
         teacher = case.build()
         assert isinstance(teacher, Teacher)
-    except Exception:  # noqa: BLE001 - a stranger's class may raise anything
+    except Exception:  # noqa: BLE001 - third-party code may raise anything
         return
     offers = words(table, "offers")
     yield Setting(f"teacher {name}", case.build, offers)
     try:
         teacher.conditions.null(teacher.conditions.draw(case.draws()))
-    except Exception:  # noqa: BLE001 - a stranger's class may raise anything
+    except Exception:  # noqa: BLE001 - third-party code may raise anything
         return
     yield Setting(f"teacher {name}, a range of γ", case.build, offers, RANGE)
 
 
 def _role(target: str, tables: list[Any]) -> str:
-    """Return the role whose class these tables build, in the first setting that they accept."""
+    """Return the role of what these tables build in the first setting that they accept."""
     found = ""
     for table, setting in itertools.product(tables, SETTINGS):
         try:
             live = Case(role="", table=table, setting=setting).build()
-        except Exception as error:  # noqa: BLE001 - a stranger's class may raise anything
+        except Exception as error:  # noqa: BLE001 - third-party code may raise anything
             found = describe_error(error)
             continue
         roles = [role for role, kind in KINDS.items() if isinstance(live, kind)]
@@ -201,19 +201,19 @@ def _role(target: str, tables: list[Any]) -> str:
         found = f"it builds {type(live).__name__}"
         break
     raise ValueError(
-        f"{target}: its role is unclear from what it builds ({found}): give --role (possible: "
+        f"{target}: cannot tell its role from what it builds ({found}): use --role (possible: "
         f"{', '.join(KINDS)})"
     )
 
 
 def _missing(table: Any) -> str:
-    """Return which file of a table is not on this machine; nothing is downloaded."""
+    """Return which file of a table is missing on this machine; download nothing."""
     try:
         for each in getattr(table, "files", ()):
             locate(each.reference, download=False)
     except MissingFile as error:
         return str(error)
-    except Exception:  # noqa: BLE001 - a stranger's class may raise anything; building it reports it
+    except Exception:  # noqa: BLE001 - building it reports the error
         return ""
     return ""
 
@@ -221,7 +221,7 @@ def _missing(table: Any) -> str:
 def _cases(
     role: str, tables: list[Any], settings: list[Setting]
 ) -> tuple[list[Case], list[str], str]:
-    """Return the cases that can be built, why the others cannot, and what is wrong with that."""
+    """Return the cases that can be built, the reasons of refusals, and a fault if there is one."""
     cases: list[Case] = []
     refusals: dict[str, None] = {}
     for table in tables:
@@ -232,7 +232,7 @@ def _cases(
                     refused = _refusal(case)
             except KeyboardInterrupt:
                 raise
-            except BaseException as error:  # noqa: BLE001 - a stranger's class may raise anything
+            except BaseException as error:  # noqa: BLE001 - third-party code may raise anything
                 _LOG.debug("%s:", case.table, exc_info=error)
                 return [], [], f"raised {describe_error(error)}{_where(case, len(tables) > 1)}"
             if refused:
@@ -245,7 +245,7 @@ def _cases(
 def _refusal(case: Case) -> str:
     """Return why a component refuses the case, if it does; any other error is a fault."""
     if not case.setting.meets(case.role, case.table):
-        return "it does not offer what is needed"
+        return "it does not offer what the table needs"
     try:
         live = case.build()
         of_role = isinstance(live, KINDS[case.role])
@@ -257,7 +257,7 @@ def _refusal(case: Case) -> str:
     if of_role and case.role in ("features", "decoder"):
         try:
             live(*arguments(case, live))
-        except Exception as error:  # noqa: BLE001 - whatever samples of another shape lead to
+        except Exception as error:  # noqa: BLE001 - samples of another shape may raise anything
             return describe_error(error)
     return ""
 
@@ -272,7 +272,7 @@ def _judge(label: str, law: Law, cases: list[Case], several: bool) -> Result:
             reasons[str(reason)] = None
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001 - a stranger's component may raise anything
+        except BaseException as error:  # noqa: BLE001 - third-party code may raise anything
             _LOG.debug("%s, %s:", label, law.name, exc_info=error)
             found = str(error) if isinstance(error, Broken) else f"raised {describe_error(error)}"
             return _result(label, law, "broken", found + _where(case, several))
@@ -293,7 +293,7 @@ def _where(case: Case, several: bool) -> str:
 
 
 def _unchecked(label: str, role: str, built: Result) -> list[Result]:
-    """Return the result of `is-buildable`, and all other laws as not checked."""
+    """Return the result of `is-buildable`, and "not checked" for all other laws."""
     why = "it cannot be built" if built.fails else built.found
     return [built, *(_result(label, law, "not checked", why) for law in laws_of(role))]
 

@@ -1,4 +1,4 @@
-"""Known failures: expected by name and with a reason, and reported if they hold after all."""
+"""Known failures, expected by name with a reason, and reported if the law holds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ffcore.testing.result import Result
 
 
 class ExpectationError(ValueError):
-    """An expected failure that names nothing, or gives no reason. One message, for a person."""
+    """An expected failure names no law that was checked, or has no reason."""
 
 
 def as_expected(found: list[Result], expected: Mapping[str, str]) -> list[Result]:
@@ -19,10 +19,10 @@ def as_expected(found: list[Result], expected: Mapping[str, str]) -> list[Result
     Args:
         found: the results of the laws.
         expected: reasons by name: of a law ("corrector/mine/is-deterministic"), of a component
-            ("corrector/mine") or of a role ("corrector"). Where several apply, the longest does.
+            ("corrector/mine") or of a role ("corrector"). The longest name that applies counts.
 
-    A law that holds in spite of its own name, and every law of a component or role none of which
-    is broken, holds unexpectedly: no excuse outlives its cause.
+    If no law that a name covers is broken, the laws that hold are "holds unexpectedly": remove the
+    expectation.
 
     Raises ExpectationError.
     """
@@ -49,12 +49,12 @@ def _check(found: list[Result], expected: Mapping[str, str]) -> None:
     if unknown:
         example = found[-1].name if found else "corrector/mine/is-deterministic"
         raise ExpectationError(
-            f"failures are expected of {', '.join(unknown)}, and nothing of that name was checked; "
-            f"names are like {example}, or the beginning of it"
+            f"failures are expected of {', '.join(unknown)}, but no law of that name was checked; "
+            f"write a name such as {example}, or its beginning"
         )
     silent = [name for name, reason in expected.items() if not reason.strip()]
     if silent:
-        raise ExpectationError(f"a failure is expected without a reason: {', '.join(silent)}")
+        raise ExpectationError(f"expected failures need a reason: {', '.join(silent)}")
 
 
 def _covers(name: str, result: Result) -> bool:
@@ -74,6 +74,6 @@ def _excuse(result: Result, name: str, reason: str, outlived: bool) -> Result:
         return attrs.evolve(
             result,
             status="holds unexpectedly",
-            found=f"{name} was expected to fail ({reason}), and holds: remove the expectation",
+            found=f"{name} was expected to fail ({reason}), but holds: remove the expectation",
         )
     return result

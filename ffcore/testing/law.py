@@ -1,4 +1,4 @@
-"""Laws: the clauses of a role's contract, each as a check that a component passes or breaks."""
+"""Laws: the clauses of a role's contract, as checks."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import attrs
 from ffcore.testing.case import Case
 
 ANY = "component"
-"""The role of laws that hold for the components of every role."""
+"""The role of the laws of every component."""
 
 Check = Callable[[Case, Any], None]
 """(case, live object) -> None; raises Broken or NotChecked."""
 
 
 class Broken(AssertionError):
-    """A component breaks a law: what was found."""
+    """A component breaks a law. The message says what was found."""
 
 
 class NotChecked(Exception):
-    """A law does not apply in this case: why."""
+    """A law does not apply in this case. The message says why."""
 
 
 @attrs.frozen
@@ -30,16 +30,16 @@ class Law:
 
     role: str
     number: int
-    """Within its role. A law keeps its number, and that of a law that is gone is not used again."""
+    """Number within its role. It never changes, and the number of a removed law is not reused."""
     name: str
-    """As in "finite-at-both-ends"."""
+    """Name, such as "is-finite-at-both-ends"."""
     text: str
-    """Its text, for a person."""
+    """Text for the user."""
     check: Check
 
     @property
     def label(self) -> str:
-        """Role and number, as the page of the role has them: "teacher 3"."""
+        """Role and number, as on the role's page: "teacher 3"."""
         return f"{self.role} {self.number}"
 
 
@@ -48,7 +48,7 @@ LAWS: list[Law] = []
 
 
 def law(role: str, number: int) -> Callable[[Check], Check]:
-    """Make a law of a check; the docstring is its text, the function's name its name."""
+    """Register a check as a law, with the docstring as text and the function's name as name."""
 
     def register(check: Check) -> Check:
         text = " ".join((check.__doc__ or "").split())
@@ -59,7 +59,7 @@ def law(role: str, number: int) -> Callable[[Check], Check]:
 
 
 def require(holds: object, found: str) -> None:
-    """Raise Broken, saying what was found, unless `holds`."""
+    """Raise Broken(found) unless `holds`."""
     if not holds:
         raise Broken(found)
 

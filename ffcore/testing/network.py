@@ -16,9 +16,9 @@ from ffcore.testing.case import Case
 from ffcore.testing.law import require
 
 ROUNDING = 1e-4
-"""Relative, of float32 results that are the same but for the order of their sums."""
+"""Relative difference of float32 results that differ only in the order of their sums."""
 ENDS = (0.0, 1e-6, 0.5, 1 - 1e-6, 1.0)
-"""Times, or durations, from end to end."""
+"""Times or durations to test."""
 
 
 def states_shape(live: Any) -> None:
@@ -31,7 +31,7 @@ def states_shape(live: Any) -> None:
 
 
 def finite(case: Case, live: Any, ends: Iterable[float] = ENDS) -> None:
-    """Require that the output is finite at these times, or durations."""
+    """Require a finite output at these times or durations."""
     for at in ends:
         with torch.no_grad():
             found = live(*arguments(case, live, at=at))
@@ -40,20 +40,20 @@ def finite(case: Case, live: Any, ends: Iterable[float] = ENDS) -> None:
 
 
 def all_inputs_read(case: Case, live: Any) -> None:
-    """Require that the output changes with every input that the case has, once it is trained."""
+    """Require that the output changes with every input of the case, for perturbed weights."""
     network = perturb(live)
     inputs = arguments(case, network)
     with torch.no_grad():
         output = network(*inputs)
         for what, other in _others(case, live, inputs):
             moves = not torch.equal(output, network(*other))
-            require(moves, f"with weights away from the initial ones, it does not read {what}")
+            require(moves, f"even with perturbed weights, it does not read {what}")
 
 
 def perturb(network: nn.Module) -> Any:
-    """Return a copy whose parameters are a little off: a new network often ignores an input.
+    """Return a copy with slightly perturbed parameters: a new network often ignores an input.
 
-    It is in eval mode, so that what training mode does at random is not taken for reading.
+    It is in eval mode, so that randomness of the training mode does not look like reading.
     """
     copied = copy.deepcopy(network).eval()
     generator = torch.Generator().manual_seed(0)
@@ -65,7 +65,7 @@ def perturb(network: nn.Module) -> Any:
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:
-    """Return ‖found − wanted‖ / ‖wanted‖; ‖found‖ where nothing is wanted."""
+    """Return ‖found − wanted‖ / ‖wanted‖, or ‖found‖ if `wanted` is zero."""
     found, wanted = (each.detach().double().nan_to_num() for each in (found, wanted))
     return float((found - wanted).norm() / (wanted.norm() or 1.0))
 
@@ -73,7 +73,7 @@ def relative(found: Tensor, wanted: Tensor) -> float:
 def _others(
     case: Case, live: Any, inputs: tuple[Any, ...]
 ) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Yield the same arguments with one of them changed, and which."""
+    """Yield the name of each argument, and the arguments with that one changed."""
     x_t, *times, condition = inputs
     yield "its points", (x_t + 1, *times, condition)
     last = "its duration" if case.role == "student" else "its time"
@@ -84,4 +84,4 @@ def _others(
         yield "its label", (x_t, *times, attrs.evolve(condition, label=label))
     if condition.guidance is not None and case.role != "teacher":
         other = attrs.evolve(condition, guidance=condition.guidance + 0.5)
-        yield "γ, of which the recipe gives a range", (x_t, *times, other)
+        yield "γ, although the recipe gives a range", (x_t, *times, other)

@@ -1,4 +1,4 @@
-"""The laws for a plugin itself, before any component of it is built."""
+"""The laws of a plugin, checked before its components are built."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from ffcore.plugins.metadata import canonical
 from ffcore.testing.result import Result, Status
 
 PLUGIN_LAWS = {
-    "is-active": "A plugin is found, imported and answers its hook.",
+    "is-active": "The plugin can be found and imported, and its hook works.",
     "is-light": "Neither its module nor any of its tables imports torch or numpy.",
-    "is-summarised": "Every component has a summary of one line.",
-    "is-buildable": "Every component has an example that can be built in some setting; a setting "
-    "is refused with a ValueError, if at all.",
-    "names-nothing-twice": "No component has the role and the name of another plugin's: "
-    "every recipe that uses that name would have to say which plugin it means.",
+    "is-summarised": "Every component has a one-line summary.",
+    "is-buildable": "Every component has an example that can be built in some setting. It refuses "
+    "other settings only with a ValueError.",
+    "names-nothing-twice": "No component has the role and name of another plugin's component: "
+    "every recipe with that name would have to name the distribution too.",
 }
-"""By name, in the order of their numbers. A new one comes last."""
+"""Text by name, in the order of their numbers. Add new laws at the end."""
 
 HEAVY = ("torch", "numpy")
 
 
 def weights(plugins: Iterable[Plugin]) -> dict[str, str]:
-    """Return, by plugin, what a fresh interpreter finds wrong with importing their modules.
+    """Return, by plugin, what goes wrong when a new interpreter imports its modules.
 
-    If nothing is wrong, one interpreter checks all of them.
+    One interpreter checks all plugins first; only if it fails does each get its own.
     """
     modules = {each.name: _modules(each) for each in plugins if each.state == "active"}
     if len(modules) > 1 and not _weight([each for own in modules.values() for each in own]):
@@ -37,9 +37,9 @@ def weights(plugins: Iterable[Plugin]) -> dict[str, str]:
 
 
 def of_plugin(plugin: Plugin, weight: str, registry: Registry) -> Iterator[Result]:
-    """Yield the results of a plugin's own laws; of the first alone if it is not active.
+    """Yield the results of a plugin's own laws; only the first if it is not active.
 
-    `weight` is what `weights` says of it; `registry` has the plugins beside it.
+    `weight` is its fault from `weights`; `registry` has the other plugins.
     """
     label = f"plugin/{plugin.name}"
     active = plugin.state == "active"
@@ -52,13 +52,13 @@ def of_plugin(plugin: Plugin, weight: str, registry: Registry) -> Iterator[Resul
         for each in plugin.components
         if not each.summary.strip() or "\n" in each.summary
     ]
-    found = f"the summary is empty or of several lines: {', '.join(dull)}" if dull else ""
+    found = f"the summary is empty or has several lines: {', '.join(dull)}" if dull else ""
     yield plugin_result(label, "is-summarised", found)
     yield plugin_result(label, "names-nothing-twice", _claimed_before(plugin, registry))
 
 
 def plugin_result(component: str, law: str, fault: str, unchecked: str = "") -> Result:
-    """Return the result of a plugin's law; it holds if there is no fault."""
+    """Return the result of a plugin's law."""
     status: Status = "broken" if fault else "not checked" if unchecked else "holds"
     return Result(
         component=component,
@@ -71,11 +71,11 @@ def plugin_result(component: str, law: str, fault: str, unchecked: str = "") -> 
 
 
 def _claimed_before(plugin: Plugin, registry: Registry) -> str:
-    """Return which names of a plugin are another's too; ffcore's own plugins count as one."""
+    """Return which of a plugin's names another plugin has too; ffcore's plugins count as one."""
     if canonical(plugin.distribution) == OWN:
         return ""
     claims = [
-        f"{each.role} {each.name!r} is also of plugin {rival.name} ({rival.origin})"
+        f"plugin {rival.name} ({rival.origin}) also has {each.role} {each.name!r}"
         for each in plugin.components
         for rival in registry.rivals(plugin, each)
     ]
@@ -88,7 +88,7 @@ def _modules(plugin: Plugin) -> list[str]:
 
 
 def _weight(modules: list[str]) -> str:
-    """Return what a fresh interpreter finds wrong with importing these."""
+    """Return what goes wrong when a new interpreter imports these modules."""
     code = (
         "import importlib, sys\n"
         f"sys.path[:] = {sys.path!r}\n"

@@ -48,7 +48,7 @@ _GLOBALS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
 
 
 def state() -> dict[str, Any]:
-    """Return the values that are global, by name; equal where nothing changed."""
+    """Return the global values by name; they compare equal if nothing changed."""
     return {name: read() for name, (read, _) in _GLOBALS.items()}
 
 
@@ -59,7 +59,7 @@ def changes(before: dict[str, Any]) -> list[str]:
 
 @contextmanager
 def restore() -> Iterator[None]:
-    """Restore global state, so that one component's fault does not appear in the next."""
+    """Restore global state, so that one component's fault does not affect the next."""
     before = state()
     try:
         yield
@@ -70,7 +70,7 @@ def restore() -> Iterator[None]:
 
 @contextmanager
 def seed_torch(seed: int) -> Iterator[None]:
-    """Seed torch's random state on the CPU, and put it back."""
+    """Seed torch's random state on the CPU, and restore it afterwards."""
     before = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)
     try:

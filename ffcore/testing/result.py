@@ -16,18 +16,18 @@ class Result:
     component: str
     """Role and name, as in "corrector/vsd"; "plugin/vsd" for the laws of a plugin itself."""
     law: str
-    """Its name; with `component` before it, the name by which a failure is expected."""
+    """Name of the law."""
     number: str
-    """As the page of the role has it, as in "teacher 3"."""
+    """Number on the role's page, such as "teacher 3"."""
     text: str
-    """The law's text."""
+    """Text of the law."""
     status: Status
     found: str = ""
-    """Where and how it is broken, why that was expected, or why it was not checked."""
+    """How the law is broken, why that was expected, or why it was not checked."""
 
     @property
     def name(self) -> str:
-        """The name by which a failure is expected: "corrector/vsd/is-deterministic"."""
+        """The name to expect a failure by: "corrector/vsd/is-deterministic"."""
         return f"{self.component}/{self.law}"
 
     @property

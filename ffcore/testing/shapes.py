@@ -1,15 +1,13 @@
-"""The shapes that the roles' annotations state, checked while tests run.
+"""The shapes in the roles' annotations, checked while tests run.
 
     with checked_shapes():
-        student(x_t, t, delta, condition)  # WrongShape, where what it answers has another shape
+        student(x_t, t, delta, condition)  # WrongShape if the output has another shape
 
-Every method that a role leaves to its implementations is checked in all of them, classes made
-meanwhile included, by the annotations of the role's own method in ffcore/interfaces.py. What an
-implementation annotates does not matter. A letter means one number in what a call is handed and
-what it answers, within conditions too.
+Every implementation of a role's abstract method is checked against the annotations of that method
+in ffcore/interfaces.py, also in classes defined meanwhile; its own annotations do not matter. A
+letter means one number across the arguments and the result of a call, including conditions.
 
-A dual number (ffcore/flow/dual.py) is checked by its value. Code that is being compiled is not
-checked: compiled code stays as it is.
+A dual number (ffcore/flow/dual.py) is checked by its value. Compiled code is not checked.
 """
 
 from __future__ import annotations
@@ -42,7 +40,7 @@ ROLES: tuple[type, ...] = (
     interfaces.ClassFeatures,
     interfaces.Decoder,
 )
-"""Whose methods are checked."""
+"""Classes whose methods are checked."""
 
 VALUES = (
     interfaces.Condition,
@@ -51,23 +49,22 @@ VALUES = (
     interfaces.Gaps,
     interfaces.Norms,
 )
-"""Whose fields are checked where a call is handed one or answers with one."""
+"""Classes whose fields are checked in arguments and results."""
 
 _NAMES = {**vars(jaxtyping), "Draws": Draws, "Optimizer": Optimizer}
-"""What annotations name that interfaces.py imports for the type checker alone."""
+"""Names in annotations that interfaces.py imports only for the type checker."""
 
 
 class WrongShape(Exception):
-    """A tensor of another shape or dtype than a role's method states.
+    """A tensor has another shape or dtype than a role's method states.
 
-    It is no TypeError or ValueError, by which a network refuses dual numbers: nothing that looks
-    for a refusal may take it for one.
+    It is not a TypeError or ValueError, because a network refuses dual numbers with those.
     """
 
 
 @contextmanager
 def checked_shapes() -> Iterator[None]:
-    """Check every call of a role's method meanwhile. Raises WrongShape."""
+    """Check every call of a role's method in this block. Raises WrongShape."""
     replaced: list[tuple[type, str, Any]] = []
 
     def check(cls: type) -> None:
@@ -105,7 +102,7 @@ def _subclasses(cls: type) -> set[type]:
 
 
 def _contracts(cls: type) -> dict[str, Callable[..., Any]]:
-    """Return the abstract methods of the roles that a class is of, by name."""
+    """Return the abstract methods of a class's roles, by name."""
     return {
         name: method
         for role in cls.__mro__
@@ -129,9 +126,9 @@ def _checked(own: Callable[..., Any], contract: Callable[..., Any]) -> Callable[
         with jaxtyping.jaxtyped("context"):
             for name, value in arguments.items():
                 if name in hints:
-                    checks.check(name, hints[name], value, "Call it with such a one")
+                    checks.check(name, hints[name], value, "Call it with this shape and dtype")
             answer = own(self, *args, **kwargs)
-            checks.check("answer", answers, answer, "Let it answer so")
+            checks.check("result", answers, answer, "Return this shape and dtype")
         return answer
 
     return call
@@ -142,7 +139,7 @@ _signature = functools.cache(inspect.signature)
 
 @functools.cache
 def _shaped(stated: Any) -> dict[str, Any]:
-    """Return what annotations of a method or a class state the shape of, by name."""
+    """Return the annotations with shapes of a method or a class, by name."""
     hints = typing.get_type_hints(stated, localns=_NAMES)
     return {name: hint for name, hint in hints.items() if _states_shape(hint)}
 
@@ -157,14 +154,14 @@ def _is_shape(hint: Any) -> bool:
 
 
 class _Call:
-    """What has been seen of a call of an implementation of a role's method."""
+    """The shapes seen in a call of an implementation of a role's method."""
 
     def __init__(self, own: Callable[..., Any], contract: Callable[..., Any]) -> None:
         self.own, self.contract = own, contract
         self.seen: list[str] = []
 
     def check(self, name: str, hint: Any, value: Any, advice: str) -> None:
-        """Raise WrongShape where a value is not what its annotation says."""
+        """Raise WrongShape if a value does not match its annotation."""
         for at, stated, part in _stated(name, hint, value):
             if not isinstance(part.value if isinstance(part, Dual) else part, stated):
                 beside = f" beside {', '.join(self.seen)}" if self.seen else ""
@@ -183,9 +180,9 @@ def _told(value: Any) -> str:
 
 
 def _stated(name: str, hint: Any, value: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Yield each part of a value that has a shape by its annotation: name, annotation, part.
+    """Yield each part of a value whose annotation states a shape: name, annotation, part.
 
-    The parts of a tuple of any length are left out: each is by itself, and so are its letters.
+    Parts of tuples of any length are left out: their letters may differ from part to part.
     """
     if _is_shape(hint):
         yield name, hint, value

@@ -1,4 +1,4 @@
-"""Small networks that fulfil their contracts, for a component to work with."""
+"""Small networks that fulfil their contracts, for testing components."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ffcore.interfaces import (
 
 WIDTH = 16
 MEAN, SCALE = (0.5, -0.3), 0.7
-"""Of the exact teacher that objectives are trained with for a few steps."""
+"""Of the exact teacher for short training runs."""
 
 
 class SmallVelocity(VelocityField):
-    """A velocity that depends on all its inputs: of any sample shape, smooth, trainable."""
+    """A smooth, trainable velocity of any sample shape that depends on all its inputs."""
 
     def __init__(self, shape: tuple[int, ...], labels: int, takes_guidance: bool = False) -> None:
         super().__init__()
@@ -48,14 +48,14 @@ class SmallVelocity(VelocityField):
         return out
 
     def trainable_copy(self, takes_guidance: bool) -> SmallVelocity:
-        """Return a trainable copy, with an input for γ if wanted."""
+        """Return a trainable copy, with an input for γ if requested."""
         copied = SmallVelocity(self.shape, self.labels, takes_guidance)
         copied.load_state_dict(self.state_dict(), strict=False)
         return copied
 
 
 class SmallStudent(Student):
-    """An average velocity from anywhere, which depends on all its inputs."""
+    """An average velocity from anywhere that depends on all its inputs."""
 
     starts_at = "anywhere"
 
@@ -75,7 +75,7 @@ class SmallStudent(Student):
 
     @staticmethod
     def of(teacher: Teacher) -> SmallStudent:
-        """Return a student for a teacher, its weights from global random state."""
+        """Return a student for a teacher, with weights from global random state."""
         source = teacher.conditions
         labels = source.classes + 1 if isinstance(source, Labels) else 0
         return SmallStudent(teacher.sample_shape, labels)
@@ -90,14 +90,14 @@ class GaussianVelocity(VelocityField):
         self.centred = Gaussian([0.0] * len(MEAN), SCALE)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Return that of the centred one, moved by μ; see VelocityField."""
+        """Return the centred velocity, shifted by μ; see VelocityField."""
         away = x_t - expand_like(1 - t, x_t) * self.mean
         centred: Tensor = self.centred(away, t, condition)
         return (self.mean + centred).to(x_t.dtype)
 
 
 class GaussianStudent(Student):
-    """The exact average velocity for data N(MEAN, SCALE² I), off by a constant that can learn."""
+    """The exact average velocity for data N(MEAN, SCALE² I), plus a constant that can learn."""
 
     starts_at = "anywhere"
 
@@ -113,7 +113,7 @@ class GaussianStudent(Student):
 
 
 def small_teacher(shape: tuple[int, ...], classes: int) -> Teacher:
-    """Return a network as a teacher: labels and a null label, a trainable copy, random weights."""
+    """Return a network as a teacher, with labels, a null label, a copy and random weights."""
     velocity = SmallVelocity(shape, classes + 1)
     conditions = Labels(classes, null_label=classes)
     return FrozenTeacher(velocity, shape, conditions, velocity.trainable_copy)

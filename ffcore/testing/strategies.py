@@ -3,7 +3,7 @@
     @given(teacher=exact_teachers(), seed=seeds())
     def test_mine(teacher, seed): ...
 
-Tensors are drawn as seeds and expanded by torch: that is fast, and a failing example is a number.
+Hypothesis draws a seed and torch makes the tensors: fast, and a failing example is a number.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def shapes() -> SearchStrategy[tuple[int, ...]]:
 
 
 def draws(*, size: SearchStrategy[int] | None = None) -> SearchStrategy[Draws]:
-    """Random streams for a batch of 1 to 9 samples, or as many as `size` says."""
+    """Random streams for a batch of 1 to 9 samples, or of `size`."""
     sizes = st.integers(1, 9) if size is None else size
     return st.builds(
         lambda seed, step, count: Draws(seed=seed, step=step, start=0, stop=count),
@@ -44,7 +44,7 @@ def draws(*, size: SearchStrategy[int] | None = None) -> SearchStrategy[Draws]:
 
 
 def times(size: int, *, low: float = 0.0, high: float = 1.0) -> SearchStrategy[Tensor]:
-    """Times in [low, high], Float[size]; either end often enough to be met."""
+    """Times in [low, high], Float[size]; both ends are drawn often."""
     one = st.one_of(st.sampled_from((low, high)), st.floats(low, high))
     return st.lists(one, min_size=size, max_size=size).map(
         lambda drawn: torch.tensor(drawn, dtype=torch.float32)
@@ -52,18 +52,18 @@ def times(size: int, *, low: float = 0.0, high: float = 1.0) -> SearchStrategy[T
 
 
 def durations(t: Tensor) -> SearchStrategy[Tensor]:
-    """Durations in [0, t] of each sample, Float[B]; either end often enough to be met."""
+    """Durations in [0, t] of each sample, Float[B]; both ends are drawn often."""
     return times(len(t)).map(lambda share: share * t)
 
 
 def conditions(teacher: Teacher, size: int) -> SearchStrategy[Condition]:
-    """Conditions that a teacher understands, of `size` samples."""
+    """Conditions of `size` samples that the teacher accepts."""
     return seeds().map(lambda seed: teacher.conditions.draw(Draws(seed, 0, 0, size)))
 
 
 def exact_teachers() -> SearchStrategy[Gaussian | GaussianMixture]:
-    """Teachers whose velocity and flow map are known: one Gaussian or a mixture, with classes or
-    without, in 1 to 4 dimensions."""
+    """Teachers with a known velocity: a Gaussian or a mixture, with or without classes, in 1 to 4
+    dimensions."""
 
     def gaussian(seed: int, dimension: int, scale: float) -> Gaussian:
         return Gaussian(_normal(seed, dimension), scale)
@@ -80,7 +80,7 @@ def exact_teachers() -> SearchStrategy[Gaussian | GaussianMixture]:
 
 
 def small_students(teacher: Teacher) -> SearchStrategy[Student]:
-    """Students of random weights for a teacher; they start anywhere and read all they are given."""
+    """Students with random weights for a teacher; they start anywhere and read all their inputs."""
 
     def make(seed: int) -> Student:
         with process.seed_torch(seed):

@@ -18,14 +18,14 @@ from ffcore.testing.result import Result
 
 
 def plugin_tests(distribution: str, expected: Mapping[str, str] | None = None) -> type:
-    """Return a test class that checks all that a distribution registers.
+    """Return a test class that checks everything that a distribution registers.
 
     Args:
-        distribution: its name, or that of one of its plugins.
-        expected: reasons of known failures, as {"corrector/kernel/is-deterministic": "why"}. One
-            that holds after all fails.
+        distribution: its name, or the name of one of its plugins.
+        expected: reasons for known failures, such as
+            {"corrector/kernel/is-deterministic": "why"}. An expected failure that holds fails.
 
-    The checks run when the class is made, as pytest collects; the tests report their results.
+    The checks run when pytest collects the class; the tests report their results.
     """
     results = check_distribution(distribution, expected=expected)
 

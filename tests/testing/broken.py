@@ -104,7 +104,7 @@ class AsksForMoreThanItGets(Even):
         return super().scale(norms)
 
 
-@breaks("answers-as-its-role-does", "no tensor: output", role="features")
+@breaks("answers-as-its-role-does", "not a tensor: output", role="features")
 class AnswersInAList(Flat):
     def forward(self, samples: Tensor) -> Any:
         return samples.flatten(1).tolist()
@@ -209,7 +209,7 @@ class OffersThatAreNoWords(Flat):
     pass
 
 
-@breaks(HONEST, "does offer 'trainable copy', and trainable_copy gives otherwise", role="teacher")
+@breaks(HONEST, "does offer 'trainable copy', but the teacher does not", role="teacher")
 class CopyOfferedAndNotGiven(Tutor):
     def trainable_copy(self, *, takes_guidance: bool = False) -> None:
         del takes_guidance
@@ -225,7 +225,7 @@ class StartNotOffered(SmallStudent):
     pass
 
 
-@breaks(HONEST, "does not need data, and the objective does", role="predictor")
+@breaks(HONEST, "does not need data, but the objective does", role="predictor")
 class DataNeededByTheObjectiveAlone(PullPredictor):
     needs = frozenset({"data"})
 
@@ -268,7 +268,7 @@ ALONE = "leaves-the-process-alone"
 
 @breaks(
     ALONE,
-    "changed by a call: the default dtype",
+    "a call changes the default dtype",
     role="features",
     also=("builds-the-same-twice", "is-deterministic", "saves-and-loads"),  # other inputs
 )
@@ -278,35 +278,35 @@ class SetsTheDefaultDtype(Flat):
         return super().forward(samples)
 
 
-@breaks(ALONE, "changed by a call: the grad mode", role="features")
+@breaks(ALONE, "a call changes the grad mode", role="features")
 class TurnsGradientsOff(Flat):
     def forward(self, samples: Tensor) -> Tensor:
         torch.set_grad_enabled(not torch.is_grad_enabled())
         return super().forward(samples)
 
 
-@breaks(ALONE, "changed by a call: torch's random state", role="features")
+@breaks(ALONE, "a call changes torch's random state", role="features")
 class SeedsTorchInACall(Flat):
     def forward(self, samples: Tensor) -> Tensor:
         torch.manual_seed(3)
         return super().forward(samples)
 
 
-@breaks(ALONE, "changed by build: numpy's random state", role="features")
+@breaks(ALONE, "build changes numpy's random state", role="features")
 class DrawsFromNumpyWhenItIsBuilt(Flat):
     def __init__(self) -> None:
         super().__init__()
         np.random.standard_normal(3)
 
 
-@breaks(ALONE, "changed by build: the number of threads", role="features")
+@breaks(ALONE, "build changes the number of threads", role="features")
 class SetsTheNumberOfThreads(Flat):
     def __init__(self) -> None:
         super().__init__()
         torch.set_num_threads(torch.get_num_threads() + 1)
 
 
-@breaks("saves-and-loads", "differs after it was saved", role="student")
+@breaks("saves-and-loads", "differs after saving", role="student")
 class KeepsFrequenciesOutOfItsState(SmallStudent):
     def __init__(self, shape: tuple[int, ...], labels: int) -> None:
         super().__init__(shape, labels)
@@ -378,7 +378,7 @@ class AnswersInThePrecisionOfAutocast(Tutor):
 
 @breaks(
     "keeps-shape-and-dtype",
-    "to points",
+    "for points",
     role="teacher",
     also=("copies-itself-to-train", "points-from-noise-to-data"),
 )
@@ -400,7 +400,7 @@ class NormalisesOverTheBatch(Tutor):
         return super().forward(x_t - x_t.mean(0), t, condition)
 
 
-@breaks("leaves-its-inputs-alone", "written to", role="teacher")
+@breaks("leaves-its-inputs-alone", "it changed an input", role="teacher")
 class ClampsItsInput(Tutor):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return super().forward(x_t.clamp_(-0.5, 0.5), t, condition)
@@ -540,7 +540,7 @@ class CopyThatIgnoresGuidance(Tutor):
         return super().trainable_copy()
 
 
-@breaks(INPUT, "before training γ has an effect", role="teacher")
+@breaks(INPUT, "before training, γ has an effect", role="teacher")
 class CopyThatStartsGuided(Tutor):
     def trainable_copy(self, *, takes_guidance: bool = False) -> Any:
         copied = super().trainable_copy(takes_guidance=takes_guidance)
@@ -552,12 +552,12 @@ class CopyThatStartsGuided(Tutor):
 SAYS = "keeps-what-its-table-says"
 
 
-@breaks(SAYS, r"table is \(3,\), and the teacher's \(2,\)", role="teacher", sample_shape=(3,))
+@breaks(SAYS, r"table is \(3,\), but the teacher's is \(2,\)", role="teacher", sample_shape=(3,))
 class SaysAnotherShape(Tutor):
     pass
 
 
-@breaks(SAYS, "guidable of the table is False, and the teacher has", role="teacher", guidable=False)
+@breaks(SAYS, "guidable of the table is False, but the teacher has", role="teacher", guidable=False)
 class SaysThatItCannotBeGuided(Tutor):
     pass
 
@@ -567,7 +567,13 @@ class Exact(Gaussian):
         super().__init__([0.5, -0.3], 0.7)
 
 
-@breaks(SAYS, "is True, and it refuses", role="teacher", guidable=True, offers=frozenset())
+@breaks(
+    SAYS,
+    "is True, but there is no null condition",
+    role="teacher",
+    guidable=True,
+    offers=frozenset(),
+)
 class SaysThatItCanBeGuided(Exact):
     pass
 
@@ -590,12 +596,12 @@ class RunsFromDataToNoise(Exact):
 # Students and networks
 
 
-@breaks("says-where-it-starts", "'prior', and it reads t", role="student", offers=frozenset())
+@breaks("says-where-it-starts", "'prior', but it reads t", role="student", offers=frozenset())
 class SaysPriorAndReadsTheTime(SmallStudent):
     starts_at = "prior"
 
 
-@breaks("says-where-it-starts", "'anywhere', and it does not read t", role="student")
+@breaks("says-where-it-starts", "'anywhere', but it does not read t", role="student")
 class SaysAnywhereAndIgnoresTheTime(SmallStudent):
     def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
         return super().forward(x_t, torch.ones_like(t), delta, condition)
@@ -640,7 +646,7 @@ class CentresTheBatch(SmallStudent):
         return super().forward(x_t - x_t.mean(0), t, delta, condition)
 
 
-@breaks("leaves-its-inputs-alone", "written to", role="student")
+@breaks("leaves-its-inputs-alone", "it changed an input", role="student")
 class ClampsWhatItIsGiven(SmallStudent):
     def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
         return super().forward(x_t.clamp_(-0.5, 0.5), t, delta, condition)
@@ -670,7 +676,7 @@ class DropsOut(SmallStudent):
         return nn.functional.dropout(found, training=self.training)
 
 
-@breaks("is-differentiable-in-the-duration", "in jumps", role="student")
+@breaks("is-differentiable-in-the-duration", "may round", role="student")
 class TakesItsDurationInJumps(SmallStudent):
     def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
         return super().forward(x_t, t, (5 * delta).round() / 5, condition)
@@ -708,7 +714,7 @@ class StudentOfOneScale(SmallStudent):
         return super().forward(x_t, t, delta, attrs.evolve(condition, guidance=None))
 
 
-@breaks("takes-no-guidance-for-one", "at γ = 1 it differs", role="student")
+@breaks("takes-no-guidance-for-one", "without γ it differs from γ = 1", role="student")
 class StudentThatTakesNoGuidanceForZero(SmallStudent):
     def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
         guidance = torch.zeros_like(t) if condition.guidance is None else condition.guidance
@@ -766,7 +772,7 @@ class NetworkThatCentresTheBatch(SmallVelocity):
         return super().forward(x_t - x_t.mean(0), t, condition)
 
 
-@breaks("leaves-its-inputs-alone", "written to", role="network")
+@breaks("leaves-its-inputs-alone", "it changed an input", role="network")
 class NetworkThatClampsItsInput(SmallVelocity):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return super().forward(x_t.clamp_(-0.5, 0.5), t, condition)
@@ -791,7 +797,7 @@ class NetworkOfOneScale(SmallVelocity):
         return super().forward(x_t, t, attrs.evolve(condition, guidance=None))
 
 
-@breaks("takes-no-guidance-for-one", "at γ = 1 it differs", role="network")
+@breaks("takes-no-guidance-for-one", "without γ it differs from γ = 1", role="network")
 class NetworkThatTakesNoGuidanceForZero(SmallVelocity):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         guidance = torch.zeros_like(t) if condition.guidance is None else condition.guidance
@@ -832,7 +838,7 @@ class GapThatIsNoNumber(Pull):
         return super().gap(networks, batch, samples) / 0
 
 
-@objective_breaks(GRADIENT, "carries no gradient", also=(TRAINS,))
+@objective_breaks(GRADIENT, "has no gradient", also=(TRAINS,))
 class DetachesItsOutput(Pull):
     def output(self, networks: Networks, batch: Batch) -> Tensor:
         return super().output(networks, batch).detach()
@@ -857,7 +863,7 @@ class GradientThroughTheAuxiliary(Pull):
 DOMAIN = "calls-within-the-domain"
 
 
-@objective_breaks(DOMAIN, "at t < 1, and the table does not need")
+@objective_breaks(DOMAIN, "at t < 1, but the table does not need")
 class StartsAnywhereUnasked(Pull):
     def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
         t = batch.draws.uniform("t").clamp(min=0.5)
@@ -944,7 +950,7 @@ class NamesOneAuxiliaryTwice(Pull):
 LEARNS = "trains-its-auxiliaries-alone"
 
 
-@objective_breaks(LEARNS, "gives no samples", also=(TRAINS,))
+@objective_breaks(LEARNS, "returns no samples", also=(TRAINS,))
 class NoSamplesToLearnFrom(Pull):
     def gaps(self, networks: Networks, batch: Batch) -> Gaps:
         return attrs.evolve(super().gaps(networks, batch), samples=None)
@@ -992,7 +998,7 @@ class LossThatTrainsTheStudentToo(Pull):
 CHECK = "passes-its-own-check"
 
 
-@objective_breaks(CHECK, "self_check refuses: no")
+@objective_breaks(CHECK, "self_check fails: no")
 class RefusesEveryStudent(Pull):
     def self_check(self, networks: Networks, batch: Batch) -> None:
         raise ValueError("no")
@@ -1004,13 +1010,13 @@ class SaysTrue(Pull):
         return True
 
 
-@objective_breaks(TRAINS, "took a student")
+@objective_breaks(TRAINS, "steps moved a student")
 class WrongSign(Pull):
     def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
         return -super().gap(networks, batch, samples)
 
 
-@breaks(TRAINS, "took a student", role="predictor", needs=frozenset())
+@breaks(TRAINS, "steps moved a student", role="predictor", needs=frozenset())
 class FollowsTheOtherWay(Follow):
     def gaps(self, networks: Networks, batch: Batch) -> Gaps:
         found = super().gaps(networks, batch)
@@ -1020,7 +1026,7 @@ class FollowsTheOtherWay(Follow):
 
 BY_ITSELF, COUPLED = (
     "answers-to-each-sample-by-itself",
-    "are others where these are the whole batch",
+    "differ if these are the whole batch",
 )
 
 
@@ -1042,7 +1048,7 @@ class PredictorThatCentresItsSamples(CentresItsSamples, PredictorObjective):
 
 @breaks(
     HONEST,
-    "does need whole batch, and the objective does not",
+    "does need whole batch, but the objective does not",
     role="corrector",
     needs=frozenset({"whole batch"}),
 )
@@ -1050,7 +1056,7 @@ class SaysThatItCouples(PullCorrector):
     pass
 
 
-@objective_breaks("calls-networks-whatever-was-drawn", "batches call .* and others ")
+@objective_breaks("calls-networks-whatever-was-drawn", "batches of one sample call .*, and others ")
 class AsksTheTeacherWhereItMatters(Pull):
     def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
         found = super().gap(networks, batch, samples)
@@ -1060,7 +1066,7 @@ class AsksTheTeacherWhereItMatters(Pull):
         return found
 
 
-@objective_breaks("calls-networks-whatever-was-drawn", "batches call .* and others ")
+@objective_breaks("calls-networks-whatever-was-drawn", "batches of one sample call .*, and others ")
 class AsksTheTeacherWhereSamplesArePositive(Pull):
     def gap(self, networks: Networks, batch: Batch, samples: Tensor) -> Tensor:
         found = super().gap(networks, batch, samples)
@@ -1109,7 +1115,7 @@ class DataWithoutLabels(Numbered):
         del indices
 
 
-@breaks(UNDERSTANDS, "is no class", role="data")
+@breaks(UNDERSTANDS, "is not a class", role="data")
 class DataOfOtherClasses(Numbered):
     def labels(self, indices: Tensor) -> Tensor:
         return indices
@@ -1138,13 +1144,13 @@ class LabelsByPlace(Numbered):
         return super().labels(torch.arange(len(indices)))
 
 
-@breaks("leaves-its-inputs-alone", "indices were written to", role="data")
+@breaks("leaves-its-inputs-alone", "it changed the indices", role="data")
 class WritesToTheIndices(Numbered):
     def read(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Condition]:
         return super().read(indices.remainder_(10), draws)
 
 
-@breaks("leaves-its-inputs-alone", "read before were written to", role="data")
+@breaks("leaves-its-inputs-alone", "it changed samples that were read before", role="data")
 class ReadsIntoOneBuffer(Numbered):
     def read(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Condition]:
         found, condition = super().read(indices, draws)
@@ -1200,7 +1206,7 @@ class WeighsBelowZero(Even):
         return -gap.norm()
 
 
-@breaks(WEIGHS, "carry a gradient", role="balancer")
+@breaks(WEIGHS, "weights have a gradient", role="balancer")
 class WeighsWithAGradient(Even):
     def weights(self, objective: Objective, gap: Gap) -> Tensor:
         return gap.output.square().mean(1)
@@ -1228,7 +1234,7 @@ class ScalesBothOrNone(Even):
         return {"prediction": torch.tensor(1.0), "correction": ratio + 1}
 
 
-@breaks(SCALES, "no scalar", role="balancer")
+@breaks(SCALES, "has shape", role="balancer")
 class ScalesByAVector(Even):
     def scale(self, norms: Mapping[Objective, Norms]) -> Mapping[Objective, Tensor]:
         return {name: torch.ones(1) for name in norms}
@@ -1300,7 +1306,7 @@ class FeaturesNormalisedOverTheBatch(Flat):
         return super().forward(samples - samples.mean(0))
 
 
-@breaks("leaves-its-inputs-alone", "written to", role="features")
+@breaks("leaves-its-inputs-alone", "it changed an input", role="features")
 class FeaturesThatClampTheSamples(Flat):
     def forward(self, samples: Tensor) -> Tensor:
         return super().forward(samples.clamp_(-0.5, 0.5))
@@ -1365,7 +1371,7 @@ class ImagesScaledOverTheBatch(Straight):
         return samples.float() / samples.abs().max()
 
 
-@breaks("leaves-its-inputs-alone", "written to", role="decoder")
+@breaks("leaves-its-inputs-alone", "it changed an input", role="decoder")
 class DecoderThatClampsTheSamples(Straight):
     def forward(self, samples: Tensor) -> Tensor:
         return super().forward(samples.clamp_(-0.5, 0.5))
@@ -1386,14 +1392,14 @@ class FailsWithinOnOtherShapes(Straight):
 # Trackers
 
 
-@breaks("stays-in-its-folder", "beside its folder it wrote diary.jsonl", role="tracker")
+@breaks("stays-in-its-folder", "outside its folder it wrote diary.jsonl", role="tracker")
 class WritesIntoTheRunsDirectory(Diary):
     def open(self, folder: Path, run: str, recipe: Mapping[str, Any], step: int) -> None:
         super().open(folder, run, recipe, step)
         self.path = folder.parent / "diary.jsonl"
 
 
-@breaks("stays-in-its-folder", "beside its folder it wrote elsewhere/diary.jsonl", role="tracker")
+@breaks("stays-in-its-folder", "outside its folder it wrote elsewhere/diary.jsonl", role="tracker")
 class WritesWhereTheProcessWorks(Diary):
     def close(self, *, finished: bool) -> None:
         super().close(finished=finished)
@@ -1421,7 +1427,7 @@ class PrintsItsSteps(Diary):
         super().track(step, numbers)
 
 
-@breaks("goes-on-with-what-it-kept", "cut off: diary.jsonl", role="tracker")
+@breaks("goes-on-with-what-it-kept", "truncated: diary.jsonl", role="tracker")
 class BeginsAnewWhereARunGoesOn(Diary):
     def open(self, folder: Path, run: str, recipe: Mapping[str, Any], step: int) -> None:
         (folder / "diary.jsonl").unlink(missing_ok=True)

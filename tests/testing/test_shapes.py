@@ -73,9 +73,9 @@ def test_a_student_that_answers_in_another_shape_is_caught_with_a_sentence(wrong
     with checked_shapes(), pytest.raises(WrongShape) as caught:
         call(Told(wrong))
     assert str(caught.value) == (
-        f"Told.forward: answer is float32{found} beside x_t float32[3, 2], t float32[3], "
+        f"Told.forward: result is float32{found} beside x_t float32[3, 2], t float32[3], "
         "delta float32[3]; Student.forward in ffcore/interfaces.py states "
-        'Float[Tensor, "B *S"]. Let it answer so.'
+        'Float[Tensor, "B *S"]. Return this shape and dtype.'
     )
 
 
@@ -159,25 +159,25 @@ X, T = torch.ones(3, 2), torch.ones(3)
 LABELS = Condition(size=3, label=torch.zeros(3, dtype=torch.long))
 NORMS = Norms(raw=torch.ones(()), weighted=torch.ones(()))
 WRONG: dict[str, tuple[Answer, str]] = {
-    "velocity": (lambda: _Velocity()(X, T, LABELS), "answer is float32[3] "),
-    "drawn condition": (lambda: _Conditions().draw(DRAWS), "answer.label is int64[3, 1];"),
-    "null condition": (lambda: _Conditions().null(LABELS), "answer.label is int64[2] "),
+    "velocity": (lambda: _Velocity()(X, T, LABELS), "result is float32[3] "),
+    "drawn condition": (lambda: _Conditions().draw(DRAWS), "result.label is int64[3, 1];"),
+    "null condition": (lambda: _Conditions().null(LABELS), "result.label is int64[2] "),
     "data": (
-        lambda: _Data().read(torch.zeros(3, dtype=torch.long), DRAWS), "answer[0] is float32[4, 2]"
+        lambda: _Data().read(torch.zeros(3, dtype=torch.long), DRAWS), "result[0] is float32[4, 2]"
     ),
     "samples": (
         lambda: _Objective().gaps(None, Batch(z=X, condition=LABELS, draws=DRAWS)),  # type: ignore[arg-type]
-        "answer.samples is float32[2, 2]",
+        "result.samples is float32[2, 2]",
     ),
     "weights": (
-        lambda: _Balancer().weights("prediction", Gap(output=X, gap=X)), "answer is float32[] "
+        lambda: _Balancer().weights("prediction", Gap(output=X, gap=X)), "result is float32[] "
     ),
     "factors": (
-        lambda: _Balancer().scale({"prediction": NORMS}), "answer['prediction'] is float32[1]"
+        lambda: _Balancer().scale({"prediction": NORMS}), "result['prediction'] is float32[1]"
     ),
-    "features": (lambda: _Features()(X), "answer is float32[3, 1, 2]"),
-    "logits": (lambda: _Features().logits(X), "answer is float32[1, 2]"),
-    "images": (lambda: _Decoder()(torch.ones(3, 1, 4, 4)), "answer is float64[3, 1, 4, 4]"),
+    "features": (lambda: _Features()(X), "result is float32[3, 1, 2]"),
+    "logits": (lambda: _Features().logits(X), "result is float32[1, 2]"),
+    "images": (lambda: _Decoder()(torch.ones(3, 1, 4, 4)), "result is float64[3, 1, 4, 4]"),
 }  # fmt: skip
 
 
@@ -210,7 +210,7 @@ def test_a_dual_number_passes_where_its_value_does() -> None:
     with checked_shapes():
         found = Told(right)(X, T, delta, LABELS)
         assert isinstance(found, Dual)
-        with pytest.raises(WrongShape, match=r"answer is float32\[3, 1\] beside .*delta"):
+        with pytest.raises(WrongShape, match=r"result is float32\[3, 1\] beside .*delta"):
             Told(narrow)(X, T, delta, LABELS)
 
 
@@ -236,7 +236,7 @@ def test_a_step_with_dual_numbers_passes_and_is_the_same_to_the_bit(
     monkeypatch.setattr(shapes, "_Call", Watched)
     with checked_shapes():
         checked = stepped()
-    assert {("delta", "Dual"), ("answer", "Dual"), ("x_t", "Tensor")} <= seen
+    assert {("delta", "Dual"), ("result", "Dual"), ("x_t", "Tensor")} <= seen
     assert all(map(torch.equal, plain, checked))
 
 

@@ -1,4 +1,4 @@
-"""The laws, one module for each role; importing this registers them all."""
+"""The laws, one module for each role. Importing this module registers them all."""
 
 from ffcore.testing.law import ANY, LAWS, Law
 from ffcore.testing.laws import (  # noqa: F401 - each registers its laws
@@ -16,7 +16,7 @@ from ffcore.testing.laws import (  # noqa: F401 - each registers its laws
 
 
 def laws_of(role: str) -> list[Law]:
-    """Return the laws that a component of this role is under: those of all, then its own."""
+    """Return the laws of a component of this role: those of every component, then the role's."""
 
     def numbered(role: str) -> list[Law]:
         return sorted((each for each in LAWS if each.role == role), key=lambda each: each.number)

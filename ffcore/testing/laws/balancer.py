@@ -17,8 +17,8 @@ STEPS = (0, 1, 10_000)
 
 @law("balancer", 1)
 def splits_the_whole_batch(case: Case, live: Any) -> None:
-    """`split` gives two sizes, neither negative, that add up to the batch, the same each time; or
-    it raises ValueError for a batch that is too small, and 256 is not."""
+    """`split` returns two sizes of at least 0 whose sum is the batch, the same at each call. It
+    may raise ValueError for a batch that is too small; 256 is not."""
     del case
     for batch in BATCHES:
         for step in STEPS:
@@ -37,7 +37,7 @@ def splits_the_whole_batch(case: Case, live: Any) -> None:
 
 @law("balancer", 2)
 def weighs_every_sample(case: Case, live: Any) -> None:
-    """`weights` are one finite number per sample, not negative, without gradient."""
+    """`weights` returns one finite number of at least 0 per sample, without gradient."""
     del case
     for name in NAMES:
         gap = gap_of(name)
@@ -45,13 +45,13 @@ def weighs_every_sample(case: Case, live: Any) -> None:
         found = live.weights(name, gap)
         require(found.shape == (SIZE,), f"weights are {tuple(found.shape)} for {SIZE} samples")
         require(found.isfinite().all() and (found >= 0).all(), f"weights are {found.tolist()}")
-        require(not found.requires_grad, "weights carry a gradient")
+        require(not found.requires_grad, "weights have a gradient")
 
 
 @law("balancer", 3)
 def weighs_a_sample_by_itself(case: Case, live: Any) -> None:
-    """A sample's weight depends neither on the rest of the batch nor on its place: ranks and
-    micro-batches see parts of it."""
+    """A sample's weight depends neither on the rest of the batch nor on its position in it: ranks
+    and micro-batches see parts of a batch."""
     del case
     for name in NAMES:
         gap = gap_of(name)
@@ -64,22 +64,22 @@ def weighs_a_sample_by_itself(case: Case, live: Any) -> None:
 
 @law("balancer", 4)
 def scales_every_objective(case: Case, live: Any) -> None:
-    """`scale` gives a positive, finite factor, a scalar, for each objective that it is called with,
-    both or either alone."""
+    """`scale` returns a positive, finite scalar for each objective, for both and for either
+    alone."""
     del case
     norms = norms_of()
     for asked in (norms, *({name: norms[name]} for name in NAMES)):
         found = live.scale(asked)
         require(found.keys() == asked.keys(), f"factors of {list(found)} for {list(asked)}")
         for name, factor in found.items():
-            require(factor.ndim == 0, f"the factor of {name} is {tuple(factor.shape)}, no scalar")
+            require(factor.ndim == 0, f"the factor of {name} has shape {tuple(factor.shape)}")
             require(factor.isfinite() and factor > 0, f"the factor of {name} is {float(factor)}")
 
 
 @law("balancer", 5)
 def scales_alike_on_every_rank(case: Case, live: Any) -> None:
-    """Factors follow from the norms, which are means over all ranks, and not from the gaps that a
-    rank saw: two ranks with half a batch each have the factors of one with all of it."""
+    """Factors depend on the norms, which are means over all ranks, and not on a rank's own gaps:
+    two ranks with half a batch each get the factors of one rank with all of it."""
     norms = norms_of()
     ranks = {"all": slice(None), "the first half": slice(0, 3), "the second half": slice(3, SIZE)}
     factors = {}
@@ -92,17 +92,17 @@ def scales_alike_on_every_rank(case: Case, live: Any) -> None:
     for rank, found in factors.items():
         for name, factor in found.items():
             same = torch.equal(factor, factors["all"][name])
-            require(same, f"the factor of {name} is another one on a rank that saw {rank}")
+            require(same, f"the factor of {name} differs on a rank that saw {rank}")
 
 
 @law("balancer", 6)
 def bears_gaps_that_vanish(case: Case, live: Any) -> None:
-    """Where every gap is zero, weights and factors are finite: a student may be right."""
+    """If every gap is zero, weights and factors are finite: a student may be exact."""
     del case
     zero = torch.zeros(SIZE, 5)
     for name in NAMES:
         weights = live.weights(name, Gap(output=zero, gap=zero))
-        require(weights.isfinite().all(), f"weights of {name} are not finite where gaps vanish")
+        require(weights.isfinite().all(), f"weights of {name} are not finite if gaps vanish")
     nothing = Norms(raw=torch.tensor(0.0), weighted=torch.tensor(0.0))
     for name, factor in live.scale(dict.fromkeys(NAMES, nothing)).items():
-        require(factor.isfinite(), f"the factor of {name} is not finite where gaps vanish")
+        require(factor.isfinite(), f"the factor of {name} is not finite if gaps vanish")

@@ -1,4 +1,4 @@
-"""Laws for the components of every role."""
+"""Laws of every component."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def is_of_its_role(case: Case, live: Any) -> None:
 
 @law(ANY, 2)
 def answers_as_its_role_does(case: Case, live: Any) -> None:
-    """Called as core calls its role, it answers. If it does not, no other law is checked."""
+    """It works when called as ffcore calls its role. If it does not, no other law is checked."""
     found = answers(case, live)
     strange = [name for name, value in found.items() if not isinstance(value, Tensor)]
-    require(not strange, f"no tensor: {', '.join(strange)}")
+    require(not strange, f"not a tensor: {', '.join(strange)}")
 
 
 @law(ANY, 3)
 def is_a_frozen_table(case: Case, live: Any) -> None:
-    """The table is a frozen attrs class: what a recipe says is a value that nothing changes."""
+    """The table is a frozen attrs class, so that nothing can change a recipe's values."""
     del live
     table = type(case.table)
     name = next((field.name for field in attrs.fields(table)), "name")
@@ -51,7 +51,7 @@ def is_a_frozen_table(case: Case, live: Any) -> None:
         return
     except AttributeError:
         pass
-    raise Broken(f"{table.__qualname__} is not frozen: make it of attrs.frozen")
+    raise Broken(f"{table.__qualname__} is not frozen: use attrs.frozen")
 
 
 @law(ANY, 4)
@@ -66,21 +66,20 @@ def survives_a_recipe(case: Case, live: Any) -> None:
 
 @law(ANY, 5)
 def explains_its_keys(case: Case, live: Any) -> None:
-    """The table has a docstring, and every key of it, and of the tables within, a sentence of
-    help."""
+    """The table has a docstring, and every key has help, also in tables within it."""
     del live
     table = type(case.table)
     require((table.__doc__ or "").strip(), f"{table.__qualname__} has no docstring")
     silent = list(_silent(table))
-    require(not silent, f"keys without help: {', '.join(silent)}; declare them by ffcore.keys.key")
+    require(not silent, f"keys without help: {', '.join(silent)}; use ffcore.keys.key")
 
 
 @law(ANY, 6)
 def is_honest_about_its_needs(case: Case, live: Any) -> None:
-    """`needs` and `offers` of a table are frozensets of words, and true: "trainable copy" is
-    offered where the teacher gives one, "student starts anywhere" where the student does, "data" is
-    needed where the objective says so, and an objective that needs nothing works with a black
-    box."""
+    """`needs` and `offers` of a table are frozensets of words and true. A teacher's table offers
+    "trainable copy" if there is one; a student's offers "student starts anywhere" if it does; an
+    objective's needs "data" or "whole batch" if the objective does. An objective whose table needs
+    nothing works with a black box."""
     for side in ("needs", "offers"):
         declared: Any = getattr(case.table, side, frozenset())
         require(
@@ -88,15 +87,15 @@ def is_honest_about_its_needs(case: Case, live: Any) -> None:
             f"{side} is {declared!r}: it must be a frozenset of words",
         )
     if case.role == "teacher":
-        _offers(case, COPY, live.trainable_copy() is not None, "trainable_copy gives")
+        _offers(case, COPY, live.trainable_copy() is not None, "the teacher")
     elif isinstance(live, Student):
-        _offers(case, ANYWHERE, live.starts_at == "anywhere", "starts_at says")
+        _offers(case, ANYWHERE, live.starts_at == "anywhere", "the student")
     elif case.role in OBJECTIVES:
         for word in (DATA, WHOLE):
             table, own = word in words(case.table, "needs"), word in live.needs
             require(
                 table == own,
-                f"the table {_does(table)} need {word}, and the objective {_does(own)}",
+                f"the table {_does(table)} need {word}, but the objective {_does(own)}",
             )
         if not words(case.table, "needs"):
             _works_with_a_black_box(case)
@@ -104,11 +103,11 @@ def is_honest_about_its_needs(case: Case, live: Any) -> None:
 
 @law(ANY, 7)
 def builds_the_same_twice(case: Case, live: Any) -> None:
-    """Built twice under one seed it answers the same: new weights come from torch's global random
-    state, which `build` itself does not seed."""
+    """Two builds under one seed give the same outputs. New weights come from torch's global random
+    state, and `build` does not seed it."""
     found = answers(case, case.build())
     for name, value in answers(case, live).items():
-        require(same(value, found[name]), f"{name} differs between two builds of one seed")
+        require(same(value, found[name]), f"{name} differs between two builds under one seed")
     context, states = case.context(), []
     for seed in (0, 1):
         with process.seed_torch(seed):
@@ -119,9 +118,9 @@ def builds_the_same_twice(case: Case, live: Any) -> None:
 
 @law(ANY, 8)
 def is_deterministic(case: Case, live: Any) -> None:
-    """The same inputs are answered the same twice, to the last bit; randomness comes from the draws
-    that a component gets."""
-    ask_only_where(case.role != "tracker", "it answers nothing")
+    """The same inputs give the same outputs, to the last bit. All randomness comes from the
+    component's draws."""
+    ask_only_where(case.role != "tracker", "it has no outputs")
     first, second = answers(case, live), answers(case, live)
     for name, value in first.items():
         off = (value.detach().double() - second[name].detach().double()).abs().max()
@@ -130,23 +129,23 @@ def is_deterministic(case: Case, live: Any) -> None:
 
 @law(ANY, 9)
 def leaves_the_process_alone(case: Case, live: Any) -> None:
-    """Neither `build` nor a call changes the process's global state: random states, except torch's
-    in `build`, default dtype, grad mode, threads and torch's other switches."""
+    """Neither `build` nor a call changes the process's global state: random states (except torch's
+    in `build`), default dtype, grad mode, threads and torch's other switches."""
     del live
     before = process.state()
     built = case.build()
     changed = process.changes(before)
-    require(not changed, f"changed by build: {', '.join(changed)}")
+    require(not changed, f"build changes {', '.join(changed)}")
     answers(case, built)
     changed = process.changes(before)
-    require(not changed, f"changed by a call: {', '.join(changed)}")
+    require(not changed, f"a call changes {', '.join(changed)}")
 
 
 @law(ANY, 10)
 def saves_and_loads(case: Case, live: Any) -> None:
-    """A network's `state_dict`, through a safetensors file and into a build of other weights,
-    answers the same in eval mode: nothing that matters is stored elsewhere."""
-    ask_only_where(isinstance(live, nn.Module), "it is no network")
+    """A network's `state_dict`, saved as safetensors and loaded into a build with other weights,
+    gives the same outputs in eval mode: all state is in it."""
+    ask_only_where(isinstance(live, nn.Module), "it is not a network")
     state = live.eval().state_dict()
     with torch.no_grad():
         for tensor in state.values():
@@ -157,25 +156,25 @@ def saves_and_loads(case: Case, live: Any) -> None:
     other.load_state_dict(load(stored))
     found = answers(case, other.eval())
     for name, value in answers(case, live).items():
-        require(same(value, found[name]), f"{name} differs after it was saved and loaded")
+        require(same(value, found[name]), f"{name} differs after saving and loading")
 
 
 @law(ANY, 11)
 def has_the_same_shapes_meta(case: Case, live: Any) -> None:
-    """With `context.meta`, a network to train or to learn from has the same parameters as without,
-    by name and shape: a dry run counts them."""
+    """With `context.meta`, a teacher, student or network has the same parameters as without, by
+    name and shape: a dry run counts them."""
     counted = ("teacher", "student", "network")
-    ask_only_where(case.role in counted, "a dry run counts nothing of it")
+    ask_only_where(case.role in counted, "a dry run does not count its parameters")
     meta, full = (
         {name: tuple(each.shape) for name, each in network.named_parameters()}
         for network in (case.build(meta=True), live)
     )
     other = sorted({name for name, _ in meta.items() ^ full.items()})
-    require(not other, f"other parameters where context.meta: {', '.join(other)}")
+    require(not other, f"other parameters with context.meta: {', '.join(other)}")
 
 
 def _silent(table: type) -> Iterator[str]:
-    """Yield the keys without help, of a table and of those within."""
+    """Yield the keys without help, of a table and of tables within it."""
     for field in attrs.fields(attrs.resolve_types(table)):
         if not field.metadata.get("help", "").strip():
             yield f"{table.__qualname__}.{field.name}"
@@ -194,7 +193,7 @@ def _offers(case: Case, word: str, given: bool, who: str) -> None:
     offered = word in words(case.table, "offers")
     require(
         offered == given,
-        f"the table {_does(offered)} offer {word!r}, and {who} {'so' if given else 'otherwise'}",
+        f"the table {_does(offered)} offer {word!r}, but {who} {_does(given)}",
     )
 
 
@@ -208,5 +207,5 @@ def _works_with_a_black_box(case: Case) -> None:
         answers(boxed, boxed.build())
     except (ValueError, AttributeError, TypeError) as error:
         raise Broken(
-            f"its table needs nothing, and with a teacher that cannot be copied it raised {error!r}"
+            f"its table needs nothing, but with a teacher that cannot be copied it raised {error!r}"
         ) from error

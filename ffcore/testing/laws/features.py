@@ -14,7 +14,7 @@ from ffcore.testing.law import ask_only_where, law, require
 
 @law("features", 1)
 def has_a_name(case: Case, live: Any) -> None:
-    """`name` is a word, which identifies their distances."""
+    """`name` is a nonempty string; it identifies the distances."""
     del case
     name = getattr(live, "name", None)
     require(isinstance(name, str) and name.strip(), f"name is {name!r}")
@@ -32,7 +32,7 @@ def gives_vectors(case: Case, live: Any) -> None:
 
 @law("features", 5)
 def distinguishes_samples(case: Case, live: Any) -> None:
-    """Different samples have different features: where all are the same, so is every distance."""
+    """Different samples have different features. Otherwise every distance is the same."""
     with torch.no_grad():
         found = live(*arguments(case, live))
     require(bool((found != found[:1]).any()), "every sample has the same features")
@@ -40,8 +40,9 @@ def distinguishes_samples(case: Case, live: Any) -> None:
 
 @law("features", 6)
 def reads_one_of_its_classes(case: Case, live: Any) -> None:
-    """Features of a classifier have a finite logit for each class, and samples a class."""
-    ask_only_where(isinstance(live, ClassFeatures), "it knows no classes")
+    """A classifier's features have a finite logit for each class, and `classify` returns the
+    class of the largest."""
+    ask_only_where(isinstance(live, ClassFeatures), "it has no classes")
     classes = getattr(live, "classes", 0)
     known = classes is None or (isinstance(classes, int) and classes > 1)
     require(known, f"classes is {classes!r}")

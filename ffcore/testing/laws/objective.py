@@ -1,4 +1,4 @@
-"""Laws of objectives, the same for predictors and correctors, and one of predictors alone."""
+"""Laws of objectives: those of predictors and correctors, and one of predictors alone."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ from ffcore.training.optimizer import Optimizer
 STEPS, BATCH, RATE = 12, 64, 0.05
 """Of the short training runs."""
 NEARER = 0.95
-"""How near a student must come, as a share of how far it was."""
+"""Largest distance after training, as a share of the distance before."""
 LEARNING, LEARNING_RATE = 200, 1e-2
 """Of auxiliary networks that learn before the student does."""
 
 
 MICRO_BATCHES = 24
-"""Of one sample each; in so many, a coin shows but one of its sides once in 8 million times."""
+"""Batches of one sample each. A fair coin shows one side in all of them once in 8 million times."""
 
 
 def both(number: int) -> Callable[[Check], Check]:
-    """Make it a law of predictors and of correctors."""
+    """Register a check as a law of predictors and of correctors."""
 
     def register(check: Check) -> Check:
         return law("corrector", number)(law("predictor", number)(check))
@@ -63,8 +63,8 @@ def both(number: int) -> Callable[[Check], Check]:
 
 @both(1)
 def answers_with_gaps(case: Case, live: Any) -> None:
-    """`gaps` returns at least one gap, with one finite row in the shape of a sample for each of the
-    batch, under autocast too."""
+    """`gaps` returns at least one gap. Each has one finite row per sample of the batch, in the
+    shape of a sample, under autocast too."""
     asked = case.inputs_for(live)
     for precision in ("float32", "autocast to bfloat16"):
         with torch.autocast("cpu", torch.bfloat16, precision != "float32"):
@@ -79,14 +79,14 @@ def answers_with_gaps(case: Case, live: Any) -> None:
 
 @both(2)
 def sends_its_gradient_to_the_student_alone(case: Case, live: Any) -> None:
-    """The outputs carry a gradient to the student's parameters; none flows through the teacher or
-    the auxiliary networks."""
+    """A gradient flows from the outputs to the student's parameters. None flows through the teacher
+    or the auxiliary networks."""
     asked = case.inputs_for(live)
     others = {"the teacher": asked.networks.teacher, **_by_name(asked.networks.auxiliaries)}
     with _gradients_through(others) as passed:
         found = live.gaps(asked.networks, asked.batch)
         silent = not all(gap.output.requires_grad for gap in found.gaps)
-        require(not silent, "an output carries no gradient")
+        require(not silent, "an output has no gradient")
         torch.stack([gap.output.square().sum() for gap in found.gaps]).sum().backward()
     require(_has_gradient(asked.networks.student), "no gradient reaches the student")
     require(not passed, f"a gradient flows through {' and '.join(passed)}")
@@ -94,8 +94,9 @@ def sends_its_gradient_to_the_student_alone(case: Case, live: Any) -> None:
 
 @both(3)
 def calls_within_the_domain(case: Case, live: Any) -> None:
-    """The student is called at t in (0, 1] and δ in [0, t], at t = 1 alone unless the table needs
-    "student starts anywhere"; teacher and auxiliary networks that are velocities at t in [0, 1]."""
+    """The student is called at t in (0, 1] with δ in [0, t], and only at t = 1 unless the table
+    needs "student starts anywhere". The teacher and auxiliary velocities are called at t in
+    [0, 1]."""
     asked = case.inputs_for(live)
     anywhere = ANYWHERE in words(case.table, "needs")
     wrong: dict[str, None] = {}
@@ -120,8 +121,8 @@ def calls_within_the_domain(case: Case, live: Any) -> None:
 
 @both(4)
 def changes_no_network(case: Case, live: Any) -> None:
-    """Neither `gaps` nor `self_check` changes a parameter, a buffer, the mode or `requires_grad`
-    in any network: the trainer does that."""
+    """Neither `gaps` nor `self_check` changes a network's parameters, buffers, mode or
+    `requires_grad`: only the trainer does."""
     asked = case.inputs_for(live)
     networks = asked.networks
     every = {"the student": networks.student, "the teacher": networks.teacher}
@@ -137,10 +138,10 @@ def changes_no_network(case: Case, live: Any) -> None:
 
 @both(5)
 def is_data_free_unless_it_says(case: Case, live: Any) -> None:
-    """An objective whose table does not need "data" works without: it reads none that it gets,
-    and opens no file and no connection to get some."""
+    """An objective whose table does not need "data" ignores the batch's data, and opens no file
+    and no connection."""
     ask_only_where(DATA not in words(case.table, "needs"), "its table needs data")
-    other = case.build()  # what is imported at the first call is imported now
+    other = case.build()  # the first call's imports happen now
     asked = case.inputs_for(other)
     with _record_opens() as opened:
         other.gaps(asked.networks, asked.batch)
@@ -153,15 +154,15 @@ def is_data_free_unless_it_says(case: Case, live: Any) -> None:
         return [gap.gap for gap in found.gaps]
 
     without, again, beside = answer(None), answer(None), answer(1.0)
-    ask_only_where(all(map(same, without, again)), "two equal calls are answered differently")
+    ask_only_where(all(map(same, without, again)), "two equal calls give different gaps")
     unmoved = len(without) == len(beside) and all(map(same, without, beside))
-    require(unmoved, "it reads data, and its table's `needs` does not say so")
+    require(unmoved, "it reads data, but its table's `needs` does not contain it")
 
 
 @both(6)
 def owns_its_auxiliaries(case: Case, live: Any) -> None:
-    """`auxiliaries` names networks, each an Auxiliary, that share no parameter with the student,
-    the teacher or each other."""
+    """`auxiliaries` returns Auxiliary objects by name. Their networks share no parameter with the
+    student, the teacher or each other."""
     asked = case.inputs_for(live)
     for name, each in asked.auxiliaries.items():
         require(isinstance(each, Auxiliary), f"{name!r} is a {type(each).__name__}")
@@ -177,51 +178,51 @@ def owns_its_auxiliaries(case: Case, live: Any) -> None:
 
 @both(7)
 def trains_its_auxiliaries_alone(case: Case, live: Any) -> None:
-    """Where an auxiliary network learns, `samples` are given, detached, with their conditions; its
-    loss is one finite number per sample, and its gradient reaches that network alone."""
+    """If an auxiliary network learns, `gaps` returns detached `samples` with their conditions. The
+    loss is one finite number per sample, and its gradient reaches only that network."""
     asked = case.inputs_for(live)
     learning = {name: each for name, each in asked.auxiliaries.items() if each.loss is not None}
-    ask_only_where(learning, "none of its auxiliary networks learns")
+    ask_only_where(learning, "it has no auxiliary network that learns")
     found = live.gaps(asked.networks, asked.batch)
     require(
         found.samples is not None and found.condition is not None,
-        "an auxiliary network learns, and gaps gives no samples with conditions",
+        "an auxiliary network learns, but gaps returns no samples with conditions",
     )
-    require(not found.samples.requires_grad, "the samples carry a gradient: detach them")
+    require(not found.samples.requires_grad, "the samples have a gradient: detach them")
     for name, each in learning.items():
         _check_loss(name, each, asked, found)
 
 
 @both(8)
 def passes_its_own_check(case: Case, live: Any) -> None:
-    """`self_check` finds nothing wrong with a smooth student and a teacher."""
+    """`self_check` accepts a smooth student and a teacher."""
     asked = case.inputs_for(live)
     try:
         said = live.self_check(asked.networks, asked.batch)
     except ValueError as error:
-        raise Broken(f"self_check refuses: {error}") from error
+        raise Broken(f"self_check fails: {error}") from error
     require(
         said is None or isinstance(said, str),
-        f"self_check returns {type(said).__name__}, neither a sentence nor None",
+        f"self_check returns {type(said).__name__}, not a sentence or None",
     )
 
 
 @both(9)
 def draws_the_student_to_the_teacher(case: Case, live: Any) -> None:
-    """Trained for a few steps on an exact teacher, a student that is off by a constant comes
-    nearer: at once, or after the auxiliary networks have learnt that student's samples."""
+    """A few training steps with an exact teacher move a student that is off by a constant nearer:
+    at once, or after the auxiliary networks have learnt the student's samples."""
     ask_only_where(case.setting == EXACT, "it is not built for an exact teacher with a copy")
     for side in (1.0, -1.0):
         offset = side * torch.tensor([1.0, 0.5])
         before, after = float(offset.norm()), _left_of(offset, case)
         if after < NEARER * before:
             continue
-        found = f"{STEPS} steps took a student that was off by {before:.2f} to {after:.2f}"
+        found = f"{STEPS} steps moved a student that was off by {before:.2f} to {after:.2f}"
         if any(each.loss is not None for each in case.inputs_for(live).auxiliaries.values()):
             after = _left_of(offset, case, first=LEARNING)
             found += (
-                f", and to {after:.2f} where its auxiliary networks had learnt for {LEARNING} "
-                "steps before, on that student's samples: they may learn something else"
+                f", and to {after:.2f} after its auxiliary networks had learnt that student's "
+                f"samples for {LEARNING} steps: they may learn something else"
             )
         require(
             after < NEARER * before,
@@ -233,11 +234,11 @@ def draws_the_student_to_the_teacher(case: Case, live: Any) -> None:
 def _left_of(offset: Tensor, case: Case, first: int = 0) -> float:
     """Return how far a student that starts off by `offset` is after training.
 
-    Before that its auxiliary networks learn for `first` steps, if any, and fast, from a student
-    that stands still.
+    Before that, its auxiliary networks learn for `first` steps, at a high rate, from a student that
+    does not move.
     """
     student, objective = GaussianStudent(offset), case.build()
-    with process.seed_torch(1):  # of auxiliary networks that start from scratch
+    with process.seed_torch(1):  # auxiliary networks may start from scratch
         distillation = Distillation(
             teacher=EXACT.teacher(),
             student=student,
@@ -263,8 +264,7 @@ def _left_of(offset: Tensor, case: Case, first: int = 0) -> float:
 
 @law("predictor", 10)
 def rests_at_the_flow_map(case: Case, live: Any) -> None:
-    """Where the student is the exact flow map, the gaps vanish; in the mean, if they are made of
-    data."""
+    """The gaps of the exact flow map vanish; if they need data, their mean does."""
     ask_only_where(case.setting == EXACT, "it is not built for an exact teacher with a copy")
     teacher, draws = EXACT.teacher(), case.draws(1024)
     data, condition = _GaussianData().read(torch.zeros(1024), draws)
@@ -286,16 +286,16 @@ def rests_at_the_flow_map(case: Case, live: Any) -> None:
     still, moved = size(torch.zeros(2)), size(torch.ones(2))
     require(
         still <= 0.05 * moved,
-        f"gaps of the exact flow map are {still:.2g}, and {moved:.2g} where it is off by 1",
+        f"gaps of the exact flow map are {still:.2g}; of a map that is off by 1, {moved:.2g}",
     )
 
 
 @law("predictor", 11)
 @law("corrector", 10)
 def calls_networks_whatever_was_drawn(case: Case, live: Any) -> None:
-    """Which networks `gaps` calls, in which order and with or without a gradient, does not depend
-    on the numbers: of a batch that several processes share, each may have one sample, and they
-    wait for each other in every call."""
+    """The networks that `gaps` calls, their order, and whether with gradient, do not depend on
+    values. Processes that share a batch may have one sample each, and wait for each other in every
+    call."""
     asked = case.inputs_for(live)
     networks = {"student": asked.networks.student, "teacher": asked.networks.teacher}
     networks |= dict(asked.networks.auxiliaries)
@@ -319,14 +319,14 @@ def calls_networks_whatever_was_drawn(case: Case, live: Any) -> None:
         calls.clear()
         live.gaps(asked.networks, batch)
         ways[", ".join(calls)] = step
-    require(len(ways) == 1, f"of one sample each, batches call {' and others '.join(ways)}")
+    require(len(ways) == 1, f"some batches of one sample call {', and others '.join(ways)}")
 
 
 @law("predictor", 12)
 @law("corrector", 11)
 def answers_to_each_sample_by_itself(case: Case, live: Any) -> None:
-    """The gaps of a batch are those of its parts: processes and micro-batches cut it anywhere. Not
-    so where the table needs "whole batch"."""
+    """The gaps of a batch are those of its parts, because processes and micro-batches divide it
+    anywhere. Not checked if the table needs "whole batch"."""
     ask_only_where(WHOLE not in words(case.table, "needs"), "its table needs the whole batch")
     asked = case.inputs_for(live)
     whole = live.gaps(asked.networks, asked.batch)
@@ -341,8 +341,8 @@ def answers_to_each_sample_by_itself(case: Case, live: Any) -> None:
             off = relative(gap.gap, expected.gap[part])
             require(
                 off <= ROUNDING,
-                f"gaps of samples {part.start} to {part.stop - 1} of {SIZE} are others where these "
-                f"are the whole batch, by {off:.1e} of them",
+                f"gaps of samples {part.start} to {part.stop - 1} of {SIZE} differ if "
+                f"these are the whole batch, by {off:.1e} of the gaps",
             )
 
 
@@ -365,7 +365,7 @@ class _Even(Balancer):
 
 
 class _GaussianData(DataSource):
-    """Samples of N(MEAN, SCALE² I), fresh ones from the draws."""
+    """Samples of N(MEAN, SCALE² I), made from the draws."""
 
     sample_shape = (len(MEAN),)
 
@@ -379,13 +379,13 @@ class _GaussianData(DataSource):
 
 
 def _outside(t: Tensor, delta: Tensor, anywhere: bool) -> Iterator[str]:
-    """Return what is wrong with calling a student at these times, over these durations."""
+    """Yield what is wrong with calling a student at these times and durations."""
     if not bool(((t > 0) & (t <= 1)).all()):
         yield "the student is called at t outside (0, 1]"
     if not bool(((delta >= 0) & (delta <= t)).all()):
         yield "the student is called over δ outside [0, t]"
     if not anywhere and not bool((t == 1).all()):
-        yield f"the student is called at t < 1, and the table does not need {ANYWHERE!r}"
+        yield f"the student is called at t < 1, but the table does not need {ANYWHERE!r}"
 
 
 def _check_loss(name: str, auxiliary: Auxiliary, asked: Inputs, found: Gaps) -> None:
@@ -400,7 +400,7 @@ def _check_loss(name: str, auxiliary: Auxiliary, asked: Inputs, found: Gaps) -> 
     )
     require(losses.isfinite().all(), f"the loss of {name!r} is not finite")
     losses.sum().backward()
-    require(_has_gradient(auxiliary.network), f"{name!r} gets no gradient of its loss")
+    require(_has_gradient(auxiliary.network), f"{name!r} gets no gradient from its loss")
     others = {"the student": asked.networks.student, **_by_name(asked.networks.auxiliaries)}
     for who, other in others.items():
         if other is not auxiliary.network:
@@ -416,7 +416,7 @@ def _has_gradient(network: nn.Module) -> bool:
 
 
 def _state(network: nn.Module) -> list[Any]:
-    """Return all that the trainer alone may change in a network."""
+    """Return everything in a network that only the trainer may change."""
     values: list[Any] = [each.detach().clone() for each in network.parameters()]
     values += [each.clone() for each in network.buffers()]
     values += [each.requires_grad for each in network.parameters()]
@@ -428,7 +428,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _argument_hook(record: Callable[..., None]) -> Callable[..., None]:
-    """Return a hook that records the arguments of a network's call, by name or by place."""
+    """Return a hook that records a network call's arguments, by name or by position."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         del module
@@ -439,7 +439,7 @@ def _argument_hook(record: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def _gradients_through(networks: Mapping[str, nn.Module]) -> Iterator[list[str]]:
-    """Note the names of the networks whose outputs a gradient comes back to."""
+    """Record the names of networks whose outputs get a gradient."""
     passed: list[str] = []
 
     def watch(name: str) -> Callable[..., None]:
@@ -465,7 +465,7 @@ def _gradients_through(networks: Mapping[str, nn.Module]) -> Iterator[list[str]]
 
 @contextmanager
 def _record_opens() -> Iterator[list[str]]:
-    """Note the files and connections that Python code opens meanwhile."""
+    """Record the files and connections that Python code opens in this block."""
     opened: list[str] = []
 
     def noting(what: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,8 +18,8 @@ from ffcore.testing.law import Broken, ask_only_where, law, require
 
 @law("student", 1)
 def says_where_it_starts(case: Case, live: Any) -> None:
-    """`starts_at` is "prior" or "anywhere". From the prior it does not read t; from anywhere it
-    does, once it is trained."""
+    """`starts_at` is "prior" or "anywhere". From the prior it does not read t; from anywhere,
+    with perturbed weights, it does."""
     require(live.starts_at in ("prior", "anywhere"), f"starts_at is {live.starts_at!r}")
     probe = network.perturb(live)
     x, t, delta, condition = arguments(case, probe)
@@ -28,13 +28,13 @@ def says_where_it_starts(case: Case, live: Any) -> None:
     reads = not torch.equal(late, early)
     require(
         reads == (live.starts_at == "anywhere"),
-        f"starts_at is {live.starts_at!r}, and it {'reads' if reads else 'does not read'} t",
+        f"starts_at is {live.starts_at!r}, but it {'reads' if reads else 'does not read'} t",
     )
 
 
 @law("student", 3)
 def is_the_identity_at_no_duration(case: Case, live: Any) -> None:
-    """At δ = 0 an average velocity is finite, so that the flow map x + δ F is the identity."""
+    """At δ = 0 the average velocity is finite, so that the flow map x + δ F is the identity."""
     x, t, delta, condition = arguments(case, live, at=0.0)
     with torch.no_grad():
         moved = push(x, live(x, t, delta, condition), delta)
@@ -43,8 +43,8 @@ def is_the_identity_at_no_duration(case: Case, live: Any) -> None:
 
 @law("student", 4)
 def is_finite_at_every_duration(case: Case, live: Any) -> None:
-    """An average velocity is finite for every δ in (0, 1] from the prior, and from anywhere for
-    every t in (0, 1] if it starts there."""
+    """From the prior, the average velocity is finite for every δ in (0, 1]. From anywhere, it is
+    finite for every t in (0, 1] too."""
     network.finite(case, live, network.ENDS[1:])
     if live.starts_at == "prior":
         return
@@ -57,7 +57,7 @@ def is_finite_at_every_duration(case: Case, live: Any) -> None:
 
 @law("student", 7)
 def answers_the_same_in_training(case: Case, live: Any) -> None:
-    """Training mode drops nothing: no dropout, no labels dropped at random."""
+    """Training mode has no dropout and does not drop labels at random."""
     inputs = arguments(case, live)
     probe = copy.deepcopy(live)
     with torch.no_grad():
@@ -80,8 +80,8 @@ def is_differentiable_in_the_duration(case: Case, live: Any) -> None:
 
 @law("student", 12)
 def can_be_rebuilt_without_its_teacher(case: Case, live: Any) -> None:
-    """The table, or what its method `alone` makes of it and the student, builds a network of the
-    same shapes for a teacher that cannot be copied: `ffd export` relies on it."""
+    """The table, or the table that its method `alone(student)` returns, builds a network of the
+    same shapes for a teacher that cannot be copied. `ffd export` relies on it."""
     alone = getattr(case.table, "alone", None)
     table = case.table if alone is None else alone(live)
     try:
@@ -89,11 +89,11 @@ def can_be_rebuilt_without_its_teacher(case: Case, live: Any) -> None:
     except (AttributeError, TypeError, ValueError) as error:
         raise Broken(
             f"with a teacher that cannot be copied it raised {error!r}: give the table a method "
-            "`alone(student)` that returns one which needs no teacher"
+            "`alone(student)` that returns a table without need of the teacher"
         ) from error
     found, wanted = (
         {name: tuple(each.shape) for name, each in student.state_dict().items()}
         for student in (rebuilt, live)
     )
     other = sorted({name for name, _ in found.items() ^ wanted.items()})
-    require(not other, f"rebuilt it has other weights: {', '.join(other)}")
+    require(not other, f"the rebuilt student has other weights: {', '.join(other)}")

@@ -20,7 +20,7 @@ SLOPED = 64
 
 @law("teacher", 1)
 def is_frozen(case: Case, live: Any) -> None:
-    """No parameter of a teacher requires a gradient, and it answers as in eval mode."""
+    """No parameter requires a gradient, and the teacher is in eval mode."""
     asking = [name for name, each in live.named_parameters() if each.requires_grad]
     require(not asking, f"parameters require a gradient: {', '.join(asking)}")
     inputs = arguments(case, live)
@@ -39,15 +39,15 @@ def states_its_sample_shape(case: Case, live: Any) -> None:
 
 @law("teacher", 7)
 def reads_what_it_is_given(case: Case, live: Any) -> None:
-    """A velocity is another one at another point, at another time and, where the conditions are
-    classes, for another class; new weights may hide it, others may not."""
+    """With perturbed weights, the velocity changes with the point, the time and, if there are
+    classes, the class."""
     network.all_inputs_read(case, live)
 
 
 @law("teacher", 8)
 def draws_conditions_from_the_draws(case: Case, live: Any) -> None:
-    """`conditions.draw` gives one condition for each sample, unguided, and the same one to a sample
-    whichever part of the batch is drawn."""
+    """`conditions.draw` returns one unguided condition for each sample. A sample's condition does
+    not depend on which part of the batch is drawn."""
     draws = case.draws(2 * SIZE)
     part = slice(SIZE - 1, SIZE + 2)
     whole, drawn = live.conditions.draw(draws), live.conditions.draw(draws[part])
@@ -62,8 +62,8 @@ def draws_conditions_from_the_draws(case: Case, live: Any) -> None:
 
 @law("teacher", 9)
 def has_a_null_condition_or_says_not(case: Case, live: Any) -> None:
-    """`conditions.null` answers for as many samples, unguided, with a condition that the teacher
-    understands; or it raises ValueError: the teacher cannot be guided."""
+    """`conditions.null` returns an unguided condition of the same size that the teacher accepts,
+    or raises ValueError if the teacher cannot be guided."""
     x, t, condition = arguments(case, live)
     try:
         null = live.conditions.null(condition.at(2.0))
@@ -77,8 +77,8 @@ def has_a_null_condition_or_says_not(case: Case, live: Any) -> None:
 
 @law("teacher", 10)
 def copies_itself_to_train(case: Case, live: Any) -> None:
-    """`trainable_copy` is None, or an independent float32 network with gradients on that starts
-    from what the teacher answers, or from zero where the teacher predicts something else."""
+    """`trainable_copy` returns None or an independent float32 network with gradients on. The
+    network starts at the teacher's velocity, or at zero if the teacher predicts something else."""
     copied = live.trainable_copy()
     ask_only_where(copied is not None, "it cannot be copied")
     require(isinstance(copied, VelocityField), f"the copy is a {type(copied).__name__}")
@@ -99,8 +99,8 @@ def copies_itself_to_train(case: Case, live: Any) -> None:
 
 @law("teacher", 11)
 def gives_its_copy_an_input_for_guidance(case: Case, live: Any) -> None:
-    """With `takes_guidance` the copy reads γ, through an input without effect at first; or
-    ValueError is raised: the network has no place for it."""
+    """With `takes_guidance`, the copy reads γ through an input that starts without effect, or
+    ValueError is raised if the network cannot take γ."""
     ask_only_where(live.trainable_copy() is not None, "it cannot be copied")
     try:
         copied = live.trainable_copy(takes_guidance=True)
@@ -110,7 +110,7 @@ def gives_its_copy_an_input_for_guidance(case: Case, live: Any) -> None:
     guided = condition.at(2.0)
     with torch.no_grad():
         off = network.relative(copied(x, t, guided), live.trainable_copy()(x, t, condition))
-        require(off <= network.ROUNDING, f"before training γ has an effect on it, of {off:.1e}")
+        require(off <= network.ROUNDING, f"before training, γ has an effect of {off:.1e}")
         trained = network.perturb(copied)
         moves = not torch.equal(trained(x, t, guided), trained(x, t, condition))
     require(moves, "it does not read γ, whatever its weights")
@@ -118,40 +118,39 @@ def gives_its_copy_an_input_for_guidance(case: Case, live: Any) -> None:
 
 @law("teacher", 12)
 def keeps_what_its_table_says(case: Case, live: Any) -> None:
-    """`sample_shape` and `guidable` of a table, by which recipes are refused before anything is
-    built, are the live teacher's if they are given: it can be guided if it has a null condition.
-    """
-    shape = getattr(case.table, "sample_shape", None)  # None: the weights say it
+    """If a table has `sample_shape` or `guidable`, the live teacher agrees: recipes are checked by
+    them before anything is built. A teacher is guidable if it has a null condition."""
+    shape = getattr(case.table, "sample_shape", None)  # None: only the weights know it
     guidable = getattr(case.table, "guidable", None)
     ask_only_where(
         shape is not None or guidable is not None,
-        "its table says neither sample_shape nor guidable",
+        "its table has neither sample_shape nor guidable",
     )
     if shape is not None:
-        found = f"sample_shape of the table is {shape}, and the teacher's {live.sample_shape}"
+        found = f"sample_shape of the table is {shape}, but the teacher's is {live.sample_shape}"
         require(tuple(shape) == live.sample_shape, found)
     if guidable is None:
         return
     try:
         live.conditions.null(live.conditions.draw(case.draws()))
     except ValueError as error:
-        require(not guidable, f"guidable of the table is {guidable!r}, and it refuses: {error}")
+        found = f"guidable of the table is {guidable!r}, but there is no null condition: {error}"
+        require(not guidable, found)
     else:
-        found = f"guidable of the table is {guidable!r}, and the teacher has a null condition"
+        found = f"guidable of the table is {guidable!r}, but the teacher has a null condition"
         require(guidable, found)
 
 
 @law("teacher", 13)
 def points_from_noise_to_data(case: Case, live: Any) -> None:
-    """At t = 1 a velocity falls by one for one with the noise, since u(n, 1) = E[x] − n: with the
-    other sign, or with time running the other way, it rises. Not checked for a network that seems
-    untrained, such as one with new weights."""
+    """At t = 1 the velocity changes by −1 per unit of noise, because u(n, 1) = E[x] − n. With the
+    opposite sign or time direction, it rises. Not checked for a network that seems untrained."""
     draws = case.draws(SLOPED)
     z = draws.normal("z", live.sample_shape)
     slope = noise_slope(live, z, live.conditions.draw(draws.named("condition")))
     require(
         not points_wrongly(slope),
-        f"at t = 1 it changes with the noise by {slope:+.2f}, and an exact velocity by −1: its "
+        f"at t = 1 it changes with the noise by {slope:+.2f}, but an exact velocity by −1: its "
         "sign or its time direction may be flipped (u points from noise to data, "
         "and t = 1 is noise)",
     )

@@ -19,8 +19,8 @@ from ffcore.testing.law import law, require
 
 @law("tracker", 1)
 def stays_in_its_folder(case: Case, live: Any) -> None:
-    """It writes into the folder that it gets, and nowhere else in the run's directory or the
-    working directory."""
+    """It writes only into its folder, not elsewhere in the run's directory or into the working
+    directory."""
     del case
     with _run_directory() as (directory, folder):
         elsewhere = directory / "elsewhere"
@@ -29,12 +29,12 @@ def stays_in_its_folder(case: Case, live: Any) -> None:
         with contextlib.chdir(elsewhere):
             report(live, folder)
         strange = sorted(_files(directory, but=folder) ^ before)
-        require(not strange, f"beside its folder it wrote {', '.join(strange)}")
+        require(not strange, f"outside its folder it wrote {', '.join(strange)}")
 
 
 @law("tracker", 2)
 def leaves_what_it_is_given_alone(case: Case, live: Any) -> None:
-    """Neither the recipe nor the numbers are written to."""
+    """It changes neither the recipe nor the numbers."""
     del case
     recipe, numbers = copy.deepcopy(RECIPE), dict(NUMBERS)
     with _run_directory() as (_, folder):
@@ -47,7 +47,7 @@ def leaves_what_it_is_given_alone(case: Case, live: Any) -> None:
 
 @law("tracker", 3)
 def says_nothing_on_stdout(case: Case, live: Any) -> None:
-    """It prints nothing to stdout, which belongs to the results of a run."""
+    """It prints nothing to stdout, which is for the results of a run."""
     del case
     with _run_directory() as (_, folder), contextlib.redirect_stdout(io.StringIO()) as said:
         report(live, folder)
@@ -56,20 +56,20 @@ def says_nothing_on_stdout(case: Case, live: Any) -> None:
 
 @law("tracker", 4)
 def goes_on_with_what_it_kept(case: Case, live: Any) -> None:
-    """When an interrupted run continues, no file that it left is removed or cut off."""
+    """When an interrupted run continues, no file of the run is removed or truncated."""
     with _run_directory() as (_, folder):
         report(live, folder, steps=range(1, 6), finished=False)
         before = _sizes(folder)
         report(case.build(), folder, steps=range(5, 6))
         now = _sizes(folder)
     lost = [name for name, size in before.items() if now.get(name, -1) < size]
-    require(not lost, f"removed or cut off: {', '.join(sorted(lost))}")
+    require(not lost, f"removed or truncated: {', '.join(sorted(lost))}")
 
 
 @law("tracker", 5)
 def takes_whatever_is_measured(case: Case, live: Any) -> None:
-    """Names come and go from one report to the next, may have slashes and letters of any alphabet,
-    and numbers may be huge or not finite."""
+    """It accepts names that differ between reports and contain slashes or letters of any
+    alphabet, and numbers that are huge, infinite or NaN."""
     del case
     with _run_directory() as (_, folder):
         live.open(folder, RUN, copy.deepcopy(RECIPE), 0)
@@ -81,7 +81,7 @@ def takes_whatever_is_measured(case: Case, live: Any) -> None:
 
 @law("tracker", 6)
 def closes_at_any_time(case: Case, live: Any) -> None:
-    """It can be closed as soon as it is open: a run may fail before its first report."""
+    """It can be closed directly after `open`: a run may fail before its first report."""
     del case
     with _run_directory() as (_, folder):
         live.open(folder, RUN, copy.deepcopy(RECIPE), 0)
@@ -90,7 +90,7 @@ def closes_at_any_time(case: Case, live: Any) -> None:
 
 @contextmanager
 def _run_directory() -> Iterator[tuple[Path, Path]]:
-    """A run's directory with a picture in it, and the folder of its trackers."""
+    """Yield a run's directory with a picture in it, and the folder of its trackers."""
     with TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name) / "tracking"
         folder.mkdir()
@@ -104,6 +104,6 @@ def _files(directory: Path, but: Path) -> set[str]:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    """Return the sizes of all files; links, which lead to the latest of something, aside."""
+    """Return the sizes of all files except links, which may change."""
     files = (each for each in folder.rglob("*") if each.is_file() and not each.is_symlink())
     return {str(each.relative_to(folder)): each.stat().st_size for each in files}
