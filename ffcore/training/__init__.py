@@ -1,1 +1,1 @@
-"""One training step, and the loop around it. Importing it imports no torch."""
+"""The training step and the training loop. Importing this module does not import torch."""

@@ -1,4 +1,4 @@
-"""What training takes where nobody says otherwise, in a recipe or in Python. Torch-free."""
+"""Defaults of training, in recipes and in Python. Torch-free."""
 
 BATCH = 256
 EMA_DECAY = 0.9999

@@ -1,13 +1,13 @@
-"""One training step, in terms of gaps, weights and networks; no method is known here.
+"""One training step, in terms of gaps, weights and networks, for every method.
 
-The batch is split between the two objectives; each answers with gaps; the balancer weighs every
-sample and scales each objective. The loss is Σ over gaps of ⟨output, sg(scale · weight · gap)⟩ / d,
-summed over samples and divided by the *global* batch, so that prediction and correction count as
-one concatenated batch. Auxiliary networks then train on the objectives' samples.
+The balancer splits the batch between the two objectives, weighs every sample of their gaps and
+scales each objective. The loss is Σ over gaps of ⟨output, sg(scale · weight · gap)⟩ / d, summed
+over samples and divided by the *global* batch, so prediction and correction count as one
+concatenated batch. Auxiliary networks then train on the objectives' samples.
 
-Several processes (parallelize.py) and micro-batches each take a part of every objective's share.
-The scales depend on the norms of the whole batch: with micro-batches they are known only
-when every gap is, so the objectives' gradients are kept apart until then.
+Each process (parallelize.py) and micro-batch takes a part of every objective's share. The scales
+depend on the norms of the whole batch. With micro-batches they are only known after the last one,
+so the objectives' gradients are kept apart until then.
 """
 
 from __future__ import annotations
@@ -47,29 +47,29 @@ from ffcore.training.stopwatch import Stopwatch
 
 Precision = Literal["float32", "bfloat16"]
 SECTIONS: dict[Objective, str] = {"prediction": "predictor", "correction": "corrector"}
-"""What the time of an objective's answer is called."""
+"""Names of the stopwatch's sections for the objectives."""
 
 
 class WrongAnswer(ValueError):
-    """An objective's answer cannot be trained on; the message names its class."""
+    """An objective's result cannot be trained on. The message names its class."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Answer:
-    """An objective's answer for one part of its share, as the balancer weighs it."""
+    """An objective's result for one part of its share, weighed by the balancer."""
 
     inner: Tensor
-    """Σ of weight · ⟨output, gap⟩ / d, which carries the gradient; a scalar."""
+    """Σ of weight · ⟨output, gap⟩ / d, with gradient; a scalar."""
     sums: Tensor
     """Σ of ‖gap‖/√d, of weight · ‖gap‖/√d, of weight · ‖gap‖²/d, and their number: Float[4]."""
     part: slice
-    """Which rows of the objective's share it is of."""
+    """Its rows of the objective's share."""
     samples: Tensor | None
     condition: Condition | None
 
     @staticmethod
     def of(gaps: Gaps, weights: Sequence[Tensor], part: slice) -> Answer:
-        """Weigh an objective's gaps; `weights` has one Float[B'] for each of them."""
+        """Weigh an objective's gaps; `weights` has one Float[B'] for each gap."""
         norms = torch.cat([gap.norm() for gap in gaps.gaps])
         weight = torch.cat([*weights])
         sums = [norms.sum(), (weight * norms).sum(), (weight * norms**2).sum()]
@@ -88,27 +88,27 @@ class Distillation:
     """The networks of a run, and one step of training them.
 
     Args:
-        teacher: frozen; guided already where the run guides.
+        teacher: frozen, and already guided if the run guides.
         student: trained in place.
-        predictor, corrector: one of them may be None.
-        data: for the objectives that need data; the others get none.
-        balancer: weighs them.
-        optimizer: of the student.
+        predictor, corrector: the objectives; one may be None.
+        data: data for the objectives that need it.
+        balancer: weighs the objectives' gaps.
+        optimizer: optimizer of the student.
         steps: length of the run, on which the learning rates' schedules depend.
         batch: global batch size.
-        seed: of every draw.
-        ema_decays: of the student's EMAs.
+        seed: seed of every draw.
+        ema_decays: decays of the student's EMAs.
         clip: greatest norm of a gradient, or None.
-        guidance: the scale γ, which every network gets in the condition; 1: unguided.
-        guidance_range: instead, (low, high) between which each sample's γ is drawn uniformly.
-        precision: "bfloat16" lets the objectives' networks compute in it, by autocast; weights,
-            gradients, EMAs and sums over the batch are float32 all the same.
+        guidance: scale γ, which every network gets in the condition; 1 is unguided.
+        guidance_range: (low, high) to draw each sample's γ from uniformly, instead of `guidance`.
+        precision: "bfloat16" runs the objectives' networks under autocast. Weights, gradients,
+            EMAs and sums over the batch stay float32.
         accumulation: micro-batches per step, in each process.
-        skip: how many steps in a row may be left out because their numbers are not finite.
+        skip: number of steps in a row that may be skipped because they are not finite.
 
-    Raises ValueError without any objective; with guidance and a teacher that has no null condition;
-    where an objective needs data and there is none of the teacher's shape; for data that no
-    objective needs.
+    Raises ValueError without an objective, for guidance with a teacher without a null condition, if
+    an objective needs data but there is none of the teacher's shape, and for data that no objective
+    needs.
     """
 
     def __init__(
@@ -153,14 +153,14 @@ class Distillation:
         self.time = Stopwatch(device)
         self.finite_check = FiniteCheck(skip, device)
         self.step_index = 0
-        """How many steps have been made."""
+        """Number of steps made."""
         self._check_shares()
         self.learner = Learner.of(self.student, optimizer or Optimizer())
         self.emas = {decay: ema.ema_copy(self.student) for decay in ema_decays}
-        """The student's EMAs, by their decays."""
+        """The student's EMAs by decay."""
         self.auxiliaries: dict[str, Auxiliary] = {}
         self.owners: dict[str, Objective] = {}
-        """Which objective each auxiliary serves, and on whose samples it trains."""
+        """The objective of each auxiliary, which trains on that objective's samples."""
         self._add_auxiliaries()
         self.auxiliary_learners = {
             name: Learner.of(auxiliary.network, auxiliary.optimizer)
@@ -172,7 +172,7 @@ class Distillation:
 
     @property
     def ema(self) -> Student:
-        """The first of the EMAs."""
+        """The first EMA."""
         return next(iter(self.emas.values()))
 
     @property
@@ -182,16 +182,16 @@ class Distillation:
         return any(each.table.schedule != "constant" for each in learners)
 
     def step(self) -> dict[str, Tensor]:
-        """Make one training step; return its metrics as scalars on the device, not yet read.
+        """Make one training step; return its metrics as scalars on the device.
 
         `loss` is ½ mean of weight · ‖gap‖²/d over the batch, with the objectives' factors; the
-        gradient of the step is that of the inner products above. Of several processes, each has
-        metrics of its own; average them over the processes.
+        step's gradient is that of the inner products above. Each process has its own metrics:
+        average them over the processes.
 
-        A step whose numbers are not finite changes no weight but counts. If an auxiliary network's
-        gradient is not finite, the step leaves out that update and those after it.
+        A step that is not finite counts but changes no weight. If an auxiliary network's gradient
+        is not finite, the step skips that update and all later ones.
 
-        Raises Diverged as `check` does, which it calls now and then.
+        Raises Diverged like `check`, which it sometimes calls.
         """
         self.finite_check.begin()
         shares = self._shares(self.step_index)
@@ -214,7 +214,7 @@ class Distillation:
     def _gradient(
         self, shares: Sequence[tuple[Objective, int]]
     ) -> tuple[dict[Objective, list[Answer]], dict[str, Tensor]]:
-        """Leave the step's gradient in the student; return the answers, and what to log."""
+        """Leave the step's gradient in the student; return the answers and the metrics."""
         return (
             self._gradient_at_once(shares)
             if self.accumulation == 1
@@ -224,7 +224,7 @@ class Distillation:
     def _gradient_at_once(
         self, shares: Sequence[tuple[Objective, int]]
     ) -> tuple[dict[Objective, list[Answer]], dict[str, Tensor]]:
-        """Leave the step's gradient in the student, by one backward pass for all objectives."""
+        """Leave the step's gradient in the student, with one backward pass for all objectives."""
         answers = {name: self._answer(name, share, 0) for name, share in shares}
         factors, metrics = self._factors({name: each.sums for name, each in answers.items()})
         inner = torch.stack(
@@ -274,9 +274,9 @@ class Distillation:
     def _factors(
         self, sums: Mapping[Objective, Tensor]
     ) -> tuple[Mapping[Objective, Tensor], dict[str, Tensor]]:
-        """Return the balancer's factors for a batch whose parts here have these sums.
+        """Return the balancer's factors for a batch whose parts here have these sums, and metrics.
 
-        And what to log. The sums over all processes are one small message.
+        One small message adds the sums over all processes.
         """
         together = dict(zip(sums, self.processes.total(torch.stack([*sums.values()])), strict=True))
         norms = {
@@ -292,9 +292,9 @@ class Distillation:
         return factors, metrics
 
     def _backward(self, total: Tensor, count: int) -> None:
-        """Add the gradient of `total` / count, where `total` is a sum over this process's samples.
+        """Add the gradient of `total` / count; `total` is a sum over this process's samples.
 
-        Processes average their gradients, and the loss needs their sum.
+        Processes average their gradients, but the loss needs their sum.
         """
         (total * self.processes.size / count).backward()
 
@@ -323,7 +323,7 @@ class Distillation:
     def _auxiliary_gradients(
         self, objective: Objective, share: int, answers: Sequence[Answer]
     ) -> Iterator[tuple[str, Learner, Tensor]]:
-        """Yield each network for each of its updates, with the gradient in it, and its loss."""
+        """Yield each network, with its gradient, and its loss, once per update."""
         if any(answer.samples is None or answer.condition is None for answer in answers):
             return
         for name, learner in self.auxiliary_learners.items():
@@ -346,7 +346,7 @@ class Distillation:
     ) -> Tensor:
         """Leave the gradient of the mean loss in an auxiliary network; return that loss.
 
-        It is this process's loss. The mean over all processes is the loss of the whole share.
+        This is the process's loss; the mean over all processes is the loss of the whole share.
         """
         assert auxiliary.loss is not None
         total = torch.zeros((), device=self.device)
@@ -363,9 +363,9 @@ class Distillation:
         return total * self.processes.size / share
 
     def check(self) -> None:
-        """Raise Diverged if more than `skip` steps in a row were left out.
+        """Raise Diverged if more than `skip` steps in a row were skipped.
 
-        Waits for the device; all processes must call it.
+        Synchronises with the device; all processes must call it.
         """
         self.finite_check.read()
         if not self.finite_check.halted:
@@ -376,7 +376,7 @@ class Distillation:
         )
         again = self._not_finite_in(step)
         steps = f"step {step + 1}" if step == last else f"steps {step + 1} to {last + 1}"
-        detail = f"\nComputed once more, {again} are not finite either." if again else ""
+        detail = f"\nRepeating the step shows NaN or infinity in {again}." if again else ""
         error = Diverged(
             f"{steps}: NaN or infinity in {', '.join(names)}.{detail}\nNo weight was changed. "
             "Try a lower learning rate"
@@ -385,7 +385,7 @@ class Distillation:
         raise self.processes.alike(error)
 
     def _not_finite_in(self, step: int) -> str:
-        """Repeat a step up to its gradients; name the weights or gradients that are not finite."""
+        """Repeat a step up to its gradients; return the names of what is not finite."""
         now, self.step_index = self.step_index, step
         shares = self._shares(step)
         answers, _ = self._gradient(shares)
@@ -409,7 +409,7 @@ class Distillation:
         return found and f"the gradients of {found}"
 
     def _not_finite(self, named: Mapping[str, Tensor]) -> str:
-        """Name the first few that are not finite in any process."""
+        """Return the names of the first few that are not finite in any process."""
         wrong = [~each.isfinite().all() for each in local(named.values())]
         counts = self.processes.total(torch.stack(wrong).float()).tolist()
         found = [name for name, count in zip(named, counts, strict=True) if count]
@@ -421,7 +421,7 @@ class Distillation:
         return Draws(self.seed, self.step_index, 0, self.batch, self.device).named(*purpose)
 
     def _shares(self, step: int) -> list[tuple[Objective, int]]:
-        """Return the objectives that have a share of the batch at `step`, with its size."""
+        """Return the objectives with a share of the batch at `step`, with its size."""
         if len(self.objectives) == 1:
             return [(next(iter(self.objectives)), self.batch)]
         prediction, correction = self.balancer.split(self.batch, step)
@@ -432,7 +432,7 @@ class Distillation:
         return [(name, share) for name, share in shares if share]
 
     def _part(self, share: int, micro: int) -> slice:
-        """Return the rows of a share that this process takes in one of its micro-batches."""
+        """Return the rows of a share in one micro-batch of this process."""
         parts = self.processes.size * self.accumulation
         index = self.processes.rank * self.accumulation + micro
         return slice(share * index // parts, share * (index + 1) // parts)
@@ -452,7 +452,7 @@ class Distillation:
         )
 
     def _read(self, draws: Draws, share: int) -> tuple[Tensor, Condition]:
-        """Read the data of the rows of `draws`, of `share` rows in this step."""
+        """Read the data for the rows of `draws`, of the step's `share` rows."""
         assert self.data is not None
         first = self.step_index * share + draws.start
         indices = epochs(self.seed, first, first + len(draws), len(self.data))
@@ -461,7 +461,7 @@ class Distillation:
         return data.to(self.device), condition.to(self.device)
 
     def _with_guidance(self, condition: Condition, draws: Draws) -> Condition:
-        """Return `condition` with γ, where the run guides."""
+        """Return `condition`, with γ if the run guides."""
         if self.guidance_range is not None:
             low, high = self.guidance_range
             scale = low + (high - low) * draws.uniform("guidance")
@@ -476,17 +476,17 @@ class Distillation:
         )
 
     def networks(self) -> Networks:
-        """Return what the objectives compute with."""
+        """Return the objectives' networks."""
         return Networks(
-            student=self.learner.network,  # type: ignore[arg-type] # or what stands for it
+            student=self.learner.network,  # type: ignore[arg-type] # or its wrapper
             teacher=self.teacher,
             auxiliaries={name: each.network for name, each in self.auxiliaries.items()},
         )
 
     def self_check(self, samples: int = 8) -> list[str]:
-        """Let every objective check itself on a few samples; return their messages.
+        """Run every objective's self-check on a few samples; return their messages.
 
-        Raises ValueError if one does not work with these networks.
+        Raises ValueError if a check fails.
         """
         few = min(samples, self.batch)
         with self._autocast():
@@ -504,23 +504,22 @@ class Distillation:
         activation_checkpointing: bool = False,
         compiled: bool = False,
     ) -> None:
-        """Set how the networks compute, and share the work with other processes.
+        """Share the work with other processes, and set up checkpointing and compilation.
 
         Call it before the first step, and after everything that copies a network or reads its
-        weights: it changes networks in place.
+        weights, because it changes networks in place.
 
         Args:
-            processes: all of them hold the same networks as this one.
-            strategy: what each of them stores; see ffcore/training/parallelize.py.
-            activation_checkpointing: whether the backward pass computes activations again, and
-                keeps few.
-            compiled: whether torch.compile translates the networks.
+            processes: processes that hold the same networks as this one.
+            strategy: what each process stores; see ffcore/training/parallelize.py.
+            activation_checkpointing: whether the backward pass recomputes activations.
+            compiled: whether torch.compile compiles the networks.
 
-        Raises ValueError if the batch is too small for so many processes, or must not be divided.
+        Raises ValueError if the batch is too small for so many processes or must not be divided.
         """
         self.processes = processes
         self._check_shares()
-        teacher = remove_guidance(self.teacher)  # which is also called directly, guided elsewhere
+        teacher = remove_guidance(self.teacher)  # some callers use it without this guidance
         auxiliaries = [each.network for each in self.auxiliaries.values()]
         if activation_checkpointing:
             for network in (self.student, *auxiliaries):
@@ -545,37 +544,37 @@ class Distillation:
         return Learner.of(network, learner.table)
 
     def _check_shares(self) -> None:
-        """Raise ValueError where the balancer cannot split the batch, or a part has no sample."""
+        """Raise ValueError if the balancer cannot split the batch, or a part has no sample."""
         parts = self.processes.size * self.accumulation
         coupled = [name for name, each in self.objectives.items() if "whole batch" in each.needs]
         if parts > 1 and coupled:
             raise ValueError(
-                f"the objective of {coupled[0]} couples the samples of a batch, and "
+                f"the objective of {coupled[0]} couples the samples of a batch, but "
                 f"{self.processes.size} processes × {self.accumulation} micro-batches would divide "
-                "it: take one of each, or another objective"
+                "it: use one of each, or another objective"
             )
         for step in {0, self.steps - 1}:
             for name, share in self._shares(step):
                 if share < parts:
                     raise ValueError(
-                        f"{name} has {share} of the batch's {self.batch} samples, and "
+                        f"{name} has {share} of the batch's {self.batch} samples, but "
                         f"{self.processes.size} processes × {self.accumulation} micro-batches need "
-                        "one each: take a larger batch, or fewer of them"
+                        "one each: use a larger batch, or fewer processes or micro-batches"
                     )
 
     def _check_data(self) -> None:
         needing = [name for name, each in self.objectives.items() if "data" in each.needs]
         if self.data is None:
             if needing:
-                raise ValueError(f"the objective of {needing[0]} needs data, and there is none")
+                raise ValueError(f"the objective of {needing[0]} needs data, but there is none")
             return
         if not needing:
-            raise ValueError("there is data, and no objective needs it: leave it out")
+            raise ValueError("there is data, but no objective needs it: leave it out")
         if not len(self.data):
             raise ValueError("data has no samples")
         if self.data.sample_shape != self.teacher.sample_shape:
             raise ValueError(
-                f"data is {self.data.sample_shape}, and the teacher's samples are "
+                f"data is {self.data.sample_shape}, but the teacher's samples are "
                 f"{self.teacher.sample_shape}"
             )
 
@@ -589,14 +588,14 @@ class Distillation:
 
 
 def _wrong(gaps: object, size: int) -> str:
-    """Return what is wrong with an objective's answer to a batch of `size`, if anything."""
+    """Return what is wrong with an objective's result for a batch of `size`, if anything."""
     if not isinstance(gaps, Gaps):
         return f"{type(gaps).__name__}, not Gaps: let its `gaps` return Gaps(gaps=(gap, …))"
     if not all(gap.output.requires_grad for gap in gaps.gaps):
         return (
-            "an output that carries no gradient, and would train nothing: let it come from the "
-            "student's forward, not detached and not under torch.no_grad"
+            "an output without gradient, which would train nothing: take it from the student's "
+            "forward, not detached and not under torch.no_grad"
         )
     if gaps.samples is not None and len(gaps.samples) != size:
-        return f"{len(gaps.samples)} samples to a batch of {size}: it must be one to each"
+        return f"{len(gaps.samples)} samples for a batch of {size}: return one for each"
     return ""

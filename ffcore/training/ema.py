@@ -14,7 +14,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def ema_copy(network: Network) -> Network:
-    """Return an independent copy of `network` that holds no gradient, to be fed by `update`."""
+    """Return an independent copy of `network` without gradients, for `update`."""
     return copy.deepcopy(network).requires_grad_(False).eval()
 
 
@@ -28,9 +28,9 @@ def update(
 ) -> None:
     """Move `ema` towards `network`: ema ← d · ema + (1 − d) · network.
 
-    d is `decay`, but (1 + step) / (10 + step) at most, so that early weights are soon forgotten
-    (the usual warm-up; `step` counts from 0). Buffers are copied. Each process
-    averages its own shards. If `finite`, a bool on the device, is false, nothing changes.
+    d is min(`decay`, (1 + step) / (10 + step)): the usual warm-up, which quickly forgets early
+    weights; `step` counts from 0. Buffers are copied. Each process updates its own shards. If
+    `finite`, a bool on the device, is false, nothing changes.
     """
     decay = min(decay, (1 + step) / (10 + step))
     kept, new = local(ema.parameters()), local(network.parameters())

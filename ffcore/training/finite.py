@@ -1,9 +1,8 @@
-"""The finite check: a step whose numbers are not finite changes no weight.
+"""The finite check: a step with NaN or infinity changes no weight.
 
-The device checks whether a number is finite, and the updates depend on the result there. So no step
-waits for its numbers to be read, and no weight meets a NaN. The record of steps is read later, and
-says which step it was. After too many such steps in a row no update is made any more: all weights
-stay as they were before the first.
+The device checks the numbers, and its result decides there about the updates. So no step waits for
+its numbers, and no weight becomes NaN. The record of steps is read later and names the step. After
+too many such steps in a row, updates stop: all weights stay as they were before the first.
 """
 
 from __future__ import annotations
@@ -14,42 +13,42 @@ import torch
 from torch import Tensor
 
 _MOST = 1000
-"""The most steps between two readings of the record."""
+"""Most steps between two readings of the record."""
 
 
 class Diverged(Exception):
-    """Training met numbers that are not finite, and cannot go on."""
+    """Training met NaN or infinity and cannot continue."""
 
 
 class FiniteCheck:
-    """Decides on the device whether an update may be made, and records the steps left out.
+    """Decides on the device whether to update, and records the skipped steps.
 
-    Every number that is admitted must be the same in all processes that share a step.
+    Every number passed to `admit` must be the same in all processes that share a step.
 
     Args:
-        patience: how many steps in a row may be left out; after one more, all later ones are.
-        device: where the numbers are.
+        patience: number of steps in a row that may be skipped; after one more, updates stop.
+        device: device of the numbers.
     """
 
     def __init__(self, patience: int, device: str) -> None:
         self.patience = patience
         self.finite = torch.ones((), dtype=torch.bool, device=device)
-        """Whether this step's updates may be made, by the numbers admitted so far."""
+        """Whether this step may update, by the numbers admitted so far."""
         self.skipped = 0
-        """How many steps had been left out when the record was last read."""
+        """Number of skipped steps at the last reading of the record."""
         self.row: list[tuple[int, list[str]]] = []
-        """The last of them that follow each other: the step, and what was not finite."""
+        """The latest run of consecutive skipped steps: the step, and what was not finite."""
         self._in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         self._numbers: dict[str, Tensor] = {}
         self._unread: list[tuple[int, list[str], Tensor]] = []
 
     def begin(self) -> None:
-        """Begin a step."""
+        """Start a step."""
         self.finite = self._in_a_row <= self.patience
         self._numbers = {}
 
     def admit(self, numbers: Mapping[str, Tensor]) -> None:
-        """Let the step's further updates depend on these scalars being finite."""
+        """Make the step's further updates depend on whether these scalars are finite."""
         found = {name: each.detach().isfinite() for name, each in numbers.items()}
         self.finite = torch.stack([self.finite, *found.values()]).all()
         self._numbers |= found
@@ -62,16 +61,16 @@ class FiniteCheck:
 
     @property
     def full(self) -> bool:
-        """Whether it is time to read the record."""
+        """Whether the record must be read now."""
         return len(self._unread) >= _MOST
 
     @property
     def halted(self) -> bool:
-        """Whether updates had stopped when the record was last read."""
+        """Whether updates had stopped at the last reading of the record."""
         return len(self.row) > self.patience
 
     def read(self) -> None:
-        """Read the record from the device; waits for it."""
+        """Read the record from the device; synchronises with it."""
         unread, self._unread = self._unread, []
         if not unread:
             return

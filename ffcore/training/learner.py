@@ -1,4 +1,4 @@
-"""A network that learns: with its optimizer, its schedule, and the gradient of a step."""
+"""A network with its optimizer, its schedule and the gradient of a step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Learner:
     """A network with its optimizer and schedule."""
 
     network: nn.Module
-    """What is called: the network itself, or the wrapper that averages its gradients."""
+    """The network, or the wrapper that averages its gradients."""
     table: Optimizer
     optimizer: torch.optim.Optimizer
 
@@ -28,38 +28,38 @@ class Learner:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """What the optimizer moves."""
+        """The parameters that the optimizer updates."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def clip(self, most: float | None) -> Tensor:
-        """Scale the gradient to a norm of `most` at most; return its norm before."""
+        """Clip the gradient's norm to `most`; return the norm before."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = whole(torch.nn.utils.get_total_norm(gradients))
         torch.nn.utils.clip_grads_with_norm_(self.parameters, most or float("inf"), norm)
         return norm
 
     def step(self, rate: float, finite: Tensor) -> None:
-        """Take an optimizer step along the gradient, and drop it.
+        """Take an optimizer step and drop the gradient.
 
         Args:
-            rate: a factor on the learning rate.
-            finite: a bool on the device; where it is false, weights and moments stay as they are.
+            rate: factor on the learning rate.
+            finite: a bool on the device; if it is false, weights and moments do not change.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.table.learning_rate * rate
-        # GradScaler sets this for a fused optimizer, which then leaves out the update.
+        # GradScaler sets this for a fused optimizer, which then skips the update.
         self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def take_gradients(self) -> list[Tensor | None]:
-        """Set the gradients aside: return them, and leave none."""
+        """Remove the gradients from the parameters and return them."""
         gradients = [p.grad for p in self.parameters]
         self.optimizer.zero_grad(set_to_none=True)
         return gradients
 
     def give_gradients(self, gradients: Sequence[tuple[Tensor, list[Tensor | None]]]) -> None:
-        """Let the gradient be Σ factor · gradient of those that were set aside."""
+        """Set the gradient to Σ factor · gradient over gradients from `take_gradients`."""
         for factor, part in gradients:
             for parameter, gradient in zip(self.parameters, part, strict=True):
                 if gradient is None:

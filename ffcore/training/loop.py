@@ -31,49 +31,49 @@ __all__ = ["Diverged", "Report", "Stopped", "train"]
 
 
 _REMEDY = (
-    "Less memory is needed with a smaller training.batch. Or keep the batch and set "
-    "parallel.accumulation to 2 or more, set parallel.activation_checkpointing = true, or use "
-    "several processes; parallel.strategy = 'fsdp' divides the networks among them."
+    "Use a smaller training.batch. Or keep the batch and set parallel.accumulation to 2 or more, "
+    "set parallel.activation_checkpointing = true, or use several processes; "
+    "parallel.strategy = 'fsdp' divides the networks among them."
 )
 
 
 class Stopped(Exception):
-    """Training stopped on request, after a whole step and a checkpoint."""
+    """Training stopped on request, after a complete step and a checkpoint."""
 
     def __init__(self, step: int) -> None:
-        super().__init__(f"stopped after step {step}; started again, it goes on from there")
+        super().__init__(f"stopped after step {step}; run it again to continue from there")
         self.step = step
 
 
 @attrs.frozen(kw_only=True)
 class Report:
-    """How training stands after `step` steps."""
+    """The state of training after `step` steps."""
 
     step: int
     steps: int
     metrics: dict[str, float]
-    """Means over the finite steps since the previous report, as `Distillation.step` names them.
+    """Means of `Distillation.step`'s metrics over the finite steps since the previous report.
 
-    `skipped` is how many steps were left out because they were not finite."""
+    `skipped` is the number of steps skipped because they were not finite."""
     steps_per_second: float
-    """Over the same steps."""
+    """Speed over the same steps."""
     samples_per_second: float
-    """Samples of the global batch, over the same steps."""
+    """Samples of the global batch per second, over the same steps."""
     seconds: dict[str, float]
-    """Mean seconds of a step in this process, by section, over the same steps. The rest of a step
+    """Mean seconds per step in this process, by section, over the same steps. The rest of a step
     is drawing, balancing, reports and checkpoints."""
     memory_peak: int
-    """Peak memory in bytes so far: what torch reserved on a CUDA device, else the largest resident
-    size of this process."""
+    """Peak memory so far, in bytes: allocated by torch on a CUDA device, or else the largest
+    resident size of this process."""
 
     @property
     def seconds_left(self) -> float:
-        """At the present speed."""
+        """Seconds left at the current speed."""
         return (self.steps - self.step) / self.steps_per_second
 
     @property
     def numbers(self) -> dict[str, float]:
-        """All measurements by name, as they are stored and tracked."""
+        """All measurements by name, as stored and tracked."""
         return {
             **self.metrics,
             "steps_per_second": self.steps_per_second,
@@ -85,7 +85,7 @@ class Report:
 
 
 class _Means:
-    """Running means of metrics over finite steps, kept on the device until they are read."""
+    """Running means of metrics over finite steps, on the device until they are read."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -115,18 +115,18 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     after_step: Callable[[int], None] = lambda step: None,
 ) -> Generator[Report, None, None]:
-    """Train to the last step, yielding a report each `log_every` steps and at the end.
+    """Train to the last step; yield a report every `log_every` steps and at the end.
 
-    Metrics leave the device only for a report or a checkpoint. A checkpoint is begun each
+    Metrics leave the device only for a report or a checkpoint. A checkpoint starts every
     `checkpoint_every` steps and at the end. However the generator ends, it first finishes all
     writes.
 
-    After each step `after_step` gets the number of steps made, and `stop` is called. If it answers
-    True in any process, all of them write a checkpoint and raise Stopped.
+    After each step, `after_step` is called with the number of steps made, then `stop`. If `stop`
+    returns True in any process, all processes write a checkpoint and raise Stopped.
 
-    Raises Diverged if too many steps in a row were not finite; no checkpoint is written then.
-    Raises the error of a failed checkpoint (mostly Unwritable) at the next report or checkpoint or
-    at the end. Raises OutOfMemory with what to change.
+    Raises Diverged, without a checkpoint, if too many steps in a row were not finite. Raises the
+    error of a failed checkpoint (mostly Unwritable) at the next report or checkpoint or at the
+    end. Raises OutOfMemory with what to change.
     """
     with checkpoints or nullcontext():
         yield from _train(distillation, log_every, checkpoints, checkpoint_every, stop, after_step)
@@ -143,7 +143,7 @@ def _train(
     means, begun, before = _Means(), time.perf_counter(), distillation.step_index
     check = distillation.finite_check
     skipped = check.skipped
-    distillation.time.read()  # time spent before belongs to none of these steps
+    distillation.time.read()  # discards time before these steps
     while distillation.step_index < distillation.steps:
         with enough_memory(f"step {distillation.step_index + 1}", _REMEDY):
             means.add(distillation.step(), check.finite)
@@ -154,7 +154,7 @@ def _train(
         saves = last or stops or step % checkpoint_every == 0
         if not (reports or saves):
             continue
-        distillation.check()  # what has diverged is neither saved nor reported
+        distillation.check()  # a diverged state is neither saved nor reported
         if checkpoints is not None:
             checkpoints.notice()
         if saves and checkpoints is not None:

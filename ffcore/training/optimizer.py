@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 class Optimizer:
     """AdamW (Loshchilov & Hutter, 2019) with a learning rate that warms up and decays.
 
-    The defaults are the field's common choice (β₂ = 0.95 as MeanFlow, DMF and π-Flow use);
-    FreeFlow's own are unpublished.
+    The defaults are common choices (MeanFlow, DMF and π-Flow use β₂ = 0.95); FreeFlow's are
+    unpublished.
     """
 
     learning_rate: float = key(1e-4, help="peak learning rate", above=0)
     betas: tuple[float, float] = key(
-        (0.9, 0.95), help="AdamW's decay rates of both moments", at_least=0, below=1
+        (0.9, 0.95), help="AdamW's decay rates (β₁, β₂) of the two moments", at_least=0, below=1
     )
     weight_decay: float = key(0.0, help="decoupled weight decay", at_least=0)
     warmup: int = key(0, help="steps over which the learning rate rises linearly", at_least=0)
     schedule: Literal["constant", "linear", "cosine"] = key(
-        "constant", help="how the learning rate falls after the warm-up"
+        "constant", help="decay of the learning rate after the warm-up"
     )
     final: float = key(
         0.0,
-        help="learning rate that the schedule falls to as the run ends, as a fraction of the peak",
+        help="learning rate at the end of the schedule, as a fraction of the peak",
         at_least=0,
         at_most=1,
     )
@@ -50,7 +50,7 @@ class Optimizer:
         return 1.0 + (self.final - 1.0) * progress
 
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """Return AdamW over those `parameters` that require a gradient."""
+        """Return AdamW for the `parameters` that require a gradient."""
         import torch
 
         trainable = [parameter for parameter in parameters if parameter.requires_grad]

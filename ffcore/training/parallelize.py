@@ -1,6 +1,6 @@
-"""One network over several processes, recomputed or compiled: DDP, FSDP2, checkpointing, compile.
+"""DDP, FSDP2, activation checkpointing and torch.compile for one network.
 
-"ddp": every process holds every network whole, and the backward pass averages gradients (Li et al.,
+"ddp": every process holds every network, and the backward pass averages gradients (Li et al.,
 2006.15704). "fsdp": every process holds a shard of every network, and a call gathers it unit by
 unit (FSDP2; Zhao et al., 2304.11277). Both hook a network's `forward`.
 """
@@ -29,8 +29,7 @@ Strategy = Literal["ddp", "fsdp"]
 def units(network: nn.Module) -> list[nn.Module]:
     """Return the repeated parts of a network: the items of its outermost `nn.ModuleList`s.
 
-    They are what is sharded, recomputed and compiled one at a time. A network without any is a
-    single unit.
+    Each is sharded, recomputed and compiled separately. A network without any is a single unit.
     """
 
     def walk(module: nn.Module) -> Iterator[nn.Module]:
@@ -44,9 +43,9 @@ def units(network: nn.Module) -> list[nn.Module]:
 
 
 def recompute(network: nn.Module) -> None:
-    """Let the backward pass compute each unit's activations again, instead of storing them.
+    """Recompute each unit's activations in the backward pass instead of storing them.
 
-    Chen et al., 1604.06174. Costs a forward; saves all but one activation per unit.
+    Chen et al., 1604.06174. Costs a forward; stores one activation per unit.
     """
     for unit in units(network):
         unit.forward = functools.partial(_recompute, unit.forward)
@@ -55,13 +54,13 @@ def recompute(network: nn.Module) -> None:
 def _recompute(forward: Callable[..., Any], *inputs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*inputs)
-    if torch.compiler.is_compiling():  # the compiler already leaves out what no gradient needs
+    if torch.compiler.is_compiling():  # the compiler already omits what no gradient needs
         return checkpoint(forward, *inputs, use_reentrant=False)
     return checkpoint(forward, *inputs, use_reentrant=False, context_fn=_once_for_tangents)
 
 
 def _once_for_tangents() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return what surrounds a unit's forward, and its recomputation, which needs no tangents."""
+    """Return the contexts of a unit's forward and of its recomputation, which needs no tangents."""
     return nullcontext(), values_only()
 
 
@@ -81,9 +80,9 @@ def shard(network: nn.Module, device: str) -> None:
 
 
 def cut_again(network: nn.Module) -> None:
-    """Reshard what a call gathered, where no backward pass has done so.
+    """Reshard what a call gathered, if no backward pass has done so.
 
-    Until then the parameters outside its units are whole, and no EMA can follow them.
+    Until then, the parameters outside the units are whole, and no EMA can follow them.
     """
     for module in network.modules():
         if isinstance(module, FSDPModule):
@@ -91,10 +90,10 @@ def cut_again(network: nn.Module) -> None:
 
 
 class Replicated(DistributedDataParallel):
-    """A network whose gradients are averaged over all processes; else it is the network itself."""
+    """A network whose gradients are averaged over all processes."""
 
     def __getattr__(self, name: str) -> Any:
-        """Return the network's attribute where this wrapper has none of that name."""
+        """Return the network's attribute if this wrapper has none of that name."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -102,22 +101,22 @@ class Replicated(DistributedDataParallel):
 
 
 def replicate(network: nn.Module, *, keeps_gradients: bool) -> Replicated:
-    """Return a network to call instead, whose backward averages gradients over all processes.
+    """Return a wrapper whose backward averages gradients over all processes.
 
-    `keeps_gradients`: whether gradients are set aside between backward passes, and so must not
-    live in the memory that is sent.
+    `keeps_gradients`: whether gradients are kept between backward passes, and so must not share
+    the communication buffers' memory.
     """
     known = inspect.signature(DistributedDataParallel).parameters
-    # Buffers are constants here. torch 2.13 has a new name for leaving them alone.
+    # Buffers are constants here. torch 2.13 has a new name for this option.
     leave = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     options: dict[str, Any] = {leave: False, "gradient_as_bucket_view": not keeps_gradients}
     return Replicated(network, **options)
 
 
 def silent(network: nn.Module, quiet: bool) -> AbstractContextManager[None]:
-    """Leave out the averaging of a replicated network's gradients meanwhile.
+    """Do not average a replicated network's gradients in this block, if `quiet`.
 
-    A later backward averages the accumulated gradient. Sharded networks do not skip it: they never
+    A later backward averages the accumulated gradient. Sharded networks always average: they never
     hold a whole gradient.
     """
     if quiet and isinstance(network, Replicated):

@@ -1,13 +1,13 @@
-"""Where the time of a step goes, by named sections, without making a device wait.
+"""The time of a step by named sections, without synchronising with the device.
 
     time = Stopwatch("cuda")
     with time("predictor"):
         ...
     time.read()  # {"predictor": 0.012}
 
-A CPU's clock times the CPU. On CUDA the CPU runs ahead of the work that it launches, so events in
-the stream time it: they are added up once they have passed, and only `read` waits for the others.
-On other accelerators the CPU's clock times the launches alone.
+On a CPU, its clock measures the work. On CUDA the CPU runs ahead of the work that it launches, so
+events in the stream measure it: finished events are added up, and only `read` waits for the rest.
+On other accelerators the CPU's clock measures only the launches.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ import torch
 
 
 class Stopwatch:
-    """Adds up the seconds of each section. Sections follow each other; one does not hold another.
+    """Adds up the seconds of each section. Sections cannot be nested.
 
     Args:
-        device: where the work is done.
+        device: the device that does the work.
     """
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = torch.device(device)
         self.totals: defaultdict[str, float] = defaultdict(float)
         self.pending: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()
-        """Sections that the device may not have finished."""
+        """Sections that the device may not have finished yet."""
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Count what is done meanwhile as the section of this name."""
+        """Count the time in this block towards the section of this name."""
         if self.device.type != "cuda":
             begun = time.perf_counter()
             yield
@@ -47,7 +47,7 @@ class Stopwatch:
         self._add_up(waiting=False)
 
     def read(self) -> dict[str, float]:
-        """Return the seconds of each section since the last time, in the order of their coming."""
+        """Return the seconds of each section since the last call, in order of first use."""
         self._add_up(waiting=True)
         found, self.totals = dict(self.totals), defaultdict(float)
         return found
@@ -58,7 +58,7 @@ class Stopwatch:
         return event
 
     def _add_up(self, *, waiting: bool) -> None:
-        """Take in the sections that the device has done, or all of them, `waiting` for it."""
+        """Add the sections that the device has finished, or if `waiting`, wait and add all."""
         while self.pending:
             name, first, last = self.pending[0]
             if not waiting and not last.query():

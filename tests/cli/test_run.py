@@ -133,7 +133,7 @@ def test_a_signal_stops_after_a_checkpoint_and_the_same_command_goes_on(
         patched.setattr("ffcore.cli.run.Observer", Signalled)
         stopped = ffd(*command)
     assert stopped.exit_code == code, stopped.output
-    assert "it goes on from there" in stopped.stderr
+    assert "run it again to continue from there" in stopped.stderr
     assert list((tmp_path / "here" / "checkpoints").glob("step-*"))
     again = ffd(*command)
     assert again.exit_code == ExitCode.OK, again.output

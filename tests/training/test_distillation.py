@@ -452,10 +452,10 @@ def test_slices_of_a_batch_read_what_the_whole_batch_does(share: int) -> None:
 @pytest.mark.parametrize(
     ("source", "needs", "message"),
     [
-        (None, {"data"}, "the objective of prediction needs data, and there is none"),
+        (None, {"data"}, "the objective of prediction needs data, but there is none"),
         (Numbered(0), {"data"}, "data has no samples"),
-        (Numbered(9, 2), {"data"}, r"data is \(2,\), and the teacher's samples are \(3,\)"),
-        (Numbered(9), set(), "there is data, and no objective needs it"),
+        (Numbered(9, 2), {"data"}, r"data is \(2,\), but the teacher's samples are \(3,\)"),
+        (Numbered(9), set(), "there is data, but no objective needs it"),
     ],
 )
 def test_data_that_does_not_fit_is_refused(source: Any, needs: set[str], message: str) -> None:
@@ -505,7 +505,7 @@ def test_a_distillation_has_an_objective() -> None:
             lambda found: Gaps(
                 gaps=tuple(Gap(output=g.output.detach(), gap=g.gap) for g in found.gaps)
             ),
-            "returned an output that carries no gradient",
+            "returned an output without gradient",
         ),
     ],
     ids=["a tuple", "a tensor", "nothing", "detached"],

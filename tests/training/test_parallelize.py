@@ -111,7 +111,7 @@ def test_units_are_the_items_of_the_outermost_lists() -> None:
 
 
 def test_a_batch_too_small_for_so_many_parts_is_refused() -> None:
-    with pytest.raises(BuildError, match="correction has 2 of the batch's 8 samples, and 1 pro"):
+    with pytest.raises(BuildError, match="correction has 2 of the batch's 8 samples, but 1 pro"):
         built("digits.toml", ["training.batch=8"], 4)
 
 

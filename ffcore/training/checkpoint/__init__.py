@@ -1,4 +1,4 @@
-"""Checkpoints: a distillation on the disk, whole, and resumed bit for bit."""
+"""Checkpoints: the complete state of a distillation on disk, resumed bit for bit."""
 
 from ffcore.training.checkpoint.checkpoints import Checkpoints
 from ffcore.training.checkpoint.manifest import CheckpointError, Damaged, Manifest

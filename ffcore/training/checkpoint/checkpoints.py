@@ -1,8 +1,8 @@
 """The checkpoints of a run: one directory each, written in the background, whole or not at all.
 
-A checkpoint is written as `.step-….partial`, synced, and renamed to `step-…`, so that whatever
-stops the process leaves whole checkpoints, and leftovers that no reader takes for a checkpoint.
-Once a new one is written, the oldest are removed; they are renamed first.
+A checkpoint is written as `.step-….partial`, synced, and renamed to `step-…`. So a process that
+stops at any time leaves whole checkpoints, and remains whose names show that they are not. After a
+new checkpoint, the oldest are renamed and removed.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from ffcore.training.finite import Diverged
 
 _LOG = logging.getLogger(__name__)
 _REMEDY = (
-    "The copy of a checkpoint in host memory is as large as the checkpoint: several processes, or "
-    "a smaller student, have less to copy each."
+    "The copy of a checkpoint in host memory is as large as the checkpoint. Use several processes, "
+    "which copy a part each, or a smaller student."
 )
 
 
 class Checkpoints(AbstractContextManager["Checkpoints"]):
-    """The checkpoints of one run. Every process makes one and calls the same methods.
+    """The checkpoints of one run. Every process makes one object and calls the same methods.
 
     Args:
-        directory: where they are stored; created with the first one, in a directory that exists.
-        run: what the run's training depends on, by name; every checkpoint names it.
-        keep_last: how many of the newest are kept.
-        keep_every: those of steps divisible by it are kept as well.
+        directory: their directory, created with the first one; its parent must exist.
+        run: what the run's training depends on, by name; stored in every checkpoint.
+        keep_last: number of newest checkpoints to keep.
+        keep_every: also keep checkpoints of steps divisible by it.
 
-    A `with` block ends when every write begun in it is done.
+    A `with` block waits for every write that started in it.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         self._writing: Future[None] | None = None
 
     def save(self, distillation: Distillation) -> None:
-        """Copy a distillation to host memory, and write the copy in the background.
+        """Copy a distillation to host memory and write the copy in the background.
 
-        Waits for the previous checkpoint, and raises its error if it failed, mostly Unwritable.
-        Raises Diverged, and writes nothing, if a weight or a moment is not finite; OutOfMemory if
-        host memory cannot hold the copy.
+        Waits for the previous checkpoint and raises its error if it failed, mostly Unwritable.
+        Raises Diverged, and writes nothing, if a weight or a moment is not finite. Raises
+        OutOfMemory if host memory cannot hold the copy.
         """
         self.wait()
         self._require_finite(distillation)
@@ -85,18 +85,18 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         thread.shutdown(wait=False)  # the thread ends with its work
 
     def wait(self) -> None:
-        """Wait until all writes are done; raise the error of one that failed."""
+        """Wait for all writes; raise the error of one that failed."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
     @property
     def done(self) -> bool:
-        """Whether this process writes nothing now; its last write may have failed."""
+        """Whether this process is not writing; its last write may have failed."""
         return self._writing is None or self._writing.done()
 
     def notice(self) -> None:
-        """Raise the error of a write that has failed by now, in any process."""
+        """Raise the error of a write that has failed in any process so far."""
         failed = self._writing is not None and self.done and self._writing.exception()
         if self._processes.any(bool(failed)):
             self.wait()
@@ -104,16 +104,15 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
     def newest(self) -> Manifest | None:
         """Return the newest whole checkpoint; None if there is no checkpoint.
 
-        Newer damaged ones are reported in a warning and renamed to `step-….damaged`, so that
-        training can write those steps again. Files that a killed process left half-written are
-        removed.
+        ffcore warns about newer damaged ones and renames them to `step-….damaged`, so that training
+        can write those steps again. It removes half-written files of a killed process.
 
-        Raises CheckpointError if there are checkpoints and none is whole.
+        Raises CheckpointError if there are checkpoints but none is whole.
         """
         return self._processes.first(self._newest)
 
     def restore(self, manifest: Manifest, distillation: Distillation) -> None:
-        """Restore a checkpoint into a distillation that was built as the saved one was.
+        """Restore a checkpoint into a distillation that was built in the same way.
 
         Raises CheckpointError, and changes nothing, if the tensors do not fit.
         """
@@ -129,7 +128,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         except Exception as failure:
             if kind is None:
                 raise
-            _LOG.warning("%s", failure)  # beside the error that is on its way
+            _LOG.warning("%s", failure)  # another error is already being raised
 
     def _require_finite(self, distillation: Distillation) -> None:
         found = self._processes.each(lambda: not_finite(distillation))
@@ -137,8 +136,8 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             error = Diverged(
-                f"step {distillation.step_index}: {', '.join(names[:5])}{more} hold NaN or "
-                "infinity; no checkpoint is written"
+                f"step {distillation.step_index}: NaN or infinity in {', '.join(names[:5])}{more}; "
+                "no checkpoint is written"
             )
             raise self._processes.alike(error)
 
@@ -147,7 +146,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
 
     def _make_room(self, partial: Path, step: int) -> None:
         with self._writable(step):
-            self.directory.mkdir(exist_ok=True)  # no parents: a removed run directory stays removed
+            self.directory.mkdir(exist_ok=True)  # without parents: does not remake a run directory
             if partial.exists():
                 shutil.rmtree(partial)
             partial.mkdir()
@@ -160,7 +159,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
             self._processes.first(lambda: self._finish(partial, step, files))
         except Exception:
             if self._processes.leads:
-                shutil.rmtree(partial, ignore_errors=True)  # it may be what fills the disk
+                shutil.rmtree(partial, ignore_errors=True)  # it may be filling the disk
             raise
 
     def _write_part(self, partial: Path, step: int) -> dict[str, dict[str, object]]:
@@ -224,13 +223,13 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
             listed = "\n  ".join(f"{path.name}: {why}" for path, why in damaged.items())
             raise CheckpointError(
                 f"no checkpoint in {self.directory} is whole:\n  {listed}\n"
-                "Restore one from a copy, or use --restart to begin again."
+                "Restore one from a copy, or use --restart to start from step 0."
             )
         return None
 
 
 def _processes() -> Processes:
-    """Return this job's processes in a group of their own, apart from training's messages.
+    """Return this job's processes in a separate group, so that messages do not mix with training's.
 
     All processes must call this.
     """
@@ -254,9 +253,9 @@ def _set_aside(path: Path, why: str, step: int) -> None:
 def _require_fit(directory: Path, expected: dict[str, tuple[int, ...]]) -> None:
     found = shapes_in(directory)
     problems = [f"missing: {key}" for key in sorted(expected.keys() - found.keys())]
-    problems += [f"left over: {key}" for key in sorted(found.keys() - expected.keys())]
+    problems += [f"unexpected: {key}" for key in sorted(found.keys() - expected.keys())]
     problems += [
-        f"{key}: {found[key]} there, {expected[key]} here"
+        f"{key}: {found[key]} in the checkpoint, {expected[key]} in the recipe"
         for key in sorted(expected.keys() & found.keys())
         if found[key] != expected[key]
     ]

@@ -1,8 +1,7 @@
 """The contents of a checkpoint: every tensor that a distillation resumes from, by name.
 
-Random draws have no state (ffcore/draws.py) and schedules depend on the step alone, so the tensors
-and the step are enough. Names depend neither on the order of parameters nor on how a network is
-wrapped.
+The tensors and the step are enough: random draws have no state (ffcore/draws.py), and schedules
+depend on the step alone. Names depend neither on the order of parameters nor on wrappers.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from ffcore.training.distillation import Distillation
 from ffcore.training.learner import Learner
 
 _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module"}
-"""What torch.compile and activation checkpointing put into names."""
+"""What torch.compile and activation checkpointing add to names."""
 
 
 def tensors_of(distillation: Distillation) -> dict[str, Tensor]:
-    """Return the distillation's own tensors, not copies: writing to them changes it.
+    """Return the distillation's tensors, not copies: writing to them changes it.
 
-    "student/…", "ema/DECAY/…" and "auxiliary/NAME/…" are networks, "optimizer/…" and
-    "auxiliary-optimizer/NAME/…" AdamW's step and moments of each parameter.
+    "student/…", "ema/DECAY/…" and "auxiliary/NAME/…" are networks. "optimizer/…" and
+    "auxiliary-optimizer/NAME/…" are AdamW's step and moments of each parameter.
     """
     found: dict[str, Tensor] = {}
     for prefix, network in _networks(distillation):
@@ -36,10 +35,10 @@ def tensors_of(distillation: Distillation) -> dict[str, Tensor]:
 
 
 def not_finite(distillation: Distillation) -> list[str]:
-    """Return the names of this process's parameters and moments that hold NaN or infinity.
+    """Return the names of this process's parameters and moments with NaN or infinity.
 
-    Buffers may hold infinities, as a mask does. One number is read from the device, more only if
-    some are not finite.
+    Buffers are not checked: a mask may hold infinities. Reads one number from the device, and more
+    only if some are not finite.
     """
     named: list[tuple[str, Tensor]] = [
         (f"{prefix}/{name}", each)
@@ -53,7 +52,7 @@ def not_finite(distillation: Distillation) -> list[str]:
     ]
     names = [name for name, _ in named]
     held = zip(names, local(each.detach() for _, each in named), strict=True)
-    # By the least and the greatest number, a tenth of the time that `isfinite` of all takes.
+    # Checking only the least and the greatest number takes a tenth of `isfinite`'s time.
     bounds = {
         name: torch.stack(each.aminmax()).isfinite().all() for name, each in held if each.numel()
     }
@@ -90,8 +89,8 @@ def _parameters(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 def _moments(learner: Learner) -> Iterator[tuple[str, Tensor]]:
     """Yield AdamW's state by the names of its parameters.
 
-    AdamW makes its state with its first step. Here it is made before, as AdamW would, so that a
-    checkpoint has the same tensors at any step.
+    AdamW makes its state in its first step. Here the same state is made earlier, so that a
+    checkpoint has the same tensors at every step.
     """
     trained = {id(each) for group in learner.optimizer.param_groups for each in group["params"]}
     for name, parameter in _parameters(learner.network):

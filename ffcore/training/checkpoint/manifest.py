@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: what is in it, and how to check that it is whole."""
+"""The manifest of a checkpoint: its contents, with digests to check them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMAT = 1
 
 
 class CheckpointError(Exception):
-    """This run cannot resume from its checkpoints. One message, for a person."""
+    """This run cannot resume from its checkpoints. The message is for the user."""
 
 
 class Damaged(Exception):
@@ -26,14 +26,14 @@ class Damaged(Exception):
 
 @attrs.frozen(kw_only=True)
 class Manifest:
-    """What a checkpoint says of itself."""
+    """The description of a checkpoint."""
 
     step: int
-    """How many steps had been made."""
+    """Number of steps made."""
     run: dict[str, str]
-    """What the training depends on, by name: digests of the recipe and the teacher, …"""
+    """What the training depends on, by name: digests of the recipe, the teacher, …"""
     ranks: int
-    """How many processes wrote it. Any number may read it."""
+    """Number of processes that wrote it. Any number may read it."""
     files: dict[str, dict[str, Any]]
     """The `bytes` and the `sha256` of each file, by name."""
 
@@ -44,7 +44,7 @@ class Manifest:
 
     @staticmethod
     def read(directory: Path) -> Manifest:
-        """Read the manifest of a checkpoint, and compare every file with it.
+        """Read the manifest of a checkpoint and compare every file with it.
 
         Raises Damaged if anything differs, CheckpointError if a newer ffcore wrote it.
         """
@@ -53,14 +53,14 @@ class Manifest:
         if missing := sorted(manifest.files.keys() - present):
             raise Damaged(f"{', '.join(missing)} is missing")
         if unknown := sorted(present - manifest.files.keys()):
-            raise Damaged(f"{', '.join(unknown)} was not written with it")
+            raise Damaged(f"{', '.join(unknown)} does not belong to it")
         for name, expected in manifest.files.items():
             _compare(directory / name, expected)
         return manifest
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """Return what the manifest says of a file."""
+    """Return a file's entry in the manifest."""
     return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 
@@ -69,7 +69,7 @@ def _compare(path: Path, expected: dict[str, Any]) -> None:
     if size != expected["bytes"]:
         raise Damaged(f"{path.name} has {size} bytes instead of {expected['bytes']}")
     if file_digest(path) != expected["sha256"]:
-        raise Damaged(f"{path.name} is not what was written: its SHA-256 differs")
+        raise Damaged(f"{path.name} differs from what was written (SHA-256)")
 
 
 def _parse(directory: Path) -> Manifest:
@@ -83,15 +83,15 @@ def _parse(directory: Path) -> Manifest:
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise Damaged(f"{MANIFEST} cannot be read: {error}") from None
     if digest != _digest({"format": form, **found}):
-        raise Damaged(f"{MANIFEST} is not what was written: its SHA-256 differs")
+        raise Damaged(f"{MANIFEST} differs from what was written (SHA-256)")
     if form != FORMAT:
         raise CheckpointError(
-            f"{directory} has checkpoint format {form}, and this ffcore reads {FORMAT}: "
+            f"{directory} has checkpoint format {form}, but this ffcore reads {FORMAT}: "
             "use the ffcore that wrote it"
         )
     manifest = Manifest(**found)
     if text != manifest.to_json() or directory.name != directory_name(manifest.step):
-        raise Damaged(f"{MANIFEST} is not what was written")
+        raise Damaged(f"{MANIFEST} differs from what was written")
     return manifest
 
 

@@ -1,4 +1,4 @@
-"""The name of a checkpoint: while it is written, whole, removed or damaged."""
+"""The names of a checkpoint: half-written, whole, half-removed or damaged."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def step_of(path: Path) -> int | None:
 
 
 def partial(path: Path) -> Path:
-    """Return the name that a checkpoint has until it is whole."""
+    """Return the name of a checkpoint until it is whole."""
     return path.with_name(f".{path.name}.partial")
 
 
 def removal_name(path: Path) -> Path:
-    """Return the name that a checkpoint has while it is being removed."""
+    """Return the name of a checkpoint while it is being removed."""
     return path.with_name(f".{path.name}.removed")
 
 
@@ -37,12 +37,12 @@ def damaged_name(path: Path) -> Path:
 
 
 def is_remains(path: Path) -> bool:
-    """Whether a killed process left this: half-written, or half-removed."""
+    """Whether a killed process left this half-written or half-removed."""
     return _REMAINS.fullmatch(path.name) is not None
 
 
 def foreign(directory: Path) -> list[str]:
-    """Return the names in the checkpoints' directory that no checkpoint has."""
+    """Return the names in the checkpoints' directory that are not names of checkpoints."""
     known = (_WHOLE, _REMAINS, _DAMAGED)
     return sorted(
         path.name

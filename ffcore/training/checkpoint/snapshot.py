@@ -1,8 +1,8 @@
-"""A moment of training in host memory, on its way to the disk; and back.
+"""A copy of training's tensors in host memory, written to disk and read back.
 
-PyTorch's distributed checkpoint does the work, through its planner and its safetensors writer and
-reader: each process writes its own shards, one of them what all hold alike, and any number of
-processes reads what any other number wrote. Nothing is pickled on the disk.
+This uses the planner and the safetensors writer and reader of PyTorch's distributed checkpoint.
+Each process writes its own shards, and one process writes what all hold. Any number of processes
+can read what any other number wrote. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ from torch.distributed.checkpoint.planner import SavePlan, WriteItem
 from ffcore.system.distributed import Processes
 
 FILE_SIZE = 64 * 2**20
-"""Most bytes in a file. While the writer builds one in memory, training stands still."""
+"""Most bytes in a file. Training stands still while the writer builds a file in memory."""
 
 
 class _Copies(DefaultSavePlanner):
-    """A planner that gives copies to the writer, made when the plan is complete.
+    """A planner that gives the writer copies, made when the plan is complete.
 
-    The copies reuse the memory of the previous checkpoint: getting new memory from the system takes
-    longer than filling it.
+    They reuse the previous checkpoint's memory: allocating new memory takes longer than filling it.
     """
 
     def __init__(self) -> None:
@@ -59,7 +58,7 @@ class _Copies(DefaultSavePlanner):
 
 
 class Snapshot:
-    """Copies of tensors, taken in the training thread and written in another."""
+    """Copies of tensors, made in the training thread and written in another."""
 
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
@@ -68,9 +67,9 @@ class Snapshot:
         self.plan: SavePlan | None = None
 
     def take(self, directory: Path, tensors: Mapping[str, Tensor]) -> None:
-        """Decide among the processes which one writes what into `directory`, and copy it.
+        """Agree on what each process writes into `directory`, and copy this process's part.
 
-        Every process gives tensors of the same names, which may be DTensors.
+        Every process must pass tensors of the same names. They may be DTensors.
         """
         files = _files(tensors, FILE_SIZE * self.processes.size)
         self.writer = HuggingFaceStorageWriter(str(directory), files, save_distributed=True)
@@ -90,7 +89,7 @@ class Snapshot:
 
 
 def shapes_in(directory: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of all tensors that a checkpoint holds, whole, by name."""
+    """Return the full shapes of all tensors in a checkpoint, by name."""
     found = HuggingFaceStorageReader(str(directory)).read_metadata().state_dict_metadata
     return {
         name: tuple(each.size)
@@ -100,7 +99,7 @@ def shapes_in(directory: Path) -> dict[str, tuple[int, ...]]:
 
 
 def read(directory: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Read a checkpoint into `tensors`, this process's share of each where it is a DTensor."""
+    """Read a checkpoint into `tensors`; of a DTensor, read this process's share."""
     reader, planner = HuggingFaceStorageReader(str(directory)), DefaultLoadPlanner()
     found = reader.read_metadata()
     planner.set_up_planner(dict(tensors), found, is_coordinator=True)
@@ -111,9 +110,9 @@ def read(directory: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _files(tensors: Mapping[str, Tensor], size: int) -> dict[str, int]:
-    """Return the file of each tensor, counted from 1; no file has more bytes than `size`.
+    """Return each tensor's file number, from 1; a file has at most `size` bytes.
 
-    A larger tensor has a file of its own.
+    A larger tensor gets a file of its own.
     """
     files: dict[str, int] = {}
     index, filled = 1, 0

@@ -158,10 +158,10 @@ def test_no_file_is_larger_than_it_should_be_but_for_a_single_tensor(tmp_path, m
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        (lambda: joint(corrector=None), "left over: auxiliary-optimizer/online/"),
+        (lambda: joint(corrector=None), "unexpected: auxiliary-optimizer/online/"),
         (
             lambda: joint(student=MlpAverageVelocity(2, 2, width=9, depth=2)),
-            r"ema/0\.9/body\.enter\.bias: \(8,\) there, \(9,\) here",
+            r"ema/0\.9/body\.enter\.bias: \(8,\) in the checkpoint, \(9,\) in the recipe",
         ),
         (
             lambda: joint(student=MlpAverageVelocity(2, 2, width=8, depth=3)),
@@ -240,14 +240,14 @@ def test_a_file_that_was_not_written_with_a_checkpoint_is_damage(two, tmp_path, 
     directory = shutil.copytree(two, tmp_path / "c")
     (directory / "step-00000004" / "shard-9.safetensors").write_bytes(b"mine")
     assert restored(directory, joint()) == 2
-    assert "shard-9.safetensors was not written with it" in caplog.text
+    assert "shard-9.safetensors does not belong to it" in caplog.text
 
 
 def test_a_checkpoint_under_another_steps_name_is_damage(two, tmp_path, caplog):
     directory = shutil.copytree(two, tmp_path / "c")
     (directory / "step-00000004").rename(directory / "step-00000007")
     assert restored(directory, joint()) == 2
-    assert "step-00000007 is damaged: manifest.json is not what was written" in caplog.text
+    assert "step-00000007 is damaged: manifest.json differs from what was written" in caplog.text
 
 
 def test_where_none_is_whole_nothing_is_begun_and_nothing_renamed(two, tmp_path):
@@ -256,7 +256,7 @@ def test_where_none_is_whole_nothing_is_begun_and_nothing_renamed(two, tmp_path)
     (directory / "step-00000002" / "manifest.json").unlink()
     said = (
         r"no checkpoint in .* is whole:\n"
-        r"  step-00000004: shard-\S+ is not what was written: its SHA-256 differs\n"
+        r"  step-00000004: shard-\S+ differs from what was written \(SHA-256\)\n"
         r"  step-00000002: manifest.json is missing\n"
     )
     with pytest.raises(CheckpointError, match=said):
@@ -383,7 +383,7 @@ def test_a_failure_in_the_background_hides_no_other(tmp_path, monkeypatch, caplo
 
 
 def test_a_run_directory_that_is_gone_is_not_made_anew(tmp_path):
-    with pytest.raises(Unwritable, match=r"the checkpoint of step 0 could .*run is gone$"):
+    with pytest.raises(Unwritable, match=r"the checkpoint of step 0 could .*run no longer exists$"):
         Checkpoints(tmp_path / "run" / "checkpoints").save(joint())
     assert not (tmp_path / "run").exists()
 
