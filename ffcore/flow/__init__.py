@@ -1,1 +1,1 @@
-"""The mathematics of flows and flow maps. Importing it imports no torch."""
+"""The mathematics of flows and flow maps. Importing this module does not import torch."""

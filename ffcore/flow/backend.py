@@ -1,7 +1,4 @@
-"""In which way a derivative is computed, as recipes say it. Torch-free.
-
-A recipe holds these keys, `ffcore/flow/derivative.py` carries them out.
-"""
+"""Recipe keys for the method of a derivative; `ffcore/flow/derivative.py` uses them. Torch-free."""
 
 from typing import Any, Literal, get_args
 
@@ -9,7 +6,7 @@ from ffcore.keys import key
 
 Backend = Literal["dual", "jvp", "finite-difference"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
-"""From the first choice to the last; see derivative.backend_for."""
+"""In order of preference; see derivative.backend_for."""
 Choice = Literal["auto", "dual", "jvp", "finite-difference"]
 Scheme = Literal["one-sided", "central"]
 STEP = 1e-3
@@ -17,22 +14,25 @@ SCHEME: Scheme = "one-sided"
 
 
 def backend_key(derivative: str) -> Any:
-    """Return the key `derivative` of an objective that needs this derivative."""
+    """Return the key `derivative` for an objective that needs this derivative."""
     return key(
         "auto",
         help=(
-            f"how {derivative} is computed: dual numbers, exact, in the forward that there is "
-            "anyway; torch's forward mode, exact, at thrice the price; or finite differences, "
-            "which work with every network; auto is the first of them that works on the student"
+            f"method for {derivative}: dual (exact dual numbers, in the same forward), jvp "
+            "(torch's exact forward mode, three times the cost) or finite-difference (works with "
+            "every network); auto is the first that works on the student"
         ),
     )
 
 
 def step_key(of: str) -> Any:
-    """Return the key `derivative_step`: how long a finite difference is, and of what."""
-    return key(STEP, help=f"finite difference: step in {of}", above=0, at_most=0.1)
+    """Return the key `derivative_step`, the step of a finite difference in `of`."""
+    return key(STEP, help=f"finite-difference: step in {of}", above=0, at_most=0.1)
 
 
 def scheme_key() -> Any:
     """Return the key `derivative_scheme`."""
-    return key(SCHEME, help="finite difference: one more forward, or two and second order")
+    return key(
+        SCHEME,
+        help="finite-difference: one-sided (one more forward) or central (two, of second order)",
+    )

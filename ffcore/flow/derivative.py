@@ -1,11 +1,14 @@
 """The derivative of a network's output along a direction of its inputs, without a graph.
 
-FreeFlow needs ∂_δ F, MeanFlow the derivative along (−u, 1, 1) of (x_t, t, δ). Three backends:
-"dual", exact, in the very forward that carries the gradient (ffcore/flow/dual.py); "jvp", exact, by
-torch's forward mode in a pass of its own; and "finite-difference", which works with any network,
-attention kernel or compiler, and shares that forward. Under autocast finite differences leave it,
-since they would be nothing but rounding there. "auto" is the first of them that a student has.
-No tangent ever has a graph: the gradient flows through the output alone.
+FreeFlow needs ∂_δ F; MeanFlow needs the derivative along (−u, 1, 1) of (x_t, t, δ). Three backends:
+
+- "dual": exact, in the forward that carries the gradient (ffcore/flow/dual.py);
+- "jvp": exact, with torch's forward mode in a separate pass;
+- "finite-difference": works with any network, attention kernel or compiler, and reuses the forward.
+  It turns autocast off, because in low precision it would be mostly rounding.
+
+"auto" is the first that works on the student. Tangents have no graph: the gradient flows through
+the output alone.
 """
 
 from __future__ import annotations
@@ -30,11 +33,11 @@ Function = Callable[..., Tensor]
 
 @attrs.frozen(kw_only=True)
 class Derivative:
-    """How to differentiate.
+    """A method to differentiate.
 
     Args:
-        backend: see the module.
-        step: length of the finite difference, in units of time. Error: O(step) one-sided,
+        backend: see the module's docstring.
+        step: step of the finite difference, in units of time. The error is O(step) one-sided and
             O(step²) central, plus rounding of order eps / step.
         scheme: "one-sided" costs one evaluation, "central" two.
     """
@@ -45,7 +48,7 @@ class Derivative:
 
     @staticmethod
     def of(table: Any, context: Context) -> Derivative:
-        """Return what the keys of ffcore/flow/backend.py say in an objective's table."""
+        """Return the derivative in an objective's table (keys of ffcore/flow/backend.py)."""
         return Derivative(
             backend=choose_backend(table.derivative, context),
             step=table.derivative_step,
@@ -63,15 +66,15 @@ class Derivative:
         """Return function(primals), and d/dh function(primals + h tangents) at h = 0, per sample.
 
         Args:
-            function: of as many tensors as there are primals, batch first. With "dual" it is
-                given dual numbers in their place.
-            primals: where; each Float[B, …].
-            tangents: along which direction; each shaped as its primal.
-            room: how far (behind, ahead) h may go without leaving the function's domain, Float[B]
-                each, ≥ 0. The finite difference turns around or shortens its step there.
+            function: takes as many tensors as there are primals, batch first; with "dual", it
+                gets dual numbers.
+            primals: the point; each Float[B, …].
+            tangents: the direction; each of its primal's shape.
+            room: how far h may go (behind, ahead) within the function's domain, Float[B] ≥ 0
+                each. The finite difference reverses or shortens its step accordingly.
 
         Returns:
-            Float[B, *S] each; the first with gradient, the second without.
+            Float[B, *S] each, the first with gradient, the second without.
         """
         if self.backend == "dual":
             return dual(function, primals, tangents)
@@ -88,7 +91,7 @@ class Derivative:
         value: Tensor,
         room: tuple[Tensor, Tensor],
     ) -> Tensor:
-        """Return the derivative alone, where the caller has the `value` already; see with_value."""
+        """Return only the derivative, for a caller that has the `value`; see with_value."""
         if self.backend == "dual":
             return dual(function, primals, tangents)[1]
         if self.backend == "jvp":
@@ -129,7 +132,7 @@ def dual(
 def jvp(function: Function, primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> Tensor:
     """Return the forward-mode derivative.
 
-    Attention runs on the math kernel meanwhile: the fused ones have no forward mode (torch 2.13).
+    Attention uses the math kernel, because the fused ones have no forward mode (torch 2.13).
     """
     with sdpa_kernel(SDPBackend.MATH):
         found = torch.func.jvp(function, tuple(primals), tuple(tangents))
@@ -138,19 +141,19 @@ def jvp(function: Function, primals: Sequence[Tensor], tangents: Sequence[Tensor
 
 
 _REFUSALS = (RuntimeError, TypeError, AttributeError, ValueError, AssertionError)
-"""How a network says that it does not take dual numbers, or has no forward mode."""
+"""Errors of a network that does not accept dual numbers or has no forward mode."""
 
 
 def backend_for(student: Student, x: Tensor, condition: Condition) -> Backend:
-    """Return the first of BACKENDS that works on this student: exact before approximate, and the
-    one that costs a single forward before the one that costs three.
+    """Return the first of BACKENDS that works on this student: exact before approximate, cheap
+    before expensive.
 
     Args:
-        student: on any device, meta included.
-        x: a few samples' prior noise on it, Float[B, *S].
+        student: on any device, including meta.
+        x: prior noise for a few samples on that device, Float[B, *S].
         condition: of size B.
 
-    Raises what the student raises where it is called as usual.
+    Raises the student's error if an ordinary call fails.
     """
     ones = torch.ones(len(x), device=x.device, dtype=x.dtype)
     anywhere = student.starts_at == "anywhere"
@@ -180,9 +183,9 @@ def backend_for(student: Student, x: Tensor, condition: Condition) -> Backend:
 
 
 def choose_backend(choice: str, context: Context) -> Backend:
-    """Return the backend that a recipe's key means: "auto" is `backend_for` the student.
+    """Return the backend for a recipe's key: for "auto", `backend_for` the student.
 
-    The first of BACKENDS where `context` has no student yet.
+    If `context` has no student yet, "auto" is the first of BACKENDS.
     """
     if choice != "auto":
         return cast(Backend, choice)
@@ -199,10 +202,9 @@ def choose_backend(choice: str, context: Context) -> Backend:
 
 
 def _check_gradient(student: Student, value: Tensor, plain: Tensor) -> None:
-    """Raise NotImplementedError where an output that came with its derivative has another gradient.
+    """Raise NotImplementedError if an output computed with its derivative has another gradient.
 
-    A function that computes its own gradient (torch.autograd.Function) loses it when it gets
-    dual numbers.
+    A function that computes its own gradient (torch.autograd.Function) loses it with dual numbers.
     """
     parameters = [each for each in student.parameters() if each.requires_grad]
     if not parameters:
@@ -223,11 +225,11 @@ def _check_gradient(student: Student, value: Tensor, plain: Tensor) -> None:
         return
     for found, wanted in zip(gradients, others, strict=True):
         if (found - wanted).norm() > 0.01 * wanted.norm():
-            raise NotImplementedError("its output has another gradient when it meets dual numbers")
+            raise NotImplementedError("its output has another gradient with dual numbers")
 
 
 class DerivativeMismatch(ValueError):
-    """On this student the backends disagree, or the chosen one does not work."""
+    """The backends disagree on this student, or the chosen one does not work."""
 
 
 def self_check(
@@ -240,20 +242,20 @@ def self_check(
     *,
     velocity: Tensor | None = None,
 ) -> float | None:
-    """Compare the chosen backend's ∂_δ F with the other backend's, on a few samples.
+    """Compare the chosen backend's ∂_δ F with another backend's, on a few samples.
 
-    From the prior; or, given a `velocity` of each sample, from drawn times, and ∂_t F and the
-    derivative along `velocity` too. The check runs on a copy of the student whose parameters are
-    perturbed, since a new student often does not depend on δ yet, and then any backend is right.
+    It starts at the prior. With a `velocity` for each sample, it starts at random times and also
+    compares ∂_t F and the derivative along `velocity`. It uses a copy of the student with perturbed
+    parameters: a new student often does not depend on δ, and then every backend is right.
 
     Returns:
-        ‖chosen − other‖ / ‖other‖, the greatest of those compared, or None where only finite
-        differences work on this student.
+        The greatest ‖chosen − other‖ / ‖other‖, or None if only finite differences work on this
+        student.
 
     Raises:
-        DerivativeMismatch: where they differ by more than `tolerance`, where the one chosen does
-            not work on the student, and where the output has another gradient beside "dual".
-        ValueError: where the student's output is not finite.
+        DerivativeMismatch: if they differ by more than `tolerance`, the chosen one does not work
+            on the student, or "dual" changes the output's gradient.
+        ValueError: if the student's output is not finite.
     """
     probe = copy.deepcopy(student)
     for index, parameter in enumerate(probe.parameters()):
@@ -290,7 +292,7 @@ def _compare(
     room: tuple[Tensor, Tensor],
     tolerance: float,
 ) -> float | None:
-    """Return how the backends differ on a function of the input `name`; see self_check."""
+    """Return the backends' relative difference for the input `name`; see self_check."""
     other = attrs.evolve(
         derivative,
         backend="jvp" if derivative.backend == "finite-difference" else "finite-difference",
@@ -310,7 +312,7 @@ def _compare(
             if each.backend == derivative.backend:
                 raise DerivativeMismatch(
                     f'derivative "{each.backend}" fails on this student: {error}\n'
-                    'Choose derivative = "auto", or "finite-difference", which works with every '
+                    'Use derivative = "auto", or "finite-difference", which works with every '
                     "network."
                 ) from error
             return None
@@ -319,16 +321,16 @@ def _compare(
         moves = not torch.equal(function(0 * value), output)
     if moves and not any(each.any() for each in found.values()):
         raise DerivativeMismatch(
-            f"the student depends on {name}, and its derivative is zero: it takes {name} in jumps, "
-            "as a rounded or an integer time would make it"
+            f"the student depends on {name}, but its derivative is zero: it may round {name} or "
+            "convert it to an integer"
         )
     error_norm = (found[derivative.backend] - reference).norm() / reference.norm().clamp(min=1e-30)
     _check_finite(output)
     if not error_norm <= tolerance:
         raise DerivativeMismatch(
             f"the derivative backends disagree on this student: ‖{derivative.backend} − "
-            f"{other.backend}‖ is {error_norm:.1%} of the latter, and {tolerance:.0%} is allowed. "
-            f"The finite difference used step {derivative.step:g}: try another step; if that does "
+            f"{other.backend}‖ is {error_norm:.1%} of the latter, but at most {tolerance:.0%} is "
+            f"allowed. Try another finite-difference step than {derivative.step:g}. If that does "
             f"not help, the student is not differentiable in {name}."
         )
     return float(error_norm)
@@ -337,6 +339,6 @@ def _compare(
 def _check_finite(output: Tensor) -> None:
     if not output.isfinite().all():
         raise ValueError(
-            "the student's output is NaN or infinite: look at the weights that it starts from, its "
-            "own or the teacher's. It was called with its weights perturbed by 0.05."
+            "the student's output is NaN or infinite (with weights perturbed by 0.05): check the "
+            "weights that it starts from, its own or the teacher's."
         )

@@ -1,19 +1,18 @@
 """Dual numbers: a network's output and its derivative along a direction, in one pass.
 
-A dual number is a value and its tangent, the derivative along a direction that was chosen where it
-was made. It goes through a network in a tensor's place: torch passes every function that meets one
-to `Dual.__torch_function__`, which computes the value as if nothing were there (the same kernels,
-the same bits, the same graph) and the tangent beside it, of which no graph is kept:
+A dual number is a value and its tangent, the derivative along a given direction. It replaces a
+tensor in a network: torch passes every function of it to `Dual.__torch_function__`. This computes
+the value as usual (the same kernels, bits and graph), and the tangent without a graph:
 
     output = student(z, ones, Dual(delta, ones), condition)
     output.value    # F, with gradient
     output.tangent  # ∂F/∂δ, without
 
-What torch's own forward mode spends on weights, which have no tangent, and on the value a second
-time is saved, and attention keeps its fused kernel: the tangent of a transformer costs about one
-forward. The functions that take most of the time have rules here; any other goes to torch.func.jvp
-by itself. Of functions whose Jacobian is symmetric, such as activations, softmax and the
-normalisation of a layer, the tangent is what torch's backward kernel makes of it.
+The tangent of a transformer costs about one forward. Unlike torch's forward mode, this does not
+compute the value twice, spends nothing on weights, which have no tangent, and keeps attention's
+fused kernel. The functions that take most of the time have rules here; torch.func.jvp does the
+others. For functions with a symmetric Jacobian, such as activations, softmax and layer
+normalisation, torch's backward kernel gives the tangent.
 """
 
 from __future__ import annotations
@@ -31,8 +30,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 Rule = Callable[..., Any]
-"""Makes the tangent of a function's value, of that value and the function's arguments; None for
-none."""
+"""(value, arguments of the function) -> tangent of the value, or None."""
 
 aten = torch.ops.aten
 
@@ -41,22 +39,22 @@ aten = torch.ops.aten
 class Dual:
     """A tensor and its tangent, of equal shapes.
 
-    It has a tensor's methods and operators, but for those that write to it. What is no number to
-    differentiate (a comparison, a size, `ones_like`, `detach`) comes out without a tangent.
+    It has a tensor's methods and operators, except those that write to it. Results that cannot be
+    differentiated (a comparison, a size, `ones_like`, `detach`) have no tangent.
 
-    Raises NotImplementedError where a function writes into a dual number, reads it as a number of
-    Python, draws at random what it makes of it, or has no forward mode.
+    Raises NotImplementedError if a function writes into a dual number, converts it to a Python
+    number, draws its result at random, or has no forward mode.
     """
 
     value: Tensor
     tangent: Tensor
-    __array_ufunc__ = None  # or a number of numpy's on the left would take it for a sequence
+    __array_ufunc__ = None  # otherwise a numpy number on the left takes it for a sequence
 
     @classmethod
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Return the function's value as a dual number, or several; see Dual."""
+        """Return the function's value as one or several dual numbers; see Dual."""
         kwargs = kwargs or {}
         if func in REFUSED or _writes(func, args, kwargs):
             raise NotImplementedError(f"{_function_name(func)} {REFUSED.get(func, WRITES)}")
@@ -72,7 +70,7 @@ class Dual:
                 return value
             if isinstance(value, Tensor):
                 return _join(value, tangent)
-            # In torch's named tuples too; what is no number (indices, None) stays as it is.
+            # Also in torch's named tuples; indices and None are unchanged.
             return type(value)(
                 [
                     _join(each, change) if _differentiable(each) else each
@@ -81,8 +79,8 @@ class Dual:
             )
 
     def __getattr__(self, name: str) -> Any:
-        """Return a tensor's method on this number, or what is true of its value (`shape`, …)."""
-        if name.startswith("__"):  # or torch.as_tensor and numpy would take it for an array
+        """Return a tensor's method for this number, or an attribute of its value (`shape`, …)."""
+        if name.startswith("__"):  # otherwise torch.as_tensor and numpy take it for an array
             raise AttributeError(name)
         if name.startswith("resize"):
             raise NotImplementedError(f"{name} {WRITES}")
@@ -121,13 +119,13 @@ def _operator(name: str) -> Callable[..., Any]:
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"):
     setattr(Dual, f"__{_name}__", _operator(f"__{_name}__"))
     setattr(Dual, f"__r{_name}__", _operator(f"__r{_name}__"))
-    if hasattr(Tensor, f"__i{_name}__"):  # refused: another name of the tensor would not see it
+    if hasattr(Tensor, f"__i{_name}__"):  # refused: other references to the tensor would not change
         setattr(Dual, f"__i{_name}__", _operator(f"__i{_name}__"))
 for _name in ("pos", "neg", "abs", "getitem", "setitem", "lt", "le", "gt", "ge", "eq", "ne"):
     setattr(Dual, f"__{_name}__", _operator(f"__{_name}__"))
 Dual.__hash__ = object.__hash__  # type: ignore[method-assign]
 
-# So, or as a dataclass, the hooks of FSDP2 find the tensors among a module's inputs and outputs.
+# Lets FSDP2's hooks find the tensors in a module's inputs and outputs, as a dataclass also would.
 pytree.register_pytree_node(
     Dual,
     lambda dual: ([dual.value, dual.tangent], None),
@@ -140,7 +138,7 @@ _values_only = False
 
 @contextlib.contextmanager
 def values_only() -> Iterator[None]:
-    """Compute no tangent meanwhile, where only values are wanted again."""
+    """Compute no tangents in this block."""
     global _values_only
     before, _values_only = _values_only, True
     try:
@@ -150,7 +148,7 @@ def values_only() -> Iterator[None]:
 
 
 def _values(given: Any) -> Any:
-    """Put values where dual numbers are, in nested lists, tuples and dictionaries too."""
+    """Replace dual numbers by their values, also in nested lists, tuples and dictionaries."""
     return _replace(given, _value)
 
 
@@ -170,7 +168,7 @@ def _replace(given: Any, part: Callable[[Dual], Tensor]) -> Any:
 
 
 def _writes(func: Callable[..., Any], args: Any, kwargs: Any) -> bool:
-    """Whether an argument requires it."""
+    """Whether an argument makes the function write into a tensor."""
     at = INPLACE_AT.get(func)
     if at is not None and len(args) > at and args[at]:
         return True
@@ -187,21 +185,21 @@ def _differentiable(value: Any) -> bool:
 
 
 def _join(value: Tensor, tangent: Tensor) -> Dual:
-    """Give the tangent the value's shape and dtype, where a constant has widened the value."""
+    """Make a dual number; a constant may have widened the value's shape or dtype."""
     if tangent.dtype != value.dtype:
         tangent = tangent.to(value.dtype)
     if tangent.shape != value.shape:
         tangent = tangent.expand(value.shape)
-    if tangent.requires_grad:  # it was made with one, and has come through as it was
+    if tangent.requires_grad:  # the caller's own tangent may require it
         tangent = tangent.detach()
     return Dual(value, tangent)
 
 
-# The rules. Each is called without graph; what it has made itself it may write to.
+# The rules. Each is called without a graph, and may write to tensors that it made.
 
 
 def _forward_mode(func: Callable[..., Any]) -> Rule:
-    """The rule for everything else: torch's own forward mode through the one function."""
+    """The rule for everything else: torch's forward mode through this function."""
 
     def rule(value: Any, /, *args: Any, **kwargs: Any) -> Any:
         several = not isinstance(value, Tensor)
@@ -212,7 +210,7 @@ def _forward_mode(func: Callable[..., Any]) -> Rule:
             at = iter(primals)
             changed, named = _replace((args, kwargs), lambda _: next(at))
             found = func(*changed, **named)
-            # Of several, forward mode takes tensors alone.
+            # With several results, forward mode accepts only tensors.
             return tuple(each for each in found if each is not None) if several else found
 
         primals = tuple(dual.value.detach() for dual in duals)
@@ -227,8 +225,8 @@ def _forward_mode(func: Callable[..., Any]) -> Rule:
 
 
 def _linear_map(func: Callable[..., Any]) -> Rule:
-    """The rule of a function that is linear in its first tensor, and takes but shape or dtype of
-    another."""
+    """The rule of a function that is linear in its first tensor, and uses only the shape or dtype
+    of others."""
 
     def rule(value: Any, /, x: Any, *args: Any, **kwargs: Any) -> Any:
         return func(x.tangent, *args, **kwargs) if isinstance(x, Dual) else None
@@ -237,12 +235,12 @@ def _linear_map(func: Callable[..., Any]) -> Rule:
 
 
 def _view(value: Tensor, /, x: Any, *args: Any, **kwargs: Any) -> Any:
-    """The tangent may lie otherwise in memory than the value, so that it has no such view."""
+    """The tangent's memory layout may differ from the value's and not allow this view."""
     return x.tangent.reshape(value.shape) if isinstance(x, Dual) else None
 
 
 def _symmetric(backward: Callable[..., Tensor]) -> Rule:
-    """The rule of an activation, by the kernel of its backward."""
+    """The rule of an activation, which uses its backward kernel."""
 
     def rule(value: Tensor, /, x: Dual, inplace: bool = False, **kwargs: Any) -> Tensor:
         del inplace
@@ -252,7 +250,7 @@ def _symmetric(backward: Callable[..., Tensor]) -> Rule:
 
 
 def _sum_of_products(start: Any, *products: tuple[Any, Any]) -> Any:
-    """Return start + Σ a b over the products whose factors are both there; None is nothing."""
+    """Return start + Σ a b over the products without a None; a start of None is zero."""
     for a, b in products:
         if a is not None and b is not None:
             start = torch.mul(a, b) if start is None else torch.addcmul(start, a, b)
@@ -281,7 +279,7 @@ def _multiply(value: Tensor, /, a: Any, other: Any) -> Any:
 
 
 def _factor(given: Any, beside: Tensor | None) -> Any:
-    """Return the value, as a tensor where it is a number."""
+    """Return the value; if it is a number and `beside` is given, as a tensor."""
     value = _value(given)
     return value if beside is None or isinstance(value, Tensor) else beside.new_tensor(value)
 
@@ -308,12 +306,12 @@ def _matmul(value: Tensor, /, a: Any, other: Any) -> Any:
 
 
 def _alone(x: Any, *others: Any) -> bool:
-    """Whether the first moves, and no other."""
+    """Whether only the first argument has a tangent."""
     return isinstance(x, Dual) and not any(isinstance(each, Dual) for each in others)
 
 
 def _of_its_first(func: Callable[..., Any], rule: Rule) -> Rule:
-    """A rule that holds where the first argument moves alone; elsewhere forward mode."""
+    """Use `rule` if only the first argument has a tangent, otherwise forward mode."""
     otherwise = _forward_mode(func)
     return lambda *given, **named: (rule if _alone(*given[1:]) else otherwise)(*given, **named)
 
@@ -350,7 +348,7 @@ def _group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """The compiler has no forward mode for it."""
+    """The compiler has no forward mode for this function."""
     point, tangent = (each.to(value.dtype).contiguous() for each in (x.value, x.tangent))
     N, C = point.shape[:2]
     sizes = (N, C, point.shape[2:].numel(), num_groups)
@@ -383,8 +381,7 @@ def _attention(
 ) -> Any:
     """With A = softmax(S), S = Q Kᵀ / √d: dO = dA V + A dV, and dS = (dQ Kᵀ + Q dKᵀ) / √d.
 
-    In float32 up to A and dA, as the fused kernels compute; [B, H, N, N] of both are there
-    meanwhile.
+    Up to A and dA in float32, like the fused kernels; both, [B, H, N, N], are in memory.
     """
     attend = functional.scaled_dot_product_attention
     _check_no_draws(attend, dropout_p)
@@ -396,7 +393,7 @@ def _attention(
     q, k, v = (each.value for each in given)
     dq, dk, dv = (each.tangent for each in given)
     exact = torch.promote_types(q.dtype, torch.float32)
-    # One product for both terms of dS; S is of the same tensors, cut.
+    # One product gives both terms of dS; S uses slices of the same tensors.
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     queries = torch.cat([dq, q], dim=-1).to(exact).mul_(scale)
     keys = torch.cat([k, dk], dim=-1).to(exact).transpose(-2, -1)  # [B, H, 2 D, N]
@@ -419,7 +416,7 @@ def _joining(func: Callable[..., Any]) -> Rule:
 
 
 def _check_no_draws(func: Callable[..., Any], chance: float) -> None:
-    """Raise where the tangent would be of another draw than the value."""
+    """Raise NotImplementedError if value and tangent would come from different draws."""
     if chance > 0:
         raise NotImplementedError(f"{_function_name(func)} {DRAWS}")
 
@@ -468,8 +465,8 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Any:
-    """In training it reads no running statistics, and has written them already; else it is linear,
-    for which the compiler has no forward mode."""
+    """In training it does not read the running statistics, which it has already updated. Otherwise
+    it is linear, but the compiler has no forward mode for it."""
     if not training and _alone(x, weight, bias):
         zeros, scale = torch.zeros_like(running_mean), (weight, None, False, momentum, eps)
         return functional.batch_norm(x.tangent, zeros, running_var, *scale)
@@ -499,11 +496,11 @@ CONSTANT = {
     Tensor.new_empty,
     Tensor.new_tensor,
 }
-"""What comes out without a tangent although it is a number."""
+"""Functions whose results have no tangent although they are numbers."""
 
 WRITES = "writes into a tensor that has a tangent"
-READS = "reads a tensor that has a tangent, and would lose it"
-DRAWS = "draws at random: its tangent would be of another draw"
+READS = "reads a tensor that has a tangent and would lose it"
+DRAWS = "draws at random: its tangent would come from another draw"
 _WRITING = {
     getattr(Tensor, name)
     for name in dir(Tensor)
@@ -521,14 +518,14 @@ REFUSED: dict[Any, str] = {
     **dict.fromkeys([Tensor.item, Tensor.tolist, Tensor.numpy], READS),
     **dict.fromkeys([functional.gumbel_softmax, torch.normal, torch.poisson], DRAWS),
 }
-"""What cannot be done with a dual number, and why."""
+"""Functions that do not accept dual numbers, and why."""
 
 INPLACE_AT: dict[Any, int] = {
     func: list(inspect.signature(func).parameters).index("inplace")
     for func in vars(functional).values()
     if inspect.isfunction(func) and "inplace" in inspect.signature(func).parameters
 }
-"""The argument that makes a function write; torch passes it by name, the compiler by place."""
+"""Position of the argument `inplace`; torch passes it by name, the compiler by position."""
 
 _LINEAR_MAPS = (
     "chunk",

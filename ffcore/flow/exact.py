@@ -1,8 +1,8 @@
-"""Teachers whose velocity is known exactly, against which everything else is proved.
+"""Teachers with an exact velocity, to test everything else against.
 
-For data N(μ, s² I), with m_t = (1 − t) μ and a_t² = (1 − t)² s² + t², the flow carries x from t
-to r as m_r + (a_r / a_t)(x − m_t). From the prior, f*(z, δ) = δ μ + a_{1−δ} z. A mixture's velocity
-is the mean of its components' velocities under their responsibilities for x.
+For data N(μ, s² I), with m_t = (1 − t) μ and a_t² = (1 − t)² s² + t², the flow moves x from t to r
+as m_r + (a_r / a_t)(x − m_t). From the prior, f*(z, δ) = δ μ + a_{1−δ} z. A mixture's velocity is
+the mean of its components' velocities under their responsibilities for x.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _floats(values: Tensor | Sequence[Any]) -> Tensor:
 
 
 def _positive(name: str, values: Tensor | Sequence[float] | float, rows: Tensor) -> Tensor:
-    """Return a positive number for each row, of one for all or one for each."""
+    """Return a positive number for each row; `values` has one for all rows or one for each."""
     found = torch.as_tensor(values, dtype=rows.dtype)
     each = found.repeat(len(rows)) if found.ndim == 0 else found.clone()
     if each.shape != (len(rows),) or not (each > 0).all():
@@ -40,20 +40,20 @@ def _spread(t: Tensor, scale: Tensor) -> Tensor:
 
 
 class ExactTeacher(Teacher):
-    """A teacher whose flow map is known, so that a student's can be held against it."""
+    """A teacher with a known flow map, to compare a student's with."""
 
     @abstractmethod
     def flow_map(self, x: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
-        """Return where the flow carries x from t to t − δ, unguided.
+        """Return the point to which the unguided flow moves x from t to t − δ.
 
         Args:
             x: Float[B, *S].
-            t: times of the start in (0, 1], Float[B].
+            t: starting times in (0, 1], Float[B].
             delta: durations in [0, t], Float[B].
             condition: of size B.
 
         Returns:
-            Float[B, *S] of x's dtype; in float64 right to 1e-7 or better.
+            Float[B, *S] in x's dtype; in float64 the error is at most 1e-7.
         """
 
 
@@ -62,10 +62,10 @@ class Gaussian(ExactTeacher):
 
     Args:
         mean: Float[*S], or Float[classes, *S] with `conditional`.
-        scale: s > 0; with `conditional` one or one for each class, Float[classes].
-        conditional: whether the condition's label chooses the row.
+        scale: s > 0; with `conditional`, one for all classes or one for each, Float[classes].
+        conditional: whether the condition's label selects the row.
 
-    Raises ValueError where a scale is not positive.
+    Raises ValueError if a scale is not positive.
     """
 
     mean: Tensor
@@ -92,7 +92,7 @@ class Gaussian(ExactTeacher):
         if isinstance(self.conditions, Unconditional):
             rows = torch.zeros(condition.size, dtype=torch.long, device=self.mean.device)
         elif condition.label is None:
-            raise ValueError("this Gaussian is conditioned on labels, and the condition has none")
+            raise ValueError("this Gaussian is conditioned on labels, but the condition has none")
         else:
             rows = condition.label
         return self.mean[rows], self.scale[rows]
@@ -114,10 +114,10 @@ class Gaussian(ExactTeacher):
     def average_velocity(
         self, x: Tensor, delta: Tensor, condition: Condition, t: Tensor | None = None
     ) -> Tensor:
-        """Return F*(x, t, δ) = (f*(x, t, δ) − x) / δ, without its cancellation at δ = 0.
+        """Return F*(x, t, δ) = (f*(x, t, δ) − x) / δ, without cancellation at δ = 0.
 
-        a_r² − a_t² = δ b with b = (s² + 1) δ + 2 (1 − t) s² − 2 t, so that
-        F* = μ + b / (a_t (a_t + a_r)) · (x − m_t). Where `t` is None, x is at the prior.
+        a_r² − a_t² = δ b with b = (s² + 1) δ + 2 (1 − t) s² − 2 t, so
+        F* = μ + b / (a_t (a_t + a_r)) · (x − m_t). If `t` is None, x is at the prior.
         """
         t = torch.ones_like(delta) if t is None else t
         mean, scale = (part.to(x.dtype) for part in self._law(condition))
@@ -133,16 +133,17 @@ class Gaussian(ExactTeacher):
 
 
 class GaussianMixture(ExactTeacher):
-    """Data Σ_k w_k N(μ_k, s_k² I); conditional on which components may have made it.
+    """Data Σ_k w_k N(μ_k, s_k² I); a class is a set of components.
 
     Args:
         means: Float[K, *S].
-        scales: s_k > 0, one or Float[K].
+        scales: s_k > 0, one for all or Float[K].
         weights: w_k > 0, Float[K], normalised to sum 1; default equal.
-        labels: Int[K], the class of each component, from 0; None: unconditional. The null label,
-            one above the highest class, is the whole mixture, so that it can be guided.
+        labels: class of each component, from 0, Int[K]; None: unconditional. The null label, one
+            above the highest class, means the whole mixture, so that the teacher can be guided.
 
-    Raises ValueError for scales or weights that are not positive and for classes without component.
+    Raises ValueError for scales or weights that are not positive, and for classes without a
+    component.
     """
 
     means: Tensor
@@ -167,7 +168,7 @@ class GaussianMixture(ExactTeacher):
         self.register_buffer("log_weights", weight.log().log_softmax(0))
         classes = None if labels is None else torch.as_tensor(labels, dtype=torch.long)
         if classes is not None and sorted(set(classes.tolist())) != list(range(max(classes) + 1)):
-            raise ValueError(f"labels must be 0, 1, … with no gap, found {classes.tolist()}")
+            raise ValueError(f"labels must be 0, 1, … without gaps, found {classes.tolist()}")
         if classes is not None and len(classes) != count:
             raise ValueError(f"{len(classes)} labels for {count} means")
         self.register_buffer("labels", classes)
@@ -199,20 +200,20 @@ class GaussianMixture(ExactTeacher):
         means, scales = self.means.to(x_t.dtype), self.scales.to(x_t.dtype)
         variance = (1 - t[:, None]) ** 2 * scales**2 + t[:, None] ** 2  # [B, K]
         slope = (t[:, None] - (1 - t[:, None]) * scales**2) / variance
-        # Σ_k p_k (μ_k − slope_k (x − (1 − t) μ_k)), gathered into one product with the means.
+        # Σ_k p_k (μ_k − slope_k (x − (1 − t) μ_k)), as one product with the means.
         along_mean = posterior * (1 + slope * (1 - t[:, None]))
         along_x = (posterior * slope).sum(1)
         velocity: Tensor = torch.tensordot(along_mean, means, 1)
         return velocity - expand_like(along_x, x_t) * x_t
 
     def flow_map(self, x: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
-        """Return the flow map by an adaptive solve in float64 (rtol 1e-9); see ExactTeacher."""
+        """Return the flow map from an adaptive solver in float64 (rtol 1e-9); see ExactTeacher."""
         from torchdiffeq import odeint
 
         field = copy.deepcopy(self).double()
         start, length = t.double(), delta.double()
 
-        def derivative(share: Tensor, state: Tensor) -> Tensor:  # of each sample's own way
+        def derivative(share: Tensor, state: Tensor) -> Tensor:  # share of each sample's duration
             velocity: Tensor = field(state, start - share * length, condition)
             return expand_like(length, state) * velocity
 

@@ -1,11 +1,10 @@
 """The flow map and its average velocity.
 
-f(x, t, δ) = x + δ F(x, t, δ) carries a point at time t to time t − δ along the flow. From the
-prior (t = 1) f(z, δ) is all that FreeFlow needs (Tong et al., 2511.19428). It is the flow map of u
-if and only if its generating velocity v_G = ∂_δ f = F + δ ∂_δ F equals u(f, 1 − δ) at every δ.
-From anywhere it is so if and only if F + δ D F = u(x, t), where D is the derivative along
-(−u, 1, 1) of (x, t, δ): that of F while its start moves back along the flow and its end stands
-(Geng et al., 2505.13447).
+f(x, t, δ) = x + δ F(x, t, δ) moves a point at time t along the flow to time t − δ. FreeFlow only
+needs f(z, δ) from the prior, t = 1 (Tong et al., 2511.19428). It is the flow map of u if and only
+if its generating velocity v_G = ∂_δ f = F + δ ∂_δ F equals u(f, 1 − δ) at every δ. From anywhere,
+f is the flow map if and only if F + δ D F = u(x, t), where D is the derivative along (−u, 1, 1) of
+(x, t, δ): the start moves back along the flow while the end stays (Geng et al., 2505.13447).
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ def generate(
     *,
     steps: int = 1,
 ) -> Tensor:
-    """Map prior noise over a duration: f(z, δ); samples at δ = 1.
+    """Map prior noise over a duration: f(z, δ). At δ = 1 this gives samples.
 
     Args:
-        student: evaluated as it is (its mode and gradient tracking are the caller's).
+        student: called in its current mode; the caller decides about gradients.
         z: prior noise, Float[B, *S].
         condition: of size B.
         delta: one duration in [0, 1], or one for each sample, Float[B].
-        steps: of equal length, in which the duration is covered.
+        steps: number of steps of equal length.
 
     Returns:
         Float[B, *S].
@@ -54,17 +53,17 @@ def generate(
     length = ones * delta / steps
     x = z
     for step in range(steps):
-        t = torch.maximum(1 - step * length, length)  # by rounding the last could start below
+        t = torch.maximum(1 - step * length, length)  # rounding could start the last below it
         x = push(x, student(x, t, length, condition), length)
     return x
 
 
 def check_steps(student: Student, steps: int) -> None:
-    """Raise ValueError unless `student` can make so many steps: one, or any from anywhere."""
+    """Raise ValueError unless `student` can make `steps` steps: 1, or any number from anywhere."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, found {steps}")
     if steps > 1 and student.starts_at != "anywhere":
         raise ValueError(
-            f"this student starts at the prior alone, and makes 1 step, not {steps}: more need one "
-            'trained with student.starts_at = "anywhere"'
+            f"this student starts only at the prior and makes 1 step, not {steps}: for more, train "
+            'one with student.starts_at = "anywhere"'
         )

@@ -1,8 +1,7 @@
 """Classifier-free guidance (Ho & Salimans, 2207.12598) as a teacher that wraps a teacher.
 
-u_γ = γ u(· | c) + (1 − γ) u(· | ∅), inside an interval of t only (Kynkäänniemi et al.,
-2404.07724), where the unconditional branch is evaluated; outside it, and for γ = 1, u_γ is
-u(· | c) and costs nothing more.
+u_γ = γ u(· | c) + (1 − γ) u(· | ∅) inside an interval of t (Kynkäänniemi et al., 2404.07724).
+Outside it, and for γ = 1, u_γ is u(· | c), and the unconditional branch is not evaluated.
 """
 
 from __future__ import annotations
@@ -18,20 +17,19 @@ from ffcore.interfaces import Condition, Teacher, VelocityField
 
 
 def remove_guidance(teacher: Teacher) -> Teacher:
-    """Return the teacher that `teacher` guides, or itself."""
+    """Return the unguided teacher inside `teacher`, or `teacher` itself."""
     return teacher.teacher if isinstance(teacher, Guided) else teacher
 
 
 class Guided(Teacher):
-    """A teacher guided by the scale γ that each sample's condition carries.
+    """A teacher guided by the scale γ in each sample's condition.
 
     Args:
-        teacher: the field to guide; its condition source must have a null condition.
-        interval: the times t, both ends included, at which guidance acts.
-        channels: "all", or the number of leading channels that are guided (SiT and DiT guide 3
-            of 4).
+        teacher: teacher to guide; its condition source must have a null condition.
+        interval: times t of guidance, both ends included.
+        channels: "all", or the number of leading channels to guide (SiT and DiT guide 3 of 4).
 
-    Raises ValueError for an interval or channels that the teacher's samples do not have.
+    Raises ValueError for an impossible interval or number of channels.
     """
 
     def __init__(
@@ -42,10 +40,10 @@ class Guided(Teacher):
     ) -> None:
         super().__init__()
         if not 0 <= interval[0] <= interval[1] <= 1:
-            raise ValueError(f"a guidance interval is 0 ≤ low ≤ high ≤ 1, found {interval}")
+            raise ValueError(f"guidance interval must be 0 ≤ low ≤ high ≤ 1, found {interval}")
         if channels != "all" and not 1 <= channels <= teacher.sample_shape[0]:
             raise ValueError(
-                f"{channels} guided channels, and the teacher's samples are {teacher.sample_shape}"
+                f"{channels} guided channels, but the teacher's samples are {teacher.sample_shape}"
             )
         self.teacher = teacher
         self.interval = interval
@@ -84,9 +82,9 @@ class Guided(Teacher):
         return Guided(self.teacher, interval, self.channels)
 
     def gated_at(self, time: float, condition: Condition) -> tuple[Teacher, Condition]:
-        """Return the teacher and the condition of a step that begins at `time`.
+        """Return the teacher and the condition for a step that starts at `time`.
 
-        The interval is checked once, at that time, and the result holds for the whole step.
+        Whether `time` is in the interval decides for the whole step.
         """
         low, high = self.interval
         if low <= time <= high:
@@ -94,5 +92,5 @@ class Guided(Teacher):
         return self.teacher, attrs.evolve(condition, guidance=None)
 
     def trainable_copy(self, *, takes_guidance: bool = False) -> VelocityField | None:
-        """Return the unguided teacher's."""
+        """Return the unguided teacher's copy."""
         return self.teacher.trainable_copy(takes_guidance=takes_guidance)

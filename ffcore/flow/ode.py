@@ -1,6 +1,6 @@
-"""Carrying a point along a teacher's flow, dx/dδ = u(x, 1 − δ), as a Solver says.
+"""Integration of a teacher's flow dx/dδ = u(x, 1 − δ) with a Solver.
 
-The state is accumulated in float64, and the velocity computed in the dtype of the input.
+The state is accumulated in float64; the velocity is computed in the input's dtype.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from ffcore.flow.solver import Solver
 from ffcore.interfaces import Condition, VelocityField
 
 MOST_STEPS = 1000
-"""That dopri5 may try; some 30 do at its usual tolerance, some 200 at 1e-10."""
+"""Most steps of dopri5; about 30 are enough at its default tolerance, about 200 at 1e-10."""
 
 
 class FlowError(Exception):
-    """A flow that dopri5 cannot follow. One message, for a person."""
+    """A flow that dopri5 cannot follow. The message is for the user."""
 
 
 @torch.no_grad()
@@ -32,22 +32,22 @@ def integrate(
     start: float = 1.0,
     stop: float = 0.0,
 ) -> Tensor:
-    """Carry x along the flow from time `start` down to `stop`.
+    """Move x along the flow from time `start` down to `stop`.
 
-    With a fixed-step solver a sample's path depends on that sample alone; dopri5 chooses its
-    steps for the whole batch.
+    With a fixed-step solver, a sample's path depends on that sample alone. dopri5 chooses its steps
+    for the whole batch.
 
     Args:
         field: the velocity.
         x: Float[B, *S].
         condition: of size B.
-        solver: by default 64 Heun steps.
+        solver: default 64 Heun steps.
         start, stop: times, 1 ≥ start ≥ stop ≥ 0.
 
     Returns:
         Float[B, *S], in the dtype of x.
 
-    Raises FlowError where dopri5 meets a velocity that is not finite, or cannot keep its tolerance.
+    Raises FlowError if dopri5 meets a velocity that is not finite or cannot keep its tolerance.
     """
     solver = solver or Solver()
     if solver.method == "dopri5":
@@ -67,14 +67,14 @@ def integrate(
 
 @torch.no_grad()
 def noise_slope(field: VelocityField, z: Tensor, condition: Condition) -> float:
-    """Return how a velocity at t = 1 changes with the noise: the slope of its regression on z.
+    """Return the slope of a velocity's regression on the noise z at t = 1.
 
-    Noise says nothing of the data, so that u(n, 1) = E[x] − n, guided or not: the slope is −1.
+    Noise is independent of the data, so u(n, 1) = E[x] − n, guided or not: the slope is −1.
 
     Args:
         field: the velocity.
         z: at least two samples of prior noise, Float[B, *S].
-        condition: of size B, of which the first is taken for all.
+        condition: of size B; the first condition is used for all samples.
     """
     same = condition[torch.zeros(len(z), dtype=torch.long, device=z.device)]
     velocity = field(z, torch.ones_like(z.flatten(1)[:, 0]), same)
@@ -83,11 +83,11 @@ def noise_slope(field: VelocityField, z: Tensor, condition: Condition) -> float:
 
 
 def points_wrongly(slope: float) -> bool:
-    """Whether a noise slope is one of a trained velocity, and not of one with our sign and time.
+    """Whether a noise slope belongs to a trained velocity with the wrong sign or time direction.
 
-    It is +1 where the sign is the other, or where t = 0 is asked of exact velocities instead. One
-    that follows the noise neither way, as new weights do not, or far too much, as a new DiT
-    restated as a velocity does, is none that was trained: nothing can be said of it.
+    It is +1 for a flipped sign or, with exact velocities, for a flipped time. A slope near 0 (as of
+    new weights) or a very large one (as of a new DiT) belongs to an untrained velocity: then
+    nothing is known.
     """
     return 0.5 <= abs(slope) <= 10 and abs(slope + 1) > 0.5
 
@@ -108,14 +108,14 @@ def _adaptively(
         rtol=tolerance,
         atol=tolerance,
         method="dopri5",
-        # The last step ends at `stop`; otherwise it would go beyond, and be interpolated.
+        # The last step ends at `stop`; otherwise it would go beyond and be interpolated.
         options={"step_t": durations[1:]},
     )
     return path[-1].to(x.dtype)
 
 
 class _Derivative:
-    """dx/dδ as torchdiffeq asks for it; it ends a way on which dopri5 does not get on."""
+    """dx/dδ for torchdiffeq. Raises FlowError if dopri5 makes no progress."""
 
     def __init__(
         self,
@@ -138,21 +138,21 @@ class _Derivative:
         if not velocity.isfinite().all():
             raise FlowError(
                 f"dopri5: the velocity is not finite at t = {time:.6g}. The weights may be "
-                "damaged, or the guidance scale be too large."
+                "damaged, or the guidance scale may be too large."
             )
         return velocity.double()
 
     def callback_step(self, delta: Tensor, state: Tensor, length: Tensor) -> None:
-        """Take note of a step that is about to be tried; torchdiffeq calls it by this name."""
+        """Count a step; torchdiffeq calls a method of this name before each step."""
         del state
         self.steps += 1
         if self.steps > MOST_STEPS or not delta + length > delta:
             raise FlowError(
-                f"dopri5 does not arrive within {MOST_STEPS} steps: it stands at "
-                f"t = {self.start - float(delta):.6g}, and the tolerance {self.tolerance:g} asks "
-                f"for a step of {float(length):.1g}. A velocity in {str(self.dtype)[6:]} is exact "
-                f"to about {torch.finfo(self.dtype).eps:.0e} of its size: choose a larger "
-                "tolerance (in recipes evaluation.solver.tolerance), or a solver of fixed steps."
+                f"dopri5 does not finish within {MOST_STEPS} steps: it is at "
+                f"t = {self.start - float(delta):.6g}, and the tolerance {self.tolerance:g} needs "
+                f"a step of {float(length):.1g}. A velocity in {str(self.dtype)[6:]} is exact to "
+                f"about {torch.finfo(self.dtype).eps:.0e} of its size: use a larger tolerance "
+                "(in recipes evaluation.solver.tolerance) or a solver with fixed steps."
             )
 
 

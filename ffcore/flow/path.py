@@ -1,4 +1,4 @@
-"""The path between data and noise, and what can be said of a velocity on it.
+"""The path between data and noise, and its velocity.
 
 x_t = (1 − t) x + t n, with n ~ N(0, I): t = 0 is data, t = 1 the prior. The velocity is
 u = E[x − n | x_t], so dx/dt = −u. With it x = x_t + t u and n = x_t − (1 − t) u in conditional
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def expand_like(values: Tensor, x: Tensor) -> Tensor:
-    """Give per-sample `values`, Float[B], trailing dimensions of one so that they multiply x."""
+    """Return per-sample `values`, Float[B], with trailing dimensions of one, to multiply with x."""
     return values.view(-1, *[1] * (x.ndim - 1))
 
 

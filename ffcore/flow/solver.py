@@ -1,7 +1,7 @@
-"""How a teacher's flow dx/dδ = u(x, 1 − δ) is integrated: the method, and what it costs.
+"""Solvers of a teacher's flow dx/dδ = u(x, 1 − δ): the method and its cost.
 
 Explicit Runge–Kutta methods on a uniform grid, each a table of stages, and dopri5 with adaptive
-steps. Torch-free: a recipe holds a Solver, `ffcore/flow/ode.py` carries it out.
+steps. Torch-free: a recipe has a Solver, and `ffcore/flow/ode.py` runs it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Method = Literal["euler", "heun", "midpoint", "rk4", "dopri5"]
 
 @attrs.frozen
 class Tableau:
-    """An explicit Runge–Kutta method: stage i is at nodes[i], from the stages before it."""
+    """An explicit Runge–Kutta method; stage i is at nodes[i] and uses the stages before it."""
 
     order: int
     nodes: tuple[float, ...]
@@ -45,33 +45,33 @@ class Step:
     """One step of a fixed grid."""
 
     times: tuple[float, ...]
-    """When the velocity is evaluated, one time t for each stage."""
+    """Times t of the evaluations, one for each stage."""
     length: float
     tableau: Tableau
 
 
 @attrs.frozen
 class Solver:
-    """How a flow is integrated.
+    """The method to integrate a flow.
 
-    REPA's published sampler is `Solver("heun", …, gate="step")`, in its code with
+    REPA's published sampler is `Solver("heun", …, gate="step")`; its code also has
     `last_step="euler"`.
     """
 
     method: Method = key(
         "heun",
-        help="euler (order 1), heun, midpoint (2), rk4 (4), or dopri5 (adaptive)",
+        help="euler (order 1), heun or midpoint (order 2), rk4 (order 4) or dopri5 (adaptive)",
         validator=Possible(one_of=get_args(Method)),
     )
     steps: int = key(64, help="steps of equal length; dopri5 chooses its own", at_least=1)
     gate: Literal["step", "evaluation"] = key(
         "evaluation",
-        help="whether a step's first time decides on guidance, or each evaluation's own time",
+        help="guidance acts by the first time of a step, or by the time of each evaluation",
         validator=Possible(one_of=("step", "evaluation")),
     )
     last_step: Literal["full", "euler"] = key(
         "full",
-        help="whether the last step is like the others, or one of Euler",
+        help="full: the last step is like the others; euler: it is an Euler step",
         validator=Possible(one_of=("full", "euler")),
     )
     tolerance: float = key(1e-6, help="relative and absolute tolerance of dopri5", above=0)
@@ -83,7 +83,7 @@ class Solver:
             )
 
     def grid(self, start: float = 1.0, stop: float = 0.0) -> Iterator[Step]:
-        """Yield the steps from time `start` down to `stop`; none but dopri5 lacks a grid."""
+        """Yield the steps from time `start` down to `stop`. dopri5 has no grid."""
         assert self.method != "dopri5"
         for index in range(self.steps):
             last = index == self.steps - 1
@@ -93,10 +93,10 @@ class Solver:
             yield Step(tuple(times), begin - end, tableau)
 
     def nfe(self, interval: tuple[float, float] | None = None) -> int | None:
-        """Return the network evaluations of one sample; None for dopri5, which decides as it goes.
+        """Return the network evaluations per sample; None for dopri5, which adapts its steps.
 
         Args:
-            interval: the times at which guidance doubles an evaluation; None: unguided.
+            interval: times at which guidance doubles an evaluation; None: unguided.
         """
         if self.method == "dopri5":
             return None
@@ -110,8 +110,8 @@ class Solver:
 def _point(start: float, stop: float, steps: int, index: int) -> float:
     """Return a point of the grid from start to stop, rounded as torch.linspace rounds it.
 
-    It multiplies and adds with one rounding, from either end, so that both are met exactly. A
-    published guidance interval may end on a point, and then the last bit decides.
+    torch.linspace multiplies and adds with one rounding, from the nearer end, so that both ends are
+    exact. If a published guidance interval ends on a grid point, the last bit decides.
     """
     length = Fraction((stop - start) / steps)
     if index < (steps + 1) // 2:

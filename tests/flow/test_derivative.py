@@ -254,7 +254,7 @@ def test_the_check_fails_a_student_that_is_not_differentiable(
 @BACKENDS
 def test_the_check_fails_a_student_that_takes_its_time_in_jumps(derivative: Derivative) -> None:
     """Both backends may say 0 then, and agree, unless a difference straddles a jump."""
-    with pytest.raises(DerivativeMismatch, match=r"in jumps|disagree"):
+    with pytest.raises(DerivativeMismatch, match=r"may round|disagree"):
         check(FunctionStudent(lambda z, delta: wave(z, (4 * delta).floor() / 4)), derivative)
 
 
@@ -277,7 +277,7 @@ def test_the_check_fails_a_step_that_is_too_long() -> None:
 
 def test_forward_mode_is_not_chosen_for_a_student_without_it() -> None:
     student = FunctionStudent(lambda z, delta: NoForwardMode.apply(wave(z, delta)))
-    with pytest.raises(DerivativeMismatch, match='Choose derivative = "auto"'):
+    with pytest.raises(DerivativeMismatch, match='Use derivative = "auto"'):
         check(student, JVP)
 
 

@@ -314,8 +314,8 @@ def test_a_scale_must_be_positive(scale: float) -> None:
         ({"weights": [1.0]}, "one for all or 2"),
         ({"scales": [1.0, 1.0, 1.0]}, "one for all or 2"),
         ({"labels": [0]}, "1 labels for 2 means"),
-        ({"labels": [0, 2]}, "no gap"),
-        ({"labels": [1, 2]}, "no gap"),
+        ({"labels": [0, 2]}, "without gaps"),
+        ({"labels": [1, 2]}, "without gaps"),
     ],
 )
 def test_what_does_not_fit_the_components_is_refused(

@@ -140,7 +140,7 @@ def test_steps_are_equal_and_end_at_the_duration(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     ("starts_at", "steps", "message"),
-    [("prior", 2, "starts at the prior alone"), ("anywhere", 0, "at least 1"), ("prior", 0, "1")],
+    [("prior", 2, "starts only at the prior"), ("anywhere", 0, "at least 1"), ("prior", 0, "1")],
 )
 def test_steps_that_a_student_cannot_make_are_refused(
     starts_at: Any, steps: int, message: str

@@ -155,5 +155,5 @@ def test_impossible_values_are_refused(impossible: dict[str, float]) -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(0.5, 0.5), (0.6, 0.4)])
 def test_the_least_value_is_below_the_greatest(low: float, high: float) -> None:
-    with pytest.raises(ValueError, match="is not below high"):
+    with pytest.raises(ValueError, match="low must be below high"):
         TimeDistribution(low=low, high=high)
