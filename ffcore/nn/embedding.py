@@ -13,11 +13,11 @@ def sinusoids(values: Tensor, width: int, max_period: float = 10_000.0) -> Tenso
 
     Args:
         values: Float[N].
-        width: even; half of it cosines.
+        width: even; the first half are cosines.
         max_period: the slowest frequency is 1 / max_period, the fastest 1 radian per unit.
 
     Returns:
-        Float[N, width]. Computed in the dtype of `values`, float32 at least.
+        Float[N, width] in the dtype of `values`, but at least float32.
     """
     half = width // 2
     values = values.to(torch.promote_types(values.dtype, torch.float32))

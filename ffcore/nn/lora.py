@@ -1,10 +1,10 @@
-"""Low-rank adaptation (LoRA; Hu et al., 2106.09685): train a network by few numbers.
+"""Low-rank adaptation (LoRA; Hu et al., 2106.09685): train few parameters of a network.
 
-A trained layer W stays as it is, and B A, of rank r, is learnt beside it:
+A trained layer W is frozen, and B A, of rank r, learns beside it:
 
     y = W x + b + B A x,    A: [r, in],  B: [out, r].
 
-B starts from zero, so that the network is at first what it was.
+B starts at zero, so the network does not change at first.
 """
 
 from __future__ import annotations
@@ -20,21 +20,20 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class LowRankLinear(nn.Module):
-    """A linear layer that is frozen, and low-rank factors A and B that learn beside it.
+    """A frozen linear layer with low-rank factors A and B that learn.
 
     Args:
         base: the layer; frozen in place.
         rank: r, at least 1.
 
-    The factors have the device and dtype of `base`. They are drawn from the global random state
-    of the CPU, so that they are the same on every device. Raises ValueError for a
-    rank that is impossible.
+    The factors have the device and dtype of `base`. They are drawn from the CPU's global random
+    state, so they are the same on every device. Raises ValueError for an impossible rank.
     """
 
     def __init__(self, base: nn.Linear, rank: int) -> None:
         super().__init__()
         if rank < 1:
-            raise ValueError(f"the rank of low-rank factors is at least 1, found {rank}")
+            raise ValueError(f"the rank of low-rank factors must be at least 1, found {rank}")
         self.base = base.requires_grad_(False)
         self.A = nn.Parameter(base.weight.new_empty(rank, base.in_features))
         self.B = nn.Parameter(base.weight.new_empty(base.out_features, rank))
@@ -42,7 +41,7 @@ class LowRankLinear(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Start again: A uniform in ±1/√in (Kaiming's, as for a new layer), B zero."""
+        """Reset A to uniform in ±1/√in (Kaiming's, as in a new layer) and B to zero."""
         bound = self.A.shape[1] ** -0.5
         self.A.copy_(torch.empty(self.A.shape, device="cpu").uniform_(-bound, bound))
         self.B.zero_()
@@ -55,54 +54,54 @@ class LowRankLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """W + B A, Float[out, in]: for owners that read a layer instead of calling it.
+        """W + B A, Float[out, in], for owners that read the weight instead of calling the layer.
 
-        `nn.MultiheadAttention` does so, and networks that read a layer's dtype. It is
-        computed at each reading; to write into it changes nothing.
+        `nn.MultiheadAttention` does, and so do networks that read a layer's dtype. It is computed
+        at each access; writing into it has no effect.
         """
         return self.base.weight + self.B @ self.A
 
     @property
     def bias(self) -> Tensor | None:
-        """The frozen layer's, Float[out]."""
+        """The frozen layer's bias, Float[out]."""
         return self.base.bias
 
 
 def with_lora(network: Network, rank: int) -> Network:
-    """Adapt a trained network in place: freeze it, with low-rank factors to train; return it.
+    """Adapt a trained network in place, and return it: freeze it and add low-rank factors to train.
 
-    Every `nn.Linear` within it becomes a `LowRankLinear`; one that is used in two places becomes
-    one that is used in both. All else is frozen: convolutions, embeddings, norms, biases.
+    Every `nn.Linear` in it becomes a `LowRankLinear`; a shared layer stays shared. All else is
+    frozen: convolutions, embeddings, norms, biases.
 
-    Two kinds of layer stay whole, and train with all their weights and biases:
+    Two kinds of layer train all their weights and biases instead:
 
-    - a layer of any type whose weight is all zero (an embedding or a head that starts without
-      effect): it has learnt nothing that could be adapted. A weight on the meta device has no
-      values, and counts as learnt, unless `ZerosOnMeta` saw it set to zero;
-    - a linear layer whose smaller side is at most `rank`: factors of that rank reach every
-      update, and hold more numbers than the layer.
+    - a layer of any type whose weight is zero, such as an embedding or a head that starts without
+      effect: it has learnt nothing to adapt. A weight on the meta device has no values and counts
+      as learnt, unless `ZerosOnMeta` saw it set to zero;
+    - a linear layer whose smaller side is at most `rank`: factors of that rank can express every
+      update, and have more parameters than the layer.
 
     Args:
-        network: trained. It calls its layers as submodules, or reads their `weight` and `bias`;
-            a reference to a layer that it keeps elsewhere, as in a plain list, is not replaced.
+        network: a trained network. It must call its layers as submodules, or read their `weight`
+            and `bias`; references elsewhere, as in a plain list, are not replaced.
         rank: r, at least 1.
 
-    Raises ValueError, and changes nothing, for an impossible rank, for a network that has
-    low-rank factors already, and where there is no layer to adapt.
+    Raises ValueError, and changes nothing, for an impossible rank, for a network that already has
+    low-rank factors, and if there is no layer to adapt.
     """
     modules = list(network.modules())
     if any(isinstance(module, LowRankLinear) for module in modules):
-        raise ValueError(f"{type(network).__name__} has low-rank factors already")
-    # The network itself cannot be replaced within it.
+        raise ValueError(f"{type(network).__name__} already has low-rank factors")
+    # The network itself cannot be replaced.
     linear = [module for module in modules[1:] if isinstance(module, nn.Linear)]
     zero = [module for module in modules if _is_zero(module)]
     small = [layer for layer in linear if min(layer.in_features, layer.out_features) <= rank]
     learnt = [layer for layer in linear if layer not in {*zero, *small}]
     if not learnt:
         raise ValueError(
-            f"{type(network).__name__} has no linear layer that rank {rank} could adapt, of "
-            f"{len(linear)} linear layers within it: a layer's sides must be above the rank, and "
-            f"its weight not all zero. Choose a smaller rank, or train the network whole"
+            f"rank {rank} can adapt none of the {len(linear)} linear layers in "
+            f"{type(network).__name__}: a layer's sides must be above the rank, and its weight not "
+            "all zero. Use a smaller rank, or train all weights"
         )
     adapted = {layer: LowRankLinear(layer, rank) for layer in learnt}
     network.requires_grad_(False)
@@ -116,14 +115,14 @@ def with_lora(network: Network, rank: int) -> Network:
 
 
 class ZerosOnMeta(TorchFunctionMode):
-    """Within it, a tensor on the meta device that `zero_` or `nn.init.zeros_` sets to zero counts
-    as zero in `with_lora`, until it is written to again.
+    """In this block, a tensor on the meta device that `zero_` or `nn.init.zeros_` sets to zero
+    counts as zero in `with_lora`, until it is written to again.
 
-    So that a network of shapes alone has as many numbers to train as the real one.
+    So a network on the meta device has as many trainable parameters as the real one.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call `func`, and leave a mark on what it has set to zero."""
+        """Call `func`, and mark the tensor that it sets to zero."""
         found = func(*args, **(kwargs or {}))
         if func is Tensor.zero_:
             found.zero_at_version = found._version

@@ -1,9 +1,12 @@
-"""Published checkpoints of the adaLN family, SiT, REPA and DiT, in our transformer.
+"""Published checkpoints of SiT, REPA and DiT in our transformer.
 
-Names are theirs and ours alike; three things differ. Their fixed position embedding is stored,
-ours is computed. They may predict a variance σ beside the velocity or noise (`learn_sigma`), in C
-further channels of the last layer, which no sampler of an ODE reads. Training-only parts, such as
-REPA's projectors, stand beside the network.
+Names of parameters are the same. Three things differ:
+
+- They store the fixed position embedding; ours is computed.
+- They may predict a variance σ in addition to the velocity or noise (`learn_sigma`), in C more
+  channels of the last layer. ODE samplers do not use it.
+- They may hold parts for training only, such as REPA's projectors.
+
 Letters in comments: D width, P patch, C channels.
 """
 
@@ -30,13 +33,13 @@ _BLOCKS = "blocks"
 _POSITION = "pos_embed"
 _PROJECTORS = "projectors."
 _RANKS = {_PATCHES: 4, _HIDDEN: 2, f"{_LAST}.weight": 2}
-"""The tensors that every file of the family has, and their dimensions."""
+"""The tensors in every file of the family, and their numbers of dimensions."""
 
 _POSITION_TOLERANCE = 1e-3
-"""Published averages of the weights average the fixed embedding too: rounding moves it by up to
-1.6e-4 in float32 at a decay of 0.9999, and by 6e-4 at worst."""
+"""Published EMAs include the fixed embedding: rounding moves it by up to 1.6e-4 in float32 at a
+decay of 0.9999, and by 6e-4 at worst."""
 _LATENT_CHANNELS, _PIXELS = 4, 8
-"""Of the latents that the family is published for, and image pixels along the side of one."""
+"""Channels of the family's published latents, and image pixels per latent pixel along a side."""
 
 
 def load_published(
@@ -45,14 +48,14 @@ def load_published(
     """Load a published checkpoint into `transformer`, strictly.
 
     Args:
-        weights: with the official names.
-        transformer: of the very sizes; its output has the C channels of its input.
-        drop: patterns of names that belong to training alone, as in "projectors.*".
+        weights: weights with the official names.
+        transformer: a network of the same sizes; its output has the C channels of its input.
+        drop: patterns of names that only training uses, such as "projectors.*".
         sigma: whether files of the family may predict σ.
 
-    Raises WeightsError, and changes nothing, where the file holds a network of other sizes, which
-    are all reported with their likely cause, or of another family; where its position embedding was
-    trained; where tensors are missing or left over, or hold what is no finite number.
+    Raises WeightsError, and changes nothing, if the file holds another family, other sizes (the
+    error reports all with their likely causes) or a trained position embedding, or if tensors are
+    missing, unexpected or not finite.
     """
     weights = weights.without(*drop)
     _check_prefixes(weights)
@@ -67,16 +70,16 @@ def load_published(
         )
     if any(name.startswith(_PROJECTORS) for name in weights.tensors):
         raise WeightsError(
-            f"{weights.label} holds {_PROJECTORS}*, the heads that REPA trains with: name the "
-            'teacher and the student type = "repa", which leaves them out. REPA counts time and '
-            "signs its output as neither SiT nor DiT does."
+            f"{weights.label} holds {_PROJECTORS}*, heads for REPA's training: set "
+            'type = "repa" for teacher and student, which ignores them. REPA\'s time and sign '
+            "differ from SiT's and DiT's."
         )
     if found.outputs != wanted.outputs:
         if not sigma:
             raise WeightsError(
-                f"{weights.label} predicts σ beside the velocity or noise, as SiT and DiT do and "
-                'REPA does not: name the teacher and the student type = "sit" or "dit", whichever '
-                "trained it. Time and sign of their outputs differ."
+                f"{weights.label} predicts σ, as SiT and DiT do but REPA does not: set "
+                'type = "sit" or "dit", whichever trained it, for teacher and student. Time and '
+                "sign of their outputs differ."
             )
         weights = _without_sigma(weights, found)
     if _POSITION in weights.tensors:
@@ -86,7 +89,7 @@ def load_published(
 
 @attrs.frozen(kw_only=True)
 class _Shapes:
-    """What the shapes in a file of the family show."""
+    """Sizes that the shapes in a file of the family imply."""
 
     shapes: Mapping[str, tuple[int, ...]]
     patch: int
@@ -100,9 +103,9 @@ class _Shapes:
     labels: int | None
     """Classes and the null label; None: unconditional."""
     side: int | None
-    """Of the square sample; None: the file has no position embedding."""
+    """Side of the square sample; None: the file has no position embedding."""
     head_width: int | None
-    """None: queries and keys are not normalised."""
+    """Width of an attention head; None: queries and keys are not normalised."""
 
     @staticmethod
     def of(label: str, tensors: Mapping[str, Tensor]) -> _Shapes:
@@ -115,8 +118,8 @@ class _Shapes:
         if remainder or (side is not None and grid != (1, side**2, width)):
             last = shapes[f"{_LAST}.weight"]
             raise WeightsError(
-                f"{label} is no checkpoint of SiT, REPA or DiT: {_LAST}.weight is {last} and "
-                f"{_POSITION} {grid or 'absent'}, which do not go with patches of "
+                f"{label} is not a checkpoint of SiT, REPA or DiT: {_LAST}.weight is {last} and "
+                f"{_POSITION} is {grid or 'absent'}, which do not fit patches of "
                 f"{patch} × {patch} on a square, in tokens of width {width}"
             )
         blocks = {name.split(".")[1] for name in shapes if name.startswith("blocks.")}
@@ -140,14 +143,14 @@ class _Shapes:
 
     @property
     def mlp_ratio(self) -> float:
-        """The ratio that gives `hidden` again: a quotient may be rounded below it."""
+        """The ratio that gives `hidden` exactly; the plain quotient may be rounded down."""
         ratio = self.hidden / self.width
         exact = int(self.width * ratio) == self.hidden
         return ratio if exact else math.nextafter(ratio, math.inf)
 
     @property
     def model(self) -> str:
-        """Name of the published size, and what it means."""
+        """Name of the published size, with its width and depth."""
         said = f"width {self.width}, depth {self.depth}"
         for name in MODELS:
             size = TransformerSize.published(name, 256)  # type: ignore[arg-type]
@@ -157,7 +160,7 @@ class _Shapes:
 
     @property
     def sample(self) -> str:
-        """What it was made for: images of the usual latents, or samples."""
+        """Its images, if it has the usual latents, or its samples."""
         assert self.side is not None
         if self.channels == _LATENT_CHANNELS:
             return f"{self.side * _PIXELS} × {self.side * _PIXELS} images"
@@ -165,15 +168,15 @@ class _Shapes:
 
 
 def _check_prefixes(weights: Weights) -> None:
-    """Raise WeightsError where a wrapper's prefix, which all names bear or none, is on some."""
+    """Raise WeightsError if only some names have a wrapper's prefix."""
     for prefix in WRAPPERS:
         some = [name for name in weights.tensors if name.startswith(prefix)]
         if some:
             raise WeightsError(
                 f"{weights.label}: {len(some)} of {len(weights.tensors)} names start with "
-                f"{prefix!r}, as in {some[0]}, and the others do not. A wrapper puts it before "
-                "every name, so two networks may be mixed up here: take it off where it stands, "
-                "and save the file again."
+                f"{prefix!r}, as in {some[0]}, but the others do not. A wrapper adds it to every "
+                "name, so the file may mix two networks: remove the prefix and save the file "
+                "again."
             )
 
 
@@ -187,19 +190,19 @@ def _check_family(label: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
         return
     hint = ""
     if any(name.startswith("transformer_blocks.") for name in shapes):
-        hint = ". Its names are those of the diffusers library: the official checkpoint is needed"
+        hint = ". Its names are those of the diffusers library: use the official checkpoint"
     elif shapes:
-        hint = f". It starts with {', '.join(list(shapes)[:3])}"
+        hint = f". Its first tensors are {', '.join(list(shapes)[:3])}"
     raise WeightsError(
-        f"{label} is no checkpoint of SiT, REPA or DiT: {', '.join(wrong) or _PATCHES} is missing "
-        f"or of another kind{hint}"
+        f"{label} is not a checkpoint of SiT, REPA or DiT: {', '.join(wrong) or _PATCHES} is "
+        f"missing or of another kind{hint}"
     )
 
 
 def _differences(
     found: _Shapes, wanted: _Shapes, size: TransformerSize
 ) -> Iterator[tuple[str, str]]:
-    """Yield (likely cause, shapes) of whatever differs."""
+    """Yield (likely cause, shapes) of every difference."""
     for cause, name in (
         *_other_samples(found, wanted),
         *_other_model(found, wanted),
@@ -246,7 +249,7 @@ def _other_training(
     if found.qk_norm != wanted.qk_norm:
         trained = "with" if found.qk_norm else "without"
         yield (
-            f"qk_norm: the file was trained {trained} it, which the recipe contradicts",
+            f"qk_norm: the file was trained {trained} it, but the recipe says otherwise",
             _QUERY_NORM,
         )
     if found.outputs not in (found.channels, 2 * found.channels):
@@ -263,18 +266,18 @@ def _other_labels(rows: int | None, size: TransformerSize) -> str:
     recipe = f"the recipe has {size.classes} classes {null}"
     if size.null_label and rows == size.classes:
         return (
-            f"{rows} labels, and {recipe}: the file was trained without dropping labels, so this "
-            "teacher cannot be guided: say null_label = false in [teacher.sizes] "
-            f"(or it has {rows - 1} classes)"
+            f"{rows} labels, but {recipe}. If the file was trained without dropping labels, the "
+            "teacher cannot be guided: set null_label = false in [teacher.sizes]. Or the file has "
+            f"{rows - 1} classes"
         )
     if not size.null_label and rows == size.classes + 1:
         return (
-            f"{rows} labels, and {recipe}: the last is the file's null label: say "
-            f"null_label = true in [teacher.sizes] (or it has {rows} classes)"
+            f"{rows} labels, but {recipe}. If the last is the file's null label, set "
+            f"null_label = true in [teacher.sizes]. Or the file has {rows} classes"
         )
     return (
-        f"another number of classes: {rows} labels, which are {rows - 1} classes and a null label, "
-        f"or {rows} without one, and {recipe}"
+        f"another number of classes: {rows} labels ({rows - 1} classes and a null label, or {rows} "
+        f"classes without one), but {recipe}"
     )
 
 
@@ -283,7 +286,7 @@ def _with_position(transformer: Transformer) -> dict[str, Tensor]:
 
 
 def _without_position(weights: Weights, found: _Shapes) -> Weights:
-    """Leave out a position embedding that is the fixed one, and raise WeightsError if it is not."""
+    """Remove the fixed position embedding; raise WeightsError if it is another."""
     assert found.side is not None
     tensors = dict(weights.tensors)
     position = tensors.pop(_POSITION)
@@ -294,14 +297,14 @@ def _without_position(weights: Weights, found: _Shapes) -> Weights:
     if not off <= max(_POSITION_TOLERANCE, torch.finfo(position.dtype).eps):
         raise WeightsError(
             f"{weights.label}: {_POSITION} differs from the fixed sines and cosines by up to "
-            f"{off:.2g}: a trained position embedding is not supported"
+            f"{off:.2g}. ffcore does not support a trained position embedding"
         )
     note = f"{_POSITION} is the fixed one (off by {off:.1g} at most)"
     return attrs.evolve(weights, tensors=tensors, notes=(*weights.notes, note))
 
 
 def _without_sigma(weights: Weights, found: _Shapes) -> Weights:
-    """Keep the first C of the 2C channels that every pixel of a patch has in the last layer."""
+    """Keep the first C of the last layer's 2C channels per pixel of a patch."""
     tensors = dict(weights.tensors)
     for name in (f"{_LAST}.weight", f"{_LAST}.bias"):
         if name in tensors and tensors[name].shape[:1] == (found.patch**2 * found.outputs,):

@@ -1,4 +1,4 @@
-"""The sizes of the adaLN transformer, as a recipe or a weights file states them. Torch-free."""
+"""The sizes of the adaLN transformer in a recipe or a weights file. Torch-free."""
 
 from __future__ import annotations
 
@@ -21,21 +21,19 @@ _DOWNSAMPLING = 8
 
 @attrs.frozen(kw_only=True)
 class TransformerSize:
-    """Everything that the shapes of a transformer's weights depend on, and its heads."""
+    """The sizes that determine a transformer's weights, and its heads."""
 
-    input_size: int = key(help="side of the square sample", at_least=1)
-    patch_size: int = key(2, help="side of a patch", at_least=1)
+    input_size: int = key(help="side of the square sample, in pixels of the sample", at_least=1)
+    patch_size: int = key(2, help="side of a patch, in pixels of the sample", at_least=1)
     channels: int = key(4, help="channels of a sample", at_least=1)
     width: int = key(help="width of the tokens; a multiple of heads and of 4", at_least=4)
     depth: int = key(help="number of blocks", at_least=1)
     heads: int = key(help="attention heads", at_least=1)
     classes: int | None = key(
-        None, help="number of classes, the null label apart; without it unconditional", at_least=1
+        None, help="number of classes without the null label; 'none': unconditional", at_least=1
     )
-    null_label: bool = key(
-        True, help="whether a null label follows the classes; without it there is no guidance"
-    )
-    mlp_ratio: float = key(4.0, help="width of a block's hidden layer ÷ width", above=0)
+    null_label: bool = key(True, help="whether a null label follows the classes; guidance needs it")
+    mlp_ratio: float = key(4.0, help="hidden width of a block's MLP, divided by width", above=0)
     qk_norm: bool = key(False, help="whether queries and keys are normalised")
 
     def __attrs_post_init__(self) -> None:
@@ -52,22 +50,22 @@ class TransformerSize:
         return self.channels, self.input_size, self.input_size
 
     def check_teacher(self, sample_shape: tuple[int, ...], classes: int | None) -> None:
-        """Raise ValueError unless these sizes suit a teacher of such samples and classes."""
+        """Raise ValueError unless these sizes fit a teacher of such samples and classes."""
         if self.sample_shape != sample_shape:
             raise ValueError(
-                f"sizes are for samples {self.sample_shape}, the teacher's are {sample_shape}"
+                f"sizes are for samples {self.sample_shape}, but the teacher's are {sample_shape}"
             )
         if self.classes != classes:
-            raise ValueError(f"sizes.classes is {self.classes}, the teacher has {classes}")
+            raise ValueError(f"sizes.classes is {self.classes}, but the teacher has {classes}")
 
     @staticmethod
     def published(model: Model, image_size: int, *, qk_norm: bool = False) -> TransformerSize:
-        """Return the sizes of a published ImageNet model, on latents of 4 channels.
+        """Return the sizes of a published ImageNet model on latents with 4 channels.
 
         Args:
-            model: letter and patch size, as in "XL/2".
-            image_size: side of the image in pixels; 8 times that of the latent.
-            qk_norm: whether it was trained so.
+            model: letter and patch size, such as "XL/2".
+            image_size: side of the image in pixels; 8 times the side of the latent.
+            qk_norm: whether queries and keys are normalised.
         """
         letter, _, patch = model.partition("/")
         width, depth, heads = SIZES[letter]

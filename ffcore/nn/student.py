@@ -1,4 +1,4 @@
-"""The transformer as an average velocity: a velocity's body, and an embedding of δ."""
+"""The transformer as an average velocity: a velocity's body with an embedding of δ."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ Start = Literal["euler", "teacher-time"]
 
 
 class TransformerStudent(Student):
-    """F(x_t, t, δ | label, γ): a velocity u, and an embedding of δ whose last layer starts at zero.
+    """F(x_t, t, δ | label, γ): a velocity u with an embedding of δ whose last layer starts at zero.
 
-    Before training F equals u(x_t, t) for every δ with start "euler", t being 1 where it starts at
-    the prior alone. With "teacher-time" F equals the network's output for the time 1 − δ at the
-    scale of the prior: u(z, 1 − δ) where c_in is 1. At δ = 0 both are u(z, 1). γ has no effect yet:
-    F is the same for every scale.
+    Before training, with start "euler", F equals u(x_t, t) for every δ; if it starts only at the
+    prior, t is 1. With "teacher-time", F equals the network's output for the time 1 − δ at the
+    prior's scale: u(z, 1 − δ) if c_in is 1. At δ = 0 both are u(z, 1). γ has no effect yet.
 
-    Raises ValueError for "teacher-time" from anywhere, where the time that it reads is t.
+    Raises ValueError for "teacher-time" from anywhere, because F then reads t.
     """
 
     def __init__(
@@ -33,7 +32,7 @@ class TransformerStudent(Student):
     ) -> None:
         super().__init__()
         if start == "teacher-time" and starts_at == "anywhere":
-            raise ValueError('a student that starts anywhere reads t: its start is "euler"')
+            raise ValueError('a student that starts anywhere reads t: its start must be "euler"')
         self.velocity = velocity
         self.start = start
         self.starts_at = starts_at

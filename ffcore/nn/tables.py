@@ -1,4 +1,4 @@
-"""What the recipe tables of every family of transformers have in common. Torch-free."""
+"""The common part of the recipe tables of all transformer families. Torch-free."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 SMALL = TransformerSize(
     input_size=8, patch_size=2, channels=4, width=16, depth=1, heads=2, classes=3
 )
-"""The sizes of examples."""
+"""The sizes for examples."""
 
 
 @attrs.frozen(kw_only=True)
 class TransformerTeacherTable(ABC):
-    """A trained transformer, or, without weights, one that is still to be trained."""
+    """A trained transformer, or without weights an untrained one."""
 
     model: Model | None = key(
-        None, help="published model, letter and patch size; it takes latents of ImageNet's classes"
+        None, help="published model by letter and patch size, on latents with ImageNet's classes"
     )
     image_size: int | None = key(
         None,
-        help="side in pixels of the images that `model` was trained on; none: 256",
+        help="side of the images that `model` was trained on, in pixels; 'none': 256",
         one_of=(256, 512),
     )
     qk_norm: bool = key(False, help="whether `model` normalises queries and keys")
-    sizes: TransformerSize | None = key(None, help="the sizes of another model, instead of `model`")
+    sizes: TransformerSize | None = key(None, help="sizes of another model, instead of `model`")
     weights: str | None = key(
         None,
         help=(
@@ -44,22 +44,20 @@ class TransformerTeacherTable(ABC):
             "package, or hf://organisation/repository/file"
         ),
     )
-    origin: str | None = key(
-        None, help="where the weights come from; an error says it if they are missing"
-    )
+    origin: str | None = key(None, help="source of the weights, for the error if they are missing")
     licence: str | None = key(
-        None, help="licence of the weights; an error says it if they are missing"
+        None, help="licence of the weights, for the error if they are missing"
     )
 
     def __attrs_post_init__(self) -> None:
         if self.model is not None and self.sizes is not None:
             raise ValueError("model and sizes contradict each other: name one of them")
         if self.model is None and self.qk_norm:
-            raise ValueError("qk_norm is model's: beside sizes, say sizes.qk_norm")
+            raise ValueError("qk_norm needs model: with sizes, set sizes.qk_norm instead")
         if self.model is None and self.image_size is not None:
             raise ValueError(
-                "image_size is model's: beside sizes, say sizes.input_size "
-                f'({self.image_size // 8} for latents of such images), and image_size = "none"'
+                "image_size needs model: with sizes, set sizes.input_size "
+                f'({self.image_size // 8} for latents of such images) and image_size = "none"'
             )
         if self.weights == "":
             raise ImpossibleValue(
@@ -67,22 +65,22 @@ class TransformerTeacherTable(ABC):
             )
         if self.weights is None and self.stated_size() is None:
             raise ValueError(
-                "name a weights file (weights), or a new network's size (model or sizes)"
+                "name a weights file (weights), or the size of a new network (model or sizes)"
             )
 
     @classmethod
     def examples(cls) -> Iterator[Self]:
-        """Yield an untrained teacher of few weights."""
+        """Yield a small untrained teacher."""
         yield cls(sizes=SMALL)
 
     @property
     @abstractmethod
     def family(self) -> str:
-        """The name of the family: what a student of it needs, and where a file keeps its sizes."""
+        """Name of the family: a student's `needs`, and the key of the sizes in a weights file."""
 
     @property
     def offers(self) -> frozenset[str]:
-        """A transformer can be copied, and it is what a student of its family starts from."""
+        """Offer a trainable copy, and a start for students of the same family."""
         return frozenset({"trainable copy", self.family})
 
     @property
@@ -90,7 +88,7 @@ class TransformerTeacherTable(ABC):
         """The weights file, if any."""
         if self.weights is None:
             return ()
-        what = f"the teacher's weights ({self.family} {self.model or 'of sizes given'})"
+        what = f"the teacher's weights ({self.family} {self.model or 'of given sizes'})"
         return (
             File(
                 reference=self.weights,
@@ -102,7 +100,7 @@ class TransformerTeacherTable(ABC):
         )
 
     def stated_size(self) -> TransformerSize | None:
-        """Return the sizes that the table states; None leaves them to the weights file."""
+        """Return the table's sizes; None if only the weights file has them."""
         if self.model is not None:
             side = self.image_size or 256
             return TransformerSize.published(self.model, side, qk_norm=self.qk_norm)
@@ -116,41 +114,41 @@ class TransformerTeacherTable(ABC):
 
     @property
     def guidable(self) -> bool:
-        """Whether there is a null label, as far as the table states it."""
+        """Whether there is a null label; True if the table does not state it."""
         size = self.stated_size()
         return size is None or (size.classes is not None and size.null_label)
 
     @abstractmethod
     def build(self, context: Context) -> Teacher:
-        """Return the teacher. Raises WeightsError where the file does not fit."""
+        """Return the teacher. Raises WeightsError if the file does not fit."""
 
 
 @attrs.frozen(kw_only=True)
 class TransformerStudentTable(ABC):
-    """The teacher's transformer as a student, and δ and γ through embeddings of their own."""
+    """The teacher's transformer as a student, with new embeddings for δ and γ."""
 
     start: Literal["euler", "teacher-time"] = key(
         "euler",
         help=(
-            "what the student equals before training: one Euler step, F = u(z, 1), "
-            "or the teacher at its own time, F = u(z, 1 − δ)"
+            "student before training: one Euler step, F = u(z, 1), or the teacher at its own time, "
+            "F = u(z, 1 − δ)"
         ),
     )
     starts_at: Literal["prior", "anywhere"] = key(
-        "prior", help="where its flow map starts: at t = 1 alone, or at every time, which it reads"
+        "prior", help="start of the flow map: at t = 1 only, or at every t, which F then reads"
     )
     model: Model | None = key(
-        None, help="a new network of this published size instead, which starts from F = 0"
+        None, help="published size of a new network that starts from F = 0, not from the teacher"
     )
     sizes: TransformerSize | None = key(
-        None, help="a new network of these sizes instead, which starts from F = 0"
+        None, help="sizes of a new network that starts from F = 0, not from the teacher"
     )
 
     def __attrs_post_init__(self) -> None:
         if self.model is not None and self.sizes is not None:
             raise ValueError("model and sizes contradict each other: name one of them")
         if self.start == "teacher-time" and self.starts_at == "anywhere":
-            why = 'since starts_at is "anywhere": the time that it reads is that of its start'
+            why = 'because with starts_at = "anywhere" the student reads the time of its start'
             raise ImpossibleValue("start", self.start, f"'euler', {why}")
 
     @classmethod
@@ -162,16 +160,16 @@ class TransformerStudentTable(ABC):
     @property
     @abstractmethod
     def family(self) -> str:
-        """The name of the family that it starts from."""
+        """Name of the family that it starts from."""
 
     @property
     def offers(self) -> frozenset[str]:
-        """Flow maps from anywhere, if it has them."""
+        """Offer flow maps from anywhere, if `starts_at` says so."""
         return frozenset({"student starts anywhere"} if self.starts_at == "anywhere" else ())
 
     @property
     def needs(self) -> frozenset[str]:
-        """A teacher of the family to start from, unless the student has sizes of its own."""
+        """Need a teacher of the family, unless the student has its own sizes."""
         return frozenset() if self.sizes or self.model else frozenset({self.family})
 
     def alone(self, student: Student) -> Self:
@@ -194,17 +192,17 @@ class TransformerStudentTable(ABC):
         copied = context.teacher.trainable_copy(takes_guidance=ranged)
         if not isinstance(copied, TransformerVelocity):
             raise ValueError(
-                f"student {self.family} starts from a {self.family} teacher, or has a model or "
-                "sizes of its own"
+                f"student {self.family} needs a {self.family} teacher to start from, or its own "
+                "model or sizes"
             )
         return TransformerStudent(copied, self.start, self.starts_at)
 
     @abstractmethod
     def preconditioning(self) -> Preconditioning:
-        """Return how the family's network stands to our velocity."""
+        """Return the relation of the family's network to our velocity."""
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Raise ValueError where sizes of its own do not suit the teacher, as far as it says."""
+        """Raise ValueError if its own sizes do not fit those that the teacher's table states."""
         stated = stated_teacher(recipe)
         if stated is not None and (size := self._own_size(stated.sample_shape)):
             size.check_teacher(stated.sample_shape, stated.classes)

@@ -1,4 +1,4 @@
-"""A transformer of published weights, or one without, as a teacher."""
+"""A transformer as a teacher, with published weights or untrained."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def transformer_teacher(network: Transformer, preconditioning: Preconditioning) -> FrozenTeacher:
-    """Return the teacher whose network is a velocity but for its preconditioning."""
+    """Return the teacher for a network that, with its preconditioning, is a velocity."""
     velocity = TransformerVelocity(network, preconditioning)
     return FrozenTeacher(
         velocity,
@@ -50,14 +50,14 @@ def stated_network(
     """Return the network that a teacher's table describes, with its weights if it names any.
 
     Args:
-        table: what the recipe says.
-        context: of the table's build.
-        family: under which name a file of ours keeps the sizes.
-        drop: patterns of names in published files that belong to training alone.
+        table: the recipe's table.
+        context: context of the table's build.
+        family: key of the sizes in ffcore's own files.
+        drop: patterns of names in published files that only training uses.
         sigma: whether the family's published files may predict σ.
 
-    Raises WeightsError where the sizes are given neither in the table nor in the file, where both
-    are given and differ, and where the weights do not fit.
+    Raises WeightsError if neither the table nor the file has sizes, if both have different ones, or
+    if the weights do not fit.
     """
     stated = table.stated_size()
     if stated is not None and (context.meta or table.weights is None):
@@ -73,20 +73,21 @@ def stated_network(
 
 
 def _size(weights: Weights, family: str, stated: TransformerSize | None) -> TransformerSize:
-    """Return the sizes that the file says, or else those stated."""
+    """Return the sizes in the file, or else those stated."""
     tree: Mapping[str, Any] | None = weights.config.get(family)
     if tree is None:
         if stated is None:
             raise WeightsError(
-                f'{weights.source} does not say its sizes: add model = "XL/2" or another, '
+                f'{weights.source} does not state its sizes: add model = "XL/2" (or another), '
                 "or [teacher.sizes]"
             )
         return stated
     try:
         stored = TransformerSize(**tree)
     except (TypeError, ValueError) as error:
-        raise WeightsError(f"{weights.source} describes no {family}: {error}") from None
+        raise WeightsError(f"{weights.source} does not describe a {family}: {error}") from None
     if stated is not None and stated != stored:
         found, said = attrs.asdict(stored), attrs.asdict(stated)
-        raise WeightsError(f"{weights.source} holds a {family} of {found}, the recipe says {said}")
+        text = f"holds a {family} of {found}, but the recipe states {said}"
+        raise WeightsError(f"{weights.source} {text}")
     return stored

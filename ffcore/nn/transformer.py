@@ -1,8 +1,8 @@
 """The adaLN-Zero transformer that SiT, DiT, REPA and MeanFlow share (Peebles & Xie, 2212.09748).
 
-An image becomes tokens of patch × patch pixels. Each block is attention then an MLP, its scales,
-shifts and gates set by one conditioning vector per sample; the gates start at zero, so that a new
-network is the zero map. Parameter names follow the published checkpoints of the family.
+An image becomes tokens of patch × patch pixels. Each block is attention, then an MLP. One
+conditioning vector per sample sets their scales, shifts and gates. The gates and the last layer
+start at zero, so a new network is the zero map. Parameter names follow the published checkpoints.
 Letters in comments: B batch, N tokens, D width, H heads, P patch, C channels.
 """
 
@@ -106,15 +106,15 @@ class PatchEmbedder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map images [B, C, S, S] to tokens [B, N, D], row by row.
 
-        A token's numbers lie side by side: everything after is faster so, and torch's compiler
-        makes wrong gradients on a CPU where they do not (torch 2.13).
+        Each token is contiguous: all later operations are faster, and otherwise torch's compiler
+        makes wrong gradients on a CPU (torch 2.13).
         """
         out: Tensor = self.proj(x)
         return out.flatten(2).transpose(1, 2).contiguous()
 
 
 class LabelEmbedder(nn.Module):
-    """A vector per label; the null label, where there is one, is the last."""
+    """A vector per label; the null label, if there is one, is the last."""
 
     def __init__(self, labels: int, width: int) -> None:
         super().__init__()
@@ -129,8 +129,8 @@ class LabelEmbedder(nn.Module):
 class Transformer(nn.Module):
     """Maps an image and one conditioning vector per sample to an image.
 
-    What the conditioning consists of is the caller's: `t_embedder`, `y_embedder` and further
-    `ScalarEmbedder`s add up to it.
+    The caller makes the conditioning: the sum of `t_embedder`, `y_embedder` and further
+    `ScalarEmbedder`s.
     """
 
     pos_embed: Tensor

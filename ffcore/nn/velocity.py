@@ -1,7 +1,7 @@
-"""The transformer as a velocity field in our convention, whatever its own is.
+"""The transformer as a velocity field in our convention.
 
-A family has its own time, input scale and sign. Its `Preconditioning` states them, in the terms of
-Karras et al. (2206.00364): u(x, t | c) = c_out · network(c_in(t) · x, c_noise(t), c).
+Each family has its own time, input scale and sign. Its `Preconditioning` states them in the terms
+of Karras et al. (2206.00364): u(x, t | c) = c_out · network(c_in(t) · x, c_noise(t), c).
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from ffcore.nn.transformer import Transformer
 
 
 class Preconditioning(nn.Module, ABC):
-    """How a family's network stands to our velocity."""
+    """The relation of a family's network to our velocity."""
 
     c_out: float
-    """The velocity per output: 1, or −1 for a network that points from data to noise."""
+    """Velocity per output: 1, or −1 for a network that points from data to noise."""
 
     @abstractmethod
     def c_noise(self, t: Tensor) -> Tensor:
-        """Return what enters the network's time embedding at our times t in [0, 1]; Float[B]."""
+        """Return the input of the network's time embedding at our times t in [0, 1]: Float[B]."""
 
     @abstractmethod
     def c_in(self, t: Tensor) -> Tensor | None:
-        """Return the factor on a point of our path at times t, Float[B]; None for 1."""
+        """Return the factor on points of our path at times t, Float[B]; None means 1."""
 
 
 class TransformerVelocity(VelocityField):
@@ -65,7 +65,7 @@ class TransformerVelocity(VelocityField):
         return self.output(x_t, t, self.embedding(t, condition))
 
     def embedding(self, t: Tensor, condition: Condition) -> Tensor:
-        """Return the conditioning Float[B, D] of our times t, the labels and γ."""
+        """Return the conditioning Float[B, D] from our times t, the labels and γ."""
         transformer = self.transformer
         c: Tensor = transformer.t_embedder(self.preconditioning.c_noise(t))
         if transformer.y_embedder is not None:
@@ -87,7 +87,7 @@ class TransformerVelocity(VelocityField):
 
 
 def silent_embedder(width: int) -> ScalarEmbedder:
-    """Return an embedding of a scalar that starts as zero, its last layer being zero."""
+    """Return an embedding of a scalar whose last layer, and so its output, starts at zero."""
     embedder = ScalarEmbedder(width)
     for parameter in embedder.mlp[-1].parameters():
         nn.init.zeros_(parameter)
@@ -95,7 +95,7 @@ def silent_embedder(width: int) -> ScalarEmbedder:
 
 
 def trainable(velocity: TransformerVelocity, takes_guidance: bool) -> TransformerVelocity:
-    """Return an independent float32 copy with gradients on, and γ's embedding if wanted."""
+    """Return an independent float32 copy with gradients on, and with γ's embedding if requested."""
     copied = TransformerVelocity(
         copy.deepcopy(velocity.transformer),
         copy.deepcopy(velocity.preconditioning),
@@ -105,7 +105,7 @@ def trainable(velocity: TransformerVelocity, takes_guidance: bool) -> Transforme
 
 
 def new_transformer(size: TransformerSize, context: Context) -> Transformer:
-    """Return a new network, on the meta device where shapes are all that is wanted."""
+    """Return a new network, on the meta device if only shapes are needed."""
     with torch.device("meta") if context.meta else contextlib.nullcontext():
         return Transformer(size)
 
@@ -113,9 +113,9 @@ def new_transformer(size: TransformerSize, context: Context) -> Transformer:
 def new_velocity(
     size: TransformerSize, preconditioning: Preconditioning, context: Context
 ) -> TransformerVelocity:
-    """Return an untrained network for the samples and classes of the teacher; it starts from zero.
+    """Return an untrained network for the teacher's samples and classes; its output is zero.
 
-    Raises ValueError where the sizes do not suit the teacher.
+    Raises ValueError if the sizes do not fit the teacher.
     """
     assert context.teacher is not None
     size.check_teacher(context.teacher.sample_shape, context.classes)

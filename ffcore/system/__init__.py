@@ -1,1 +1,1 @@
-"""The machine: files, memory, processes."""
+"""The machine: files, memory and processes."""

@@ -1,8 +1,8 @@
-"""What becomes of memory on the CPU that was freed: it stays, for the step that comes next.
+"""Keeps freed CPU memory for the next step.
 
-Every step takes and frees the same gigabytes. By default glibc returns much of them to the system
-at the end of a step, which then clears each page again: a sixth of the time of a SiT-S/2's step
-(docs/performance.md).
+Every step allocates and frees the same gigabytes. By default, glibc returns much of them to the
+system after a step, and the system must clear every page again. This takes a sixth of a SiT-S/2's
+step (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 _TRIM, _MMAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
 _LARGE = 2**25
-"""Blocks above this, in bytes, are returned all the same: the limit of what glibc learns."""
+"""Larger blocks, in bytes, are still returned: glibc's own threshold grows to this at most."""
 _NEVER = 2**31 - 1
 
 _inside = False
@@ -22,10 +22,10 @@ _inside = False
 
 @contextmanager
 def keep_freed_memory() -> Iterator[None]:
-    """Let freed memory stay with this process meanwhile, and give it back at the end.
+    """Keep freed memory in this process within this block, and return it at the end.
 
-    Does nothing where the C library is not glibc, where its user says by a variable MALLOC_… or a
-    preloaded library how memory is to be taken, and within itself.
+    Does nothing if the C library is not glibc, if you set a variable MALLOC_… or preload a library,
+    or if already active.
     """
     global _inside
     library = ctypes.CDLL(None) if os.name == "posix" else None
@@ -41,5 +41,5 @@ def keep_freed_memory() -> Iterator[None]:
         yield
     finally:
         _inside = False
-        library.mallopt(_TRIM, 2 * _LARGE)  # what it learns, once it has seen a large block
+        library.mallopt(_TRIM, 2 * _LARGE)  # glibc's own value after a large block
         library.malloc_trim(0)

@@ -1,4 +1,4 @@
-"""With how many threads torch computes, and how exactly it multiplies."""
+"""Torch's number of threads and precision of matrix products."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import torch
 
 @contextmanager
 def arithmetic(threads: int | None, *, tf32: bool) -> Iterator[None]:
-    """Compute so meanwhile.
+    """Set threads and precision within this block.
 
     Args:
-        threads: of the CPU; None for as many as torch takes.
+        threads: CPU threads; None for torch's default.
         tf32: whether float32 matrix products may round their factors to TensorFloat-32.
 
     Raises ValueError for more threads than there are CPUs.
     """
     cpus = os.cpu_count() or 1
     if threads is not None and threads > cpus:
-        raise ValueError(f"threads is {threads}, and there are {cpus} CPUs")
+        raise ValueError(f"threads is {threads}, but there are {cpus} CPUs")
     before = torch.get_num_threads(), torch.get_float32_matmul_precision()
     torch.set_num_threads(threads or before[0])
     torch.set_float32_matmul_precision("high" if tf32 else "highest")

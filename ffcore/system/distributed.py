@@ -1,9 +1,7 @@
-"""Several processes on one job, as torchrun starts them, and one network spread over them.
+"""The processes of one job, started by torchrun, and tensors sharded over them.
 
-Each process takes its part of the global batch; draws are keyed by sample (ffcore/draws.py), so
-that a seed is all that they share. "ddp": every process holds every network whole, and gradients
-are averaged (Li et al., 2006.15704). "fsdp": every network is cut into as many parts, and gathered
-unit by unit when it is called (FSDP2; Zhao et al., 2304.11277). Both hook a network's `forward`.
+Each process takes a part of the global batch. Draws are keyed by sample (ffcore/draws.py), so the
+processes only share a seed. ffcore/training/parallelize.py describes "ddp" and "fsdp".
 """
 
 from __future__ import annotations
@@ -24,28 +22,28 @@ from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 
 PATIENCE = timedelta(days=30)
-"""How long a process waits for the others: torchrun itself ends all where one has failed."""
+"""Time that a process waits for the others; if one fails, torchrun itself ends all."""
 
 Value = TypeVar("Value")
 Error = TypeVar("Error", bound=Exception)
 
 
 class LostProcess(Exception):
-    """Another process of the job has ended. One message, for a person."""
+    """Another process of the job has ended. The message is for the user."""
 
 
 @attrs.frozen
 class Processes:
-    """This process among those that share a job; by default the only one."""
+    """This process among the processes of a job; by default the only one."""
 
     rank: int = 0
     size: int = 1
     group: Any = attrs.field(default=None, eq=False)
-    """Through which they agree, on the CPU; None for that of all."""
+    """Process group for CPU communication; None for the default group."""
 
     @property
     def leads(self) -> bool:
-        """Whether this is the one that keeps the books."""
+        """Whether this is the leading process, of rank 0."""
         return self.rank == 0
 
     def agree(self, value: Value) -> Value:
@@ -57,7 +55,7 @@ class Processes:
         return holder[0]
 
     def any(self, value: bool) -> bool:
-        """Return whether `value` holds in any process, in every process; by way of the CPU."""
+        """Return, in every process, whether `value` is true in any; communicates on the CPU."""
         if self.size == 1:
             return value
         holds = torch.tensor(int(value))
@@ -72,12 +70,12 @@ class Processes:
         return values
 
     def wait(self) -> None:
-        """Return when every process has come here."""
+        """Wait for every process to call this."""
         if self.size > 1:
             dist.barrier()
 
     def alike(self, error: Error) -> Error:
-        """Return an error that all processes raise, with a note that it is the leading one's."""
+        """Return an error that all processes raise, with a note of the leading process."""
         if self.size > 1:
             self._sign(error, 0)
         return error
@@ -86,9 +84,10 @@ class Processes:
         error.add_note(f"in process {rank} of {self.size}")
 
     def each(self, work: Callable[[], Value]) -> list[Value]:
-        """Do `work` in every process; return all answers, or raise the first error in all of them.
+        """Do `work` in every process; return all results, or raise the first error in all.
 
-        So none goes on alone, or waits for one that is gone. An error bears a note on whose it is.
+        So no process continues alone, or waits for one that has failed. A note names the error's
+        process.
         """
         if self.size == 1:
             return [work()]
@@ -102,13 +101,13 @@ class Processes:
         return [answer for answer, _ in outcomes]
 
     def together(self, work: Callable[[], Value]) -> Value:
-        """Do `work` in every process; return this one's answer, or raise the first error in all."""
+        """Do `work` in every process; return this one's result, or raise the first error in all."""
         mine: list[Value] = []
         self.each(lambda: mine.append(work()))
         return mine[0]
 
     def gather(self, value: Value) -> list[Value]:
-        """Return every process's value, by rank, in the leading one; in others nothing."""
+        """Return every process's value, by rank, in the leading process; in others, []."""
         if self.size == 1:
             return [value]
         values: list[Any] | None = [None] * self.size if self.leads else None
@@ -116,7 +115,7 @@ class Processes:
         return values or []
 
     def first(self, work: Callable[[], Value]) -> Value:
-        """Do `work` in the leading process; return its answer, or raise its error, in all."""
+        """Do `work` in the leading process; return its result, or raise its error, in all."""
         answers: list[Any] = self.each(work if self.leads else lambda: None)
         answer: Value = answers[0]
         return answer
@@ -130,16 +129,16 @@ def _outcome(work: Callable[[], Value]) -> tuple[Value | None, Exception | None]
 
 
 def process_count() -> int:
-    """Return how many processes torchrun started together with this one; 1 without it."""
+    """Return the number of processes that torchrun started; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager
 def join_processes(device: str = "cpu") -> Iterator[Processes]:
-    """Join the processes that torchrun started together with this one, if it did.
+    """Join the processes that torchrun started with this one, if it did.
 
-    They talk through gloo about what is on the CPU, and through NCCL about what is on a CUDA
-    `device`. Raises LostProcess where another process has ended meanwhile.
+    They use gloo for CPU tensors and NCCL for tensors on a CUDA `device`. Raises LostProcess if
+    another process ends.
     """
     if process_count() == 1:
         yield Processes()
@@ -158,30 +157,30 @@ def join_processes(device: str = "cpu") -> Iterator[Processes]:
         if not (isinstance(error, dist.DistError) or "gloo/transport" in str(error)):
             raise
         raise LostProcess(
-            f"process {rank} of {size} has lost another one, whose own error is the cause; "
-            "torchrun names it below. The same command resumes from what is stored on the disk"
+            f"process {rank} of {size} lost another process. That process's error is the cause; "
+            "torchrun names it below. Use the same command to resume from what is on disk"
         ) from error
     finally:
-        # A DistributedDataParallel that outlives the group ends it while it holds the interpreter,
-        # for which gloo's thread may be waiting: neither would go on.
+        # A DistributedDataParallel that outlives the group ends it while it holds the interpreter
+        # lock, which gloo's thread may need: a deadlock.
         gc.collect()
         dist.destroy_process_group()
 
 
 def own_device(device: str) -> str:
-    """Return the device of this process: of several accelerators, each process takes its own."""
+    """Return this process's device: with several accelerators, each process has its own."""
     if device != "cuda" or process_count() == 1:
         return device
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
 def local(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Return of each tensor the part that this process holds, sharing its memory."""
+    """Return this process's part of each tensor, sharing its memory."""
     return [each.to_local() if isinstance(each, DTensor) else each for each in tensors]
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor as it is without sharding; all processes must call this."""
+    """Return a tensor without sharding; all processes must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

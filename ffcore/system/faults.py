@@ -1,4 +1,4 @@
-"""Errors for what the machine lacks, with what to change: memory, disk space, a directory."""
+"""Errors for missing memory, disk space or directories, with what to change."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class OutOfMemory(Exception):
-    """There is not enough memory. One message, for a person."""
+    """There is not enough memory. The message is for the user."""
 
 
 class Unwritable(OSError):
-    """A directory cannot be written. One message, for a person."""
+    """A directory cannot be written. The message is for the user."""
 
 
 @contextmanager
 def enough_memory(where: str, remedy: str) -> Iterator[None]:
-    """Raise OutOfMemory where memory runs out meanwhile, on the CPU or on an accelerator.
+    """Raise OutOfMemory if memory runs out in this block, on the CPU or on an accelerator.
 
     Args:
-        where: what needed the memory, to begin the message with.
-        remedy: what a person can do, a sentence.
+        where: what needed the memory; the message begins with it.
+        remedy: sentence that says what the user can do.
     """
     try:
         yield
@@ -38,7 +38,7 @@ def enough_memory(where: str, remedy: str) -> Iterator[None]:
 
 @contextmanager
 def writable(directory: Path, what: str) -> Iterator[None]:
-    """Raise Unwritable, which says why, where `what` cannot be written into `directory`."""
+    """Raise Unwritable, with the reason, if `what` cannot be written into `directory`."""
     try:
         yield
     except Unwritable:
@@ -49,15 +49,15 @@ def writable(directory: Path, what: str) -> Iterator[None]:
 
 def _why(directory: Path, error: OSError) -> str:
     if not directory.exists():
-        return f"{directory} is gone"
+        return f"{directory} no longer exists"
     if error.errno == errno.ENOENT and error.filename:
-        return f"{Path(error.filename).parent} is gone"
+        return f"{Path(error.filename).parent} no longer exists"
     if error.errno in _FULL:
         free = shutil.disk_usage(directory).free
         return (
             f"{error.strerror} ({free / 1e6:,.1f} MB are free at {directory}). Free some space, or "
-            "keep fewer checkpoints (training.keep_last, training.keep_every); the same command "
-            "then goes on"
+            "keep fewer checkpoints (training.keep_last, training.keep_every). Then use the same "
+            "command to continue"
         )
     if error.errno in _FORBIDDEN:
         return f"{error.strerror}: {error.filename or directory}"
@@ -65,13 +65,13 @@ def _why(directory: Path, error: OSError) -> str:
 
 
 def _is_of_memory(error: Exception) -> bool:
-    # The allocator of the CPU has no error of its own.
+    # The CPU's allocator has no error type of its own.
     words = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def _amount(error: Exception) -> str:
-    """Return torch's sentence on how much was requested, if there is one."""
+    """Return torch's sentence with the requested amount, if there is one."""
     for sentence in str(error).replace("\n", " ").replace(": ", ". ").split(". "):
         if "tried to allocate" in sentence.lower():
             return f"{sentence[0].upper()}{sentence[1:].rstrip('.')}. "

@@ -1,10 +1,9 @@
-"""Files that a recipe names: by path, as a package's resource, or on the Hugging Face Hub.
+"""Files that a recipe names: by path, in a package, or on the Hugging Face Hub.
 
-`weights/last.pt` is a path, `ffcore_digits:teacher.safetensors` a file that an installed package
-ships, and `hf://org/repo/path/in/repo@revision` a file of a repository on the hub, read from its
-cache and downloaded into it. Nothing here imports torch, and checking whether files exist needs
-no network. The files that runs and samplings leave are written by `write_text`, in
-directories that one process holds (`hold_directory`).
+`weights/last.pt` is a path; `ffcore_digits:teacher.safetensors` is a file of an installed package;
+`hf://org/repo/path/in/repo@revision` is a file of a hub repository, which is downloaded into the
+hub's cache and read from there. Checking for files needs neither torch nor a network. Runs write
+files with `write_text`, in directories locked with `hold_directory`.
 """
 
 from __future__ import annotations
@@ -25,39 +24,39 @@ _COLUMNS = 80
 
 
 class MissingFile(Exception):
-    """A file that a recipe names is not there. One message, for a person."""
+    """A file that a recipe names is missing. The message is for the user."""
 
 
 @attrs.frozen
 class File:
-    """A file that a recipe names, and what its user has to know to get it."""
+    """A file that a recipe names, and how to get it."""
 
     reference: str
-    """As `locate` takes it."""
+    """Reference for `locate`."""
     key: str
-    """The recipe's key that names it, as in "teacher.weights"."""
+    """The recipe key that names it, such as "teacher.weights"."""
     what: str
     origin: str | None = None
-    """Where it comes from."""
+    """Where to get it."""
     licence: str | None = None
     named: str | None = None
-    """How a user names a copy of it where `--set KEY=PATH` does not."""
+    """How to name your own copy, if not by `--set KEY=PATH`."""
 
 
 def locate(reference: str, *, download: bool = True) -> Path:
-    """Return the file that `reference` names; a relative path starts where the process runs.
+    """Return the file that `reference` names; a relative path starts at the working directory.
 
-    A file on the hub is downloaded into the hub's cache, unless `download` is off or the hub's
-    own HF_HUB_OFFLINE is set: then it must be there already.
+    A file on the hub is downloaded into the hub's cache. If `download` is off or HF_HUB_OFFLINE is
+    set, it must already be there.
 
-    Raises MissingFile where there is none.
+    Raises MissingFile if there is none.
     """
     scheme, is_address, _ = reference.partition("://")
     if is_address:
         if scheme != "hf":
             raise MissingFile(
-                f"{reference}: no files are fetched from {scheme}:// addresses. Download it and "
-                f"name its path, or name it as {_HUB_FORM}."
+                f"{reference}: ffcore does not download from {scheme}:// addresses. Download the "
+                f"file and name its path, or name it as {_HUB_FORM}."
             )
         file = _HubFile.parse(reference)
         return file.download() if download else file.find_cached()
@@ -71,8 +70,8 @@ def locate(reference: str, *, download: bool = True) -> Path:
 def require(files: Iterable[File]) -> None:
     """Raise one MissingFile that names every missing file. Uses no network.
 
-    A file on the hub that is not in its cache counts as there if it can be downloaded later: the
-    hub's package is installed and not set offline.
+    A file on the hub that is not in its cache counts as present if it can be downloaded later: if
+    the hub's package is installed and not offline.
     """
     missing = [(file, why) for file in files if (why := _why_missing(file.reference))]
     if missing:
@@ -88,7 +87,7 @@ def file_digest(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all, through `.NAME.partial` beside it."""
+    """Write a text file completely or not at all, through `.NAME.partial` beside it."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text)
     partial.replace(path)
@@ -103,7 +102,7 @@ def _path(reference: str) -> Path:
             raise MissingFile(f"{reference}: {error}") from None
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise MissingFile(f"{reference}: there is no package {package!r} installed")
+        raise MissingFile(f"{reference}: package {package!r} is not installed")
     return Path(next(iter(spec.submodule_search_locations))) / name
 
 
@@ -128,7 +127,7 @@ class _HubFile:
 
         try:
             found = try_to_load_from_cache(self.repository, self.path, revision=self.revision)
-        except ValueError as error:  # a name that no repository or file can have
+        except ValueError as error:  # not a valid name of a repository or file
             raise MissingFile(f"{self.reference}: {_first_line(error)}") from None
         if not isinstance(found, str):
             raise MissingFile(self._not_cached())
@@ -141,13 +140,13 @@ class _HubFile:
         try:
             return Path(hf_hub_download(self.repository, self.path, revision=self.revision))
         except Exception as error:
-            # The package's errors are of several roots, which change with its HTTP library.
+            # The package's errors have several base classes, which depend on its HTTP library.
             raise MissingFile(self._not_downloaded(error)) from error
 
     def _need_package(self) -> None:
         if not _hub_is_installed():
             raise MissingFile(
-                f"{self.reference} is read through huggingface_hub, which is not installed: "
+                f"{self.reference} needs huggingface_hub, which is not installed: "
                 "pip install 'ffcore[hub]'"
             )
 
@@ -157,8 +156,8 @@ class _HubFile:
         message = f"{self.reference} is not in the Hugging Face cache {constants.HF_HUB_CACHE}"
         if _hub_is_offline():
             message += (
-                ", and HF_HUB_OFFLINE forbids to download it. Unset HF_HUB_OFFLINE, or copy the "
-                "file from where there is a network and name its path."
+                ", and HF_HUB_OFFLINE forbids downloading it. Unset HF_HUB_OFFLINE, or copy the "
+                "file from a machine with a network and name its path."
             )
         return message
 
@@ -168,9 +167,9 @@ class _HubFile:
             offline = "" if _hub_is_offline() else ", and the hub cannot be reached"
             return self._not_cached() + offline
         causes = {  # by name: their module differs between versions; the narrower first
-            "GatedRepoError": f"{self.repository} is gated: ask for access there, then log in",
+            "GatedRepoError": f"{self.repository} is gated: request access there, then log in",
             "RepositoryNotFoundError": f"there is no public repository {self.repository}; "
-            "log in if it is a private one",
+            "log in if it is private",
             "RevisionNotFoundError": f"{self.repository} has no revision {self.revision}",
             "EntryNotFoundError": f"{self.repository} has no file {self.path}",
         }
@@ -197,7 +196,7 @@ def _why_missing(reference: str) -> str | None:
         if reference.startswith("hf://"):
             _HubFile.parse(reference)
             if _hub_is_installed() and not _hub_is_offline():
-                return None  # it is downloaded when it is loaded
+                return None  # it will be downloaded when loaded
         locate(reference, download=False)
     except MissingFile as error:
         return str(error)
@@ -218,7 +217,7 @@ def _entry(file: File, why: str) -> Iterator[str]:
 
 
 def _wrap(text: str, first: str, then: str) -> str:
-    """Wrap between words only: a path or an address stays whole, to be copied."""
+    """Wrap only between words, so that paths and addresses can be copied."""
     return textwrap.fill(
         text,
         _COLUMNS,
@@ -231,15 +230,15 @@ def _wrap(text: str, first: str, then: str) -> str:
 
 @contextmanager
 def hold_directory(directory: Path) -> Iterator[None]:
-    """Make a directory, and hold it against other processes meanwhile; it goes if left empty.
+    """Make a directory and lock it against other processes; remove it afterwards if empty.
 
-    Raises BlockingIOError where another process holds it, another OSError where it cannot be used.
+    Raises BlockingIOError if another process holds it, another OSError if it cannot be used.
     """
     directory.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not _is(descriptor, directory):  # its last holder finished and took it away
+        if not _is(descriptor, directory):  # its last holder removed it
             raise BlockingIOError
         try:
             yield

@@ -1,9 +1,9 @@
 """Weights files: read without running code from them, loaded strictly, written whole.
 
-Two kinds are read, distinguished by their content. Safetensors hold tensors alone; ours have
-metadata that says how to build the network they fit. Torch files are pickles, which can name any
-function for the reader to call: only tensors, plain values and the `argparse.Namespace` of
-published training checkpoints are let in.
+ffcore reads two kinds and recognises them by content. Safetensors hold only tensors; ffcore's own
+files have metadata that describe the network. Torch files are pickles, which can name any function
+for the reader to call. ffcore accepts only tensors, plain values and the `argparse.Namespace` of
+published training checkpoints in them.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from ffcore.system.files import locate
 
 _CONFIG = "ffcore"
 _PARTS = ("ema", "model", "state_dict")
-"""Where a training checkpoint keeps a network's weights, the ones to prefer first."""
+"""Keys of a network's weights in a training checkpoint, in order of preference."""
 WRAPPERS = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put before every name."""
+"""Prefixes of DistributedDataParallel and torch.compile on every name."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""The numbers that a network's floating-point tensors are read from."""
+"""Dtypes from which floating-point tensors can be read."""
 _SAFETENSORS_HEADER = 100_000_000
-"""No safetensors file has a longer one, in bytes."""
+"""Longest possible header of a safetensors file, in bytes."""
 
 _LOG = logging.getLogger(__name__)
 
 
 class WeightsError(Exception):
-    """A weights file that is unreadable, refused, or does not fit. One message, for a person."""
+    """A weights file is unreadable, refused, or does not fit. The message is for the user."""
 
 
 @attrs.frozen(eq=False)
@@ -59,11 +59,11 @@ class Weights:
     source: str
     """The file, as the user named it."""
     part: str = ""
-    """Which part of a training checkpoint: "ema", "model" or "state_dict"; "" for a whole file."""
+    """Part of a training checkpoint: "ema", "model" or "state_dict"; "" for a whole file."""
     dropped: tuple[str, ...] = ()
     """Names of the tensors that were left out on purpose."""
     notes: tuple[str, ...] = ()
-    """What else was done to them, for the line on what was loaded."""
+    """Changes to the tensors, for the log line after loading."""
 
     @property
     def label(self) -> str:
@@ -71,7 +71,7 @@ class Weights:
         return f"{self.source} ({self.part})" if self.part else self.source
 
     def without(self, *patterns: str) -> Weights:
-        """Return all but the tensors whose names match one of the patterns, as in "heads.*"."""
+        """Return the weights without tensors whose names match a pattern, such as "heads.*"."""
         hits = {
             each: [name for name in self.tensors if fnmatch.fnmatchcase(name, each)]
             for each in patterns
@@ -90,30 +90,31 @@ class Weights:
     def load_into(self, network: nn.Module) -> None:
         """Load every tensor into `network`, or raise WeightsError and change nothing.
 
-        Every key must be used and every parameter and persistent buffer must be found, each with
-        its shape, and every parameter finite. What was loaded is logged in one line, with counts.
+        Every tensor must be used, every parameter and persistent buffer must be found with its
+        shape, and every parameter must be finite. Logs one line with counts.
 
-        Raises ValueError for a network on the meta device, which has no memory to load into.
+        Raises ValueError for a network on the meta device, which has no memory.
         """
         if any(each.is_meta for each in (*network.parameters(), *network.buffers())):
-            raise ValueError("the network is on the meta device: there is nothing to load into")
+            raise ValueError("the network is on the meta device and cannot load weights")
         expected = network.state_dict()
         problems = [f"missing: {name}" for name in sorted(expected.keys() - self.tensors.keys())]
-        problems += [f"left over: {name}" for name in sorted(self.tensors.keys() - expected.keys())]
+        extra = sorted(self.tensors.keys() - expected.keys())
+        problems += [f"unexpected: {name}" for name in extra]
         for name in sorted(expected.keys() & self.tensors.keys()):
             found, wanted = self.tensors[name], expected[name]
             problems += _other_kind(name, found, wanted) or _other_shape(name, found, wanted)
         self._refuse(problems)
-        # A buffer may hold infinities, as a mask does.
+        # A buffer may hold infinities: a mask does.
         parameters = network.named_parameters(remove_duplicate=False)
         self.check_finite(name for name, _ in parameters if name in self.tensors)
         network.load_state_dict(self.tensors)
         _LOG.info("%s", self._coverage(network))
 
     def check_kinds(self, expected: Mapping[str, Tensor]) -> None:
-        """Raise WeightsError for tensors that those of the same name cannot be read from.
+        """Raise WeightsError for tensors whose dtype cannot be read into those of the same name.
 
-        A floating-point tensor is read from any other of 16 to 64 bits, unless it is sparse.
+        A floating-point tensor can be read from any dense one of 16 to 64 bits.
         """
         problems: list[str] = []
         for name in sorted(expected.keys() & self.tensors.keys()):
@@ -121,17 +122,17 @@ class Weights:
         self._refuse(problems)
 
     def check_finite(self, names: Iterable[str]) -> None:
-        """Raise WeightsError where floating-point tensors of these names hold NaN or infinity."""
+        """Raise WeightsError if floating-point tensors of these names hold NaN or infinity."""
         wrong = [name for name in names if not _is_finite(self.tensors[name])]
         if wrong:
             count = "1 tensor holds" if len(wrong) == 1 else f"{len(wrong)} tensors hold"
             raise WeightsError(
                 f"{self.label}: {count} NaN or infinity, the first is {wrong[0]}. The training "
-                "that wrote them diverged, or the file is damaged: take another checkpoint."
+                "that wrote them diverged, or the file is damaged: use another checkpoint."
             )
 
     def _refuse(self, problems: Sequence[str]) -> None:
-        """Raise WeightsError, if there are any problems, with the first of them."""
+        """Raise WeightsError with the first problems, if there are any."""
         if problems:
             listed = "\n  ".join(problems[:20])
             more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
@@ -172,21 +173,21 @@ def _other_shape(name: str, found: Tensor, wanted: Tensor) -> list[str]:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Tell by its least and greatest number, a tenth of the time that `isfinite` of all takes."""
+    """Check only the least and the greatest number: a tenth of the time of `isfinite`."""
     if tensor.dtype not in _FLOATS or tensor.layout != torch.strided or tensor.numel() == 0:
         return True
     return all(bool(bound.isfinite()) for bound in tensor.aminmax())
 
 
 def read_weights(reference: str) -> Weights:
-    """Read a safetensors or torch file; tensors stay mapped from the disk where it permits.
+    """Read a safetensors or torch file; if possible, tensors stay mapped from disk.
 
-    Of a training checkpoint, `ema` is taken, or else `model` or `state_dict`. Prefixes that
-    wrappers put before every name are taken off, save in files of our own.
+    From a training checkpoint, this reads `ema`, or else `model` or `state_dict`. It removes
+    wrappers' prefixes on every name, except in ffcore's own files.
 
     Raises:
         MissingFile: there is no such file.
-        WeightsError: it is unreadable, or holds no weights, or would run code.
+        WeightsError: the file is unreadable, holds no weights, or would run code.
     """
     path = locate(reference)
     try:
@@ -209,31 +210,31 @@ def _read_safetensors(path: Path, reference: str) -> Weights:
             metadata = file.metadata() or {}
         config = json.loads(metadata.get(_CONFIG, "{}"))
         if not isinstance(config, dict):
-            raise ValueError(f"its metadata {_CONFIG!r} is no table")
+            raise ValueError(f"its metadata {_CONFIG!r} is not a table")
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read as safetensors: {error}") from None
     return Weights(tensors if _CONFIG in metadata else _unwrap(tensors), config, reference)
 
 
 def _what_else(head: bytes) -> str:
-    """Say what a file is that starts with `head` and holds no weights."""
+    """Describe a file that starts with `head` and holds no weights."""
     start = head.lstrip().lower()
     if not head:
         return "is empty"
     if start.startswith(b"version https://git-lfs"):
-        return "is Git's pointer to a large file: fetch the file itself with `git lfs pull`"
+        return "is a Git LFS pointer: run `git lfs pull` to get the file itself"
     if start.startswith((b"<!doctype html", b"<html")):
-        return "is a web page: something else was downloaded than the file"
-    return f"cannot be read as safetensors, nor as a torch file: it starts with {head[:16]!r}"
+        return "is a web page, not the file: download the file again"
+    return f"cannot be read as safetensors or as a torch file: it starts with {head[:16]!r}"
 
 
 def _read_torch(path: Path, *, zipped: bool) -> object:
-    """Unpickle tensors, plain values and namespaces; whatever else is named is refused."""
+    """Unpickle tensors, plain values and namespaces; refuse everything else."""
     mapped = zipped and _can_be_mapped(path)
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # it is an error below
-            if path.suffix == ".safetensors":  # torch.load goes by the name, and it is wrong
+            if path.suffix == ".safetensors":  # torch.load trusts the name, which is wrong here
                 with path.open("rb") as file:
                     return torch.load(file, map_location="cpu", weights_only=True)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -242,50 +243,50 @@ def _read_torch(path: Path, *, zipped: bool) -> object:
     except Exception as error:
         # A damaged pickle can end in any error.
         why = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise WeightsError(f"{path} cannot be read, it is damaged or cut short: {why}") from error
+        raise WeightsError(f"{path} cannot be read: it is damaged or incomplete: {why}") from error
 
 
 def _can_be_mapped(path: Path) -> bool:
-    """Whether tensors lie in a zip archive as they are; raise WeightsError if it is not torch's."""
+    """Whether a zip archive's tensors are uncompressed; raise WeightsError if it is not torch's."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError) as error:
-        raise WeightsError(f"{path} cannot be read, it is damaged or cut short: {error}") from None
+        raise WeightsError(f"{path} cannot be read: it is damaged or incomplete: {error}") from None
     names = {entry.filename.rpartition("/")[2] for entry in entries}
     if "constants.pkl" in names:
         raise WeightsError(
             f"{path} is a TorchScript archive, which holds code. {_convert('its state_dict()')}"
         )
     if "data.pkl" not in names:
-        raise WeightsError(f"{path} is a zip archive and no torch file: it has no data.pkl")
+        raise WeightsError(f"{path} is a zip archive but not a torch file: it has no data.pkl")
     return all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
 
 
 def _refusal(path: Path, error: str) -> str:
-    """Say why torch's unpickler stopped; its own message recommends what we would not."""
+    """Explain why torch's unpickler stopped; its own message recommends unsafe loading."""
     if asked := re.search(r"GLOBAL (\S+) (?:was not|whose)", error):
         return (
-            f"{path} is refused: its pickle asks for {asked[1]}, which is neither a tensor nor a "
-            "plain value, and through such a name a pickle can run any code. "
+            f"{path} is refused: its pickle names {asked[1]}, which is neither a tensor nor a "
+            "plain value. Through such a name, a pickle can run any code. "
             + _convert("the tensors")
         )
     detail = re.search(r"WeightsUnpickler error:\s*(\S.*)", error)
     why = f" ({detail[1].strip()})" if detail else ""
-    return f"{path} is refused: it is not pickled as torch pickles tensors{why}. " + _convert(
+    return f"{path} is refused: it is not a pickle of torch tensors{why}. " + _convert(
         "the tensors"
     )
 
 
 def _convert(what: str) -> str:
     return (
-        f"If you trust its author, load it in the environment that made it, save {what} there "
-        "with safetensors.torch.save_file, and name that file instead."
+        f"If you trust its author, load it in the environment that made it, save {what} with "
+        "safetensors.torch.save_file, and name that file instead."
     )
 
 
 def _weights_of(path: Path, content: object) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors of a torch file, and the part of it that they were."""
+    """Return the tensors of a torch file, and the part that holds them."""
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
     part = ""
@@ -293,8 +294,8 @@ def _weights_of(path: Path, content: object) -> tuple[dict[str, Tensor], str]:
         part = next((name for name in _PARTS if content.get(name) is not None), "")
         if not part:
             raise WeightsError(
-                f"{path} holds no weights: it is no dict of tensors, nor is there one under any of "
-                f"{', '.join(map(repr, _PARTS))}. It holds {_inventory(content)}."
+                f"{path} holds no weights: neither it nor any of {', '.join(map(repr, _PARTS))} in "
+                f"it is a dict of tensors. It holds {_inventory(content)}."
             )
         content = content[part]
     where = f"{path}: {part!r}" if part else str(path)
@@ -307,7 +308,7 @@ def _weights_of(path: Path, content: object) -> tuple[dict[str, Tensor], str]:
                 f"{where} holds {name!r}, a {type(each).__name__}, among its tensors"
             )
         if each.is_meta:
-            raise WeightsError(f"{where} holds the shape of {name} and no values (a meta tensor)")
+            raise WeightsError(f"{where} holds only the shape of {name} (a meta tensor)")
         tensors[name] = each.detach()
     return tensors, part
 
@@ -321,7 +322,7 @@ def _inventory(content: object) -> str:
 
 
 def _unwrap(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take off the prefixes of wrappers, nested as they may be, where every name bears them."""
+    """Remove wrappers' prefixes, also nested ones, if every name has them."""
     for prefix in WRAPPERS:
         if tensors and all(name.startswith(prefix) for name in tensors):
             return _unwrap({name.removeprefix(prefix): each for name, each in tensors.items()})
@@ -336,7 +337,7 @@ def write_weights(
     partial = path.with_name(f".{path.name}.partial")
     try:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, metadata)
-        partial.chmod(0o644)  # safetensors makes files for their owner alone
+        partial.chmod(0o644)  # safetensors makes files that only their owner can read
         partial.replace(path)
     except SafetensorError as error:
         number = int(found[1]) if (found := re.search(r"os error (\d+)", str(error))) else errno.EIO
@@ -346,15 +347,15 @@ def write_weights(
 
 
 UNKNOWN = "unknown"
-"""The fingerprint of a teacher that nothing identifies."""
+"""The fingerprint of a teacher without parameters and buffers."""
 
 
 def fingerprint(network: nn.Module) -> str:
     """Return a digest of a network's class, parameters and buffers.
 
-    A teacher that has none of either, such as a plain function, is UNKNOWN.
+    It is UNKNOWN for a teacher without either, such as a plain function.
     """
-    # A sharded network's class has a prefix to its name, and its tensors are cut.
+    # A sharded network's class has a prefix in its name, and its tensors are sharded.
     digest = hashlib.sha256(type(network).__name__.removeprefix("FSDP").encode())
     state = network.state_dict()
     if not state and isinstance(network, Teacher):

@@ -363,11 +363,11 @@ def test_layers_that_are_read_and_not_called_count_too(training: bool) -> None:
 @pytest.mark.parametrize(
     ("make", "rank", "message"),
     [
-        (Network, 0, "rank of low-rank factors is at least 1, found 0"),
-        (Network, 12, "Network has no linear layer that rank 12 could adapt, of 11"),
-        (trained, 1, "Network has low-rank factors already"),
-        (lambda: nn.Sequential(nn.Conv1d(4, 4, 1)), 1, "of 0 linear layers within it"),
-        (lambda: nn.Linear(4, 4), 1, "Linear has no linear layer .* within it"),
+        (Network, 0, "rank of low-rank factors must be at least 1, found 0"),
+        (Network, 12, "rank 12 can adapt none of the 11 linear layers in Network"),
+        (trained, 1, "Network already has low-rank factors"),
+        (lambda: nn.Sequential(nn.Conv1d(4, 4, 1)), 1, "none of the 0 linear layers in Sequential"),
+        (lambda: nn.Linear(4, 4), 1, "none of the 0 linear layers in Linear"),
     ],
 )
 def test_what_cannot_be_adapted_is_refused_and_left_alone(

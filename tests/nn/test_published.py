@@ -133,12 +133,12 @@ def test_training_only_parts_are_dropped_as_asked() -> None:
     network = trained(seed=1)
     load_published(official(**projectors), network, drop=("projectors.*",))
     assert holds(network)
-    assert "left over: heads.0" in "\n".join(refused(official(heads__0=torch.zeros(2))))
+    assert "unexpected: heads.0" in "\n".join(refused(official(heads__0=torch.zeros(2))))
 
 
 def test_a_file_of_another_family_is_told_by_what_only_that_has() -> None:
     (line,) = refused(official(projectors__0__0__bias=torch.zeros(2)))
-    assert 'type = "repa", which leaves them out' in line
+    assert 'set type = "repa" for teacher and student' in line
     (line,) = refused(official(sigma=True), sigma=False)
     assert "predicts σ" in line
     assert 'type = "sit" or "dit"' in line
@@ -231,7 +231,7 @@ def test_the_embedding_of_a_file_in_half_precision_is_rounded(dtype: torch.dtype
 def test_another_embedding_is_refused(changed: Tensor) -> None:
     (line,) = refused(official(pos_embed=changed))
     assert line.startswith("last.pt (ema): pos_embed differs from the fixed sines and cosines")
-    assert "a trained position embedding is not supported" in line
+    assert "ffcore does not support a trained position embedding" in line
 
 
 # What is no finite number.
@@ -305,8 +305,8 @@ def test_numbers_that_are_not_finite_are_told_and_counted(names: list[str]) -> N
         ),
         (
             attrs.evolve(SIZE, classes=7),
-            "another number of classes: 8 labels, which are 7 classes and a null label, or 8 "
-            "without one, and the recipe has 5 classes and a null label",
+            "another number of classes: 8 labels (7 classes and a null label, or 8 classes "
+            "without one), but the recipe has 5 classes and a null label",
             "y_embedder.embedding_table.weight: the file has (8, 16), the network (6, 16)",
         ),
         (
@@ -316,7 +316,7 @@ def test_numbers_that_are_not_finite_are_told_and_counted(names: list[str]) -> N
         ),
         (
             QK_NORM,
-            "qk_norm: the file was trained with it, which the recipe contradicts",
+            "qk_norm: the file was trained with it, but the recipe says otherwise",
             "blocks.0.attn.q_norm.weight: the file has (8,), the network none",
         ),
     ],
@@ -335,7 +335,7 @@ def test_the_other_way_round_is_told_too() -> None:
         "a model of 6 labels in a recipe without classes"
     ]
     assert causes(refused(official(), QK_NORM)) == [
-        "qk_norm: the file was trained without it, which the recipe contradicts"
+        "qk_norm: the file was trained without it, but the recipe says otherwise"
     ]
 
 
@@ -379,14 +379,14 @@ def test_one_label_more_or_less_is_told_as_the_null_label(null: bool) -> None:
     file, recipe = attrs.evolve(SIZE, null_label=not null), attrs.evolve(SIZE, null_label=null)
     (cause,) = causes(refused(official(file), recipe))
     if null:
-        assert cause.startswith("5 labels, and the recipe has 5 classes and a null label: ")
-        assert "without dropping labels, so this teacher cannot be guided" in cause
+        assert cause.startswith("5 labels, but the recipe has 5 classes and a null label. ")
+        assert "without dropping labels, the teacher cannot be guided" in cause
     else:
-        assert cause.startswith("6 labels, and the recipe has 5 classes and no null label: ")
-    assert f"say null_label = {str(not null).lower()} in [teacher.sizes]" in cause
+        assert cause.startswith("6 labels, but the recipe has 5 classes and no null label. ")
+    assert f"set null_label = {str(not null).lower()} in [teacher.sizes]" in cause
     other = attrs.evolve(SIZE, classes=9, null_label=True)
     (cause,) = causes(refused(official(other), recipe))
-    assert cause.startswith("another number of classes: 10 labels, which are 9 classes and a null")
+    assert cause.startswith("another number of classes: 10 labels (9 classes and a null")
 
 
 def test_an_output_that_is_neither_velocity_nor_with_sigma_is_told() -> None:
@@ -422,8 +422,10 @@ def test_all_differences_are_told_at_once() -> None:
 
 def test_a_file_of_another_family_is_told_by_what_it_lacks() -> None:
     (line,) = refused(Weights({"conv.weight": torch.zeros(1)}, {}, "unet.pt"))
-    assert line.startswith("unet.pt is no checkpoint of SiT, REPA or DiT: x_embedder.proj.weight")
-    assert "It starts with conv.weight" in line
+    assert line.startswith(
+        "unet.pt is not a checkpoint of SiT, REPA or DiT: x_embedder.proj.weight"
+    )
+    assert "Its first tensors are conv.weight" in line
     diffusers = {"transformer_blocks.0.norm1.emb.weight": torch.zeros(1)}
     (line,) = refused(Weights(diffusers, {}, "dit.bin"))
     assert "names are those of the diffusers library" in line

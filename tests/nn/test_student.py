@@ -272,7 +272,7 @@ def test_a_network_without_classes_needs_no_labels() -> None:
 
 def test_only_a_teacher_of_its_family_starts_a_student() -> None:
     other = FrozenTeacher(MlpVelocity(2, 0, width=4, depth=1), (2, 4, 4), Unconditional())
-    with pytest.raises(ValueError, match="starts from a sit teacher"):
+    with pytest.raises(ValueError, match="needs a sit teacher to start from"):
         SiTStudent().build(Context(teacher=other))
     assert SiTStudent().needs == {"sit"}
     assert RepaTeacher(sizes=SIZE).offers == {"trainable copy", "repa"}
@@ -358,7 +358,7 @@ def test_from_anywhere_it_is_differentiable_in_point_time_and_duration(
 
 
 def test_from_anywhere_there_is_no_teachers_time() -> None:
-    with pytest.raises(ImpossibleValue, match="'euler', since starts_at"):
+    with pytest.raises(ImpossibleValue, match="'euler', because with starts_at"):
         SiTStudent(start="teacher-time", starts_at="anywhere")
     velocity = student_of(teacher_of("sit"), "sit").velocity
     with pytest.raises(ValueError, match="reads t"):

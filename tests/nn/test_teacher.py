@@ -55,7 +55,7 @@ def test_a_file_says_the_sizes_of_its_network(family: str, tmp_path: Path) -> No
 def test_a_file_of_another_family_does_not_say_them(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     written(path, {"sit": attrs.asdict(SIZE)})
-    with pytest.raises(WeightsError, match="does not say its sizes"):
+    with pytest.raises(WeightsError, match="does not state its sizes"):
         RepaTeacher(weights=str(path)).build(Context())
 
 
@@ -63,7 +63,7 @@ def test_sizes_may_stand_in_the_recipe_instead(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     written(path, {})
     SiTTeacher(weights=str(path), sizes=SIZE).build(Context())
-    with pytest.raises(WeightsError, match="does not say its sizes"):
+    with pytest.raises(WeightsError, match="does not state its sizes"):
         SiTTeacher(weights=str(path)).build(Context())
 
 
@@ -72,7 +72,7 @@ def test_sizes_may_stand_in_the_recipe_instead(tmp_path: Path) -> None:
     [
         ({"sit": attrs.asdict(SIZE)}, "the recipe says"),
         ({}, "another model size"),
-        ({"sit": {"a": 1}}, "describes no sit"),
+        ({"sit": {"a": 1}}, "does not describe a sit"),
     ],
 )
 def test_sizes_that_contradict_the_file_are_refused(
@@ -92,7 +92,7 @@ def test_a_teacher_has_weights_or_a_size_and_not_two_sizes() -> None:
     with pytest.raises(ValueError, match=r"sizes\.qk_norm"):
         SiTTeacher(sizes=SIZE, qk_norm=True)
     for other in ({"sizes": SIZE}, {"weights": "some.pt"}):
-        with pytest.raises(ValueError, match=r"image_size is model's: .* sizes\.input_size \(64 "):
+        with pytest.raises(ValueError, match=r"image_size needs model: .* sizes\.input_size \(64 "):
             SiTTeacher(image_size=512, **other)
     with pytest.raises(ValueError, match=r"weights: must be a path, package:file or hf://"):
         SiTTeacher(model="B/2", weights="")

@@ -139,5 +139,8 @@ def test_why_a_directory_cannot_be_written_is_told(number, said, tmp_path):
 
 
 def test_a_directory_that_is_gone_is_told(tmp_path):
-    with pytest.raises(Unwritable, match=r"run is gone$"), writable(tmp_path / "run", "it"):
+    with (
+        pytest.raises(Unwritable, match=r"run no longer exists$"),
+        writable(tmp_path / "run", "it"),
+    ):
         (tmp_path / "run" / "x").write_text("")

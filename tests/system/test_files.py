@@ -90,10 +90,13 @@ def test_a_package_s_file_is_found_without_importing_the_package(
     [
         ("nowhere.pt", f"no such file: {Path.cwd() / 'nowhere.pt'}"),
         (".", f"a directory, not a file: {Path.cwd()}"),
-        ("no_such_package:a.pt", "no_such_package:a.pt: there is no package 'no_such_package'"),
+        (
+            "no_such_package:a.pt",
+            "no_such_package:a.pt: package 'no_such_package' is not installed",
+        ),
         ("ffcore_sit:nowhere.pt", "no such file: "),
         ("~nobody-of-this-name/a.pt", "~nobody-of-this-name/a.pt: "),
-        ("https://example.org/a.pt", "no files are fetched from https:// addresses"),
+        ("https://example.org/a.pt", "ffcore does not download from https:// addresses"),
         ("hf://org/repo", "not of the form hf://org/repo/path"),
         ("hf://org//a.pt", "not of the form hf://org/repo/path"),
         ("hf://org/repo/a.pt@", "not of the form hf://org/repo/path"),
@@ -164,7 +167,7 @@ def test_a_file_is_downloaded_by_repository_path_and_revision(
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("GatedRepoError", "some-org/some-repo is gated: ask for access"),
+        ("GatedRepoError", "some-org/some-repo is gated: request access"),
         ("RepositoryNotFoundError", "no public repository some-org/some-repo"),
         ("RevisionNotFoundError", "some-org/some-repo has no revision v1"),
         ("EntryNotFoundError", "some-org/some-repo has no file weights/last.pt"),
@@ -244,7 +247,7 @@ def test_all_missing_files_are_told_at_once_each_with_how_to_get_it(tmp_path: Pa
     ):
         assert part in words
     assert reference.startswith("evaluation.reference: statistics\n")
-    assert "there is no package 'no_such_package' installed" in " ".join(reference.split())
+    assert "package 'no_such_package' is not installed" in " ".join(reference.split())
     assert "origin" not in reference
     assert "licence" not in reference
     assert "student" not in found
