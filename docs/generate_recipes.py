@@ -1,7 +1,7 @@
-"""Writes docs/recipes.md from what the code knows: `python docs/generate_recipes.py`.
+"""Writes docs/recipes.md from the code: `python docs/generate_recipes.py`.
 
-Every table is a frozen attrs class whose fields carry help and possible values (ffcore/keys.py);
-which components there are, the registry says. Only ffcore's own are written down.
+Every table is a frozen attrs class whose fields have help and possible values (ffcore/keys.py). The
+registry lists the components; only ffcore's own are on the page.
 """
 
 import types
@@ -22,33 +22,35 @@ PATH = Path(__file__).with_name("recipes.md")
 INTRODUCTION = """\
 # Recipes
 
-Written by `docs/generate_recipes.py` from the code; a test compares them. Do not edit.
+Do not edit: `docs/generate_recipes.py` writes this page. A test compares it with the code.
 
-A recipe is a TOML file that says everything a run depends on. `ffd validate recipe.toml` tells
-at once all that is wrong within it; whether weights and files fit, `ffd run recipe.toml` tells
-before it trains. The run directory keeps it with every default written out as `recipe.toml`.
+A recipe is a TOML file with everything that a run depends on. `ffd validate recipe.toml` reports
+every error in a recipe at once. `ffd run recipe.toml` checks that weights and files fit before it
+trains. It saves the recipe, with every default written out, as `recipe.toml` in the run directory.
 
-- **Components.** `type` names a component by role: its name here, `"distribution:name"` where two
-  plugins claim one name, or `"module:Class"` for a class without a plugin. The other keys of the
-  table are the component's own. `ffd list-plugins` lists what is installed.
-- **Inheritance.** `extends = "base.toml"` at the top: tables merge, arrays are replaced, and a
+- **Components.** `type` names a component of its role: by its name on this page, by
+  `"distribution:name"` if two plugins register the same name, or by `"module:Class"` for a class
+  without a plugin. The table's other keys belong to the component. `ffd list-plugins` lists the
+  installed components.
+- **Inheritance.** With `extends = "base.toml"` at the top, tables merge, arrays are replaced, and a
   changed `type` resets its table. The name is a file beside the recipe, or a packaged recipe.
 - **Overrides.** `--set training.steps=100`, as often as needed; the last wins.
-- **Types are exact.** `3.7` is no integer and `"false"` no truth value; an integer will do for a
-  number. TOML has no null: where the tables below say so, the word `"none"` stands for it.
-- **Files** are paths from where `ffd` runs, or `package:file` for a file that a package ships.
+- **Exact types.** `3.7` is not an integer and `"false"` is not a boolean, but an integer can stand
+  for a number. TOML has no null: use `"none"` where the tables below allow it.
+- **Files** are paths from the directory in which `ffd` runs, or `package:file` for a file of an
+  installed package.
 """
 
 WITHIN = """\
-Where such a table is written in part, the other keys are those of the default of the key that holds
-it: `r = { scale = 2.0 }` stays logit-normal, where that is the default of `r`.
+If you set only some keys of such a table, the others keep the default of the key that holds it:
+`r = { scale = 2.0 }` stays logit-normal if that is the default of `r`.
 """
 
 _SCALARS = {bool: "`true` or `false`", int: "integer", float: "number", str: "string"}
 
 
 def document() -> str:
-    """Return the whole document."""
+    """Return the page."""
     registry = Registry.load()
     components = [
         component
@@ -56,7 +58,7 @@ def document() -> str:
         if plugin.distribution == "ffcore"
         for component in plugin.components
     ]
-    shared: dict[type, None] = {}  # in the order in which they are met
+    shared: dict[type, None] = {}  # in order of first use
     own = [
         f"## [{field.name}]\n\n{_table(kind_of(field), shared)}"
         for field in _fields(Recipe)
@@ -104,7 +106,7 @@ def _table(table: type, shared: dict[type, None]) -> str:
     """Return the keys of a table as a Markdown table; tables met inside are added to `shared`."""
     fields = _fields(table)
     if not fields:
-        return "No keys but `type`."
+        return "No keys except `type`."
     rows = ["| key | type | default | range | meaning |", "|---|---|---|---|---|"]
     for field in fields:
         kind = kind_of(field)
@@ -133,7 +135,7 @@ def _tables_in(kind: Any) -> list[type]:
 
 
 def _words(kind: Any) -> str:
-    """Return a type in a reader's words; a table is a link to its section."""
+    """Return a type in words; a table is a link to its section."""
     if role := role_of(kind):
         one = f"[{role}](#{role})"
         words = f"array of {one}" if get_origin(kind) is tuple else one
@@ -171,7 +173,7 @@ def _default(field: "attrs.Attribute[Any]") -> str:
 
 
 def _changed(table: Any) -> str:
-    """Return what of a table differs from the defaults of its class."""
+    """Return the keys of a table that differ from the defaults of its class."""
     changed = {
         field.name: getattr(table, field.name)
         for field in _fields(type(table))

@@ -1,7 +1,7 @@
-"""Writes docs/roles/ from what the code knows: `python docs/generate_roles.py`.
+"""Writes docs/roles/ from the code: `python docs/generate_roles.py`.
 
-A role's page has its class as it stands in ffcore/interfaces.py, its laws (ffcore/testing/laws/)
-and ffcore's own components; values.md has what roles are handed and what they answer with.
+A role's page has its class in ffcore/interfaces.py, its laws (ffcore/testing/laws/) and ffcore's
+own components. values.md has the arguments and results of roles.
 """
 
 import ast
@@ -44,26 +44,26 @@ VALUES = (
     Solver,
     integrate,
 )
-"""What roles are handed and what they answer with, and what serves to make it."""
+"""Arguments and results of roles, and helpers for them."""
 
 FOLDER = Path(__file__).with_name("roles")
 
-NOTICE = "Written by `docs/generate_roles.py` from the code; a test compares them. Do not edit."
+NOTICE = "Do not edit: `docs/generate_roles.py` writes this page. A test compares it with the code."
 
 INTRODUCTION = f"""\
 # Roles and their laws
 
 {NOTICE}
 
-A component plays a role. A role is a class in `ffcore/interfaces.py`, whose docstrings are its
-contract, and a list of laws, which check the contract clause by clause:
+A component plays a role. A role is a class in `ffcore/interfaces.py`; its docstrings are the
+contract. Laws check the contract clause by clause:
 
 ```sh
-ffd check-plugin ffcore-coin                      # all that a distribution registers
-ffd check-plugin ffcore_coin.tables:CoinTeacher   # one class, no plugin needed
+ffd check-plugin ffcore-coin                      # everything that a distribution registers
+ffd check-plugin ffcore_coin.tables:CoinTeacher   # one class, without a plugin
 ```
 
-In pytest one line does the same, a test for each component and law (extra `testing`):
+In pytest, one line does the same, with one test for each component and law (extra `testing`):
 
 ```python
 from ffcore.testing import plugin_tests
@@ -73,30 +73,32 @@ TestPlugin = plugin_tests("ffcore-coin")
 """
 
 CASES = """\
-## What is tried
+## Settings
 
-A component is built by its recipe table, as a run builds it, with all keys at their defaults. A
-table that cannot be made so, or that would be large, yields small instances of itself from a class
-method `examples`. It is built for each of these small teachers, and for its own plugin's:
+ffcore builds a component from its recipe table, as a run does, with all keys at their defaults. If
+a table has required keys, or its default is large, give it a class method `examples` that yields
+small instances. ffcore builds each instance for these small teachers and for the teachers of the
+component's own plugin:
 
 {settings}
 
-A setting that does not offer what the table `needs` is left out, and so is one that the component
-refuses with a ValueError; it must accept one. What lacks a file on this machine is not checked.
-All of it happens on the CPU, with few samples: laws see what is wrong in principle, not at scale.
+ffcore skips a setting that does not offer what the table `needs`, or that the component refuses
+with a ValueError; the component must accept at least one. It does not check a component whose files
+are missing on this machine. All laws run on the CPU with few samples: they find errors of
+principle, not of scale.
 
 ## Known failures
 
-A law that a component is known to break is expected to fail by its name, with a reason:
+To expect a law to fail, give its name and a reason:
 `plugin_tests("ffcore-coin", expected={{"corrector/kernel/is-deterministic": "why"}})`, or the same
 as lines of a TOML file for `ffd check-plugin --expect`. A shorter name, `corrector/kernel` or
-`corrector`, stands for all of its laws. What holds after all is a failure too, so that no excuse
-outlives its cause; a name of nothing, or an empty reason, is refused.
+`corrector`, covers all its laws. If a law holds although it is expected to fail, that is a failure
+too: remove the expectation. ffcore refuses a name that matches no law, and an empty reason.
 """
 
 
 def documents() -> dict[str, str]:
-    """Return the whole folder: texts by file name."""
+    """Return all pages: texts by file name."""
     registry = Registry.load()
     own = [
         (plugin.name, component)
@@ -113,7 +115,7 @@ def _index() -> str:
         f"| [{role}]({role}.md) | `{KINDS[role].__name__}` | {meaning} | {len(_own_laws(role))} |"
         for role, meaning in ROLES.items()
     ]
-    table = ["| role | class | what it is | laws |", "|---|---|---|---|", *rows]
+    table = ["| role | class | meaning | laws |", "|---|---|---|---|", *rows]
     settings = "\n".join(f"- {each.name}" for each in SETTINGS)
     plugin = [
         f"| plugin {number} | `{name}` | {text} |"
@@ -122,7 +124,7 @@ def _index() -> str:
     parts = [
         INTRODUCTION,
         "\n".join(table),
-        "What roles are handed and what they answer with is on [the page of values](values.md).",
+        "[Values](values.md) has the arguments and results of roles.",
         CASES.format(settings=settings),
         "## Laws of a plugin\n\n" + "\n".join([*_HEADING, *plugin]),
         "## Laws of every component\n\n" + _laws(_own_laws(ANY)),
@@ -135,14 +137,14 @@ def _values() -> str:
         f"## {kind.__name__}\n\n```python\n# {kind.__module__}\n{_skeleton(kind)}\n```"
         for kind in VALUES
     ]
-    return _joined([f"# Values\n\nWhat roles are handed and answer with. {NOTICE}", *sections])
+    return _joined([f"# Values\n\nArguments and results of roles. {NOTICE}", *sections])
 
 
 def _met(contract: str) -> str:
-    """Say where the values are described that a contract names."""
+    """Return links to the values that a contract names."""
     met = [each.__name__ for each in VALUES if re.search(rf"\b{each.__name__}\b", contract)]
     links = [f"[`{name}`](values.md#{name.lower()})" for name in ["Context", *met]]
-    return f"What it meets: {', '.join(links)}, the first of them in the `build` of its table."
+    return f"Values: {', '.join(links)} (the first is the argument of the table's `build`)."
 
 
 def _page(role: str, own: list[tuple[str, Component]]) -> str:
@@ -153,13 +155,13 @@ def _page(role: str, own: list[tuple[str, Component]]) -> str:
         for plugin, each in sorted(own, key=lambda pair: pair[1].name)
         if each.role == role
     ]
-    components = ["| name | plugin | what it is | source |", "|---|---|---|---|", *rows]
+    components = ["| name | plugin | summary | source |", "|---|---|---|---|", *rows]
     parts = [
         f"# {role}\n\n{meaning[0].upper()}{meaning[1:]}. {NOTICE}",
         f"## `ffcore.interfaces.{kind.__name__}`\n\n```python\n{_contract(kind)}\n```\n\n"
         + _met(_contract(kind)),
-        "## Laws\n\nBeside [those of every component](README.md#laws-of-every-component):\n\n"
-        + _laws(_own_laws(role)),
+        "## Laws\n\nIn addition to the [laws of every component]"
+        "(README.md#laws-of-every-component):\n\n" + _laws(_own_laws(role)),
         "## Components of ffcore\n\n"
         f"Their keys are in [the list of recipe keys](../recipes.md#{role}).\n\n"
         + "\n".join(components),
@@ -167,7 +169,7 @@ def _page(role: str, own: list[tuple[str, Component]]) -> str:
     return _joined(parts)
 
 
-_HEADING = ["| number | law | what it asks |", "|---|---|---|"]
+_HEADING = ["| number | law | text |", "|---|---|---|"]
 
 
 def _laws(laws: list[Law]) -> str:
@@ -181,14 +183,14 @@ def _own_laws(role: str) -> list[Law]:
 
 
 def _contract(kind: type) -> str:
-    """Return the class, and those of ours that it is made of, with docstrings for bodies."""
+    """Return the class and its base classes in interfaces.py, with docstrings for bodies."""
     ours = [each for each in reversed(kind.__mro__) if each.__module__ == interfaces.__name__]
     return "\n\n\n".join(map(_skeleton, ours))
 
 
 def _skeleton(kind: Callable[..., Any]) -> str:
-    """Return a class without its decorators, the code of its methods and what is private; of a
-    function its signature and docstring."""
+    """Return a class without decorators, code of methods and private members, or a function's
+    signature and docstring."""
     source = textwrap.dedent(inspect.getsource(kind))
     (node,) = ast.parse(source).body
     assert isinstance(node, ast.ClassDef | ast.FunctionDef)
@@ -206,8 +208,8 @@ def _lines(node: ast.ClassDef | ast.FunctionDef, lines: list[str]) -> Iterator[s
                 continue
             yield ""
             first = min([first, *(each.lineno for each in member.decorator_list)])
-            told = ast.get_docstring(member) is not None
-            last = member.body[0].end_lineno if told else member.body[0].lineno - 1
+            documented = ast.get_docstring(member) is not None
+            last = member.body[0].end_lineno if documented else member.body[0].lineno - 1
         elif index and not isinstance(member, ast.Expr):
             yield ""
         yield from lines[first - 1 : last]

@@ -164,7 +164,7 @@ def test_missing_classes_cry_out(finished):
         (["RUN", "-r", SHIPPED, "--device", "x"], ExitCode.USAGE, "device 'x' cannot be used"),
         (["RUN", "-r", SHIPPED, "--solver", "heun"], ExitCode.USAGE, "is the teacher's"),
         (["RUN", "-r", SHIPPED, "--compare", "full"], ExitCode.USAGE, "cannot be read as a result"),
-        (["RUN", "-r", SHIPPED, "--steps", "4"], ExitCode.USAGE, "starts at the prior alone"),
+        (["RUN", "-r", SHIPPED, "--steps", "4"], ExitCode.USAGE, "starts only at the prior"),
         (["v.npz", "-r", "v.npz"], ExitCode.USAGE, "digits reads images (1, 8, 8), found (2,)"),
         (["gone", "-r", SHIPPED], ExitCode.USAGE, "gone"),
         (["digits.toml", "-r", SHIPPED], ExitCode.USAGE, "is a recipe, and has no student"),

@@ -108,7 +108,7 @@ def test_a_dead_process_ends_the_others_and_is_named(tmp_path: Path) -> None:
         os.kill(children(launched.pid)[1], signal.SIGKILL)
         _, said = launched.communicate(timeout=PATIENCE)
     assert launched.returncode != 0
-    assert "process 0 of 2 has lost another one" in said
+    assert "process 0 of 2 lost another process" in said
     assert "ffcore/training/loop.py" not in said  # no traceback
     cause = said[said.index("Root Cause") :]
     assert "rank      : 1" in cause

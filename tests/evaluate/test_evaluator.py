@@ -110,7 +110,7 @@ def test_a_student_that_starts_anywhere_is_measured_in_more_steps_too() -> None:
     # The teacher's reference holds whatever the student's steps.
     again, _ = evaluator(Raw()).evaluate(student, reference)
     assert again.distances["raw"].student_steps == {}
-    with pytest.raises(ValueError, match="starts at the prior alone"):
+    with pytest.raises(ValueError, match="starts only at the prior"):
         evaluator(Raw(), measurement=more).evaluate(ExactStudent(TEACHER))
 
 

@@ -56,7 +56,7 @@ clip = "yes"
         "x.toml:4: [teacher] means[1][0]: must be a finite number, found true",
         "x.toml:7: [student] unknown key 'dpeth'; did you mean 'depth'? "
         "(keys: width, depth, law, bias)",
-        "x.toml:11: [predictor] delta: low 0.9 is not below high 0.1",
+        "x.toml:11: [predictor] delta: low must be below high, found 0.9 and 0.1",
         "x.toml:10: [predictor] backend: must be 'jvp' or 'finite-difference', found 'jpv'; "
         "did you mean 'jvp'?",
         "--set balancer.alpha=-1: [balancer] alpha: must be above 0, found -1.0",
@@ -383,12 +383,12 @@ UNIT = "{input_size=32, width=16, depth=1, heads=2, classes=5}"
         (
             "digits.toml",
             "corrector.guidance_interval=[0.3, 0.6]",
-            "[corrector] guidance_interval: must be 'none', the run being unguided",
+            "[corrector] guidance_interval: must be 'none', because the run is unguided",
         ),
         (
             "mixture.toml",
             "training.batch=1",
-            "[balancer] correction: must be 0 or 1, since a training.batch of 1 cannot be split",
+            "[balancer] correction: must be 0 or 1, because a training.batch of 1 cannot be split",
         ),
         ("gaussian.toml", "training.batch=1", ""),
         (
@@ -411,20 +411,20 @@ UNIT = "{input_size=32, width=16, depth=1, heads=2, classes=5}"
         (
             "sit_xl_256.toml",
             f"corrector.online={{type='sit', sizes={UNIT}}}",
-            "[corrector.online] sizes.classes is 5, the teacher has 1000",
+            "[corrector.online] sizes.classes is 5, but the teacher has 1000",
         ),
         (
             "sit_xl_256.toml",
             f"student.sizes={UNIT}",
-            "[student] sizes.classes is 5, the teacher has 1000",
+            "[student] sizes.classes is 5, but the teacher has 1000",
         ),
         ("sit_xl_256.toml", "student.model=B/2", ""),
         (
             "sit_xl_256.toml",
             "student.sizes={input_size=8, width=16, depth=1, heads=2}",
-            "[student] sizes are for samples (4, 8, 8), the teacher's are (4, 32, 32)",
+            "[student] sizes are for samples (4, 8, 8), but the teacher's are (4, 32, 32)",
         ),
-        ("gaussian.toml", "decoder={type='sd-vae'}", "[decoder] sd-vae decodes latents, and the"),
+        ("gaussian.toml", "decoder={type='sd-vae'}", "[decoder] sd-vae decodes latents, but the"),
         ("digits.toml", "guidance={scale=2, channels=9}", ""),  # the weights say how many there are
     ],
 )

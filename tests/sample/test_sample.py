@@ -556,7 +556,7 @@ def test_steps_are_whole(steps):
 
 
 def test_steps_are_refused_where_there_are_none():
-    with pytest.raises(SampleError, match="steps: this student starts at the prior alone"):
+    with pytest.raises(SampleError, match="steps: this student starts only at the prior"):
         painting()(4, steps=2)
     with pytest.raises(SampleError, match="a teacher, whose steps are its solver's"):
         Sampler(TeacherSampler(MIXTURE, Solver("euler", 4)), AsItIs())(4, steps=2)
