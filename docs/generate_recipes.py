@@ -1,4 +1,4 @@
-"""Writes docs/recipes.md from the code: `python docs/generate_recipes.py`.
+"""Writes docs/reference/keys.md from the code: `python docs/generate_recipes.py`.
 
 Every table is a frozen attrs class whose fields have help and possible values (ffcore/keys.py). The
 registry lists the components; only ffcore's own are on the page.
@@ -17,28 +17,14 @@ from ffcore.plugins import ROLES, Component, Registry
 from ffcore.recipe import Recipe
 from ffcore.recipe.tables import DEFAULTS
 
-PATH = Path(__file__).with_name("recipes.md")
+PATH = Path(__file__).parent / "reference" / "keys.md"
 
 INTRODUCTION = """\
-# Recipes
+# Recipe keys
 
 Do not edit: `docs/generate_recipes.py` writes this page. A test compares it with the code.
 
-A recipe is a TOML file with everything that a run depends on. `ffd validate recipe.toml` reports
-every error in a recipe at once. `ffd run recipe.toml` checks that weights and files fit before it
-trains. It saves the recipe, with every default written out, as `recipe.toml` in the run directory.
-
-- **Components.** `type` names a component of its role: by its name on this page, by
-  `"distribution:name"` if two plugins register the same name, or by `"module:Class"` for a class
-  without a plugin. The table's other keys belong to the component. `ffd list-plugins` lists the
-  installed components.
-- **Inheritance.** With `extends = "base.toml"` at the top, tables merge, arrays are replaced, and a
-  changed `type` resets its table. The name is a file beside the recipe, or a packaged recipe.
-- **Overrides.** `--set training.steps=100`, as often as needed; the last wins.
-- **Exact types.** `3.7` is not an integer and `"false"` is not a boolean, but an integer can stand
-  for a number. TOML has no null: use `"none"` where the tables below allow it.
-- **Files** are paths from the directory in which `ffd` runs, or `package:file` for a file of an
-  installed package.
+Every table and key of a recipe. The page on [recipes](../recipes.md) says how to write one.
 """
 
 WITHIN = """\

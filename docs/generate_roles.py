@@ -163,7 +163,7 @@ def _page(role: str, own: list[tuple[str, Component]]) -> str:
         "## Laws\n\nIn addition to the [laws of every component]"
         "(README.md#laws-of-every-component):\n\n" + _laws(_own_laws(role)),
         "## Components of ffcore\n\n"
-        f"Their keys are in [the list of recipe keys](../recipes.md#{role}).\n\n"
+        f"Their keys are in [the list of recipe keys](../reference/keys.md#{role}).\n\n"
         + "\n".join(components),
     ]
     return _joined(parts)

@@ -60,6 +60,8 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Let links that lead out of the documentation be names: the site does not hold the code."""
+    if page.file.src_uri == "recipes.md":
+        markdown = markdown.replace("<!-- recipes -->", _recipes())
     if page.file.src_uri in COPIED:
         return re.sub(
             r"\]\(docs/", "](", _named(markdown, r"\[([^\]]*)\]\((?!docs/[^)]*\.md|http|#)[^)]*\)")
@@ -96,6 +98,18 @@ def on_post_build(config: Any) -> None:
     for each in Path(config["site_dir"]).rglob("*.map"):
         each.unlink()
     shutil.rmtree(scripts / "lunr", ignore_errors=True)
+
+
+def _recipes() -> str:
+    """Return the packaged recipes, by what their first lines say."""
+    rows = ["| recipe | | reaches | costs |", "|---|---|---|---|"]
+    for path in sorted((ROOT / "recipes").glob("*.toml")):
+        head = path.read_text().partition("\n\n")[0].partition("\n")[2]
+        told = re.split(r"(Reaches|Costs|Weights): ", re.sub(r"\s*\n?# ", " ", head).strip())
+        cells = {"": told[0], **dict(zip(told[1::2], told[2::2], strict=True))}
+        cells = [f"`{path.name}`", cells[""], cells["Reaches"], cells["Costs"]]
+        rows.append(f"| {' | '.join(each.strip() for each in cells)} |")
+    return "\n".join(rows)
 
 
 def _commands() -> str:
