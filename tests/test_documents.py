@@ -472,7 +472,7 @@ def missing_files(document: Path) -> list[str]:
 
 
 def _files() -> Iterator[Path]:
-    for folder in ("ffcore", "plugins", "recipes", "tests", "docs"):
+    for folder in ("ffcore", "plugins", "recipes", "tests", "docs", "examples"):
         yield from (ROOT / folder).rglob("*.*")
 
 
