@@ -82,12 +82,13 @@ class OwnStudentTable:
 
     def build(self, context: Context) -> Student:
         """Return a student that starts from the teacher's weights."""
-        teacher = context.teacher
-        if teacher is None or teacher.sample_shape != SHAPE:
-            raise ValueError("this student is for a teacher of points in the plane")
-        # Loading a saved student needs no teacher, so there is none to copy.
-        copied = teacher.trainable_copy()
-        return OwnStudent(OwnVelocity(Network()) if copied is None else copied)
+        assert context.teacher is not None
+        velocity = context.teacher.trainable_copy()
+        if velocity is None:  # A saved student is loaded without its teacher.
+            if (context.teacher.sample_shape, context.classes) != (SHAPE, CLASSES):
+                raise ValueError(f"a new student is for samples {SHAPE} of {CLASSES} classes")
+            velocity = OwnVelocity(Network())
+        return OwnStudent(velocity)
 
 
 def main(steps: int = 600, guidance: float = 1.5) -> dict[str, float]:
