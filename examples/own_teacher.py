@@ -83,7 +83,8 @@ class OwnStudentTable:
     def build(self, context: Context) -> Student:
         """Return a student that starts from the teacher's weights."""
         assert context.teacher is not None
-        velocity = context.teacher.trainable_copy()
+        ranged = context.guidance_range is not None  # refused: the network has no input for γ
+        velocity = context.teacher.trainable_copy(takes_guidance=ranged)
         if velocity is None:  # A saved student is loaded without its teacher.
             if (context.teacher.sample_shape, context.classes) != (SHAPE, CLASSES):
                 raise ValueError(f"a new student is for samples {SHAPE} of {CLASSES} classes")
