@@ -251,9 +251,9 @@ class Batch:
 class Gap:
     """An output and the direction in which the loss pushes it.
 
-    It adds ⟨output, sg(weight · gap)⟩ to the loss, whose gradient is Jᵀ(weight · gap). So the gap
-    is the derivative of any loss with respect to the output: with gap = output − target, half the
-    squared error.
+    It adds ⟨output, sg(weight · gap)⟩ to the loss, with gradient Jᵀ(weight · gap). So a gap can be
+    the derivative of any loss with respect to the output: for half the squared error it is
+    output − target.
 
     Raises TypeError for anything but tensors, ValueError for a gap with gradient or of another
     shape.

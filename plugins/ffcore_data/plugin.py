@@ -18,5 +18,5 @@ def ffcore_components() -> Iterable[Component]:
         role="data",
         name="teacher-samples",
         target="ffcore_data.tables:TeacherSamples",
-        summary="Samples of the teacher, guided as the recipe guides it, made once in memory",
+        summary="Samples of the teacher, guided as in the recipe, made once and kept in memory",
     )

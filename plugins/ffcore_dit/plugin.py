@@ -21,6 +21,6 @@ def ffcore_components() -> Iterable[Component]:
         role="student",
         name="dit",
         target="ffcore_dit.tables:DiTStudent",
-        summary="The DiT transformer on (z, δ, γ, label), its body from the teacher, its head new",
+        summary="The DiT transformer on (z, δ, γ, label), with the teacher's body and a new head",
         citation=_CITATION,
     )

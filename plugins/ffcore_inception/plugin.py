@@ -12,7 +12,7 @@ def ffcore_components() -> Iterable[Component]:
         role="features",
         name="inception",
         target="ffcore_inception.tables:Inception",
-        summary="Pool of the Inception network of published FIDs, 2048 numbers, by torch-fidelity",
+        summary="Pool features of published FIDs' Inception (2048 numbers), by torch-fidelity",
         citation="Heusel et al.: GANs Trained by a Two Time-Scale Update Rule Converge to a Local "
         "Nash Equilibrium, NeurIPS 2017, arXiv 1706.08500",
     )
@@ -20,7 +20,7 @@ def ffcore_components() -> Iterable[Component]:
         role="features",
         name="dinov2",
         target="ffcore_inception.tables:DinoV2",
-        summary="Class token of DINOv2, of any published size, as torch-fidelity measures with it",
+        summary="Class token of DINOv2 (any published size), computed as in torch-fidelity",
         citation="Oquab et al.: DINOv2: Learning Robust Visual Features without Supervision, 2023, "
         "arXiv 2304.07193",
     )

@@ -12,7 +12,7 @@ def ffcore_components() -> Iterable[Component]:
         role="predictor",
         name="meanflow",
         target="ffcore_meanflow.tables:MeanFlow",
-        summary="Learns the flow map from anywhere on data, by data's velocity or the teacher's",
+        summary="Learns the flow map from anywhere, on data, by the data's or teacher's velocity",
         citation="Geng, Deng, Bai, Kolter, He: Mean Flows for One-step Generative Modeling, "
         "arXiv 2505.13447",
     )

@@ -52,7 +52,7 @@ class MlpStudent:
         return frozenset({"student starts anywhere"} if self.starts_at == "anywhere" else ())
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Raise ValueError where the teacher's samples are no vectors, or γ would have to enter."""
+        """Raise ValueError for a range of γ, and for samples known not to be vectors."""
         _check_vectors("student mlp", recipe.teacher, recipe.guidance.range)
 
     def build(self, context: Context) -> Student:
@@ -76,7 +76,7 @@ class MlpNetwork:
     depth: int = key(3, help="hidden layers", at_least=1)
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Raise ValueError where the teacher's samples are no vectors, or γ would have to enter."""
+        """Raise ValueError for a range of γ, and for samples known not to be vectors."""
         _check_vectors("network mlp", recipe.teacher, recipe.guidance.range)
 
     def build(self, context: Context) -> VelocityField:

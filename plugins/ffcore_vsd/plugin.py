@@ -12,7 +12,7 @@ def ffcore_components() -> Iterable[Component]:
         role="corrector",
         name="vsd",
         target="ffcore_vsd.tables:Vsd",
-        summary="Pulls the samples' distribution back, by an online network",
+        summary="Pulls the samples' distribution to the teacher's, with an online network",
         citation=(
             "Luo et al.: Diff-Instruct, arXiv 2305.18455; Wang et al.: ProlificDreamer, "
             "arXiv 2305.16213; as used by FreeFlow, arXiv 2511.19428"

@@ -114,7 +114,7 @@ def test_all_that_does_not_fit_is_told_at_once() -> None:
         )
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("some.safetensors does not fit")
-    assert [line.split(":")[0].strip() for line in lines[1:]] == ["missing", "left over", "0.bias"]
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["missing", "unexpected", "0.bias"]
 
 
 def test_another_precision_fits() -> None:

@@ -76,10 +76,10 @@ def explains_its_keys(case: Case, live: Any) -> None:
 
 @law(ANY, 6)
 def is_honest_about_its_needs(case: Case, live: Any) -> None:
-    """`needs` and `offers` of a table are frozensets of words and true. A teacher's table offers
-    "trainable copy" if there is one; a student's offers "student starts anywhere" if it does; an
-    objective's needs "data" or "whole batch" if the objective does. An objective whose table needs
-    nothing works with a black box."""
+    """A table's `needs` and `offers` are frozensets of words, and they are true. A teacher's table
+    offers "trainable copy" if there is one; a student's offers "student starts anywhere" if it
+    does; an objective's needs "data" or "whole batch" if the objective does. An objective whose
+    table needs nothing works with a black box."""
     for side in ("needs", "offers"):
         declared: Any = getattr(case.table, side, frozenset())
         require(
