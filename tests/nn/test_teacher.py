@@ -70,7 +70,7 @@ def test_sizes_may_stand_in_the_recipe_instead(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stored", "message"),
     [
-        ({"sit": attrs.asdict(SIZE)}, "the recipe says"),
+        ({"sit": attrs.asdict(SIZE)}, "but the recipe states"),
         ({}, "another model size"),
         ({"sit": {"a": 1}}, "does not describe a sit"),
     ],
