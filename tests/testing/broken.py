@@ -369,7 +369,7 @@ class ShapeInAList(Tutor):
         self.sample_shape = [2]
 
 
-@breaks("keeps-shape-and-dtype", "answers torch.bfloat16", role="teacher")
+@breaks("keeps-shape-and-dtype", "returns torch.bfloat16", role="teacher")
 class AnswersInThePrecisionOfAutocast(Tutor):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         found = super().forward(x_t, t, condition)
@@ -612,7 +612,7 @@ class SaysAWordOfItsOwn(SmallStudent):
     starts_at = "noise"
 
 
-@breaks("keeps-shape-and-dtype", "answers torch.bfloat16", role="student")
+@breaks("keeps-shape-and-dtype", "returns torch.bfloat16", role="student")
 class StudentInThePrecisionOfAutocast(SmallStudent):
     def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
         found = super().forward(x_t, t, delta, condition)
@@ -752,7 +752,7 @@ class RebuildsAnotherNetwork:
         return SmallStudent.of(context.teacher)
 
 
-@breaks("keeps-shape-and-dtype", "answers torch.bfloat16", role="network")
+@breaks("keeps-shape-and-dtype", "returns torch.bfloat16", role="network")
 class NetworkInThePrecisionOfAutocast(SmallVelocity):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         found = super().forward(x_t, t, condition)

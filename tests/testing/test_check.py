@@ -197,7 +197,9 @@ def test_a_name_that_is_taken_is_a_broken_law_of_who_came_later(distribute: Dist
 def test_what_is_disabled_is_not_called_broken(distribute: Distribute) -> None:
     with without_third_parties():
         distribute("shy-dist", {"shy": "shy_plugin"}, shy_plugin="raise OSError('no')")
-        with pytest.raises(PluginError, match="cannot be checked because it is disabled: third"):
+        with pytest.raises(
+            PluginError, match="cannot be checked because it is disabled: --no-plugins"
+        ):
             check_distribution("shy-dist")
 
 
