@@ -469,7 +469,7 @@ def test_low_rank_factors_are_of_the_copy_and_leave_the_teacher_alone() -> None:
 
 def test_a_copy_without_layers_to_adapt_is_refused() -> None:
     teacher = FrozenTeacher(LinearVelocity(3), (3,), Unconditional())
-    with pytest.raises(ValueError, match="online_rank of the corrector: rank .* LinearVelocity"):
+    with pytest.raises(ValueError, match=r"online_rank of the corrector: rank .* LinearVelocity"):
         VsdCorrector(online_rank=1).auxiliaries(affine(MEAN, 1.0), teacher)
 
 
