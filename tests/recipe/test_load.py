@@ -56,7 +56,7 @@ clip = "yes"
         "x.toml:4: [teacher] means[1][0]: must be a finite number, found true",
         "x.toml:7: [student] unknown key 'dpeth'; did you mean 'depth'? "
         "(keys: width, depth, law, bias)",
-        "x.toml:11: [predictor] delta: low must be below high, found 0.9 and 0.1",
+        "x.toml:11: [predictor] delta: low 0.9 is not below high 0.1",
         "x.toml:10: [predictor] backend: must be 'jvp' or 'finite-difference', found 'jpv'; "
         "did you mean 'jvp'?",
         "--set balancer.alpha=-1: [balancer] alpha: must be above 0, found -1.0",
