@@ -1,4 +1,4 @@
-"""How a command tells of long work: bars on a terminal, plain periodic lines elsewhere."""
+"""Progress of long work: bars on a terminal, one plain line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from rich.progress import (
 )
 
 PLAIN_SECONDS = 10.0
-"""Between two lines of progress where no terminal is."""
+"""Seconds between two lines of progress if the output is no terminal."""
 
 
 class Bars:
-    """One bar for each phase of the work, beside lines of news.
+    """One bar for each phase of the work, beside lines of text.
 
     Args:
-        console: where to; a quiet one shows nothing.
-        told: when the last line of progress was told (of `time.monotonic`), for the first to wait.
+        console: to print to; a quiet one shows nothing.
+        told: `time.monotonic()` of the last line of progress, which delays the first one.
     """
 
     def __init__(self, console: Console, told: float = 0.0) -> None:
@@ -53,7 +53,7 @@ class Bars:
         self.console.print(text, highlight=False)
 
     def advance(self, phase: str, done: int, total: int, news: str) -> None:
-        """Show how far a phase is, and what is new of it."""
+        """Show the progress of a phase, with a short text."""
         if self.console.is_terminal:
             if phase not in self.tasks:
                 self.tasks[phase] = self.progress.add_task(phase, total=total, news=news)

@@ -1,4 +1,4 @@
-"""`ffd check-plugin`: the laws of every role, over what a distribution registers."""
+"""`ffd check-plugin`: the laws of each role, for every component of a distribution."""
 
 from __future__ import annotations
 
@@ -28,32 +28,33 @@ COLUMNS = {
     "expected": ("broken as expected",),
     "not checked": ("not checked",),
 }
-"""What is counted, and the statuses that each counts."""
+"""The columns of the table, each with the statuses that it counts."""
 
 
 @click.command()
 @click.argument("plugin", metavar="DISTRIBUTION|MODULE:CLASS")
-@options.role("Role of MODULE:CLASS, where what it builds leaves that open.")
+@options.role("Role of MODULE:CLASS, if ffcore cannot infer it from what the class builds.")
 @click.option(
     "--expect",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help='TOML file of known failures, "role/name/law" = "reason"; a law that holds in spite '
-    "of it fails.",
+    help='TOML file of known failures: "role/name/law" = "reason". A listed law that holds '
+    "counts as a failure.",
 )
 @options.as_json
 @click.pass_context
 def check_plugin(
     ctx: click.Context, plugin: str, role: str | None, expect: Path | None, as_json: bool
 ) -> None:
-    """Check the components of a distribution, or one class, by the laws of their roles.
+    """Check the components of a distribution, or one class, against the laws of their roles.
 
-    Exit code 0: all laws hold, or fail as expected; 1: some are broken; 3: no such plugin.
+    Exit codes: 0 if every law holds or fails as expected, 1 if a law is broken, 3 if there is no
+    such plugin.
     """
     expected = _read(expect)
-    # A component is built again for every law; what it has to say each time is not news.
+    # A component is built again for every law, and would repeat its messages each time.
     if (logger := logging.getLogger("ffcore")).level > logging.DEBUG:
         logger.setLevel(logging.ERROR)
-    with contextlib.redirect_stdout(sys.stderr):  # for what a stranger's code prints
+    with contextlib.redirect_stdout(sys.stderr):  # a plugin may print anything
         results = _check(plugin, role, expected)
     fails = any(each.fails for each in results)
     if as_json:
@@ -67,7 +68,7 @@ def check_plugin(
 
 
 def _check(plugin: str, role: str | None, expected: dict[str, str]) -> list[Result]:
-    """Return the results. Raises UsageError for what the command line asks amiss."""
+    """Return the results. Raises UsageError for a wrong command line."""
     from ffcore.testing import check_class, check_distribution
 
     try:
@@ -75,7 +76,7 @@ def _check(plugin: str, role: str | None, expected: dict[str, str]) -> list[Resu
             return check_class(plugin, role, expected=expected)
         if role is not None:
             raise click.UsageError(
-                "--role is for MODULE:CLASS; a distribution says what its components are"
+                "--role is for MODULE:CLASS; a distribution declares the roles of its components"
             )
         return check_distribution(
             plugin,
@@ -94,12 +95,12 @@ def _read(expect: Path | None) -> dict[str, str]:
     except ValueError as error:
         raise click.UsageError(f"{expect} is not TOML: {error}") from error
     if not all(isinstance(each, str) for each in found.values()):
-        raise click.UsageError(f'{expect} must hold lines "role/name/law" = "reason" alone')
+        raise click.UsageError(f'{expect} may hold only lines "role/name/law" = "reason"')
     return found
 
 
 def _lines(results: list[Result], width: int) -> Iterator[str]:
-    """A count for each component, what there is to fix or to know, and a sum."""
+    """Yield the counts of each component, then the failures with their reasons, then the total."""
     components = list(dict.fromkeys(each.component for each in results))
     name_width = max(map(len, ("component", *components)))
     yield f"{'component':<{name_width}}" + "".join(f"  {name:>9}" for name in COLUMNS)
@@ -128,7 +129,7 @@ def _counts(results: list[Result]) -> dict[str, int]:
 
 
 def _wrapped(text: str, label: str, width: int) -> str:
-    """Wrap between words only: names and paths stay whole, to be copied."""
+    """Wrap between words only, so that names and paths can be copied."""
     return textwrap.fill(
         text,
         width,

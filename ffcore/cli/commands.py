@@ -1,4 +1,4 @@
-"""The group of commands: each is imported when it is invoked, and its help line is kept here."""
+"""The group of commands. Each is imported when it is invoked; its help line is here."""
 
 import io
 import logging
@@ -17,36 +17,39 @@ from ffcore.cli.exit_codes import ExitCode
 COMMANDS = {
     "check-plugin": (
         "ffcore.cli.check_plugin:check_plugin",
-        "Check a plugin by the laws of its roles.",
+        "Check a plugin against the laws of its roles.",
     ),
-    "doctor": ("ffcore.cli.doctor:doctor", "Try what works on this machine."),
+    "doctor": ("ffcore.cli.doctor:doctor", "Check what works on this machine."),
     "evaluate": (
         "ffcore.cli.evaluate:evaluate",
         "Measure samples against a reference.",
     ),
     "export": ("ffcore.cli.export:export", "Export the student of a finished run."),
-    "new-plugin": ("ffcore.cli.new_plugin:new_plugin", "Write a plugin to begin with."),
-    "report": ("ffcore.cli.report:report", "Write a page about runs, side by side."),
-    "run": ("ffcore.cli.run:run", "Distil a teacher as a recipe says."),
+    "new-plugin": ("ffcore.cli.new_plugin:new_plugin", "Write a starter plugin."),
+    "report": ("ffcore.cli.report:report", "Write an HTML report that compares runs."),
+    "run": ("ffcore.cli.run:run", "Distil the teacher of a recipe."),
     "sample": ("ffcore.cli.sample:sample", "Sample a student in one step, or a teacher."),
     "schema": ("ffcore.cli.schema:schema", "Print the JSON Schema of recipes, for editors."),
     "search": (
         "ffcore.cli.search:search",
-        "Let a student search the noise, and the teacher render the best.",
+        "Search the noise with a student; render with its teacher.",
     ),
     "validate": ("ffcore.cli.validate:validate", "Check recipes without running them."),
-    "verify": ("ffcore.cli.verify:verify", "Hold a student against its teacher's flow."),
-    "list-plugins": ("ffcore.cli.list_plugins:list_plugins", "List the installed components."),
+    "verify": ("ffcore.cli.verify:verify", "Compare a student with its teacher's flow."),
+    "list-plugins": (
+        "ffcore.cli.list_plugins:list_plugins",
+        "List the installed components and plugins.",
+    ),
 }
-"""Every command: where it is, and its line in `ffd --help`."""
-_HINT = "; ffd --debug shows the whole traceback"
+"""Every command: its import path, and its line in `ffd --help`."""
+_HINT = "; ffd --debug shows the full traceback"
 
 
 class Commands(click.Group):
-    """A click group that looks its commands up in `COMMANDS` and says errors in one place."""
+    """A click group that finds its commands in `COMMANDS` and prints all errors in one place."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names of all commands, imported or not."""
+        """Return the names of all commands, imported or not."""
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -61,7 +64,7 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that the first argument names; a misspelt one is told its nearest."""
+        """Find the command of the first argument; the error for a misspelt one suggests a name."""
         if args[0] not in COMMANDS:
             from ffcore.keys import did_you_mean
 
@@ -86,7 +89,7 @@ class Commands(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort) as error:
             if isinstance(error, click.ClickException) and _of_another_process(error):
                 ctx.exit(error.exit_code)
-            raise  # which click tells
+            raise  # click prints it
         except (Exception, SystemExit) as error:
             message, code = _told(error, "" if ctx.params["debug"] else _HINT)
             if code is None:
@@ -100,26 +103,26 @@ class Commands(click.Group):
 
 
 def _replace_what_a_locale_lacks() -> None:
-    """Let a locale without our letters end no run."""
+    """Replace letters that the locale lacks, so that printing them cannot end a run."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
 def _process() -> str:
-    """Return what an error begins with in all processes but the first that torchrun started."""
+    """Return the prefix of an error: empty in the first process that torchrun started."""
     rank = os.environ.get("RANK", "0")
     return "" if rank == "0" else f"process {rank}: "
 
 
 def _of_another_process(error: BaseException) -> bool:
-    """Whether all processes raise this error, and another one tells it; see Processes.each."""
+    """Whether all processes raise this error and another one prints it; see Processes.each."""
     notes = [each for each in getattr(error, "__notes__", ()) if each.startswith("in process ")]
     return bool(notes) and f"in process {os.environ.get('RANK', '0')} " not in notes[0]
 
 
 def _tell_torchrun(error: BaseException) -> None:
-    """Leave the error where torchrun looks for what ended a process first."""
+    """Record the error where torchrun looks for the first cause."""
     if "TORCHELASTIC_ERROR_FILE" in os.environ:
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
@@ -127,10 +130,10 @@ def _tell_torchrun(error: BaseException) -> None:
 
 
 def _told(error: BaseException, hint: str) -> tuple[str, ExitCode | None]:
-    """Return what to say of an error, and its exit code: None for a defect of ours.
+    """Return the message of an error, and its exit code: None for a bug in ffcore.
 
-    What nobody expected, and what came out of a plugin's code, is the plugin's; its notes say what
-    was being done.
+    An unexpected error from a plugin's code counts as the plugin's. The error's notes, which say
+    what ffcore was doing, come first.
     """
     if (code := verdict(error)) is not None:
         return str(error), code
@@ -143,18 +146,18 @@ def _told(error: BaseException, hint: str) -> tuple[str, ExitCode | None]:
 
 @contextmanager
 def _misplaced_told(options: Sequence[click.Parameter]) -> Iterator[None]:
-    """Let what a command does not know say so, where it is one of these: ffd's own."""
+    """Let the error for an unknown option say that it belongs to ffd, if it is one of `options`."""
     try:
         yield
     except click.NoSuchOption as error:
         if error.option_name in {name for each in options for name in each.opts}:
-            where = f"It stands before the command: ffd {error.option_name} …"
+            where = f"Put it before the command: ffd {error.option_name} …"
             raise click.UsageError(f"{error.format_message()} {where}", error.ctx) from None
         raise
 
 
 class _Stderr(logging.Handler):
-    """Writes to what is `sys.stderr` at the time: rich puts a stream there that spares its bars."""
+    """Writes to the current `sys.stderr`: rich replaces it by a stream that spares its bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
         sys.stderr.write(self.format(record) + "\n")
@@ -162,7 +165,7 @@ class _Stderr(logging.Handler):
 
 @contextmanager
 def _news_on_stderr(level: int) -> Iterator[None]:
-    """Show what the library has to say meanwhile; of several processes, the first one's."""
+    """Show the library's log on stderr, of the first process only."""
     logger, handler = logging.getLogger("ffcore"), _Stderr()
     before = logger.level
     logger.setLevel(level if os.environ.get("RANK", "0") == "0" else logging.WARNING)
@@ -204,16 +207,16 @@ def _disable_third_parties(ctx: click.Context, parameter: click.Parameter, asked
     expose_value=False,
     callback=_disable_third_parties,
     help=(
-        "Import no plugin of any distribution but ffcore. Stands before the command: ffd "
-        "--no-plugins run. The environment variable FFCORE_DISABLE_PLUGINS says the same by "
-        "the word third-party; it also takes names of plugins and of distributions, with commas "
-        "between."
+        "Import only the plugins of ffcore. Put this option before the command: ffd --no-plugins "
+        "run. The environment variable FFCORE_DISABLE_PLUGINS=third-party does the same; it also "
+        "takes a comma-separated list of plugins and distributions."
     ),
 )
 @click.option(
     "--debug",
     is_flag=True,
-    help="Show the whole traceback of every error. Stands before the command: ffd --debug run.",
+    help="Show the full traceback of every error. Put this option before the command: ffd --debug "
+    "run.",
 )
 def main(debug: bool) -> None:
     """Distil a flow or diffusion teacher into a one-step student, without data."""

@@ -1,4 +1,4 @@
-"""`ffd doctor`: what works on this machine, and what to do where something does not."""
+"""`ffd doctor`: what works on this machine, and how to fix the rest."""
 
 import json
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ STYLES = {"works": "green", "absent": "dim", "fails": "bold red"}
 
 
 @click.command()
-@click.option("--thorough", is_flag=True, help="Compile a function by torch.compile, for a minute.")
+@click.option("--thorough", is_flag=True, help="Also test torch.compile, which takes a minute.")
 @options.as_json
 @click.pass_context
 def doctor(ctx: click.Context, thorough: bool, as_json: bool) -> None:
-    """Try what ffcore may need: devices, kernels, plugins, libraries, the disk.
+    """Check what ffcore may need: devices, kernels, plugins, libraries, the disk.
 
-    Each line works, is absent, which matters to those who want it, or fails. The exit code is 4
-    where a run cannot work here.
+    Each item is reported as working, absent (a problem only if you need it) or failing. The exit
+    code is 4 if runs cannot work here.
     """
     from ffcore.doctor import examine
 
@@ -46,7 +46,7 @@ def doctor(ctx: click.Context, thorough: bool, as_json: bool) -> None:
 
 
 def _show(findings: Sequence["Finding"]) -> None:
-    """One table, whose topics stand at their first row; cells wrap, nothing is cut off."""
+    """Print one table, each topic in its first row; cells wrap, nothing is cut off."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     for _ in range(3):
         table.add_column(overflow="fold")

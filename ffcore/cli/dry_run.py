@@ -1,4 +1,4 @@
-"""`ffd run --dry-run`: what a recipe costs, on stdout. Nothing is written."""
+"""`ffd run --dry-run`: the cost of a recipe, on stdout. No file is written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 
 
 def dry_run(recipe: Recipe, gpus: int, *, as_json: bool) -> None:
-    """Tell the cost of a recipe on `gpus` GPUs, in tables or as one JSON document."""
+    """Print the cost of a recipe on `gpus` GPUs, in tables or as one JSON document."""
     from ffcore.cost import Cost
 
     cost = Cost.of(recipe, gpus)
@@ -32,22 +32,23 @@ def dry_run(recipe: Recipe, gpus: int, *, as_json: bool) -> None:
     out.print(_networks(cost))
     out.print(_memory(cost))
     out.print(
-        "Exact. All columns but the last: every GPU holds everything. Sharded: every tensor is cut "
-        f"along its first dimension into {gpus}."
+        "Exact. The last column is for sharding: every tensor is split along its first dimension "
+        f"into {gpus}. In the other columns every GPU holds everything."
     )
     out.print(_activations(cost))
     out.print(
-        "What a backward needs of its forward, with fused attention and without checkpointing. "
-        "The networks take turns. What is computed and dropped at once comes on top."
+        "Activations that a forward pass stores for its backward pass, with fused attention and "
+        "without activation checkpointing. The networks run one after the other. Temporary "
+        "buffers come on top."
     )
     out.print(_flops(cost))
     out.print(
-        "Matrix products, convolutions and attention, as torch executes them. Samples are means "
-        f"over the run, which takes {_scaled(cost.steps * cost.flops)}FLOP."
+        "Matrix products, convolutions and attention, as torch executes them. Sample counts are "
+        f"means over the run. The whole run takes {_scaled(cost.steps * cost.flops)}FLOP."
     )
     out.print(f"\nTeacher's reference sampler ({recipe.evaluation.solver.method}): {_nfe(cost)}")
     out.print(f"Student: 1 NFE, {_scaled(cost.student_row)}FLOP a sample")
-    out.print("\nA dry run: nothing was trained, and nothing was written.")
+    out.print("\nThis was a dry run: nothing was trained or written.")
 
 
 def document(cost: Cost) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def _bytes(memory: Memory) -> dict[str, int]:
 
 
 def _networks(cost: Cost) -> Table:
-    table = _table("Parameters", "network", "in all", "trainable")
+    table = _table("Parameters", "network", "total", "trainable")
     for each in cost.networks:
         table.add_row(each.name, f"{each.parameters:,}", f"{each.trainable:,}")
     return table

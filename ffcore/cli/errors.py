@@ -1,4 +1,4 @@
-"""Which exit code an error means. The one place where the library's errors meet the shell."""
+"""The exit code of each error. Only this module maps the library's errors to exit codes."""
 
 from ffcore.cli.exit_codes import ExitCode
 
@@ -24,13 +24,13 @@ EXPECTED = {
     "builtins:OSError": ExitCode.ENVIRONMENT,
     "torch:OutOfMemoryError": ExitCode.ENVIRONMENT,
 }
-"""The errors that a user can fix, by name, so that knowing them imports nothing."""
+"""Errors that a user can fix, by name: this imports none of their modules."""
 
 
 def verdict(error: BaseException) -> ExitCode | None:
-    """The exit code of an error that a user can fix; None for one that is a defect of ours.
+    """Return the exit code of an error that a user can fix; None for a bug in ffcore.
 
-    A recipe whose only errors are plugins' is a plugin problem.
+    If plugins alone cause the errors of a recipe, the exit code is PLUGIN.
     """
     names = (f"{kind.__module__}:{kind.__qualname__}" for kind in type(error).__mro__)
     code = next((EXPECTED[name] for name in names if name in EXPECTED), None)

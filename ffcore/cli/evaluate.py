@@ -1,4 +1,4 @@
-"""`ffd evaluate`: how far samples are from a reference, beside all that the numbers depend on."""
+"""`ffd evaluate`: the distance of samples from a reference, with its conditions."""
 
 from __future__ import annotations
 
@@ -31,49 +31,56 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("source")
 @options.reference(
-    "Samples as SOURCE has them, a recipe for its teacher, or a file of statistics. "
-    "[default: the evaluation of the run is made again]",
+    "Reference to measure against: samples in any form that SOURCE takes, a recipe (its teacher is "
+    "sampled), or a file of statistics. [default: repeat the run's own evaluation]",
 )
 @options.features(
-    """Feature space, or its table as in '{type="inception", weights="PATH"}'. May be """
+    """Feature space, by name or as a table: '{type="inception", weights="PATH"}'. May be """
     "repeated. [default: inception]",
 )
 @click.option(
     "--metrics",
     "-m",
     metavar="LIST",
-    help="Metrics, with commas between: fd (Fréchet distance), is (Inception Score), kid (kernel "
-    "distance), pr (precision and recall), classes. [default: fd, and classes where features tell "
-    "them]",
+    help="Comma-separated metrics: fd (Fréchet distance), is (Inception Score), kid (kernel "
+    "distance), pr (precision and recall), classes (counts and accuracy). [default: fd, and "
+    "classes if the features classify]",
 )
-@options.number("Number of samples. [default: 50000; all of those that are there already]", least=4)
+@options.number("Number of samples. [default: 50000; all, if they are stored]", least=4)
 @options.labels
 @options.guidance
-@options.steps("Number of steps, as ffd sample has them.")
+@options.steps(
+    "Number of steps of a student that starts anywhere [default: 1], or of the teacher's solver."
+)
 @options.seed(
-    "Seed of noise and labels; a reference that is made takes the next one. [default: 0]",
+    "Seed of noise and labels; a generated reference uses the next seed. [default: 0]",
     default=None,
 )
-@options.teacher("Judge")
+@options.teacher("Evaluate")
 @options.solver()
 @options.batch
 @click.option(
     "--device",
-    help="Torch device. [default: auto; the run's own, where its evaluation is made again]",
+    help="Torch device, as in cpu or cuda:1. [default: auto; the run's own, when ffd repeats its "
+    "evaluation]",
 )
 @options.overrides(
-    "Without --reference, override a key of the recipe's teacher or evaluation, as in "
-    "evaluation.reference=PATH."
+    "Override a key of the recipe's teacher or evaluation, as in evaluation.reference=PATH; only "
+    "without --reference."
 )
-@options.out("File of the result, as JSON; until then, how far the evaluation is.", folder=False)
+@options.out(
+    "JSON file to write. With --reference, ffd also stores partial results beside it, to resume "
+    "from.",
+    folder=False,
+)
 @options.overwrite(
-    "Replace an earlier result there, and an interrupted evaluation of other conditions."
+    "Replace an earlier result at --out, and an interrupted evaluation with other conditions."
 )
 @click.option(
     "--compare",
     "earlier",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Kept result to show beside; refused if it is of other conditions.",
+    help="Earlier result to show beside the new one; its conditions must be the same.",
 )
 @options.as_json
 @click.pass_context
@@ -91,17 +98,17 @@ def evaluate(
 ) -> None:
     """Measure how far the samples of SOURCE are from a reference.
 
-    SOURCE is a run directory, an export, a student's file, with --teacher a recipe; or what ffd
-    sample wrote, or others did: an .npz with arr_0, or a folder of pictures.
+    SOURCE is a run directory, an export, a student file, or a recipe with --teacher. It may also be
+    stored samples, from ffd sample or another program: an .npz with arr_0, or a folder of images.
 
-    Without --reference, a run's own evaluation is made again, from its directory or an export: the
-    settings are its recipe's, and the numbers those of its evaluation.json.
+    Without --reference, ffd repeats a run's own evaluation, from its directory or an export. It
+    uses the settings of the run's recipe, and gives the numbers of its evaluation.json.
 
-    Statistics are a run's reference.safetensors, or an .npz as published for ADM (mu, sigma,
-    arr_0), which is in the features inception alone. Nothing is downloaded.
+    A file of statistics is a run's reference.safetensors, or an .npz as published for ADM (mu,
+    sigma, arr_0), which is for the features inception only. Nothing is downloaded.
 
-    The same command again, with --out, goes on with an interrupted evaluation. Under `torchrun -m
-    ffcore evaluate …` several processes share the work.
+    To resume an interrupted evaluation with --out, run the same command again. To use several
+    processes, run `torchrun -m ffcore evaluate …`.
     """
     if against is None:
         _refuse_without_reference(ctx)
@@ -110,7 +117,7 @@ def evaluate(
             _show_again(found, notes, out, as_json=as_json)
         return
     if overrides:
-        raise click.UsageError("--set goes without --reference: it is for a run's own evaluation")
+        raise click.UsageError("--set is for a run's own evaluation: leave out --reference")
     result, beside = _judge(ctx, source, against, device, out, overwrite=overwrite, **judging)
     if _leads() and as_json:
         click.echo(json.dumps(result | {"compared_with": beside}))
@@ -162,11 +169,11 @@ _JUDGED = (
     "spaces", "metrics", "number", "labels", "guidance", "steps", "seed", "teacher", "batch",
     "earlier",
 )  # fmt: skip
-"""What is said of samples that are judged against a reference."""
+"""Options that only make sense with --reference."""
 
 
 def _refuse_without_reference(ctx: click.Context) -> None:
-    """Raise UsageError for options that say how samples are judged against a reference."""
+    """Raise UsageError for options that only make sense with --reference."""
     given = [
         next(iter(each.opts))
         for each in ctx.command.params
@@ -175,16 +182,16 @@ def _refuse_without_reference(ctx: click.Context) -> None:
     ]
     if given:
         raise click.UsageError(
-            f"{', '.join(given)}: goes with --reference, which says what samples are judged "
-            "against. Without it a run's own evaluation is made again, as its recipe says; --set "
-            "changes that, as in --set evaluation.samples=20000"
+            f"{', '.join(given)}: needs --reference. Without --reference, ffd repeats a run's own "
+            "evaluation with the settings of its recipe; change them by --set, as in --set "
+            "evaluation.samples=20000"
         )
 
 
 def _asked(device: str | None, *, labels: str | None, **making: Any) -> Making:
-    """Return how samples are to be made that are not there yet."""
+    """Return the settings for samples that have yet to be generated."""
     if making["solver"] is not None and not making["teacher"]:
-        raise click.UsageError("--solver is the teacher's (--teacher): a student has none")
+        raise click.UsageError("--solver needs --teacher: a student has no solver")
     from ffcore.evaluate import Making
     from ffcore.recipe.components import errors_of, usable_device
     from ffcore.system.distributed import own_device
@@ -203,14 +210,14 @@ def _again(
     *,
     overwrite: bool,
 ) -> tuple[Evaluation, tuple[str, ...]]:
-    """Make the evaluation of a run once more; return it, and what is to be said of it."""
+    """Repeat the evaluation of a run; return it, with notes."""
     from ffcore.evaluate import StoppedEvaluation, is_kept
     from ffcore.evaluate.evaluator import evaluate_again
 
     if is_kept(source):
         raise click.UsageError(
-            f"{source}: --reference says what these samples are judged against; only a run and an "
-            "export know it by themselves"
+            f"{source} holds stored samples: name a --reference; only a run or an export has its "
+            "own"
         )
     if out is not None:
         _check_place(out, overwrite)
@@ -218,7 +225,7 @@ def _again(
 
         def progress(what: str, done: int, total: int) -> None:
             if signals.stop():
-                raise StoppedEvaluation("stopped; nothing of it is stored")
+                raise StoppedEvaluation("stopped; nothing is saved")
             bars.advance("measure", done, total, what)
 
         try:
@@ -249,12 +256,12 @@ def _leads() -> bool:
 
 
 def _news() -> Console:
-    """Return where news go: of several processes, the first one's alone."""
+    """Return the console for progress; only that of the first process prints."""
     return Console(stderr=True, quiet=not _leads())
 
 
 class _Work:
-    """What is to be measured. Raises EvaluationError, and what opening sources does."""
+    """A measurement to make. Raises EvaluationError, and the errors of opening sources."""
 
     def __init__(
         self,
@@ -279,13 +286,13 @@ class _Work:
         judge.check_metrics(self.metrics, self.features, self.reference)
         self.conditions = judge.conditions(self.samples, self.reference, self.features)
         self.beside: dict[str, Any] | None = None
-        """The earlier result to show beside."""
+        """The earlier result to show beside the new one."""
         if old is not None and earlier is not None:
             judge.check_comparable(old["conditions"], self.conditions, earlier)
             self.beside = {"file": str(earlier), "metrics": old["metrics"]}
 
     def done(self, working: Working, out: Path | None, *, overwrite: bool) -> dict[str, Any]:
-        """Return the result, kept at `out` if it is given; raises what `measure` does."""
+        """Return the result, saved at `out` if given; raises the errors of `measure`."""
         if out is None:
             return self._measured(working)
         bound = {**self.conditions, "metrics": {"asked": self.metrics}}
@@ -321,7 +328,7 @@ class _Work:
 
 
 class Reporter:
-    """Tells how far an evaluation is, in the features of these names."""
+    """Shows the progress of an evaluation in the features of these names."""
 
     def __init__(self, bars: Bars, names: str) -> None:
         self.bars = bars
@@ -329,28 +336,30 @@ class Reporter:
         self.begun: set[str] = set()
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Take how many of what there are, of how many."""
+        """Take the progress of one phase: `done` of `total`."""
         if what not in self.begun and 0 < done < total and what != "distances":
-            self.bars.say(f"going on after {done} of {total} {what}")
+            self.bars.say(f"resuming after {done} of {total} {what}")
         self.begun.add(what)
         self.bars.advance(what, done, total, self.names)
 
 
 def _check_place(out: Path, overwrite: bool) -> None:
-    """Raise UsageError where a result cannot be kept, before it is measured."""
+    """Raise UsageError if the result cannot be saved, before measuring it."""
     from ffcore.export import is_export, is_run
 
     folder = out.absolute().parent
     if out.exists() and not overwrite:
-        raise click.UsageError(f"{out} exists: choose another place, or use --overwrite")
+        raise click.UsageError(f"{out} exists: choose another path, or use --overwrite")
     if not folder.is_dir():
-        raise click.UsageError(f"there is no folder {folder} to keep a result in")
+        raise click.UsageError(f"the folder {folder} does not exist: create it for the result")
     if is_run(folder) or is_export(folder):
-        raise click.UsageError(f"{folder} is a run's or an export's own: choose another place")
+        raise click.UsageError(
+            f"{folder} is the directory of a run or an export: choose another path"
+        )
 
 
 def feature_tables(spaces: tuple[str, ...]) -> list[Any]:
-    """Return the tables of feature spaces, each by its name or as an inline table of TOML."""
+    """Return the tables of feature spaces, each given by name or as an inline TOML table."""
     return [options.table("features", text) for text in spaces]
 
 

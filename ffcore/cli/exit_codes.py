@@ -1,4 +1,4 @@
-"""What `ffd` tells the shell."""
+"""The exit codes of `ffd`."""
 
 from enum import IntEnum
 
@@ -8,14 +8,15 @@ class ExitCode(IntEnum):
 
     OK = 0
     FAILED = 1
-    """The command was understood and did not succeed."""
+    """The command is valid but did not succeed."""
     USAGE = 2
-    """An impossible command line, or an invalid recipe."""
+    """The command line or the recipe is invalid."""
     PLUGIN = 3
-    """A plugin that was asked for is missing, ambiguous or broken."""
+    """A plugin that the command needs is missing, ambiguous or broken."""
     ENVIRONMENT = 4
-    """The machine lacks something: an accelerator, memory, disk space."""
+    """The machine lacks something: a GPU, memory, disk space."""
     INTERRUPTED = 130
-    """Stopped by Ctrl-C: training after a step and a checkpoint; at once if asked twice."""
+    """Stopped by Ctrl-C. Training finishes its step and writes a checkpoint; a second Ctrl-C stops
+    it at once."""
     TERMINATED = 143
-    """Stopped by SIGTERM or SIGUSR1, likewise."""
+    """Stopped by SIGTERM or SIGUSR1, in the same way."""

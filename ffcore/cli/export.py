@@ -1,4 +1,4 @@
-"""`ffd export`: a finished run's student in a directory that stands by itself."""
+"""`ffd export`: a finished run's student in a self-contained directory."""
 
 import json
 from pathlib import Path
@@ -11,13 +11,13 @@ from ffcore.cli import options
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @options.out("Directory to write.", required=True)
-@options.overwrite("Replace an earlier export there.")
+@options.overwrite("Replace an earlier export at --out.")
 @options.as_json
 def export(run: Path, out: Path, overwrite: bool, as_json: bool) -> None:
     """Export the student of the finished run in directory RUN.
 
-    The directory written holds the weights with all that rebuilds the student without its
-    teacher, a model card, and the recipe. `ffd sample` takes it as it is.
+    The export holds the student's weights and description, a model card and the recipe. The student
+    can be rebuilt from it without its teacher, and `ffd sample` reads it.
     """
     from ffcore.export import EXPORT_FILES
     from ffcore.export import export as export_run

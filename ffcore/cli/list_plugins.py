@@ -1,4 +1,4 @@
-"""`ffd list-plugins`: what is installed, in which state, and why not where it is not."""
+"""`ffd list-plugins`: the installed components and plugins, and the state of each plugin."""
 
 import json
 import sys
@@ -15,19 +15,20 @@ COMPONENTS = ("role", "name", "plugin", "summary")
 PLUGINS = ("plugin", "distribution", "state", "import")
 NOTES = ("plugin", "note")
 SLOW = 0.5
-"""Seconds of an import that are worth a note: every command that reads recipes waits for it."""
+"""Seconds of import time above which a plugin gets a note."""
 
 Row = tuple[str, ...]
 
 
 @click.command()
-@options.role("Role of the components to list. [default: all]")
+@options.role("Role of the components to list. [default: all roles]")
 @options.as_json
 def list_plugins(role: str | None, as_json: bool) -> None:
-    """List the installed components, then all plugins, then what there is to know of some.
+    """List the installed components, then all plugins, then notes on plugins.
 
-    A plugin's state is active, disabled, incompatible or broken, and a note tells the cause. The
-    time is what its import took; what several plugins import, the first of them pays for.
+    A plugin is active, disabled, incompatible or broken; a note gives the reason. The time is the
+    plugin's import time. A dependency shared by several plugins counts towards the first one that
+    imports it.
     """
     registry = installed()
     if as_json:
@@ -66,28 +67,28 @@ def _row(plugin: Plugin) -> Row:
 
 
 def _notes(plugin: Plugin, registry: Registry) -> Iterator[str]:
-    """The cause of a plugin's state, and what else there is to know of it."""
+    """Yield the cause of a plugin's state, and warnings about it."""
     if plugin.cause is not None:
         yield plugin.cause
     if plugin.import_seconds is not None and plugin.import_seconds >= SLOW:
         yield "slow to import: every command that reads recipes waits for it"
     if plugin.state == "active" and not plugin.components:
-        yield "brings no component"
+        yield "registers no component"
     for each in plugin.components:
         for rival in registry.rivals(plugin, each):
-            claim = f"{each.role} {each.name!r} is also claimed by plugin {rival.name}"
-            yield f"{claim} ({rival.origin}): recipes write '{plugin.distribution}:{each.name}'"
+            claim = f"{each.role} {each.name!r} is also registered by plugin {rival.name}"
+            yield f"{claim} ({rival.origin}): use '{plugin.distribution}:{each.name}' in recipes"
 
 
 def _align(rows: Sequence[Row]) -> None:
-    """Columns padded with spaces; nothing is cut off, however wide."""
+    """Print columns padded with spaces; nothing is cut off, however wide."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
 def _show(rows: Sequence[Row]) -> None:
-    """A table as wide as the terminal, whose cells wrap; the last column takes what is left."""
+    """Print a table as wide as the terminal; its cells wrap, the last column takes the rest."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

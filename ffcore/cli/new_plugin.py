@@ -1,4 +1,4 @@
-"""`ffd new-plugin`: a distribution to begin with, that installs, passes its tests and runs."""
+"""`ffd new-plugin`: a starter distribution that installs, passes its tests and runs."""
 
 import shlex
 from collections.abc import Iterable, Iterator
@@ -11,12 +11,12 @@ from ffcore.cli import options
 
 @click.command()
 @click.argument("name")
-@options.role("Role of its component.", required=True)
-@options.directory("Directory to write; must be empty or not there. [default: NAME]")
+@options.role("Role of the plugin's component.", required=True)
+@options.directory("Directory to write; must be empty or not exist. [default: NAME]")
 def new_plugin(name: str, role: str, directory: Path | None) -> None:
-    """Write a plugin to begin with: a distribution NAME with one small, working component.
+    """Write a starter plugin: a distribution NAME with one small, working component.
 
-    The last part of NAME is what recipes call the component: "ffcore-kernel" brings "kernel".
+    The last part of NAME is the component's name in recipes: "kernel" for "ffcore-kernel".
     """
     from ffcore.plugins.scaffold import NewPlugin
 
@@ -30,14 +30,14 @@ def new_plugin(name: str, role: str, directory: Path | None) -> None:
     click.echo(f"{directory}/")
     for line in _tree(plugin.files()):
         click.echo(f"  {line}")
-    click.echo("\nIt works as it stands. Next, in the environment where ffcore is installed:")
+    click.echo("\nThe plugin works as it is. Next, in the environment where ffcore is installed:")
     click.echo(f"  cd {shlex.quote(str(directory))} && pip install -e '.[testing]'")
     click.echo("  pytest")
     click.echo(f"  ffd run {name}.toml")
 
 
 def _tree(paths: Iterable[str]) -> Iterator[str]:
-    """The paths, each folder told once and its files indented beneath it; folders come last."""
+    """Yield the paths, each folder once with its files indented beneath; folders come last."""
     by_folder = sorted(map(PurePosixPath, paths), key=lambda path: (len(path.parts), path))
     told = PurePosixPath()
     for path in by_folder:

@@ -1,7 +1,6 @@
-"""Options of several commands, each defined once.
+"""Options that several commands share.
 
-One that means the same in every command is a value; one of which a command says what it is for
-there is a function of that sentence.
+An option with the same help in every command is a value; the others are functions of their help.
 """
 
 import tomllib
@@ -16,27 +15,32 @@ from ffcore.flow.solver import Method
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 as_json = click.option(
-    "--json", "as_json", is_flag=True, help="Write the result as one JSON document."
+    "--json", "as_json", is_flag=True, help="Print the result as one JSON document."
 )
-device = click.option("--device", default="auto", show_default=True, help="Torch device.")
+device = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Torch device, as in cpu or cuda:1; auto prefers a GPU.",
+)
 batch = click.option(
     "--batch",
     default=64,
     show_default=True,
     type=click.IntRange(1, 256),
-    help="Number of samples made at a time; without influence on them.",
+    help="Number of samples generated at a time; does not change them.",
 )
 labels = click.option(
     "--labels",
     metavar="HOW",
-    help="Labels: 'balanced' (0, 1, 2, … and again), 'random', or classes as in 0,3,7, cycled "
-    "through. [default: balanced, where there are classes]",
+    help="Class labels: 'balanced' (0, 1, 2, …, repeated), 'random', or a list to repeat, as in "
+    "0,3,7. [default: balanced, if there are classes]",
 )
 guidance = click.option("--guidance", type=float, help="Guidance scale γ. [default: the recipe's]")
 
 
 def number(text: str, *, least: int = 1, default: int | None = None) -> Option:
-    """Return --number: how many samples."""
+    """Return --number, of samples."""
     return click.option(
         "--number",
         "-n",
@@ -48,7 +52,7 @@ def number(text: str, *, least: int = 1, default: int | None = None) -> Option:
 
 
 def seed(text: str, *, default: int | None = 0) -> Option:
-    """Return --seed: of noise and labels."""
+    """Return --seed, of noise and labels."""
     return click.option(
         "--seed",
         default=default,
@@ -59,34 +63,34 @@ def seed(text: str, *, default: int | None = 0) -> Option:
 
 
 def solver(text: str = "Solver of the teacher. [default: the recipe's]", **more: Any) -> Option:
-    """Return --solver: how the teacher's flow is followed."""
+    """Return --solver, of the teacher's ODE."""
     return click.option("--solver", type=click.Choice(get_args(Method)), help=text, **more)
 
 
 def steps(text: str, *, least: int = 1) -> Option:
-    """Return --steps: of a student, or of a solver."""
+    """Return --steps, of a student or of a solver."""
     return click.option("--steps", type=click.IntRange(min=least), help=text)
 
 
 def teacher(verb: str) -> Option:
-    """Return --teacher: what is done to a student is done to its teacher."""
+    """Return --teacher, which applies the command to the teacher."""
     return click.option(
-        "--teacher", is_flag=True, help=f"{verb} the teacher of a recipe or run instead."
+        "--teacher", is_flag=True, help=f"{verb} the teacher of a recipe or run, not a student."
     )
 
 
 def features(text: str) -> Option:
-    """Return --features: the spaces in which distances are measured."""
+    """Return --features, the spaces in which to measure distances."""
     return click.option("--features", "-f", "spaces", multiple=True, metavar="NAME", help=text)
 
 
 def reference(text: str) -> Option:
-    """Return --reference: what samples are measured against."""
+    """Return --reference, to measure samples against."""
     return click.option("--reference", "-r", "against", help=text)
 
 
 def overrides(text: str) -> Option:
-    """Return --set: keys of the recipe that are laid over it."""
+    """Return --set, which overrides keys of the recipe."""
     return click.option(
         "--set",
         "overrides",
@@ -97,34 +101,34 @@ def overrides(text: str) -> Option:
 
 
 def out(text: str, *, file: bool = True, folder: bool = True, **more: Any) -> Option:
-    """Return --out: where the result is kept, a `file` or a `folder`."""
+    """Return --out, the path of the result: a `file` or a `folder`."""
     kind = click.Path(path_type=Path, file_okay=file, dir_okay=folder)
     return click.option("--out", "-o", type=kind, help=text, **more)
 
 
 def overwrite(text: str) -> Option:
-    """Return --overwrite: what stands at --out is replaced."""
+    """Return --overwrite, which replaces what is at --out."""
     return click.option("--overwrite", is_flag=True, help=text)
 
 
 def directory(text: str) -> Option:
-    """Return --directory: what the command writes into."""
+    """Return --directory, to write into."""
     return click.option("--directory", "-d", type=click.Path(path_type=Path), help=text)
 
 
 def role(text: str, *, required: bool = False) -> Option:
-    """Return --role: of a component."""
+    """Return --role, of a component."""
     from ffcore.plugins import ROLES
 
     return click.option("--role", required=required, type=click.Choice(list(ROLES)), help=text)
 
 
 def table(role: str, text: str) -> Any:
-    """Return the table of a component that an option names, or gives as an inline table of TOML."""
+    """Return the table of a component, which an option gives by name or as an inline TOML table."""
     from ffcore.recipe import component
 
     try:
         tree = tomllib.loads(f"x = {text}")["x"] if text.startswith("{") else {"type": text}
     except tomllib.TOMLDecodeError as error:
-        raise click.UsageError(f"--{role} {text} is no table: {error}") from None
+        raise click.UsageError(f"--{role} {text} is not a TOML table: {error}") from None
     return component(role, tree)

@@ -1,4 +1,4 @@
-"""`ffd report`: one page about a run, or about several side by side."""
+"""`ffd report`: one HTML page about a run, or about several side by side."""
 
 import json
 from pathlib import Path
@@ -14,14 +14,15 @@ from ffcore.system.files import write_text
 @options.out(
     "HTML file to write. [default: report.html in the directory of a single run]", folder=False
 )
-@options.overwrite("Replace what stands at --out.")
+@options.overwrite("Replace the file at --out.")
 @options.as_json
 def report(runs: tuple[Path, ...], out: Path | None, overwrite: bool, as_json: bool) -> None:
-    """Write a page about the runs in the directories RUNS, finished or not.
+    """Write a report about the runs in the directories RUNS, finished or not.
 
-    It is one HTML file without scripts, which asks nothing of the network: what was distilled,
-    distances beside their conditions, samples and curves, cost, recipe and provenance. Numbers of
-    several runs that were measured under other conditions are marked as not comparable.
+    The report is one HTML file without scripts that loads nothing from the network. It shows the
+    teacher and the student, distances with their conditions, samples, curves, cost, the recipe and
+    provenance. Numbers of several runs measured under different conditions are marked as not
+    comparable.
     """
     from ffcore.report import page, read_records, summary
 
@@ -35,17 +36,21 @@ def report(runs: tuple[Path, ...], out: Path | None, overwrite: bool, as_json: b
 
 
 def _place(runs: tuple[Path, ...], out: Path | None, *, overwrite: bool) -> Path:
-    """Return where to write; raise UsageError where that cannot be."""
+    """Return where to write; raise UsageError if ffd cannot write there."""
     from ffcore.report.record import RECIPE, REPORT
 
     if out is None:
         if len(runs) > 1:
-            raise click.UsageError("a report of several runs has no place of its own: name --out")
+            raise click.UsageError("a report about several runs needs --out")
         return runs[0] / REPORT
     if not out.absolute().parent.is_dir():
-        raise click.UsageError(f"there is no folder {out.absolute().parent} to write to")
+        raise click.UsageError(
+            f"the folder {out.absolute().parent} does not exist: create it for the report"
+        )
     if (out.parent / RECIPE).is_file() and out.name != REPORT:
-        raise click.UsageError(f"{out.parent} is a run's or an export's own: choose another place")
+        raise click.UsageError(
+            f"{out.parent} is the directory of a run or an export: choose another path"
+        )
     if out.exists() and not overwrite:
-        raise click.UsageError(f"{out} exists: choose another place, or use --overwrite")
+        raise click.UsageError(f"{out} exists: choose another path, or use --overwrite")
     return out

@@ -1,4 +1,4 @@
-"""`ffd run`: a recipe from start to end, told on stderr; the results go to stdout."""
+"""`ffd run`: a recipe from start to end. Progress goes to stderr, results to stdout."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 @click.argument("recipe")
 @options.overrides("Override a key of the recipe, as in training.steps=100.")
 @options.directory("Directory of the run. [default: runs/<name of the recipe>]")
-@click.option(
-    "--resume", is_flag=True, help="Go on with this run: an error if it has no checkpoint."
-)
+@click.option("--resume", is_flag=True, help="Resume this run; fail if it has no checkpoint.")
 @click.option(
     "--allow-changes",
     is_flag=True,
-    help="Go on although the recipe has changed in what training depends on.",
+    help="Resume even if keys that training depends on have changed.",
 )
-@click.option("--restart", is_flag=True, help="Throw away this run's earlier files, begin anew.")
-@click.option("--dry-run", "dry", is_flag=True, help="Tell what the run costs, and do nothing.")
+@click.option("--restart", is_flag=True, help="Delete this run's earlier files and start again.")
+@click.option(
+    "--dry-run", "dry", is_flag=True, help="Print the run's memory and FLOPs without running it."
+)
 @click.option(
     "--gpus",
     type=click.IntRange(min=1),
-    help="Number of GPUs that share the run of --dry-run. [default: 8]",
+    help="Number of GPUs that --dry-run assumes. [default: 8]",
 )
 @options.as_json
 @click.pass_context
@@ -54,17 +54,16 @@ def run(
     gpus: int | None,
     as_json: bool,
 ) -> None:
-    """Distil a teacher as RECIPE says, then evaluate the student.
+    """Distil the teacher of RECIPE, then evaluate the student.
 
-    RECIPE is a file, or the name of a recipe that ffcore ships. The same command again goes on
-    with an interrupted run, or shows the results of a finished one. The number of steps, what is
-    logged, kept and evaluated, and where it runs may have changed meanwhile. Under `torchrun -m
-    ffcore run …` several processes share the work.
+    RECIPE is a file, or the name of a recipe that comes with ffcore.
+
+    Run the same command again to resume an interrupted run, or to show the results of a finished
+    one. You may change the number of steps, the device, and what is logged, saved and evaluated. To
+    use several processes, run `torchrun -m ffcore run …`.
     """
     if restart and (resume or allow_changes):
-        raise click.UsageError(
-            "--restart begins anew: it goes with neither --resume nor --allow-changes"
-        )
+        raise click.UsageError("--restart cannot be combined with --resume or --allow-changes")
     resolved = load_recipe(recipe, overrides)
     if dry:
         from ffcore.cli.dry_run import dry_run
@@ -72,7 +71,7 @@ def run(
         dry_run(resolved, gpus or 8, as_json=as_json)
         return
     if gpus is not None:
-        raise click.UsageError("--gpus is for --dry-run")
+        raise click.UsageError("--gpus needs --dry-run")
     require(needed_files(resolved))
     directory = directory or Path("runs") / Path(recipe).stem
     leads = os.environ.get("RANK", "0") == "0"
@@ -107,11 +106,11 @@ def run(
         from ffcore.cli.scores import show_evaluation
 
         show_evaluation(evaluation)
-        click.echo(f"\npictures: {directory / 'samples.png'}, {directory / 'curves.png'}")
+        click.echo(f"\nfigures: {directory / 'samples.png'}, {directory / 'curves.png'}")
 
 
 class Observer:
-    """Tells how a run goes, as `run` asks of an observer."""
+    """Prints the progress of a run; an observer of `run`."""
 
     def __init__(self, bars: Bars) -> None:
         self.bars = bars
@@ -121,7 +120,7 @@ class Observer:
         self.bars.say(text)
 
     def report(self, report: Report) -> None:
-        """Show how training stands."""
+        """Show the progress of training."""
         metrics = report.metrics
         gaps = [metrics[name] for name in ("gap_prediction", "gap_correction") if name in metrics]
         news = [
@@ -136,7 +135,7 @@ class Observer:
             self.say(_where_time_went(report))
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Show how the evaluation stands."""
+        """Show the progress of the evaluation."""
         self.bars.advance("measure", done, total, what)
 
 
@@ -145,6 +144,6 @@ def _where_time_went(report: Report) -> str:
     sections = sorted(report.seconds.items(), key=lambda each: -each[1])
     parts = ", ".join(f"{name} {1000 * seconds:.1f}" for name, seconds in sections)
     return (
-        f"a step took {whole:.1f} ms: {parts}\n{report.samples_per_second:.0f} samples per second, "
-        f"at most {report.memory_peak / 2**30:.2f} GiB of memory"
+        f"time per step {whole:.1f} ms: {parts}\n{report.samples_per_second:.0f} samples per "
+        f"second, peak memory {report.memory_peak / 2**30:.2f} GiB"
     )

@@ -1,4 +1,4 @@
-"""`ffd sample`: samples of a student, or of a teacher, on disk with their conditions."""
+"""`ffd sample`: samples of a student or a teacher, saved with their conditions."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 @click.argument("source")
 @options.number("Number of samples.", default=16)
 @options.labels
-@options.seed("Seed of noise and labels; a sample's depend on seed and index alone.")
+@options.seed("Seed of noise and labels; those of a sample depend only on the seed and its index.")
 @options.guidance
 @options.out(
-    "Place of the samples: NAME.png for one picture, NAME.npz for one array file, any other NAME "
-    "for a folder.",
+    "Output path: NAME.png for one picture, NAME.npz for one array file, any other NAME for a "
+    "folder.",
     default="samples.png",
     show_default=True,
 )
-@options.overwrite("Replace what an earlier sampling left there.")
+@options.overwrite("Replace the files of an earlier sampling at --out.")
 @options.teacher("Sample")
 @options.solver()
 @options.steps(
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 )
 @options.batch
 @options.device
-@options.overrides("Override a key of the recipe; of a student, a key of its decoder.")
+@options.overrides("Override a key of the recipe; for a student, only of its decoder.")
 @options.as_json
 @click.pass_context
 def sample(
@@ -60,17 +60,17 @@ def sample(
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Sample the student of SOURCE, in one step unless told otherwise, and keep the samples.
+    """Sample the student of SOURCE, in one step by default, and save the samples.
 
-    What they depend on is kept beside them, with the label of each: in NAME.png.json, NAME.npz.json
-    or, within a folder, samples.json.
+    Their labels and conditions are saved with them: in NAME.png.json, NAME.npz.json or, within a
+    folder, samples.json.
 
-    SOURCE is a run directory, an export, a student's file, or with --teacher a recipe. The same
-    command again goes on with an interrupted sampling. Under `torchrun -m ffcore sample …` several
-    processes share the work.
+    SOURCE is a run directory, an export, a student file, or a recipe with --teacher. To resume an
+    interrupted sampling, run the same command again. To use several processes, run `torchrun -m
+    ffcore sample …`.
     """
     if not teacher and solver is not None:
-        raise click.UsageError("--solver is the teacher's (--teacher): a student has none")
+        raise click.UsageError("--solver needs --teacher: a student has no solver")
     from ffcore.export import is_export, is_run
     from ffcore.sample import SampleError, StoppedSampling, write_samples
     from ffcore.sample.load import load_sampler, load_teacher_sampler
@@ -78,7 +78,7 @@ def sample(
 
     place = out.absolute().parent
     if is_run(place) or is_export(place):
-        raise SampleError(f"{place} is a run's or an export's own directory: choose another place")
+        raise SampleError(f"{place} is the directory of a run or an export: choose another path")
     sampler = (
         load_teacher_sampler(source, method=solver, steps=steps, device=device, overrides=overrides)
         if teacher
@@ -115,11 +115,11 @@ def sample(
 
 
 def labelling(labels: str | None) -> Labelling | None:
-    """Return what --labels means: a word as it is, or classes."""
+    """Return the value of --labels: a word, or a list of classes."""
     try:
         return None if labels is None else [int(each) for each in labels.split(",")]
     except ValueError:
-        return labels  # a word, which the sampler knows or refuses
+        return labels  # the sampler refuses an unknown word
 
 
 def _show(
@@ -130,13 +130,13 @@ def _show(
         click.echo(json.dumps(document))
         return
     shape = " × ".join(map(str, sampler.shape))
-    nfe = "as many NFE as it takes" if record["nfe"] is None else f"{record['nfe']} NFE"
+    nfe = "adaptive NFE" if record["nfe"] is None else f"{record['nfe']} NFE"
     what = "images" if sampler.makes_images else "samples"
     click.echo(f"{out}: {record['number']} {what} of {shape}, {record['kind']}, {nfe}")
 
 
 class Reporter:
-    """Tells how many samples there are, and how many more there are each second."""
+    """Shows the number of samples, and samples per second."""
 
     def __init__(self, bars: Bars) -> None:
         self.bars = bars
@@ -145,12 +145,12 @@ class Reporter:
         self.done = 0
 
     def progress(self, done: int, total: int) -> None:
-        """Take how many samples there are, of how many."""
+        """Take the progress: `done` samples of `total`."""
         now = time.monotonic()
-        if self.before is None:  # those of an interrupted sampling cost no time
+        if self.before is None:  # resumed samples take no time
             self.before, self.begun = done, now
             if done:
-                self.bars.say(f"going on after {done} of {total} samples")
+                self.bars.say(f"resuming after {done} of {total} samples")
             return
         if done == self.done:
             return

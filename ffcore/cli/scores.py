@@ -1,4 +1,4 @@
-"""How the result of an evaluation looks on a terminal."""
+"""The result of an evaluation as tables on a terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COLUMNS = 80
 
 
 def show_scores(result: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> None:
-    """Print a result, and beside it the metrics of an earlier one and its file, if there is one."""
+    """Print a result, beside the metrics and the file name of an earlier one, if given."""
     table = Table(box=None)
     table.add_column("features")
     table.add_column("")
@@ -42,7 +42,7 @@ def show_scores(result: Mapping[str, Any], earlier: Mapping[str, Any] | None) ->
 
 
 def _rows(now: Mapping[str, Any], then: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield what was measured, its number here, and the earlier one."""
+    """Yield the name of each metric, its value, and the earlier value."""
     for key, title in (
         ("fd", "Fréchet distance"),
         ("inception_score", "Inception Score"),
@@ -53,13 +53,13 @@ def _rows(now: Mapping[str, Any], then: Mapping[str, Any]) -> Iterator[tuple[str
         if now.get(key) is not None:
             yield title, _number(key, now), _number(key, then)
     if now["classes"] is not None and now["classes"]["as_asked"] is not None:
-        yield "read as asked", _share(now["classes"]), _share(then.get("classes") or {})
+        yield "class accuracy", _share(now["classes"]), _share(then.get("classes") or {})
 
 
 def _number(key: str, metrics: Mapping[str, Any]) -> str:
     value = metrics.get(key)
     if value is None:
-        return "not there"
+        return "missing"
     if key == "kid":
         return f"{1000 * value:.4g} ± {1000 * metrics['kid_spread']:.2g}"
     if key == "inception_score":
@@ -69,13 +69,13 @@ def _number(key: str, metrics: Mapping[str, Any]) -> str:
 
 def _share(classes: Mapping[str, Any]) -> str:
     share = classes.get("as_asked")
-    return "not there" if share is None else f"{share:.2%}"
+    return "missing" if share is None else f"{share:.2%}"
 
 
 def _classes(found: Mapping[str, Any]) -> str:
-    """Tell how samples are spread over the classes, and where they are not."""
+    """Describe how samples are spread over the classes, and which classes are missing."""
     counts, missing = found["counts"], found["missing"]
-    text = f"{len(counts) - len(missing)} of {len(counts)} are there"
+    text = f"{len(counts) - len(missing)} of {len(counts)} occur"
     if missing:
         text += f", MISSING {', '.join(map(str, missing[:10]))}"
         text += f" and {len(missing) - 10} more" if len(missing) > 10 else ""
@@ -83,12 +83,12 @@ def _classes(found: Mapping[str, Any]) -> str:
     text += f"the most frequent {counts.index(max(counts))} with {max(counts):,}"
     recall = [(share, c) for c, share in enumerate(found["recall"] or ()) if share is not None]
     if recall:
-        text += f"; {min(recall)[1]} is the worst read as asked, {min(recall)[0]:.1%}"
+        text += f"; {min(recall)[1]} has the lowest accuracy, {min(recall)[0]:.1%}"
     return text
 
 
 def _described(record: Mapping[str, Any]) -> str:
-    """Tell all that samples depend on, in one line."""
+    """Return the conditions of samples, in one line."""
     number = f"{record['number']:,} of " if "number" in record else ""
     told = [f"{number}{record['source']}", *([record["kind"]] if "kind" in record else [])]
     for key, title in (
@@ -101,13 +101,14 @@ def _described(record: Mapping[str, Any]) -> str:
         ("content", "file"),
     ):
         if key in record:
-            told.append(f"{title} {_value(key, record[key])}")
+            none = key == "labels" and record[key] is None and record.get("fingerprint") is not None
+            told.append(f"{title} {'none' if none else _value(key, record[key])}")
     return ", ".join(told)
 
 
 def _value(key: str, value: Any) -> str:
     if value is None:
-        return "as many as it takes" if key == "nfe" else "unknown"
+        return "adaptive" if key == "nfe" else "unknown"
     if key == "guidance":
         return f"{value['scale']:g}"
     if key == "decoder":

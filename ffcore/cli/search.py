@@ -36,7 +36,7 @@ _ARMS = {
 
 
 class Numbers(click.ParamType[tuple[int, ...]]):
-    """Whole numbers of at least 1, with commas between."""
+    """Comma-separated whole numbers of at least 1."""
 
     name = "LIST"
 
@@ -49,7 +49,7 @@ class Numbers(click.ParamType[tuple[int, ...]]):
         except ValueError:
             found = [0]
         if found[0] < 1:
-            self.fail(f"{value!r} must be numbers of at least 1, as in 4,16,64", param, ctx)
+            self.fail(f"{value!r} must be whole numbers of at least 1, as in 4,16,64", param, ctx)
         return tuple(found)
 
 
@@ -60,7 +60,7 @@ class Numbers(click.ParamType[tuple[int, ...]]):
     "-v",
     required=True,
     metavar="MODULE:FUNCTION",
-    help="Function that chooses: (images, condition) -> scores, higher is better.",
+    help="Function that scores candidates: (images, condition) -> scores, higher is better.",
 )
 @click.option(
     "--judge",
@@ -68,22 +68,22 @@ class Numbers(click.ParamType[tuple[int, ...]]):
     "judges",
     multiple=True,
     metavar="MODULE:FUNCTION",
-    help="Verifier that chooses nothing, but tells of what was chosen. May be repeated.",
+    help="Verifier that scores the chosen images but does not choose. May be repeated.",
 )
-@options.number("Number of samples.", default=100)
+@options.number("Number of images.", default=100)
 @click.option(
     "--candidates",
     "-N",
     default="4,16,64",
     show_default=True,
     type=Numbers(),
-    help="Numbers of noises among which to choose; one search serves them all.",
+    help="Numbers of candidates per image, comma-separated; one search serves them all.",
 )
 @click.option(
     "--teacher",
     "of_teacher",
     metavar="RECIPE",
-    help="Recipe or run whose teacher renders. [default: SOURCE; an export has none]",
+    help="Recipe or run whose teacher renders. [default: SOURCE; required for an export]",
 )
 @options.solver()
 @click.option(
@@ -91,22 +91,22 @@ class Numbers(click.ParamType[tuple[int, ...]]):
     default=8,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Number of steps of the solver that renders what was chosen.",
+    help="Number of solver steps that render the best candidate.",
 )
 @options.labels
 @options.guidance
-@options.seed("Seed of noise and labels, as ffd sample has them: its noise is the first candidate.")
+@options.seed("Seed of noise and labels; the first candidates are the noise of ffd sample.")
 @options.features(
-    "Feature space for Fréchet distances, and classes where it tells them. May be repeated."
+    "Feature space for Fréchet distances, and for class accuracy if it classifies. May be repeated."
 )
-@options.reference("Reference of the distances, as ffd evaluate takes it. [default: the run's]")
+@options.reference("Reference of the distances, as in ffd evaluate. [default: the run's]")
 @options.batch
 @options.device
 @options.overrides("Override a key of the teacher's recipe, or of the decoder.")
 @options.out(
     "Directory for search.json, search.png, examples.png, and the images of the largest N."
 )
-@options.overwrite("Replace an earlier search there.")
+@options.overwrite("Replace an earlier search at --out.")
 @options.as_json
 def search(
     source: str,
@@ -129,21 +129,24 @@ def search(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Search the noise with the student of SOURCE, and render the best by its teacher.
+    """Search the noise with the student of SOURCE and render the best with its teacher.
 
-    For each image the student makes N candidates in one evaluation each, the verifier scores them,
-    and the teacher follows its flow from the noise of the best. Beside it stand the teacher alone
-    in as many steps as the same evaluations afford, and the student's best itself. One candidate is
-    no search: there the teacher starts from noise that nobody chose.
+    For each image the student makes N candidates, with one network evaluation each. The verifier
+    scores them, and the teacher follows its flow from the noise of the best.
+
+    For comparison, ffd also shows the teacher alone, in as many steps as the same number of
+    evaluations allows, and the student's best candidate. With one candidate nothing is searched:
+    the teacher starts from random noise.
 
     SOURCE is a run directory, or an export with --teacher.
 
-    What chooses is no judge of what it chose: --judge and --features tell what had no part in it.
+    The verifier's own score is biased by the selection. Use --judge and --features for independent
+    measures.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise click.UsageError("search is the work of one process")
+        raise click.UsageError("ffd search runs in one process: start it without torchrun")
     if against is not None and not spaces:
-        raise click.UsageError("--reference is what --features are measured to: name some")
+        raise click.UsageError("--reference needs --features")
     tables = feature_tables(spaces)
     for table in tables:
         require(getattr(table, "files", ()))
@@ -197,7 +200,7 @@ def search(
 
 
 def _reference(against: str | None, source: str, student: Sampler, asked: Request) -> Reference:
-    """Return what distances are measured to: what is named, or what the run or recipe has."""
+    """Return the reference of the distances: the one named, or that of the run or recipe."""
     from ffcore.evaluate import Made, Making, open_reference
     from ffcore.evaluate.evaluator import REFERENCE
     from ffcore.export import RECIPE
@@ -208,9 +211,7 @@ def _reference(against: str | None, source: str, student: Sampler, asked: Reques
         recipe = load_recipe(Path(source) / RECIPE if Path(source).is_dir() else source)
         against = str(own) if own.is_file() else recipe.evaluation.reference
     if against is None:
-        raise click.UsageError(
-            f"{source} has no reference that --features could be measured to: name one, --reference"
-        )
+        raise click.UsageError(f"{source} has no reference for --features: name one by --reference")
     making = Making(labels=asked.labels, guidance=asked.guidance, device=student.device)
     return open_reference(against, Made(student, asked), making)
 
@@ -231,19 +232,19 @@ def _show(result: Mapping[str, Any], out: Path | None) -> None:
     rows, conditions = result["rows"], result["conditions"]
     first = rows[0]["searched"]
     for name in first["scores"]:
-        part = "which chose" if name == conditions["verifier"] else "which had no part in it"
-        _table(f"{name}, {part}: mean ± standard error", rows, ("scores", name), _score)
+        part = "verifier" if name == conditions["verifier"] else "judge"
+        _table(f"{name} ({part}): mean ± standard error", rows, ("scores", name), _score)
     for name, each in first["features"].items():
         _table(f"Fréchet distance ({name})", rows, ("features", name), _fd)
         if (each["classes"] or {}).get("as_asked") is not None:
-            _table(f"Read as asked ({name})", rows, ("features", name), _read)
+            _table(f"Class accuracy ({name})", rows, ("features", name), _read)
     teacher, student = conditions["teacher"], conditions["student"]
     steps = ", ".join(str(each) for each in dict.fromkeys(row["teacher"]["steps"] for row in rows))
     scale = teacher["guidance"]["scale"]
     _say(
-        f"{student['number']} images, seed {student['seed']}, γ {scale:g}. NFE are evaluations of "
-        f"the networks for one image. The teacher renders the best in {first['steps']} steps of "
-        f"{teacher['solver']['method']}; alone it makes {steps}."
+        f"{student['number']} images, seed {student['seed']}, γ {scale:g}. NFE counts network "
+        f"evaluations per image. The teacher renders the best in {first['steps']} steps of "
+        f"{teacher['solver']['method']}; the teacher alone takes {steps} steps."
     )
     for note in result["notes"]:
         click.echo(textwrap.fill(f"note: {note}", _COLUMNS, subsequent_indent="  "), err=True)
@@ -257,7 +258,7 @@ def _table(
     place: tuple[str, str],
     told: Callable[[Mapping[str, Any]], str],
 ) -> None:
-    """Show what stands at a place in each arm, as `told` tells it."""
+    """Print one value of each arm, formatted by `told`."""
     kind, key = place
     click.echo(title)
     table = Table(box=None)
@@ -274,7 +275,7 @@ def _table(
 
 
 def _score(score: Mapping[str, Any]) -> str:
-    """Tell a mean to the second digit of its error."""
+    """Return a mean, rounded to the second digit of its error."""
     mean, error = score["mean"], score["error"]
     if not error:
         return f"{mean:.4g}" if error is None else f"{mean:.4g} ± 0"

@@ -1,4 +1,4 @@
-"""Signals that ask long work to stop."""
+"""Signals that stop long work."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ffcore.cli.exit_codes import ExitCode
 
 
 class Signals:
-    """The first signal asks a command to stop, and to keep what it has; a second ends it at once.
+    """The first signal stops a command after it has saved its work; a second ends it at once.
 
-    SIGINT is Ctrl-C, SIGTERM what schedulers send, and SIGUSR1 what Slurm sends ahead of time if it
-    is asked to (`--signal=USR1@120`): a request to stop like SIGTERM, and with its exit code.
+    SIGINT is Ctrl-C. Schedulers send SIGTERM, and Slurm can send SIGUSR1 ahead of time
+    (`--signal=USR1@120`). SIGUSR1 acts like SIGTERM and gives the same exit code.
     """
 
     NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
     def __init__(self) -> None:
         self.code = 0
-        """The exit code that the signal means; 0 if none came."""
+        """The exit code of the signal; 0 if none came."""
         self.before: dict[int, Any] = {}
 
     def stop(self) -> bool:
@@ -42,7 +42,7 @@ class Signals:
         del frame
         code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
         if self.code:
-            # Not even for what is being written: half of a file or of a checkpoint does no harm.
+            # This does not wait for writes: a half-written file or checkpoint does no harm.
             Console(stderr=True).show_cursor()
             os._exit(code)
         self.code = code

@@ -1,6 +1,6 @@
-"""`ffd validate`: all that the tables of recipes tell to be wrong, without importing torch.
+"""`ffd validate`: every error in the tables of recipes, without importing torch.
 
-What takes weights, files or the machine to see, `ffd run` tells before it trains.
+`ffd run` checks weights, files and the machine before it trains.
 """
 
 import json
@@ -26,9 +26,9 @@ ROLES_SHOWN = ("teacher", "student", "predictor", "corrector", "data")
 def validate(
     ctx: click.Context, recipes: tuple[str, ...], overrides: tuple[str, ...], as_json: bool
 ) -> None:
-    """Check recipes without running them: one line per sound recipe, all errors of the others.
+    """Check recipes without running them: print every error, or one line for a valid recipe.
 
-    No file that a recipe names is read: whether weights fit, `ffd run` tells before it trains.
+    Files that a recipe names are not read: `ffd run` checks them before it trains.
     """
     results = {name: _attempt(name, overrides) for name in recipes}
     if as_json:

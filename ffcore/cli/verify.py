@@ -1,4 +1,4 @@
-"""`ffd verify`: is a student a flow map of its teacher, and where is it not."""
+"""`ffd verify`: whether, and where, a student is a flow map of its teacher."""
 
 from __future__ import annotations
 
@@ -21,47 +21,47 @@ from ffcore.flow.solver import Method
 
 _COLUMNS = 80
 _MOST_CLASSES = 10
-"""Of which a table has room."""
+"""Number of classes that a table shows."""
 
 
 @click.command()
 @click.argument("source")
-@options.number("Number of samples. [default: 256; 2048 vectors]", least=2)
-@options.seed("Seed of noise and labels, which are none that training saw.")
+@options.number("Number of samples. [default: 256 images or 2048 vectors]", least=2)
+@options.seed("Seed of noise and labels; independent of the training seed.")
 @options.guidance
 @options.solver("Solver of the teacher.", default="dopri5", show_default=True)
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0, min_open=True),
-    help="Tolerance of dopri5, relative and absolute. [default: 1e-05]",
+    help="Relative and absolute tolerance of dopri5. [default: 1e-05]",
 )
-@options.steps("Number of steps of any other solver. [default: 256]", least=8)
+@options.steps("Number of steps of any solver but dopri5. [default: 256]", least=8)
 @click.option(
     "--fit-steps",
     type=click.IntRange(min=0),
-    help="Number of steps in which the noising velocity is fitted, twice; 0 leaves the noising "
-    "gap out. [default: 300; 1000 to vectors]",
+    help="Number of optimizer steps of each of the two fits of a noising velocity; 0 skips the "
+    "noising gap. [default: 300 for images, 1000 for vectors]",
 )
 @click.option(
     "--fit-samples",
     type=click.IntRange(min=1),
-    help="Number of samples to which it is fitted. [default: 512; 4096 vectors]",
+    help="Number of samples to fit a noising velocity on. [default: 512 images or 4096 vectors]",
 )
 @click.option(
     "--network",
     metavar="NAME",
-    help="""Network that is fitted, or its table as in '{type="mlp", width=64}'. [default: a """
-    "copy of the teacher, or the recipe's]",
+    help="""Network to fit, by name or as a table: '{type="mlp", width=64}'. [default: a copy of """
+    "the teacher, or the recipe's]",
 )
 @options.overrides("Override a key of the teacher, as in teacher.weights=PATH.")
 @click.option(
     "--batch",
     type=click.IntRange(min=1),
-    help="Number of samples that pass through a network at a time. [default: 64; 1024 vectors]",
+    help="Number of samples per network call. [default: 64 images or 1024 vectors]",
 )
 @options.device
 @options.out(
-    "Directory for verify.json and verify.png. [default: SOURCE, where that is a run]", file=False
+    "Directory for verify.json and verify.png. [default: SOURCE, if it is a run]", file=False
 )
 @options.as_json
 def verify(
@@ -83,19 +83,21 @@ def verify(
 ) -> None:
     """Measure how far the student of SOURCE is from its teacher's flow map, and where.
 
-    SOURCE is the directory of a run, or an export with --out. At durations δ: the error of its
-    trajectories against the teacher's ODE, and the residual of the identity that a flow map obeys.
-    At noise levels r: the gap between the velocity of its samples, fitted anew, and the teacher's,
-    beside the same for the teacher's own samples. Classes, where the recipe's features tell them.
+    SOURCE is a run directory, or an export with --out.
 
-    A second run of this command replaces the result of the first.
+    For each duration δ, ffd reports the error of the student's trajectories against the teacher's
+    ODE, and the residual of the flow-map identity. For each noise level r, it fits the velocity of
+    the student's samples and reports its gap to the teacher's, next to the same number for the
+    teacher's own samples. If the recipe's features classify, ffd reports class accuracy too.
+
+    Running the command again replaces the earlier result.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise click.UsageError("verify is the work of one process: leave torchrun out")
+        raise click.UsageError("ffd verify runs in one process: start it without torchrun")
     if solver == "dopri5" and steps is not None:
-        raise click.UsageError("--steps: dopri5 chooses its own; --tolerance says how exact it is")
+        raise click.UsageError("--steps: dopri5 chooses its own steps; set --tolerance instead")
     if solver != "dopri5" and tolerance is not None:
-        raise click.UsageError(f"--tolerance is dopri5's; --steps says how exact {solver} is")
+        raise click.UsageError(f"--tolerance is for dopri5; set --steps for {solver} instead")
     table = None if network is None else options.table("network", network)
     import attrs
 
@@ -124,7 +126,7 @@ def verify(
         click.echo(json.dumps(found))
     else:
         _show(found)
-        click.echo(f"{'kept':<12}{directory / 'verify.json'}, {directory / 'verify.png'}")
+        click.echo(f"{'saved':<12}{directory / 'verify.json'}, {directory / 'verify.png'}")
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -134,23 +136,22 @@ def _given(**options: Any) -> dict[str, Any]:
 
 @contextmanager
 def _place(source: Path, out: Path | None) -> Iterator[Path]:
-    """Yield where results are kept; a run's own directory is held meanwhile."""
+    """Yield the directory for the results; lock it meanwhile if it is a run's own."""
     from ffcore.export import is_export, is_run, student_path
     from ffcore.run.directory import RunDirectory
 
-    student_path(source)  # raises where there is no student
+    student_path(source)  # raises if there is no student
     run = source.is_dir() and is_run(source)
     if out is None and not run:
         raise click.UsageError(
-            f"{source} is no run's directory, in which results would be kept: name another one "
-            "for them (--out DIR)"
+            f"{source} is not a run directory: name a directory for the results by --out DIR"
         )
     own = out is None or (run and out.exists() and out.samefile(source))
     if not own:
         assert out is not None
         if is_run(out) or is_export(out):
             raise click.UsageError(
-                f"{out} is another run's or an export's own directory: choose another place"
+                f"{out} is the directory of another run or an export: choose another path"
             )
         yield out
         return
@@ -159,7 +160,7 @@ def _place(source: Path, out: Path | None) -> Iterator[Path]:
 
 
 def _keep(directory: Path, found: Mapping[str, Any]) -> None:
-    """Replace an earlier result; its picture goes first: none stands beside other numbers."""
+    """Replace an earlier result; first delete its figure, so that none is beside other numbers."""
     from ffcore.report import plots
     from ffcore.run.directory import VERIFICATION, VERIFICATION_PICTURE
     from ffcore.system.faults import writable
@@ -173,13 +174,13 @@ def _keep(directory: Path, found: Mapping[str, Any]) -> None:
 
 def _show(found: Mapping[str, Any]) -> None:
     out = Console(width=_COLUMNS)
-    click.echo("Relative errors by duration: medians, and 10 to 90 % of the samples")
+    click.echo("Relative error by duration: median, and 10 to 90 % of the samples")
     out.print(_flow(found))
     if found["noising"] is not None:
         click.echo("Noising gap ‖v_N − u‖ / √d by noise level, root mean square")
         out.print(_noising(found["noising"]))
     for name, each in found["classes"].items():
-        click.echo(f"Read as asked, in %, by the features {name}")
+        click.echo(f"Class accuracy in %, by the features {name}")
         out.print(_classes(each))
     for title, text in _conditions(found):
         wrapped = textwrap.fill(
@@ -231,7 +232,7 @@ def _noising(noising: Mapping[str, Any]) -> Table:
 
 
 def _classes(found: Mapping[str, Any]) -> Table:
-    """Show all classes, or those in which the student is read worst."""
+    """Show all classes, or those in which the student has the lowest accuracy."""
     asked, mine, its = found["asked"], found["student_by_class"], found["teacher_by_class"]
     there = [each for each, count in enumerate(asked) if count]
     shown = sorted(sorted(there, key=lambda each: mine[each])[:_MOST_CLASSES])
@@ -263,7 +264,7 @@ def _band(spread: Mapping[str, float]) -> str:
 
 
 def _conditions(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what the numbers depend on, each with its title."""
+    """Yield the conditions of the numbers, each with its title."""
     conditions = found["conditions"]
     solver, derivative, fit = (conditions[name] for name in ("solver", "derivative", "fit"))
     method = solver["method"]
@@ -276,16 +277,17 @@ def _conditions(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     by = "forward mode"
     if derivative["backend"] == "finite-difference":
         step, error = derivative["step"], derivative["error"]
-        by = f"differences of step {step:g}, by which v_G is uncertain by {error:.1g} of u"
+        by = f"finite differences of step {step:g}, which add an error of {error:.1g} of u to v_G"
     yield "identity", f"v_G = F + δ ∂F/∂δ against u at (f, 1 − δ), by ‖u‖; ∂F/∂δ by {by}"
     if found["closed_form"] is not None:
         yield "closed form", "f(z, δ) against the exact flow map"
     if fit is not None:
         yield (
             "noising",
-            f"v_N fitted anew to {fit['samples']} samples of either, by {fit['steps']} steps of "
-            f"{fit['batch']}, learning rate {fit['optimizer']['learning_rate']:g}. The fit adds to "
-            'the gap, as the teacher\'s own samples show; "at least" holds whatever the fit',
+            f"v_N fitted to {fit['samples']} samples of each, in {fit['steps']} steps of batch "
+            f"{fit['batch']}, learning rate {fit['optimizer']['learning_rate']:g}. The error of "
+            'the fit adds to the gap, as the teacher\'s own samples show; "at least" is a lower '
+            "bound for any fit",
         )
         yield "held out", _held_out(found["noising"])
     guidance = conditions["guidance"]
@@ -308,15 +310,15 @@ def _error(found: Mapping[str, Any]) -> str:
 
 
 def _held_out(noising: Mapping[str, Any]) -> str:
-    """Tell the flow-matching losses on samples that were not fitted to, as means over r."""
+    """Return the flow-matching losses on held-out samples, as means over r."""
 
     def mean(whose: str, key: str) -> float:
         found = [each[key] for each in noising[whose].values()]
         return float(sum(found) / len(found))
 
     told = (
-        f"{mean(whose, 'loss'):.4f} on {name}, where the teacher's own velocity has "
-        f"{mean(whose, 'loss_of_teacher'):.4f}"
+        f"{mean(whose, 'loss'):.4f} on {name} (teacher's velocity: "
+        f"{mean(whose, 'loss_of_teacher'):.4f})"
         for whose, name in (("student", "the student's"), ("control", "the teacher's samples"))
     )
     return f"flow-matching loss of the fit {'; '.join(told)}"

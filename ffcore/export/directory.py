@@ -104,7 +104,7 @@ def _put_in_place(whole: Path, out: Path) -> None:
 def _check_free(out: Path, overwrite: bool) -> None:
     place = out.absolute().parent
     if is_run(place) or is_export(place):
-        raise SourceError(f"{place} is a run's or an export's own directory: choose another place")
+        raise SourceError(f"{place} is the directory of a run or an export: choose another path")
     if not out.exists():
         return
     if not (out.is_dir() and is_export(out)):

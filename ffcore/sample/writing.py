@@ -102,7 +102,7 @@ def _prepare(place: Output, chunks: Chunks, conditions: dict[str, Any], overwrit
     occupied = place.occupied()
     ours = there is not None and not changed and chunks.placing
     if occupied is not None and not (overwrite or ours):
-        raise SampleError(f"{occupied} exists: choose another place, or use --overwrite")
+        raise SampleError(f"{occupied} exists: choose another path, or use --overwrite")
     if there is None or changed:
         chunks.partial.begin(conditions)
 

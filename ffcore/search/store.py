@@ -27,7 +27,7 @@ def check_free(out: Path, *, overwrite: bool) -> None:
     """Raise SampleError unless a search can be kept in the directory `out`."""
     place = out.absolute().parent
     if is_run(place) or is_export(place):
-        raise SampleError(f"{place} is a run's or an export's own directory: choose another place")
+        raise SampleError(f"{place} is the directory of a run or an export: choose another path")
     if not place.is_dir():
         raise SampleError(f"there is no folder {place} to keep a search in")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):

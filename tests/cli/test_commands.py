@@ -301,7 +301,7 @@ def test_an_objective_that_answers_amiss_or_quits_is_a_plugins_fault(
 def test_what_stands_before_the_command_is_told_so_when_it_stands_behind(option: str) -> None:
     told = CliRunner().invoke(main, ["validate", "gaussian.toml", option], prog_name="ffd")
     assert told.exit_code == ExitCode.USAGE
-    assert f"It stands before the command: ffd {option} …" in " ".join(told.stderr.split())
+    assert f"Put it before the command: ffd {option} …" in " ".join(told.stderr.split())
     other = CliRunner().invoke(main, ["validate", "gaussian.toml", "--debut"], prog_name="ffd")
     assert "before the command" not in other.stderr
 
@@ -340,7 +340,7 @@ def test_a_fault_in_a_strangers_code_is_told_by_its_line_and_in_full_with_debug(
     worse = [*arguments[:-1], "corrector.type=worse_table:Faulty"]
     told = CliRunner().invoke(main, worse)
     assert told.exit_code == ExitCode.PLUGIN
-    assert told.stderr.endswith(", at worse_table.py:9; ffd --debug shows the whole traceback\n")
+    assert told.stderr.endswith(", at worse_table.py:9; ffd --debug shows the full traceback\n")
     assert "[corrector] worse_table:Faulty cannot be built: TypeError" in told.stderr
     whole = CliRunner().invoke(main, ["--debug", *worse]).stderr
     assert "Traceback" in whole

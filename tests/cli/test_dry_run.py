@@ -38,7 +38,7 @@ def test_every_recipe_of_ours_tells_its_cost_in_80_columns(recipe, monkeypatch):
     assert "…" not in found.stdout
     for title in ("Parameters", "Memory of one GPU", "(estimate)", "FLOPs of one step", "NFE"):
         assert title in found.stdout
-    assert lines[-1] == "A dry run: nothing was trained, and nothing was written."
+    assert lines[-1] == "This was a dry run: nothing was trained or written."
 
 
 def test_the_tables_hold_the_numbers():
@@ -86,7 +86,7 @@ def test_no_weights_are_needed_where_sizes_are_stated():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["gaussian.toml", "--gpus", "2"], "--gpus is for --dry-run"),
+        (["gaussian.toml", "--gpus", "2"], "--gpus needs --dry-run"),
         (["gaussian.toml", "--dry-run", "--gpus", "0"], "0 is not in the range"),
         (
             ["gaussian.toml", "--dry-run", "--set", "guidance.scale=2.0"],

@@ -43,12 +43,12 @@ def test_a_run_is_measured_with_all_that_the_numbers_depend_on(finished):
     assert found.exit_code == ExitCode.OK, found.output
     lines = found.stdout.splitlines()
     assert lines[1].split()[:3] == ["digits", "Fréchet", "distance"]
-    assert lines[2].split()[:4] == ["digits", "read", "as", "asked"]
+    assert lines[2].split()[:3] == ["digits", "class", "accuracy"]
     assert lines[3].split()[:3] == ["raw", "Fréchet", "distance"]
     assert max(map(len, lines)) <= 80
     text = " ".join(found.stdout.split())
     for said in (
-        "of 10 are there",
+        "of 10 occur",
         "seed 0",
         "labels balanced",
         "γ 1",
@@ -93,11 +93,14 @@ def test_a_runs_own_evaluation_is_made_again_without_options():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["RUN", "-n", "50"], "--number: goes with --reference"),
-        (["RUN", "-f", "digits", "-m", "fd"], "--features, --metrics: goes with --reference"),
-        (["s.npz"], "--reference says what these samples are judged against"),
-        (["RUN", "-r", SHIPPED, "--set", "evaluation.samples=9"], "--set goes without --reference"),
-        (["RUN", "-o", "RUN/a"], "is a run's or an export's own"),
+        (["RUN", "-n", "50"], "--number: needs --reference"),
+        (["RUN", "-f", "digits", "-m", "fd"], "--features, --metrics: needs --reference"),
+        (["s.npz"], "holds stored samples: name a --reference"),
+        (
+            ["RUN", "-r", SHIPPED, "--set", "evaluation.samples=9"],
+            "--set is for a run's own evaluation: leave out",
+        ),
+        (["RUN", "-o", "RUN/a"], "is the directory of a run or an export"),
         (["digits.toml"], "is a recipe, and has no student"),
     ],
 )
@@ -155,12 +158,16 @@ def test_missing_classes_cry_out(finished):
     [
         (["RUN", "-r", "none.npz"], ExitCode.ENVIRONMENT, "no such file"),
         (["RUN", "-r", SHIPPED, "-f", "digit"], ExitCode.PLUGIN, "did you mean 'digits'?"),
-        (["RUN", "-r", SHIPPED, "-f", "{no"], ExitCode.USAGE, "is no table"),
+        (["RUN", "-r", SHIPPED, "-f", "{no"], ExitCode.USAGE, "is not a TOML table"),
         (["RUN", "-r", SHIPPED, "-m", "fid"], ExitCode.USAGE, "there is no 'fid'"),
         (["RUN", "-r", SHIPPED, "-m", "kid"], ExitCode.USAGE, "has statistics: name"),
         (["RUN", "-r", SHIPPED, "-o", "full"], ExitCode.USAGE, "full exists"),
         (["RUN", "-r", SHIPPED, "-o", "no/a"], ExitCode.USAGE, "/no to keep a result in"),
-        (["RUN", "-r", SHIPPED, "-o", "RUN/a"], ExitCode.USAGE, "is a run's or an export's own"),
+        (
+            ["RUN", "-r", SHIPPED, "-o", "RUN/a"],
+            ExitCode.USAGE,
+            "is the directory of a run or an export",
+        ),
         (["RUN", "-r", SHIPPED, "--device", "x"], ExitCode.USAGE, "device 'x' cannot be used"),
         (["RUN", "-r", SHIPPED, "--solver", "heun"], ExitCode.USAGE, "is the teacher's"),
         (["RUN", "-r", SHIPPED, "--compare", "full"], ExitCode.USAGE, "cannot be read as a result"),
@@ -201,7 +208,7 @@ def test_two_processes_share_the_work_and_one_tells(finished):
             assert two["metrics"]["digits"][name] == pytest.approx(value, rel=1e-9)
     refused = forked.ffd("evaluate", *arguments, "-o", "one.json", ranks=2)
     assert refused.codes == [ExitCode.USAGE, ExitCode.USAGE]
-    assert refused.stderr.count("one.json exists: choose another place, or use --overwrite") == 1
+    assert refused.stderr.count("one.json exists: choose another path, or use --overwrite") == 1
     assert not any(path.name.startswith(".") for path in Path().iterdir())
 
 
@@ -223,7 +230,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(finished):
     again = ffd(*arguments)
     assert again.exit_code == ExitCode.OK, again.output
     if int(stopped[1]):
-        assert f"going on after {stopped[1]} of 1100 samples" in again.stderr
+        assert f"resuming after {stopped[1]} of 1100 samples" in again.stderr
     ffd(*arguments[:-1], "whole.json")
     interrupted, whole = (json.loads(Path(name).read_text()) for name in ("a.json", "whole.json"))
     assert interrupted["metrics"] == whole["metrics"]

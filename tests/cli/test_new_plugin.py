@@ -35,7 +35,7 @@ def test_a_new_plugin_is_told_as_a_tree_and_the_commands_that_come_next() -> Non
         "  tests/\n"
         "    test_plugin.py\n"
         "\n"
-        "It works as it stands. Next, in the environment where ffcore is installed:\n"
+        "The plugin works as it is. Next, in the environment where ffcore is installed:\n"
         "  cd ffcore-moon && pip install -e '.[testing]'\n"
         "  pytest\n"
         "  ffd run ffcore-moon.toml\n"

@@ -41,7 +41,7 @@ def test_a_report_of_one_run_stands_in_its_directory(made: Path) -> None:
 def test_a_report_of_several_runs_needs_a_place(made: Path, tmp_path: Path) -> None:
     found = ffd(made, made)
     assert found.exit_code == ExitCode.USAGE
-    assert "name --out" in found.stderr
+    assert "needs --out" in found.stderr
     out = tmp_path / "both.html"
     assert ffd(made, made, "--out", out).exit_code == ExitCode.OK
     assert out.is_file()
@@ -51,9 +51,9 @@ def test_nothing_is_written_over_or_into_what_is_anothers(made: Path, tmp_path: 
     out = tmp_path / "thesis.html"
     out.write_text("years of work")
     for place, told in (
-        (out, "exists: choose another place, or use --overwrite"),
-        (tmp_path / "no" / "folder.html", "there is no folder"),
-        (made / "other.html", "is a run's or an export's own"),
+        (out, "exists: choose another path, or use --overwrite"),
+        (tmp_path / "no" / "folder.html", "does not exist: create it"),
+        (made / "other.html", "is the directory of a run or an export"),
     ):
         found = ffd(made, "--out", place)
         assert found.exit_code == ExitCode.USAGE

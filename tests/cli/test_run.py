@@ -40,8 +40,8 @@ def test_a_run_prints_its_results_and_leaves_its_pictures(tmp_path):
     assert "teacher, 2 Euler steps" in found.stdout
     assert "noise floor" in found.stdout
     assert "train 4/4 loss" in found.stderr
-    assert re.search(r"a step took [\d.]+ ms: \w+ [\d.]+, ", found.stderr)
-    assert re.search(r"\d+ samples per second, at most \d\.\d\d GiB of memory", found.stderr)
+    assert re.search(r"time per step [\d.]+ ms: \w+ [\d.]+, ", found.stderr)
+    assert re.search(r"\d+ samples per second, peak memory \d\.\d\d GiB", found.stderr)
     assert (tmp_path / "runs" / "gaussian" / "samples.png").exists()
     assert all(len(line) <= 80 for line in found.stdout.splitlines())
 
@@ -76,7 +76,7 @@ def test_json_is_one_document_on_stdout(tmp_path):
         (
             ["gaussian.toml", "--set", "evaluation.student_steps=[1, 2]"],
             ExitCode.USAGE,
-            "[evaluation] student_steps: must be 1 alone, since the student starts at the prior",
+            "[evaluation] student_steps: must be only 1, since the student starts at the prior",
         ),
         (
             ["mixture.toml", "--set", "balancer.correction=1.2"],
@@ -137,7 +137,7 @@ def test_a_signal_stops_after_a_checkpoint_and_the_same_command_goes_on(
     assert list((tmp_path / "here" / "checkpoints").glob("step-*"))
     again = ffd(*command)
     assert again.exit_code == ExitCode.OK, again.output
-    assert "going on after step" in again.stderr
+    assert "resuming after step" in again.stderr
 
 
 SLOW_DISK = """
@@ -181,7 +181,7 @@ def test_a_second_signal_ends_a_run_at_once_while_a_checkpoint_is_being_written(
     assert left == [".step-00000004.partial", "step-00000002"]
     again = ffd(*arguments[:-4], "--set", "training.steps=4")
     assert again.exit_code == ExitCode.OK, again.stderr
-    assert "going on after step 2 of 4" in again.stderr
+    assert "resuming after step 2 of 4" in again.stderr
     left = sorted(path.name for path in (tmp_path / "here" / "checkpoints").iterdir())
     assert left == ["step-00000002", "step-00000004"]
 

@@ -122,7 +122,7 @@ def test_started_again_by_torchrun_a_run_ends_as_if_nothing_had_happened(tmp_pat
     started = command(tmp_path / "run", *LONG, *length, program=(str(DIES), "120"), restarts=1)
     run = finish(started)
     assert run.returncode == ExitCode.OK, run.stderr
-    assert "going on after step" in run.stderr
+    assert "resuming after step" in run.stderr
     student = (tmp_path / "run" / "student.safetensors").read_bytes()
     assert student == (tmp_path / "whole" / "student.safetensors").read_bytes()
 

@@ -62,7 +62,7 @@ def test_a_search_tells_what_it_is_worth_and_keeps_what_it_chose(finished):
     found = ffd(finished, *BRIGHT, "-j", "mine:dark", "-N", "3,6", "-f", "raw", "-o", "out")
     assert found.exit_code == ExitCode.OK, found.output
     lines = found.stdout.splitlines()
-    assert lines[0] == "mine:bright, which chose: mean ± standard error"
+    assert lines[0] == "mine:bright (verifier): mean ± standard error"
     heading, *table = [re.split(r"\s{2,}", line.strip()) for line in lines[1:5]]
     assert heading == [
         *("N", "NFE", "best, rendered"),
@@ -75,7 +75,7 @@ def test_a_search_tells_what_it_is_worth_and_keeps_what_it_chose(finished):
     ]
     best = [float(row[6].split(" ± ")[0]) for row in table]
     assert best == sorted(best)
-    assert "mine:dark, which had no part in it: mean ± standard error" in lines
+    assert "mine:dark (judge): mean ± standard error" in lines
     assert "Fréchet distance (raw)" in lines
     assert max(map(len, lines)) <= 80
     assert "search 72/72 evaluations" in found.stderr
@@ -156,11 +156,11 @@ def test_an_export_searches_for_the_teacher_of_a_recipe(finished):
         (["-v", "mine:broken"], ExitCode.PLUGIN, ", at mine.py:14"),
         (["-v", "mine:crooked"], ExitCode.PLUGIN, "mine:crooked answered a tensor (64, 1, 8, 8)"),
         (["-v", "mine:bright", "-j", "mine:bright"], ExitCode.USAGE, "judges: each once"),
-        (["-v", "mine:bright", "-N", "4,0"], ExitCode.USAGE, "numbers of at least 1, as in"),
-        (["-v", "mine:bright", "-N", "few"], ExitCode.USAGE, "numbers of at least 1, as in"),
+        (["-v", "mine:bright", "-N", "4,0"], ExitCode.USAGE, "whole numbers of at least 1, as in"),
+        (["-v", "mine:bright", "-N", "few"], ExitCode.USAGE, "whole numbers of at least 1, as in"),
         (["-v", "mine:bright", "--solver", "dopri5"], ExitCode.USAGE, "dopri5"),
         (["-v", "mine:bright", "--guidance", "2"], ExitCode.USAGE, "trained for scale 1 alone"),
-        (["-v", "mine:bright", "-r", "x.npz"], ExitCode.USAGE, "name some"),
+        (["-v", "mine:bright", "-r", "x.npz"], ExitCode.USAGE, "--reference needs --features"),
         (["-v", "mine:bright", "-f", "digit"], ExitCode.PLUGIN, "did you mean 'digits'?"),
         (["-v", "mine:bright", "--teacher", "gaussian.toml"], ExitCode.USAGE, "not of this teach"),
         (["-v", "mine:bright", "-o", "no/where"], ExitCode.USAGE, "there is no folder"),

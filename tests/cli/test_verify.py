@@ -58,10 +58,10 @@ def test_a_run_is_verified_and_keeps_the_result(digits):
     text = " ".join(found.stdout.split())
     for said in (
         "r student's samples at least teacher's own at least",
-        "Read as asked, in %, by the features digits",
+        "Class accuracy in %, by the features digits",
         "Φ by heun, 8 steps; its own error about",
         "∂F/∂δ by forward mode",
-        "16 samples of either, by 2 steps of 8, learning rate 0.001",
+        "16 samples of each, in 2 steps of batch 8, learning rate 0.001",
         "12, seed 0, γ 1, on cpu",
         "after step 2",
     ):
@@ -175,11 +175,15 @@ def test_another_teacher_is_refused(vectors):
         (["RUN", "--set", "student.width=3"], ExitCode.USAGE, "only keys of the teacher"),
         (["RUN", "--set", "teacher"], ExitCode.USAGE, "--set teacher:"),
         (["RUN", "--network", "mlq"], ExitCode.PLUGIN, "did you mean 'mlp'?"),
-        (["RUN", "--network", "{no"], ExitCode.USAGE, "--network {no is no table"),
-        (["RUN", "--steps", "64"], ExitCode.USAGE, "dopri5 chooses its own"),
-        (["RUN", "--solver", "heun", "--tolerance", "1"], ExitCode.USAGE, "is dopri5's"),
+        (["RUN", "--network", "{no"], ExitCode.USAGE, "--network {no is not a TOML table"),
+        (["RUN", "--steps", "64"], ExitCode.USAGE, "dopri5 chooses its own steps"),
+        (
+            ["RUN", "--solver", "heun", "--tolerance", "1"],
+            ExitCode.USAGE,
+            "--tolerance is for dopri5",
+        ),
         (["RUN", "--device", "x"], ExitCode.USAGE, "device 'x' cannot be used"),
-        (["RUN", "--out", "begun"], ExitCode.USAGE, "another run's or an export's own directory"),
+        (["RUN", "--out", "begun"], ExitCode.USAGE, "the directory of another run or an export"),
         (["RUN", "--out", "file"], ExitCode.USAGE, "is a file"),
     ],
 )

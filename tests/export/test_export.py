@@ -747,7 +747,9 @@ def test_an_export_that_cannot_be_put_in_place_leaves_the_earlier_one(kinds, tmp
 def test_nothing_is_exported_into_a_run_or_an_export(kinds):
     for place in (kinds / "gaussian", kinds / "exports" / "gaussian"):
         before = names(place)
-        with pytest.raises(SourceError, match="own directory: choose another place"):
+        with pytest.raises(
+            SourceError, match="directory of a run or an export: choose another path"
+        ):
             export(kinds / "mixture", place / "out")
         assert names(place) == before
 

@@ -365,10 +365,12 @@ def test_a_name_claimed_twice_is_noted_beside_both_plugins(distribute: Distribut
     assert first["state"] == "active"
     (note,) = first["notes"]
     assert note == (
-        "teacher 'moon' is also claimed by plugin moon_q (second-dist 1.2): "
-        "recipes write 'first-dist:moon'"
+        "teacher 'moon' is also registered by plugin moon_q (second-dist 1.2): "
+        "use 'first-dist:moon' in recipes"
     )
-    assert sum("is also claimed by" in row for row in _ffd("list-plugins").stdout.splitlines()) == 2
+    assert (
+        sum("is also registered by" in row for row in _ffd("list-plugins").stdout.splitlines()) == 2
+    )
     assert _ffd("validate", "digits.toml").exit_code == ExitCode.OK
     told = _ffd("validate", "digits.toml", "--set", "teacher.type=moon")
     assert told.exit_code == ExitCode.PLUGIN

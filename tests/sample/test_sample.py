@@ -696,7 +696,7 @@ def test_what_is_there_is_kept_until_it_is_to_be_overwritten_and_the_new_one_is_
     write(painting(), tmp_path / name, 300)
     record = tmp_path / ("s/samples.json" if name == "s" else f"{name}.json")
     before = record.read_bytes()
-    with pytest.raises(SampleError, match="exists: choose another place, or use --overwrite"):
+    with pytest.raises(SampleError, match="exists: choose another path, or use --overwrite"):
         write(painting(), tmp_path / name, 300, seed=1)
     with pytest.raises(StoppedSampling):
         write(painting(), tmp_path / name, 300, seed=1, overwrite=True, stop=Times(2))
@@ -904,6 +904,6 @@ def test_a_crash_while_tidying_up_gives_no_other_sampling_the_right_to_the_place
         with pytest.raises(Crash):
             write(painting(), tmp_path / "s.npz")
     before = (tmp_path / "s.npz").read_bytes()
-    with pytest.raises(SampleError, match="exists: choose another place"):
+    with pytest.raises(SampleError, match="exists: choose another path"):
         write(painting(), tmp_path / "s.npz", seed=1)
     assert (tmp_path / "s.npz").read_bytes() == before
