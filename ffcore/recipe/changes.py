@@ -1,4 +1,4 @@
-"""What of a recipe may change within a run. Anything else makes it another run."""
+"""The parts of a recipe that may change within a run. Any other change makes another run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ffcore.recipe.resolved import to_toml
 from ffcore.recipe.tables import Recipe
 
 AUTO = "auto"
-"""What leaves a key of an objective to the networks."""
+"""The value by which an objective lets the networks decide a key."""
 
 FREE = (
     "decoder",
@@ -31,12 +31,12 @@ FREE = (
     "training.threads",
     "trackers",
 )
-"""The tables and keys on which no step depends, but for schedules, which depend on `steps`."""
+"""The tables and keys that no training step depends on; only schedules depend on `steps`."""
 
 
 @attrs.frozen
 class Changes:
-    """How a recipe differs from the one before, as lines for a person."""
+    """The differences between a recipe and an earlier one, as lines of text."""
 
     free: tuple[str, ...] = ()
     binding: tuple[str, ...] = ()
@@ -45,17 +45,17 @@ class Changes:
         return bool(self.free or self.binding)
 
     def has(self, name: str) -> bool:
-        """Whether the key of this name is among them."""
+        """Whether the key of this name has changed."""
         return any(line.startswith(f"{name}: ") for line in self.lines)
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """All of them."""
+        """All differences."""
         return tuple(sorted(self.free + self.binding))
 
 
 def changes(before: str, recipe: Recipe) -> Changes:
-    """Compare `recipe` with a resolved one in TOML; tomllib.TOMLDecodeError where that is none."""
+    """Compare `recipe` with a resolved one in TOML. Raises tomllib.TOMLDecodeError."""
     found = [
         (name, f"{name}: {old!r} before, {new!r} now")
         for name, old, new in _differing(tomllib.loads(before), tomllib.loads(to_toml(recipe)))
@@ -67,9 +67,10 @@ def changes(before: str, recipe: Recipe) -> Changes:
 
 
 def with_decisions(before: str, recipe: Recipe) -> Recipe:
-    """Return `recipe` with "auto" in its objectives as a resolved one in TOML has decided it.
+    """Return `recipe` with each "auto" of its objectives replaced by the value in `before`.
 
-    So a resumed run never decides again. Raises tomllib.TOMLDecodeError.
+    So a resumed run keeps its decisions. `before` is a resolved recipe in TOML. Raises
+    tomllib.TOMLDecodeError.
     """
     tree, now = tomllib.loads(before), tomllib.loads(to_toml(recipe))
     found = {}
@@ -82,13 +83,13 @@ def with_decisions(before: str, recipe: Recipe) -> Recipe:
 
 
 def decisions(recipe: Recipe, settled: Recipe) -> Iterator[str]:
-    """Yield a line for each key of `recipe` that the networks have decided in `settled`."""
+    """Yield a line for each key of `recipe` that the networks decided in `settled`."""
     for name, old, new in _differing(*(tomllib.loads(to_toml(each)) for each in (recipe, settled))):
-        yield f"{name} = {new!r}, where the recipe says {old!r}"
+        yield f"{name} = {new!r} (the recipe has {old!r})"
 
 
 def binding_digest(recipe: Recipe) -> str:
-    """Return the SHA-256 of all of a recipe that may not change within a run."""
+    """Return the SHA-256 of the parts of a recipe that may not change within a run."""
     leaves = _leaves(tomllib.loads(to_toml(recipe)))
     binding = {name: value for name, value in leaves if not _is_free(name)}
     return hashlib.sha256(json.dumps(binding, sort_keys=True).encode()).hexdigest()

@@ -27,30 +27,30 @@ from ffcore.system.distributed import own_device
 
 
 class BuildError(Exception):
-    """A recipe is well-formed, and its parts do not fit together."""
+    """A recipe is valid, but its components do not fit together."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Parts:
-    """What a distillation is made of, not yet on a device."""
+    """The parts of a distillation, not yet on a device."""
 
     teacher: Teacher
-    """Guided where the recipe guides."""
+    """Guided if the recipe guides."""
     student: Student
     predictor: PredictorObjective | None
     corrector: CorrectorObjective | None
     balancer: Balancer
     context: Context
-    """That of all components but teacher and student; the teacher is unguided there."""
+    """For all components but teacher and student; its teacher is unguided."""
     recipe: Recipe
-    """What was left to the networks is decided in it."""
+    """The recipe with every "auto" decided."""
 
 
 def parts(recipe: Recipe, *, meta: bool = False) -> Parts:
     """Build a recipe's networks and objectives; see Context for `meta`.
 
-    New weights come from the global random state. Raises BuildError where parts do not fit
-    together; WeightsError for weights files.
+    New weights come from the global random state. Raises BuildError if parts do not fit together,
+    WeightsError for weights files.
     """
     guidance = recipe.guidance
     teacher = build_component("teacher", recipe.teacher, Context(meta=meta), Teacher)
@@ -74,7 +74,7 @@ def parts(recipe: Recipe, *, meta: bool = False) -> Parts:
 
 
 def apply_guidance(recipe: Recipe, teacher: Teacher) -> Teacher:
-    """Return the teacher as the recipe guides it: itself, where it does not."""
+    """Return the teacher with the recipe's guidance, or itself if the recipe does not guide."""
     guidance = recipe.guidance
     if not guidance.guides:
         return teacher
@@ -83,9 +83,9 @@ def apply_guidance(recipe: Recipe, teacher: Teacher) -> Teacher:
 
 
 def _decide(name: str, recipe: Recipe, context: Context) -> Any:
-    """Return an objective's table with what it left to the networks decided.
+    """Return an objective's table with every "auto" decided.
 
-    A table may have `decide(context)`, which returns another of its kind.
+    A table may have `decide(context)`, which returns a table of the same class.
     """
     table = getattr(recipe, name)
     settle = getattr(table, "decide", None)
@@ -96,9 +96,9 @@ def _decide(name: str, recipe: Recipe, context: Context) -> Any:
 
 
 def build_component(name: str, table: Any, context: Context, kind: type) -> Any:
-    """Build the component of a table, if there is one; it must be of the role's class.
+    """Build the component of a table; None for no table. It must be an instance of `kind`.
 
-    What else than a ValueError it raises gets a note that says whose it is.
+    Any error but a ValueError gets a note that names the component.
     """
     if table is None:
         return None
@@ -116,7 +116,7 @@ def build_component(name: str, table: Any, context: Context, kind: type) -> Any:
 
 @contextmanager
 def errors_of(name: str) -> Iterator[None]:
-    """Let a ValueError name the part of the recipe that it is about, as a BuildError."""
+    """Turn a ValueError into a BuildError that names the part of the recipe."""
     try:
         yield
     except ValueError as error:
@@ -126,13 +126,13 @@ def errors_of(name: str) -> Iterator[None]:
 
 @contextmanager
 def computing(training: Training, device: str | None = None) -> Iterator[str]:
-    """Compute with the threads and the precision that a recipe asks for; yield the device.
+    """Compute with the threads and the precision of a recipe; yield the device.
 
     Args:
         training: the recipe's table.
-        device: of torch, instead of the recipe's.
+        device: a torch device to use instead of the recipe's.
 
-    Raises BuildError for a device or a number of threads that this machine does not have.
+    Raises BuildError for a device or a number of threads that this machine lacks.
     """
     with ExitStack() as stack:
         with errors_of("--device" if device else "training"):
@@ -144,7 +144,7 @@ def computing(training: Training, device: str | None = None) -> Iterator[str]:
 
 
 def usable_device(name: str) -> str:
-    """Return the torch device of this name, "auto" resolved; ValueError where it cannot be used."""
+    """Return the torch device of this name, "auto" resolved; ValueError if it cannot be used."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -1,4 +1,4 @@
-"""The errors of a recipe, as data: all of them are reported at once."""
+"""The errors of a recipe, as data. All of them are reported at once."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 import attrs
 
 Path = tuple[str | int, ...]
-"""Where in a recipe: `("evaluation", "features", 0, "type")`."""
+"""A place in a recipe, as in `("evaluation", "features", 0, "type")`."""
 
 Blame = Literal["recipe", "plugin"]
 
@@ -20,7 +20,7 @@ class Problem:
     about: Blame = "recipe"
 
     def under(self, step: str | int) -> "Problem":
-        """The same error, seen from one table or array further out."""
+        """Return the same error, relative to the enclosing table or array."""
         text = self.text if self.path else f"{path_text((step,))}: {self.text}"
         if self.path and all(isinstance(inner, int) for inner in self.path):
             text = f"{path_text((step,))}{self.text}"
@@ -28,7 +28,7 @@ class Problem:
 
 
 class Problems(ValueError):
-    """All errors of one value; raised by structuring hooks, turned into diagnostics at the top."""
+    """All errors of one value. Structuring hooks raise it; it ends up as diagnostics."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -37,9 +37,9 @@ class Problems(ValueError):
 
 @attrs.frozen
 class Diagnostic:
-    """One error of a recipe: in which file, at which key, and where known at which line.
+    """One error of a recipe: its file, its key and, if known, its line.
 
-    `about` says whether the recipe is to blame, or a plugin that it names.
+    `about` says whether the recipe or one of its plugins is to blame.
     """
 
     file: str
@@ -55,7 +55,7 @@ class Diagnostic:
 
 
 class RecipeError(ValueError):
-    """A recipe cannot be read, or not be understood; `diagnostics` holds every reason."""
+    """A recipe cannot be read or is invalid; `diagnostics` holds every reason."""
 
     def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
         self.diagnostics = tuple(diagnostics)
@@ -63,11 +63,11 @@ class RecipeError(ValueError):
 
     @property
     def about(self) -> Blame:
-        """Who is to blame: "plugin" if nothing but plugins is."""
+        """Who is to blame: "plugin" if only plugins are."""
         return "recipe" if any(d.about == "recipe" for d in self.diagnostics) else "plugin"
 
 
 def path_text(path: Path) -> str:
-    """A path as a reader writes it: `evaluation.features[0].type`."""
+    """Return a path as text: `evaluation.features[0].type`."""
     steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
     return "".join(steps).removeprefix(".")

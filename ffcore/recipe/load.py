@@ -1,4 +1,4 @@
-"""Loading: a recipe's layers are read, merged, structured, and matched."""
+"""Load a recipe: read, merge and structure its layers, then check that components fit."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
@@ -25,9 +25,9 @@ def load_recipe(
 ) -> Recipe:
     """Read a recipe file, or a packaged recipe by name, and resolve it.
 
-    `overrides` are applied to it in their order, each `"key.path=<TOML value>"`. Tables merge,
-    arrays are replaced, and a changed `type` resets its table, as with `extends`. Raises
-    `RecipeError` with all that is wrong. Imports no torch.
+    `overrides` apply in order, each `"key.path=<TOML value>"`. As with `extends`, tables merge,
+    arrays are replaced, and a changed `type` resets its table. Raises `RecipeError` with every
+    error. Does not import torch.
     """
     registry = installed() if registry is None else registry
     file = find_recipe(fspath(recipe))
@@ -47,9 +47,9 @@ def load_recipe(
 
 
 def component(role: str, tree: Mapping[str, object], *, registry: Registry | None = None) -> Any:
-    """One component's table from a plain tree whose `type` names it, as a recipe would hold it.
+    """Return one component's table from a plain tree, as in a recipe; `type` names the component.
 
-    Its `build` gives the live object. Raises `RecipeError` with all that is wrong.
+    Its `build` returns the live object. Raises `RecipeError` with every error.
     """
     converter = make_converter(installed() if registry is None else registry)
     kind: Any = Annotated[Any, ComponentOf(role)]
@@ -60,7 +60,7 @@ def component(role: str, tree: Mapping[str, object], *, registry: Registry | Non
 
 
 def _defaults(registry: Registry) -> dict[str, Any]:
-    """DEFAULTS, which mean ffcore's own components, whoever else claims their names."""
+    """Return DEFAULTS: ffcore's own components, even if other plugins use the same names."""
 
     def own(role: str, table: dict[str, str]) -> dict[str, str]:
         try:
@@ -80,7 +80,7 @@ def _defaults(registry: Registry) -> dict[str, Any]:
 
 
 def _lineage(file: File, heirs: Sequence[File]) -> list[Source]:
-    """The file's sources, the oldest ancestor first; `heirs` are the files that led here."""
+    """Return the file's sources, the oldest ancestor first; `heirs` are the files that led here."""
     source = read_source(file)
     here = file.resolve()
     if here in heirs:
@@ -118,9 +118,9 @@ def _locate(problems: Iterable[Problem], sources: Sequence[Source]) -> RecipeErr
 
 
 def _origin(problem: Problem, sources: Sequence[Source]) -> Source:
-    """The last source that wrote the key; for a missing key, the last file with its table.
+    """Return the last source that wrote the key; for a missing key, the last file with its table.
 
-    An array is of one source, since it is replaced as a whole.
+    An array has one source, since it is replaced as a whole.
     """
     path = tuple(takewhile(lambda step: isinstance(step, str), problem.path))
     for source in reversed(sources):

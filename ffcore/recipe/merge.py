@@ -1,4 +1,4 @@
-"""Merging of recipe trees: what `extends` and `--set` mean."""
+"""Merging of recipe trees, for `extends` and `--set`."""
 
 import tomllib
 from typing import Any
@@ -7,9 +7,9 @@ Tree = dict[str, Any]
 
 
 def merge(below: Tree, above: Tree) -> Tree:
-    """`below` overridden by `above`: tables merge, all else (arrays too) is replaced.
+    """Return `below` overridden by `above`: tables merge, anything else (arrays too) is replaced.
 
-    A table whose `type` changes is another component's table, so nothing of the old one stays.
+    A table with a new `type` belongs to another component and replaces the old one.
     """
     if "type" in below and "type" in above and below["type"] != above["type"]:
         return above
@@ -21,9 +21,9 @@ def merge(below: Tree, above: Tree) -> Tree:
 
 
 def parse_override(text: str) -> Tree:
-    """The tree of one `key.path=value`; a value that is no TOML is taken as a string.
+    """Return the tree of one `key.path=value`; a value that is not TOML is a string.
 
-    Raises `ValueError` where there is no key.
+    Raises `ValueError` if there is no key.
     """
     key, equals, value = text.partition("=")
     path = parse_key(key.strip())
@@ -36,7 +36,7 @@ def parse_override(text: str) -> Tree:
 
 
 def parse_key(text: str) -> tuple[str, ...] | None:
-    """The names in a dotted TOML key; None if it is none."""
+    """Return the names in a dotted TOML key; None for anything else."""
     try:
         tree: Any = tomllib.loads(f"{text} = 0")
     except tomllib.TOMLDecodeError:

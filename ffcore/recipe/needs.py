@@ -1,14 +1,14 @@
 """Needs and offers: whether the components of a recipe fit, before anything is loaded.
 
-A table may have the properties `needs` and `offers`, each a `frozenset[str]`. What the student
-and the objectives need, the teacher, the student or the data must offer; a [data] table offers
-"data" by being there, and "whole batch" is the trainer's to give. A table that reads files names
-them in a property `files`, a tuple of `File`s.
+A table may have the properties `needs` and `offers`, each a `frozenset[str]`. The teacher, the
+student or the data must offer what the student and the objectives need. Every [data] table offers
+"data", and the trainer offers "whole batch". A table that reads files lists them in a property
+`files`, a tuple of `File`s.
 
-A table may have a method `check_recipe(recipe)`, which raises ValueError where another table
-contradicts it, ImpossibleValue where a key is to blame. What it may ask of a teacher's table, which
-need not have them, is `sample_shape`, None where the weights say it, and `guidable`; of the data's
-table `guided`: whether its samples are the guided teacher's.
+A table may have a method `check_recipe(recipe)`. It raises ValueError if another table contradicts
+it, ImpossibleValue if a key is to blame. It may read optional properties of other tables: of the
+teacher's, `sample_shape` (None if only the weights know it) and `guidable`; of the data's, `guided`
+(whether its samples come from the guided teacher).
 """
 
 from collections.abc import Iterator
@@ -23,18 +23,20 @@ from ffcore.recipe.tables import Recipe, components
 from ffcore.system.files import File
 
 NETWORK, COPY = "network", "trainable copy"
-"""A role, and the need of which a component of it relieves an objective."""
+"""A role, and the need that an objective does not have if it names a component of that role."""
 OFFERING = ("teacher", "student", "data")
 NEEDING = ("student", "predictor", "corrector")
 DATA, ANYWHERE = "data", "student starts anywhere"
-"""Needs of which core knows what would fit."""
+"""Needs for which core can suggest a fix."""
 WHOLE = "whole batch"
-"""What an objective needs whose gaps couple the samples of a batch: to see all of it at once."""
+"""The need of an objective whose gaps couple the samples of a batch: it must see all of them."""
 
 
 def unmet_needs(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
-    """One problem for each component that needs what no other offers, and for data that nobody
-    needs; it names both sides."""
+    """Yield a problem for each component with an unmet need, and for data that nobody needs.
+
+    It names both sides.
+    """
 
     def name(role: str) -> str:
         return f"{role} {registry.type_name(role, getattr(recipe, role))!r}"
@@ -42,27 +44,27 @@ def unmet_needs(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
     there = [role for role in (*OFFERING, *NEEDING) if getattr(recipe, role) is not None]
     offers = {role: _offers(recipe, role) for role in OFFERING if role in there}
     needs = {role: _words(getattr(recipe, role), "needs") for role in NEEDING if role in there}
-    met = (frozenset({WHOLE}), *offers.values())  # which the trainer sees to
+    met = (frozenset({WHOLE}), *offers.values())  # the trainer offers WHOLE
     sides = "; ".join(f"{name(side)} offers {_list(offers[side])}" for side in offers)
     for role, needed in needs.items():
         if missing := needed.difference(*met):
             fit = " and ".join(_fitting(missing, recipe, registry))
-            would = f". What would fit: {fit}" if fit else ""
+            would = f". Use {fit}" if fit else ""
             yield Problem(f"{name(role)} needs {_list(missing)}, but {sides}{would}", (role,))
     if DATA in there and DATA not in frozenset().union(*needs.values()):
         nobody = " and ".join(name(role) for role in needs if role != "student")
-        text = f"no {DATA!r} is needed by {nobody}: leave {name(DATA)} out"
+        text = f"{DATA!r} is not needed by {nobody}: leave out {name(DATA)}"
         yield Problem(text, (DATA, "type"))
 
 
 def _offers(recipe: Recipe, role: str) -> frozenset[str]:
-    """What a component offers; data is there by being named."""
+    """Return the offers of a component; every data table offers DATA."""
     offered = _words(getattr(recipe, role), "offers")
     return offered | {DATA} if role == DATA else offered
 
 
 def _fitting(missing: frozenset[str], recipe: Recipe, registry: Registry) -> Iterator[str]:
-    """What in a recipe would meet the needs that core knows."""
+    """Yield changes of a recipe that meet the needs that core knows."""
     if DATA in missing:
         yield f"a [data] table of type {_types(DATA, registry)}"
     if COPY in missing:
@@ -73,7 +75,7 @@ def _fitting(missing: frozenset[str], recipe: Recipe, registry: Registry) -> Ite
 
 
 def _own_networks(recipe: Recipe) -> Iterator[str]:
-    """The keys by which what needs a copy of the teacher takes a network of its own instead."""
+    """Yield the keys that take a network instead of a copy of the teacher."""
     for role in NEEDING:
         table = getattr(recipe, role)
         if COPY in _words(table, "needs"):
@@ -88,7 +90,7 @@ def _types(role: str, registry: Registry) -> str:
 
 
 def contradictions(recipe: Recipe) -> Iterator[Problem]:
-    """One problem for each table that another table of the recipe contradicts."""
+    """Yield a problem for each table that another table of the recipe contradicts."""
     for path, table in _tables(recipe):
         check = getattr(table, "check_recipe", None)
         try:
@@ -100,13 +102,13 @@ def contradictions(recipe: Recipe) -> Iterator[Problem]:
 
 
 def needed_files(recipe: Recipe) -> tuple[File, ...]:
-    """The files that the components of a recipe will read, by their tables."""
+    """Return the files that the components of a recipe read, as their tables list them."""
     tables = (table for _, table in components(recipe))
     return tuple(file for table in tables for file in getattr(table, "files", ()))
 
 
 def _tables(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Every table within `value`, itself included, and where it stands."""
+    """Yield every table within `value`, itself included, with its path."""
     if isinstance(value, tuple):
         for index, item in enumerate(value):
             yield from _tables(item, (*path, index))

@@ -1,4 +1,4 @@
-"""Tables as plain trees, the way back from structuring: what TOML can hold."""
+"""Tables as plain trees that TOML can hold: the inverse of structuring."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from ffcore.keys import kind_of, role_of
 from ffcore.plugins import Registry
 
 NONE = "none"
-"""The word for None, which TOML lacks."""
+"""The word for None in TOML."""
 
 
 def plain(value: Any, role: str | None = None, *, registry: Registry | None = None) -> Any:
-    """A value as TOML can hold it; `role` is what components in this place are for.
+    """Return a value as TOML can hold it; `role` is the role of components in this place.
 
-    Component tables get their `type` from `registry`, which may be left out where there are none.
+    Component tables get their `type` from `registry`; without components it may be left out.
     """
     if value is None:
         return NONE

@@ -1,4 +1,4 @@
-"""The resolved recipe as a run keeps it: TOML that loads again, its digest, its provenance."""
+"""The resolved recipe as a run stores it: loadable TOML, its digest, its provenance."""
 
 import hashlib
 import platform
@@ -14,20 +14,20 @@ from ffcore.recipe.tables import Recipe, components
 
 
 def to_toml(recipe: Recipe, *, registry: Registry | None = None) -> str:
-    """The recipe as TOML, every default written out; `load_recipe` reads an equal one back."""
+    """Return the recipe as TOML with every default; `load_recipe` reads an equal one back."""
     return tomli_w.dumps(plain(recipe, registry=registry or installed()))
 
 
 def digest(recipe: Recipe, *, registry: Registry | None = None) -> str:
-    """The SHA-256 of the resolved recipe: equal for two files that mean the same run."""
+    """Return the SHA-256 of the resolved recipe: equal for two files that mean the same run."""
     return hashlib.sha256(to_toml(recipe, registry=registry).encode()).hexdigest()
 
 
 def provenance(recipe: Recipe, *, registry: Registry | None = None) -> dict[str, Any]:
-    """What a run's numbers came from, ready for JSON: versions, components used, seed, digest.
+    """Return the provenance of a run, ready for JSON: versions, components, seed, digest.
 
-    Each component stands with its plugin, distribution and version, which are None for a class
-    that the recipe named as `"module:Class"`.
+    Each component has its plugin, distribution and version; they are None for a class that the
+    recipe names as `"module:Class"`.
     """
     registry = registry or installed()
     return {
@@ -41,7 +41,7 @@ def provenance(recipe: Recipe, *, registry: Registry | None = None) -> dict[str,
 
 
 def versions(provenance: Mapping[str, Any]) -> dict[str, str]:
-    """Return the versions that a provenance names: Python's, torch's, ffcore's, each plugin's."""
+    """Return the versions in a provenance: of Python, torch, ffcore and each plugin."""
     found = {name: provenance[name] for name in ("ffcore", "python", "torch")}
     for component in provenance["components"]:
         if component["distribution"] is not None:

@@ -1,4 +1,4 @@
-"""Sources: the files and overrides that a recipe is made of, and where in them a key stands."""
+"""Sources: the files and overrides of a recipe, and the lines of their keys."""
 
 import re
 import tomllib
@@ -20,7 +20,7 @@ _ASSIGNMENT = re.compile(r"\s*([^=#\[\]]+?)\s*=.*")
 
 @attrs.frozen
 class Source:
-    """One layer of a recipe: a tree, what to call it in messages, the lines of its keys."""
+    """One layer of a recipe: a tree, its name for messages, the lines of its keys."""
 
     name: str
     tree: Tree
@@ -28,7 +28,7 @@ class Source:
     is_file: bool = False
 
     def holds(self, path: Path) -> bool:
-        """Whether the key at `path` was written here."""
+        """Whether this source has the key at `path`."""
         node: Any = self.tree
         try:
             for step in path:
@@ -38,20 +38,20 @@ class Source:
         return True
 
     def line(self, path: Path) -> int | None:
-        """The line of the key at `path`, or of the innermost table around it that has one."""
+        """Return the line of the key at `path`, or of the innermost table around it with a line."""
         inside_out = (path[:end] for end in range(len(path), 0, -1))
         return next((self.lines[outer] for outer in inside_out if outer in self.lines), None)
 
 
 def packaged_recipes() -> File:
-    """The folder of the recipes that come with ffcore."""
+    """Return the folder of the recipes that come with ffcore."""
     package = File(ffcore.__file__).parent
     inside = package / "recipes"
     return inside if inside.is_dir() else package.parent / "recipes"
 
 
 def find_recipe(name: str, near: File | None = None) -> File:
-    """The file that `name` means: a path (relative to the folder `near`), or a packaged recipe.
+    """Return the file of a recipe: a path (relative to the folder `near`), or a packaged recipe.
 
     Raises `RecipeError` if there is neither.
     """
@@ -68,7 +68,7 @@ def find_recipe(name: str, near: File | None = None) -> File:
 
 
 def read_source(file: File) -> Source:
-    """Read a TOML file. Raises `RecipeError` with one message if it cannot be read."""
+    """Read a TOML file. Raises `RecipeError`."""
     name = str(file)
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -86,10 +86,10 @@ def read_source(file: File) -> Source:
 
 
 def lines_of_keys(text: str) -> dict[Path, int]:
-    """The lines at which tables and keys of a TOML text start, as far as they are plain to see.
+    """Return the lines at which tables and keys of a TOML text start.
 
-    A key inside an inline table is not found. A path met twice (say once in a multi-line string)
-    is left out: rather no line than a wrong one.
+    Keys inside inline tables are not found. A path that occurs twice (say, once in a multi-line
+    string) is left out: no line is better than a wrong one.
     """
     met: list[tuple[Path, int]] = []
     table: Path = ()
@@ -105,7 +105,7 @@ def lines_of_keys(text: str) -> dict[Path, int]:
 
 
 def _enter(key: tuple[str, ...], is_array: bool, arrays: Counter[Path]) -> Path:
-    """The path of the table that a header opens, led through the latest elements of arrays."""
+    """Return the path of the table that a header opens, through the latest elements of arrays."""
     path: Path = ()
     for depth, name in enumerate(key, start=1):
         path = (*path, name)

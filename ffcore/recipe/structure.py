@@ -1,7 +1,7 @@
 """Structuring: from a TOML tree to tables, strictly, with every error at once.
 
-cattrs dispatches on types, and every hook is ours: without them it reads `3.7` as 3 and `"false"`
-as True. Hooks raise `Problems`. TOML has no null: where a key may be None, the word "none" says so.
+cattrs dispatches on types. Every hook is ours: cattrs' own read `3.7` as 3 and `"false"` as True.
+Hooks raise `Problems`. TOML has no null, so a recipe writes None as the word "none".
 """
 
 import math
@@ -27,7 +27,7 @@ _WORDS: dict[Any, str] = {
 
 
 def make_converter(registry: Registry) -> cattrs.Converter:
-    """A converter for the tables of recipes; component tables are those that `registry` knows."""
+    """Return a converter for the tables of recipes, with the component tables of `registry`."""
     converter = cattrs.Converter()
 
     def rule(applies: Callable[[Any], bool], hook: Callable[..., Any], *context: Any) -> None:
@@ -138,7 +138,7 @@ def _structure_table(value: object, table: type, converter: cattrs.Converter) ->
 
 
 def _complete(value: object, field: "attrs.Attribute[Any]") -> object:
-    """Lay a table that was written in part over the key's own default, where that is a table."""
+    """Merge a partly written table into the key's default, if that is a table."""
     default: Any = field.default
     if not isinstance(value, dict) or not isinstance(default, attrs.Factory):  # type: ignore[arg-type]
         return value
@@ -178,7 +178,7 @@ def _structure_component(
 
 
 def _validate(field: "attrs.Attribute[Any]", value: object) -> None:
-    """Run the key's own check before there is an instance, so that all violations are reported."""
+    """Run the key's own check before there is an instance, to report all violations."""
     try:
         if field.validator is not None:
             field.validator(None, field, value)
@@ -191,7 +191,7 @@ def _validate(field: "attrs.Attribute[Any]", value: object) -> None:
 def _unfit_keys(
     value: Mapping[str, Any], fields: Mapping[str, "attrs.Attribute[Any]"]
 ) -> Iterable[Problem]:
-    """Unknown and missing keys; a missing key that an unknown one misspells is reported once."""
+    """Yield unknown and missing keys; a misspelt required key is reported once."""
     unknown = sorted(value.keys() - fields.keys())
     for name in unknown:
         hint = did_you_mean(name, fields)
@@ -214,7 +214,7 @@ def _mismatch(possible: str, found: object, hint: str = "") -> Problems:
 
 
 def _describe(kind: Any) -> str:
-    """A type in the words of a recipe's author."""
+    """Return a type in words."""
     if get_origin(kind) is Literal:
         return " or ".join(map(repr, get_args(kind)))
     if get_origin(kind) in (Union, types.UnionType):

@@ -1,4 +1,4 @@
-"""The tables of a recipe that are ffcore's own; a component's table is its plugin's."""
+"""ffcore's own tables of a recipe; a component's table comes from its plugin."""
 
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -20,39 +20,40 @@ from ffcore.training.optimizer import Optimizer
 
 @attrs.frozen(kw_only=True)
 class Guidance:
-    """How the teacher is guided, for both objectives alike."""
+    """Guidance of the teacher, the same for both objectives."""
 
     scale: float = key(
         1.0,
         help=(
-            "guidance scale γ in u_γ = γ u(·|c) + (1 − γ) u(·|∅); 1 is unguided. With a range it "
-            "is the default of evaluation and sampling"
+            "guidance scale γ in u_γ = γ u(·|c) + (1 − γ) u(·|∅); 1 means no guidance. With a "
+            "range, the scale of evaluation and the default of sampling"
         ),
         at_least=0,
     )
     range: tuple[float, float] | None = key(
         None,
-        help="train one student for all scales in (low, high), drawn uniformly; it then reads γ",
+        help="range (low, high) of scales, drawn uniformly, to train one student for; the student "
+        "then reads γ",
         at_least=0,
         validator=ordered,
     )
     interval: tuple[float, float] = key(
         (0.0, 1.0),
-        help="the times t, low and high, between which the teacher is guided",
+        help="interval (low, high) of the times t at which the teacher is guided",
         at_least=0,
         at_most=1,
         validator=ordered,
     )
     channels: Literal["all"] | int = key(
-        "all", help="how many of the first channels are guided, or 'all'", at_least=1
+        "all", help="number of leading channels to guide, or 'all'", at_least=1
     )
 
     def __attrs_post_init__(self) -> None:
         if self.range is not None and not self.range[0] <= self.scale <= self.range[1]:
             low, high = self.range
             raise ValueError(
-                f"scale {self.scale:g} is outside range [{low:g}, {high:g}]: this scale is "
-                "evaluated (1 by default), and must lie in the range"
+                f"scale {self.scale:g} is outside range [{low:g}, {high:g}]: evaluation uses this "
+                "scale (1 by default), so it must lie in the range"
             )
 
     @property
@@ -61,7 +62,7 @@ class Guidance:
         return self.scale != 1 or self.range is not None
 
     def check_recipe(self, recipe: "Recipe") -> None:
-        """Raise ValueError where the teacher, as far as its table says, cannot be guided so."""
+        """Raise ValueError if, by its table, the teacher cannot be guided in this way."""
         teacher = recipe.teacher
         if self.guides and not getattr(teacher, "guidable", True):
             name, possible = ("scale", "1") if self.range is None else ("range", "'none'")
@@ -74,7 +75,7 @@ class Guidance:
 
 
 def named_once(instance: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
-    """Raise ImpossibleValue for an array that is empty or names something twice; a validator."""
+    """Raise ImpossibleValue for an array that is empty or has duplicates; a validator."""
     del instance
     if isinstance(value, tuple) and not 0 < len(value) == len(set(value)):
         raise ImpossibleValue(attribute.name, value, "at least one, each named once")
@@ -82,70 +83,71 @@ def named_once(instance: object, attribute: "attrs.Attribute[Any]", value: objec
 
 @attrs.frozen(kw_only=True)
 class Training:
-    """The loop: how long, on how many samples, and how often it reports and saves."""
+    """The training loop: its length, its batch, its logs and checkpoints."""
 
-    seed: int = key(
-        0, help="seed that every random draw of training is keyed by", at_least=0, at_most=2**63 - 1
-    )
-    steps: int = key(help="optimizer steps", at_least=1)
-    batch: int = key(BATCH, help="samples per step, over all ranks", at_least=1)
+    seed: int = key(0, help="seed of every random draw in training", at_least=0, at_most=2**63 - 1)
+    steps: int = key(help="number of optimizer steps", at_least=1)
+    batch: int = key(BATCH, help="number of samples per step, over all processes", at_least=1)
     ema_decay: float | tuple[float, ...] = key(
         EMA_DECAY,
         help=(
             "decay of the exponential moving average (EMA) of the student's weights, at most "
-            "(1 + n) / (10 + n) at step n; several decays keep several EMAs, of which "
-            "evaluation.ema_decay is measured and becomes the student"
+            "(1 + n) / (10 + n) at step n; several decays keep several EMAs, and "
+            "evaluation.ema_decay selects the one that is measured and becomes the student"
         ),
         at_least=0,
         below=1,
         validator=named_once,
     )
     clip: float | None = key(
-        CLIP, help="largest norm of the student's gradient; 'none' leaves it as it is", above=0
+        CLIP, help="largest norm of the student's gradient; 'none' disables clipping", above=0
     )
-    log_every: int = key(LOG_EVERY, help="steps between two lines of metrics", at_least=1)
-    checkpoint_every: int = key(CHECKPOINT_EVERY, help="steps between two checkpoints", at_least=1)
+    log_every: int = key(LOG_EVERY, help="number of steps between two lines of metrics", at_least=1)
+    checkpoint_every: int = key(
+        CHECKPOINT_EVERY, help="number of steps between two checkpoints", at_least=1
+    )
     keep_last: int = key(
         KEEP_LAST,
-        help="how many of the newest checkpoints are kept; at least 2 outlive damage",
+        help="number of newest checkpoints to keep; with 2 or more, a damaged one does not end a "
+        "run",
         at_least=1,
     )
     keep_every: int | None = key(
-        None, help="checkpoints of steps divisible by it are kept as well", at_least=1
+        None,
+        help="number of steps whose multiples also keep their checkpoint, beyond keep_last",
+        at_least=1,
     )
-    device: str = key("auto", help="torch device; 'auto' takes an accelerator if there is one")
+    device: str = key("auto", help="torch device; 'auto' takes a GPU if there is one")
     precision: Literal["float32", "bfloat16"] = key(
         "float32",
         help=(
-            "what the networks compute in; 'bfloat16' by autocast, with weights, gradients and "
-            "EMAs in float32. For accelerators: on CPUs it is slower"
+            "data type in which the networks compute; 'bfloat16' uses autocast and keeps weights, "
+            "gradients and EMAs in float32. Use it on GPUs: on CPUs it is slower"
         ),
     )
-    tf32: bool = key(
-        False, help="whether float32 products may be rounded to TF32, on accelerators that have it"
-    )
+    tf32: bool = key(False, help="allow TF32 in float32 matrix products, on GPUs that support it")
     compile: bool = key(
         False,
         help=(
-            "whether the teacher, the student and the auxiliary networks are compiled, their "
-            "repeated blocks once; a forward-mode derivative is computed by what is not compiled"
+            "compile the teacher, the student and the auxiliary networks, a repeated block only "
+            "once; forward-mode derivatives use the networks uncompiled"
         ),
     )
     on_nonfinite: Literal["abort", "skip"] = key(
         "abort",
         help=(
-            "what becomes of a step whose loss or gradient is not finite: no weight changes by it, "
-            "and the run ends; with 'skip' it goes on"
+            "action after a step with a non-finite loss or gradient, which changes no weight: "
+            "'abort' ends the run, 'skip' continues it"
         ),
     )
     skip_limit: int = key(
         10,
-        help="how many steps in a row 'skip' leaves out; with one more, the run ends",
+        help="largest number of consecutive steps that 'skip' leaves out; one more ends the run",
         at_least=1,
     )
     threads: int | None = key(
         None,
-        help="CPU threads of a run; 'none' leaves torch's choice. Small networks do best with 1.",
+        help="number of CPU threads; 'none' leaves it to torch. Small networks are fastest with 1",
         at_least=1,
     )
 
@@ -157,135 +159,135 @@ class Training:
 
 @attrs.frozen(kw_only=True)
 class Parallel:
-    """How the work of a step is shared out: over processes, and over time."""
+    """Distribution of a step's work over processes and over time."""
 
     strategy: Literal["ddp", "fsdp"] = key(
         "ddp",
         help=(
-            "what each process that torchrun starts holds: 'ddp' every network whole, 'fsdp' its "
-            "part of every network. Without influence on a run in one process"
+            "parallel strategy under torchrun: with 'ddp' each process holds every network whole, "
+            "with 'fsdp' its shard of every network. No effect on a run in one process"
         ),
     )
     accumulation: int = key(
         1,
         help=(
-            "micro-batches in which a process takes its part of the batch, one after the other: "
-            "less memory, the same gradient"
+            "number of micro-batches into which each process splits its part of the batch: less "
+            "memory, the same gradient"
         ),
         at_least=1,
     )
     activation_checkpointing: bool = key(
         False,
         help=(
-            "whether the backward pass computes the activations within each block again instead "
-            "of storing them: less memory, one more forward pass"
+            "recompute the activations within each block in the backward pass instead of storing "
+            "them: less memory, one more forward pass"
         ),
     )
 
 
 @attrs.frozen(kw_only=True)
 class Evaluation:
-    """What is measured after training, and against what."""
+    """The evaluation after training, and its reference."""
 
-    enabled: bool = key(True, help="whether to evaluate at the end of a run")
-    samples: int = key(5000, help="samples per Fréchet distance", at_least=2)
+    enabled: bool = key(True, help="evaluate at the end of a run")
+    samples: int = key(5000, help="number of samples per Fréchet distance", at_least=2)
     features: tuple[Any, ...] = component(
         "features",
         (),
         many=True,
-        help="the spaces in which distances are measured; a recipe that names none gets 'raw'",
+        help="feature spaces in which to measure distances; a recipe without any gets 'raw'",
     )
-    solver: Solver = key(factory=Solver, help="how the teacher's converged samples are made")
+    solver: Solver = key(factory=Solver, help="solver for the teacher's converged samples")
     euler: tuple[int, ...] = key(
-        (1, 2, 4, 8, 16), help="step counts of the teacher's Euler baselines", at_least=1
+        (1, 2, 4, 8, 16), help="numbers of steps of the teacher's Euler baselines", at_least=1
     )
     student_steps: tuple[int, ...] = key(
         (1,),
         help=(
-            "step counts in which the student is measured, 1 in any case; more is for one that "
-            "starts anywhere"
+            "numbers of steps in which to measure the student, besides 1; more than 1 needs a "
+            "student that starts anywhere"
         ),
         at_least=1,
     )
-    batch: int = key(500, help="samples generated at a time", at_least=1)
+    batch: int = key(500, help="number of samples generated at a time", at_least=1)
     ema_decay: float | None = key(
         None,
         help=(
-            "decay of the EMA that is measured and becomes the student, where "
-            "training.ema_decay keeps several; 'none': the first"
+            "decay of the EMA that is measured and becomes the student, if training.ema_decay has "
+            "several; 'none' takes the first"
         ),
     )
     seed: int = key(
         1_000_000,
-        help="seed of evaluation noise, apart from the training seed",
+        help="seed of evaluation noise; independent of the training seed",
         at_least=0,
         at_most=2**63 - 1,
     )
     reference: str | None = key(
-        None, help="file of stored teacher statistics and baselines, instead of sampling again"
+        None,
+        help="file of stored teacher statistics and baselines; 'none' samples the teacher",
     )
-    rows: int = key(10, help="samples shown in each row of a picture", at_least=1)
+    rows: int = key(10, help="number of samples in each row of a figure", at_least=1)
     previews: int = key(
         8,
         help=(
-            "how often samples from the same noise are shown while the student trains, evaluated "
-            "or not: before the first step, at the end, after a half of all steps, a quarter, …"
+            "number of previews, which show samples from the same noise before the first step, at "
+            "the end, after a half of all steps, a quarter, …; drawn even without evaluation"
         ),
         at_least=0,
     )
 
     def check_recipe(self, recipe: "Recipe") -> None:
-        """Raise ValueError where the same features are named twice, for too many steps, and for
-        an EMA that training does not keep."""
+        """Raise ValueError for duplicate features, too many steps, or an EMA that training does
+        not keep."""
         kept = recipe.training.ema_decays
         if self.ema_decay is not None and self.ema_decay not in kept:
             possible = " or ".join(f"{each:g}" for each in kept)
-            raise ImpossibleValue("ema_decay", self.ema_decay, f"{possible}, as training keeps")
+            possible += ", a decay of training.ema_decay"
+            raise ImpossibleValue("ema_decay", self.ema_decay, possible)
         if any(self.features.count(each) > 1 for each in self.features):
             raise ImpossibleValue("features", self.features, "named once each")
         anywhere = "student starts anywhere" in getattr(recipe.student, "offers", ())
         if not anywhere and any(steps > 1 for steps in self.student_steps):
-            possible = "1 alone, since the student starts at the prior alone"
+            possible = "only 1, since the student starts at the prior only"
             raise ImpossibleValue("student_steps", self.student_steps, possible)
 
 
 @attrs.frozen(kw_only=True)
 class Recipe:
-    """A resolved recipe: which components, and everything a run may depend on.
+    """A resolved recipe: the components, and everything else that a run depends on.
 
-    Components are the tables of their plugins; their `build` gives the live objects. In Python
-    every component is given; `load_recipe` fills in what a file leaves out.
+    Components are the tables of their plugins; their `build` returns the live objects. In Python
+    you pass every component; `load_recipe` fills in the defaults that a file leaves out.
     """
 
-    teacher: Any = component("teacher", help="the velocity field to distil, a component table")
-    student: Any = component("student", help="the flow map to train, a component table")
-    predictor: Any = component("predictor", None, help="the objective on the generating velocity")
-    corrector: Any = component("corrector", None, help="the objective on the noising velocity")
-    data: Any = component(
-        "data", None, help="where samples come from, for an objective that needs data"
-    )
+    teacher: Any = component("teacher", help="velocity field to distil, a component table")
+    student: Any = component("student", help="flow map to train, a component table")
+    predictor: Any = component("predictor", None, help="objective on the generating velocity")
+    corrector: Any = component("corrector", None, help="objective on the noising velocity")
+    data: Any = component("data", None, help="source of samples, for an objective that needs data")
     balancer: Any = component(
-        "balancer", help="how gaps become one loss; a recipe that names none gets 'adaptive'"
+        "balancer", help="rule that turns gaps into one loss; a recipe without one gets 'adaptive'"
     )
     decoder: Any = component(
-        "decoder", help="how samples become images; a recipe that names none gets 'identity'"
+        "decoder", help="map from samples to images; a recipe without one gets 'identity'"
     )
-    guidance: Guidance = key(factory=Guidance, help="how the teacher is guided")
-    optimizer: Optimizer = key(factory=Optimizer, help="the student's optimizer")
-    training: Training = key(help="the loop")
+    guidance: Guidance = key(factory=Guidance, help="guidance of the teacher")
+    optimizer: Optimizer = key(factory=Optimizer, help="optimizer of the student")
+    training: Training = key(help="training loop")
     parallel: Parallel = key(
-        factory=Parallel, help="how the work of a step is shared out, over processes and in time"
+        factory=Parallel, help="distribution of a step's work over processes and over time"
     )
-    evaluation: Evaluation = key(factory=Evaluation, help="what is measured after training")
+    evaluation: Evaluation = key(factory=Evaluation, help="evaluation after training")
     trackers: tuple[Any, ...] = component(
-        "tracker", (), many=True, help="where metrics go, beside the run's own metrics.jsonl"
+        "tracker", (), many=True, help="destinations of metrics, besides the run's metrics.jsonl"
     )
 
     def __attrs_post_init__(self) -> None:
         if any(self.trackers.count(each) > 1 for each in self.trackers):
             raise ImpossibleValue("trackers", self.trackers, "named once each")
         if self.predictor is None and self.corrector is None:
-            raise ValueError("at least one of [predictor] and [corrector] is needed, found neither")
+            raise ValueError("a recipe needs [predictor], [corrector] or both, found neither")
 
     @property
     def measured_ema(self) -> float:
@@ -299,11 +301,11 @@ DEFAULTS: dict[str, Any] = {
     "decoder": {"type": "identity"},
     "evaluation": {"features": [{"type": "raw"}]},
 }
-"""The components that a recipe need not name: a tree below every recipe."""
+"""The components that a recipe may leave out: a tree below every recipe."""
 
 
 def components(value: Any, role: str | None = None) -> Iterator[tuple[str, Any]]:
-    """Every component table within `value`, itself included, with the role it plays."""
+    """Yield every component table within `value`, itself included, with its role."""
     if isinstance(value, tuple):
         for item in value:
             yield from components(item, role)

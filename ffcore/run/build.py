@@ -27,7 +27,7 @@ class Built:
 
 
 def build(recipe: Recipe) -> Built:
-    """Build everything that a recipe names; the disk is only read.
+    """Build all components of a recipe, without writing to disk.
 
     New weights depend on the recipe's seed alone, and no global random state changes.
 

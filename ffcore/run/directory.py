@@ -1,6 +1,6 @@
-"""The directory of a run: whether it is free, what is in it, and what is written there.
+"""The directory of a run: its files, and whether a run may use it.
 
-One process of a run writes; no other may hold the directory meanwhile.
+One process of a run writes, and locks the directory against other runs.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ class Start:
     """How a run begins."""
 
     restart: bool = False
-    """Delete the files of an earlier run in the directory, and begin again."""
+    """Delete the files of an earlier run in the directory and start again."""
     resume: bool = False
-    """Refuse to begin without a checkpoint to resume from."""
+    """Fail without a checkpoint to resume from."""
     allow_changes: bool = False
-    """Go on although keys that training depends on have changed."""
+    """Resume even if keys that training depends on have changed."""
 
 
 @attrs.frozen
@@ -74,19 +74,19 @@ class RunDirectory:
     path: Path
 
     def __truediv__(self, name: str) -> Path:
-        """Return the place of one of FILES."""
+        """Return the path of one of FILES."""
         return self.path / name
 
     def changes(self, recipe: Recipe, start: Start) -> Changes:
         """Return how the recipe has changed since the run began.
 
-        Raises RunDirectoryError unless the directory is free, or this run's.
+        Raises RunDirectoryError if the directory holds anything but this run.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise RunDirectoryError(f"{self.path} is a file, and a run needs a directory")
+            raise RunDirectoryError(f"{self.path} is a file; a run needs a directory")
         if start.resume and not self._has_checkpoint:
             raise RunDirectoryError(
-                f"{self.path} has no checkpoint to resume from: leave out --resume to begin there"
+                f"{self.path} has no checkpoint to resume from: leave out --resume to start a run"
             )
         present = self._own_files() if self.path.exists() else set()
         if start.restart or not present:
@@ -104,10 +104,10 @@ class RunDirectory:
 
     def _of_another(self, changed: Changes) -> str:
         advice = (
-            "Choose another directory, or use --allow-changes to go on with it all the same, or "
+            "Choose another directory, or use --allow-changes to resume it with these changes, or "
             "--restart to delete that run."
             if self._has_checkpoint
-            else "It has no checkpoint: --restart begins again, and only its metrics are lost."
+            else "It has no checkpoint: use --restart to start again; only its metrics are lost."
         )
         keys = "\n  ".join(changed.binding)
         return f"{self.path} holds another run; these keys differ:\n  {keys}\n{advice}"
@@ -132,13 +132,13 @@ class RunDirectory:
             unknown += [f"{CHECKPOINTS}/{name}" for name in foreign(self / CHECKPOINTS)]
         if unknown:
             raise RunDirectoryError(
-                f"{self.path} holds files that no run has written ({', '.join(unknown[:5])}): "
+                f"{self.path} holds files that are not a run's ({', '.join(unknown[:5])}): "
                 "choose another directory"
             )
         return present
 
     def prepare(self, recipe: Recipe, device: str, *, restart: bool) -> None:
-        """Write the files that a run begins with, if missing; with `restart`, empty it first."""
+        """Write the first files of a run, if missing; with `restart`, delete the old ones first."""
         with writable(self.path, "the run directory"):
             if restart:
                 for name in FILES:
@@ -149,8 +149,7 @@ class RunDirectory:
                 self._write_provenance(recipe, device, [])
 
     def change(self, recipe: Recipe, device: str, changes: list[dict[str, Any]]) -> None:
-        """Store a changed recipe; recipe.toml last, so that an interrupted change is found
-        again."""
+        """Store a changed recipe; recipe.toml last, so that an interrupted change is detected."""
         with writable(self.path, "the changed recipe"):
             self._write_provenance(recipe, device, changes)
             write_text(self / RECIPE, to_toml(recipe))
@@ -168,14 +167,14 @@ class RunDirectory:
         write_text(self / PROVENANCE, json.dumps(manifest, indent=2) + "\n")
 
     def past_changes(self) -> list[dict[str, Any]]:
-        """Return the changes that the run went on with, the oldest first."""
+        """Return the changes that the run accepted, the oldest first."""
         if not (self / PROVENANCE).exists():
             return []
         found: list[dict[str, Any]] = json.loads((self / PROVENANCE).read_text()).get("changes", [])
         return found
 
     def other_versions(self, recipe: Recipe) -> list[str]:
-        """Return the versions that differ from those the run began with, as far as known."""
+        """Return the versions that have changed since the run started, as far as known."""
         if not (self / PROVENANCE).exists():
             return []
         there = versions(json.loads((self / PROVENANCE).read_text()))
@@ -203,11 +202,11 @@ class RunDirectory:
             return [{"step": int(found["step"]), **found} for found in map(json.loads, whole)]
         except (ValueError, KeyError, TypeError) as error:
             raise RunDirectoryError(
-                f"{path} is damaged ({error}): use --restart to begin again"
+                f"{path} is damaged ({error}): use --restart to start again"
             ) from None
 
     def forget_after(self, step: int) -> None:
-        """Delete the metrics of steps that will be made again."""
+        """Delete the metrics after `step`; those steps will run again."""
         kept = [line for line in self.history() if line["step"] <= step]
         if (self / METRICS).exists():
             write_text(self / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
@@ -232,7 +231,7 @@ class RunDirectory:
             yield
 
     def _holder(self) -> str:
-        """Return which process holds the directory, for a message; "" if unknown."""
+        """Return the process that locks the directory, for a message; "" if unknown."""
         locks = Path("/proc/locks")
         if not (locks.exists() and self.path.exists()):
             return ""
@@ -240,7 +239,7 @@ class RunDirectory:
         for words in map(str.split, locks.read_text().splitlines()):
             # 1: FLOCK ADVISORY WRITE <pid> <device>:<inode> 0 EOF
             if words[1] == "FLOCK" and words[5].endswith(f":{inode}"):
-                return f" (its process number is {words[4]})"
+                return f" (PID {words[4]})"
         return ""
 
 

@@ -1,8 +1,8 @@
-"""Samples from the same noise as training goes on: how a student comes to be what it is.
+"""Previews: samples from the same noise during training.
 
-Most happens early, so a run of N steps draws a preview before the first step and after N, N/2, N/4,
-… steps. Each picture shows the EMA that is evaluated. It is stored as previews/step-00000125.png
-beside the teacher's own samples, teacher.png.
+Most changes happen early, so a run of N steps draws a preview before the first step and after N,
+N/2, N/4, … steps. Each picture shows the EMA that is evaluated. It is stored as
+previews/step-00000125.png, beside teacher.png with the teacher's own samples.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _REMEDY = "Make evaluation.rows smaller, or evaluation.previews = 0."
 
 
 def shown_noise(built: Built, rows: int) -> tuple[Tensor, Condition]:
-    """Return the noise of all of a run's pictures, and its conditions in the order of classes.
+    """Return the noise of all pictures of a run, and its conditions in the order of classes.
 
     Args:
         built: the run's.
-        rows: how many samples there are, where they are images.
+        rows: number of samples, if they are images.
     """
     teacher = built.distillation.teacher
     count = rows if len(teacher.sample_shape) > 1 else plots.POINTS
@@ -48,7 +48,7 @@ def shown_noise(built: Built, rows: int) -> tuple[Tensor, Condition]:
 
 
 def shown_steps(steps: int, previews: int) -> set[int]:
-    """Return the steps after which a preview is drawn, `previews` of them at most."""
+    """Return the steps after which to draw a preview, at most `previews` of them."""
     if not previews:
         return set()
     first = {0} if previews > 1 else set()
@@ -56,16 +56,16 @@ def shown_steps(steps: int, previews: int) -> set[int]:
 
 
 class Previews:
-    """The pictures that a run makes while it trains.
+    """The pictures that a run draws while it trains.
 
-    They change nothing that is trained, and wait for the device at those few steps alone. Create it
-    before networks are parallelized: only here is the teacher called.
+    They do not change training, and synchronise with the device only at their own steps. Create the
+    object before networks are parallelized: only the constructor calls the teacher.
 
     Args:
-        folder: where they are stored.
+        folder: to store them in.
         built: the run's.
         recipe: resolved.
-        processes: all of them make the samples; the leading one draws.
+        processes: all of them generate the samples; the leading one draws.
     """
 
     def __init__(self, folder: Path, built: Built, recipe: Recipe, processes: Processes) -> None:
@@ -89,7 +89,7 @@ class Previews:
             self.teachers = processes.first(sample)
 
     def begin(self) -> None:
-        """Delete pictures of later steps or other settings, and show the student as it is now."""
+        """Delete pictures of later steps or other settings, then show the current student."""
         step = self.built.distillation.step_index
         self.processes.first(lambda: self._forget(step))
         if self.steps:
@@ -98,7 +98,7 @@ class Previews:
 
     @torch.no_grad()
     def show(self, step: int) -> None:
-        """Show the student after `step` steps, if a preview is due and not drawn already."""
+        """Show the student after `step` steps, if a preview is due and not yet drawn."""
         if step not in self.steps:
             return
         name = directory_name(step)
@@ -113,7 +113,7 @@ class Previews:
     def _draw(self, name: str, samples: Tensor) -> None:
         device = self.z.device
         images, behind = (
-            # One at a time: beside what training holds, memory may suffice for no more.
+            # One at a time: training leaves little memory.
             torch.cat([self.built.decoder(each.to(device)).cpu() for each in of.split(1)])
             for of in (samples, self.teachers)
         )
@@ -141,8 +141,8 @@ def rows_of_samples(
     student_steps: Sequence[int] = (1,),
     euler: Sequence[int] = (1, 2, 4),
 ) -> dict[str, Tensor]:
-    """Return samples from the same noise: teacher converged, student in one step and in these
-    numbers of steps, teacher by Euler steps."""
+    """Return samples from the same noise: the teacher's converged ones, the student's in one step
+    and in `student_steps`, the teacher's by `euler` steps."""
     rows = {"teacher\nconverged": integrate(teacher, z, condition, solver)}
     for steps in sorted({1, *student_steps}):
         rows[f"student\n{_steps(steps)}"] = generate(student, z, condition, steps=steps)
@@ -157,7 +157,7 @@ def _steps(number: int) -> str:
 
 
 def in_class_order(teacher: Teacher, condition: Condition) -> Condition:
-    """Return `condition` with labels 0, 1, 2, … where the teacher has classes."""
+    """Return `condition` with labels 0, 1, 2, … if the teacher has classes."""
     if not isinstance(teacher.conditions, Labels) or condition.label is None:
         return condition
     order = torch.arange(condition.size, device=condition.label.device)

@@ -1,8 +1,8 @@
-"""Resuming a run: from which checkpoint, and what may have changed since.
+"""Resuming a run: from which checkpoint, and with which changes.
 
-A checkpoint names what it was trained with: the recipe, the teacher, the number of data samples. A
-run that goes on with others (--allow-changes) records in its provenance what it went on from, so
-that it can stop and resume again.
+A checkpoint names the recipe, the teacher and the number of data samples of its training. A run
+that resumes with others (--allow-changes) records the checkpoint in its provenance, so that it can
+stop and resume again.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def resume(
     Args:
         checkpoints: of the run.
         distillation: as it was built.
-        accepted: the `run` of past changes, which a checkpoint may name instead of
+        accepted: the `run` of past changes; a checkpoint may name one of them instead of
             `checkpoints.run`.
-        allow_changes: accept whatever it names.
+        allow_changes: accept any checkpoint.
 
-    Raises CheckpointError if the checkpoint is of another run, has more steps than the run, or does
-    not fit, and if no checkpoint is whole.
+    Raises CheckpointError if no checkpoint is whole, or if the newest whole one belongs to another
+    run, has more steps than the run, or does not fit.
     """
     found = checkpoints.newest()
     if found is None:
@@ -45,15 +45,15 @@ def resume(
     different = [name for name in found.run if found.run[name] != checkpoints.run.get(name)]
     if different and not allow_changes and found.run not in accepted:
         raise CheckpointError(
-            f"{where} was made with another {' and another '.join(different)}. Put back what was "
-            "there, or use --allow-changes to go on all the same, or --restart to begin again."
+            f"{where} was made with another {' and another '.join(different)}. Restore the "
+            "original, or use --allow-changes to resume anyway, or --restart to start again."
         )
     checkpoints.restore(found, distillation)
     return found
 
 
 def note(found: Manifest | None, changed: Sequence[str]) -> dict[str, Any]:
-    """Return the record of a change: the keys, and the checkpoint that the run went on from."""
+    """Return the record of a change: the keys, and the checkpoint that the run resumed from."""
     return {
         "after_step": found.step if found else 0,
         "changed": list(changed),

@@ -2,9 +2,9 @@
 
     run(load_recipe("recipes/digits.toml"), Path("runs/digits"))
 
-The directory holds the resolved recipe (recipe.toml, which runs as it is), provenance.json,
-metrics.jsonl, the checkpoints, previews, the student's EMA (student.safetensors), after the
-evaluation evaluation.json, samples.png and curves.png, and the trackers' files (tracking). Started
+The directory holds the resolved recipe (recipe.toml, which you can run), provenance.json,
+metrics.jsonl, the checkpoints, previews, the student's EMA (student.safetensors), curves.png and
+the trackers' files (tracking); after the evaluation also evaluation.json and samples.png. Started
 again with the same recipe, a run resumes from its last checkpoint. It refuses another recipe, or a
 directory with other files.
 """
@@ -55,15 +55,15 @@ SLOPED = 8
 """Number of noise samples that check the teacher's sign and time direction before training."""
 _SMALLER = (
     "The teacher, the student, its EMAs and the auxiliary networks must fit into memory together: "
-    "take a smaller student, or an accelerator with more memory."
+    "use a smaller student, or a GPU with more memory."
 )
 
 
 class Observer(Protocol):
-    """Receives the news of a run."""
+    """Receives the progress of a run."""
 
     def say(self, text: str) -> None:
-        """Take a line of news."""
+        """Take a line of text."""
 
     def report(self, report: Report) -> None:
         """Take a training report."""
@@ -99,15 +99,15 @@ def run(
 
     Args:
         recipe: resolved.
-        directory: created if missing; resumed if it holds this very run.
-        restart: delete the files of an earlier run in the directory, and begin again.
-        resume: refuse to begin without a checkpoint to resume from.
-        allow_changes: go on although keys that training depends on have changed.
+        directory: created if missing; resumed if it holds this run.
+        restart: delete the files of an earlier run in the directory and start again.
+        resume: fail without a checkpoint to resume from.
+        allow_changes: resume even if keys that training depends on have changed.
         observer: receives the progress.
         stop: called after each training step and during the evaluation; True stops the run.
 
-    Raises RunDirectoryError, CheckpointError, BuildError, WeightsError, Stopped or Diverged. Before
-    training starts, nothing is written.
+    Raises RunDirectoryError, CheckpointError, BuildError, WeightsError, Stopped or Diverged.
+    Nothing is written until the networks are built and checked.
     """
     start = Start(restart=restart, resume=resume, allow_changes=allow_changes)
     with computing(recipe.training) as device, join_processes(device) as processes:
@@ -115,14 +115,14 @@ def run(
 
 
 class Run:
-    """A recipe in its directory, from one stage to the next: `whole` goes through all of them.
+    """A run of a recipe in a directory, stage by stage; `whole` goes through all of them.
 
-    Every process makes the same calls; the leading one alone writes, and alone has an observer.
+    Every process makes the same calls. Only the leading one writes and has an observer.
 
     Args:
-        recipe: resolved; `build` fills in what it leaves to the networks.
+        recipe: resolved; `build` decides every "auto".
         directory: of this run.
-        start: how it begins.
+        start: how to start.
         processes: that share the work.
         observer: receives the progress.
         stop: True stops the run.
@@ -166,7 +166,7 @@ class Run:
             return self.evaluate() if self.recipe.evaluation.enabled else None
 
     def build(self) -> None:
-        """Build all that the recipe names; report what was decided for the user."""
+        """Build all components of the recipe; report the decisions made for the user."""
         self.built = build(self.recipe)
         for line in decisions(self.recipe, self.built.recipe):
             self.observer.say(line)
@@ -187,8 +187,8 @@ class Run:
         z, condition = next(prior(teacher, few, "check"))
         if points_wrongly(slope := noise_slope(teacher, z, condition)):
             say(
-                f"the teacher's velocity at t = 1 changes with the noise by {slope:+.2f}; an "
-                "exact one changes by −1. Its sign or its time direction may be flipped"
+                f"the teacher's velocity at t = 1 has slope {slope:+.2f} in the noise; an exact "
+                "one has −1. The sign or the time direction may be flipped"
             )
         for features in built.evaluator.features:
             with errors_of("evaluation.features"), torch.no_grad():
@@ -205,7 +205,7 @@ class Run:
     def train(self) -> None:
         """Train to the last step, from the last checkpoint if there is one; save the student."""
         distillation, training = self.built.distillation, self.recipe.training
-        # Before training: the files that it names may be gone afterwards.
+        # Before training: the recipe's files may be gone afterwards.
         description = describe(
             self.recipe,
             remove_guidance(distillation.teacher),
@@ -273,7 +273,7 @@ class Run:
         )
 
     def resume(self, checkpoints: Checkpoints) -> None:
-        """Resume from a checkpoint if there is one; a changed recipe is the run's from then on.
+        """Resume from a checkpoint if there is one, and store a changed recipe.
 
         Raises CheckpointError.
         """
@@ -288,16 +288,16 @@ class Run:
         if found:
             say(_progress(found.step, distillation.steps))
             if other := self.directory.other_versions(self.recipe):
-                say(f"this run began with other versions: {', '.join(other)}")
+                say(f"this run started with other versions: {', '.join(other)}")
             if checkpoints.run["teacher"] == UNKNOWN:
                 say(
-                    "this teacher has no parameters to recognise it by: ffcore cannot check that "
-                    "it is the one that the run began with"
+                    "this teacher has no parameters to identify it: ffcore cannot check that the "
+                    "run started with the same one"
                 )
         if changed:
             say("\n  ".join(["the recipe has changed:", *changed.lines]))
         if changed.has("training.steps") and distillation.scheduled:
-            say(f"from here on, learning rates fall as over {distillation.steps} steps")
+            say(f"from here on, learning rates follow the schedule of {distillation.steps} steps")
         if changed or (found and found.run != checkpoints.run):
             changes = [*history, note(found, changed.lines)]
             self.processes.first(
@@ -305,7 +305,7 @@ class Run:
             )
 
     def evaluate(self) -> Evaluation:
-        """Measure and draw; all processes take part, since each may hold only shards."""
+        """Evaluate and draw; all processes take part, since each may hold only shards."""
         built, directory = self.built, self.directory
         teacher, steps = built.distillation.teacher, built.distillation.steps
 
@@ -364,8 +364,8 @@ class Run:
 
 def _progress(step: int, steps: int) -> str:
     if step < steps:
-        return f"going on after step {step} of {steps}"
+        return f"resuming after step {step} of {steps}"
     return (
-        f"finished already, after step {steps}: this start trains nothing, even if code has "
-        "changed since; use --restart to train again"
+        f"already finished after step {steps}: no more training, even if code has changed; use "
+        "--restart to train again"
     )

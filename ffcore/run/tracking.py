@@ -1,4 +1,4 @@
-"""A run's trackers: they get its metrics and pictures, and none of them can end it.
+"""A run's trackers: they receive its metrics and pictures, and cannot end it.
 
 with Tracking(folder, "digits", recipe, print) as tracking:
     tracking.add([("tensorboard", tracker)])
@@ -18,13 +18,13 @@ from ffcore.plugins.place import describe_error
 
 
 class Tracking(AbstractContextManager["Tracking"]):
-    """Hands a run's news to its trackers; leaves out one that fails, with one warning.
+    """Passes metrics and pictures to trackers; drops one that fails, with one warning.
 
-    Of several processes, the leading one alone is given any.
+    Only the leading process has trackers.
 
     Args:
-        folder: for their files; made where there is a tracker.
-        run: what the run is called.
+        folder: for their files; created if there is a tracker.
+        run: the name of the run.
         recipe: resolved, as TOML would hold it.
         say: takes a warning.
     """
@@ -33,16 +33,16 @@ class Tracking(AbstractContextManager["Tracking"]):
         self, folder: Path, run: str, recipe: Mapping[str, Any], say: Callable[[str], None]
     ) -> None:
         self.waiting: list[tuple[str, Tracker]] = []
-        """Trackers that are not opened yet."""
+        """Trackers not yet opened."""
         self.active: list[tuple[str, Tracker]] = []
         self.folder, self.run, self.recipe, self.say = folder, run, recipe, say
 
     def add(self, trackers: Iterable[tuple[str, Tracker]]) -> None:
-        """Take trackers, each with its name for warnings."""
+        """Add trackers, each with its name for warnings."""
         self.waiting.extend(trackers)
 
     def begin(self, step: int) -> None:
-        """Open the trackers of a run that has made so many steps."""
+        """Open the trackers of a run after `step` steps."""
         self.active, self.waiting = self.waiting, []
 
         def open_tracker(tracker: Tracker) -> None:
@@ -73,7 +73,7 @@ class Tracking(AbstractContextManager["Tracking"]):
             try:
                 news(tracker)
             except Exception as failure:  # noqa: BLE001 - a stranger's tracker may raise anything
-                self._warn(name, "is not used any more", failure)
+                self._warn(name, "is no longer used", failure)
                 with suppress(Exception):
                     tracker.close(finished=False)
             else:
@@ -82,4 +82,4 @@ class Tracking(AbstractContextManager["Tracking"]):
 
     def _warn(self, name: str, outcome: str, failure: Exception) -> None:
         self.say(f"tracker {name!r} failed and {outcome}: {describe_error(failure)}")
-        self.say("The run goes on without it; metrics.jsonl holds every number.")
+        self.say("The run continues without it; metrics.jsonl holds every number.")

@@ -60,7 +60,7 @@ clip = "yes"
         "x.toml:10: [predictor] backend: must be 'jvp' or 'finite-difference', found 'jpv'; "
         "did you mean 'jvp'?",
         "--set balancer.alpha=-1: [balancer] alpha: must be above 0, found -1.0",
-        "x.toml:15: [training] missing key 'steps': optimizer steps",
+        "x.toml:15: [training] missing key 'steps': number of optimizer steps",
         "x.toml:16: [training] clip: must be a finite number or 'none', found 'yes'",
         "x.toml:13: [evaluation.features[0]] missing key 'type' (possible: deep, raw)",
     ]
@@ -85,7 +85,7 @@ def test_an_unknown_key_anywhere_is_exactly_one_error_that_names_it(
         ("student.type=3", "[student] type: must be a string, found 3"),
         ("student=3", "student: must be a table, found 3"),
         ("student=none", "student: must be a table, found 'none'"),
-        ("predictor=none", "at least one of [predictor] and [corrector] is needed, found neither"),
+        ("predictor=none", "a recipe needs [predictor], [corrector] or both, found neither"),
         ("student.law.low=2", "[student.law] low: must be at least 0 and at most 1, found 2.0"),
         ("student.law=0.5", "[student] law: must be a table or 'none', found 0.5"),
         ("guidance.interval=[0.9, 0.1]", "interval: must be (low, high) with low at most high"),
@@ -160,7 +160,7 @@ def test_errors_say_whether_the_recipe_or_a_plugin_is_to_blame(load: Load, text:
 def test_needs_that_nobody_offers_are_an_error_naming_both_sides(errors: Errors, text: str) -> None:
     assert errors(text + '[corrector]\ntype = "online"\n', "teacher.dim=1") == [
         "x.toml:13: corrector 'online' needs 'trainable copy', but teacher 'point' offers nothing; "
-        "student 'line' offers nothing. What would fit: corrector.network of type 'small'"
+        "student 'line' offers nothing. Use corrector.network of type 'small'"
     ]
 
 
@@ -185,19 +185,19 @@ FITS = {
         (
             FIT,
             "predictor 'fit' needs 'data', 'student starts anywhere', but teacher 'point' offers "
-            "'trainable copy'; student 'curve' offers nothing. What would fit: "
+            "'trainable copy'; student 'curve' offers nothing. Use "
             f"{FITS['data']} and {FITS['student']}",
         ),
         (
             (*FIT, STORED),
             "predictor 'fit' needs 'student starts anywhere', but teacher 'point' offers "
             "'trainable copy'; student 'curve' offers nothing; data 'stored' offers 'data'. "
-            f"What would fit: {FITS['student']}",
+            f"Use {FITS['student']}",
         ),
         (
             (*FIT, ANYWHERE),
             "predictor 'fit' needs 'data', but teacher 'point' offers 'trainable copy'; student "
-            f"'curve' offers 'student starts anywhere'. What would fit: {FITS['data']}",
+            f"'curve' offers 'student starts anywhere'. Use {FITS['data']}",
         ),
         (
             (FIT[0], STORED),  # a student that has no such key
@@ -206,8 +206,8 @@ FITS = {
         ),
         (
             (STORED, "corrector={type='online'}"),
-            "[data] no 'data' is needed by predictor 'identity' and corrector 'online': leave "
-            "data 'stored' out",
+            "[data] 'data' is not needed by predictor 'identity' and corrector 'online': leave "
+            "out data 'stored'",
         ),
         (("data={type='stored'}",), "[data] missing key 'folder': where"),
         ((*FIT, STORED, ANYWHERE), ""),

@@ -305,7 +305,7 @@ def test_a_directory_in_use_is_refused(tmp_path):
         def report(self, report: Report) -> None:
             with pytest.raises(
                 RunDirectoryError,
-                match=rf"in use by another process \(its process number is {os.getpid()}\)",
+                match=rf"in use by another process \(PID {os.getpid()}\)",
             ):
                 run(small(), tmp_path, restart=True)
             super().report(report)
@@ -326,7 +326,7 @@ def test_another_teacher_under_the_same_name_is_noticed(tmp_path):
     other = {name: 1.01 * each for name, each in stored.tensors.items()}
     write_weights(weights, other, stored.config)
     with pytest.raises(
-        CheckpointError, match=r"step 2 in .* was made with another teacher\. Put back"
+        CheckpointError, match=r"step 2 in .* was made with another teacher\. Restore the original"
     ):
         run(recipe, tmp_path / "run")
     # Insisted upon once, it is that of the run.
@@ -397,7 +397,7 @@ def test_a_schedule_that_a_longer_run_changes_is_told(tmp_path):
     run(small("optimizer.schedule='cosine'"), tmp_path)
     watching = Listens()
     run(small("optimizer.schedule='cosine'", "training.steps=9"), tmp_path, observer=watching)
-    assert "from here on, learning rates fall as over 9 steps" in watching.said
+    assert "from here on, learning rates follow the schedule of 9 steps" in watching.said
 
 
 def test_a_run_is_not_cut_below_the_steps_it_has_made(tmp_path):
@@ -473,9 +473,9 @@ def said_by(recipe: Recipe, directory: Path) -> str:
 
 
 def test_a_finished_run_says_that_nothing_was_trained_and_by_which_versions_it_was(tmp_path):
-    assert "finished already" not in said_by(small(), tmp_path)
+    assert "already finished" not in said_by(small(), tmp_path)
     again = said_by(small(), tmp_path)
-    assert "finished already, after step 6: this start trains nothing" in again
+    assert "already finished after step 6: no more training" in again
     assert "other versions" not in again
     manifest = json.loads((tmp_path / "provenance.json").read_text())
     manifest["components"][0] |= {"distribution": "acme-flow", "version": "0.0.9"}
@@ -483,7 +483,7 @@ def test_a_finished_run_says_that_nothing_was_trained_and_by_which_versions_it_w
     (tmp_path / "provenance.json").write_text(json.dumps(manifest))
     again = said_by(small(), tmp_path)
     assert (
-        "this run began with other versions: acme-flow 0.0.9 (here None), torch 2.11.0 (here 2"
+        "this run started with other versions: acme-flow 0.0.9 (here None), torch 2.11.0 (here 2"
         in again
     )
 
@@ -507,7 +507,7 @@ class Backwards:
 )
 def test_a_teacher_that_points_the_other_way_is_told_before_training(tmp_path, table, wrong):
     said = said_by(attrs.evolve(small(), teacher=table), tmp_path)
-    assert ("changes with the noise by +1.00; an exact one changes by −1" in said) == wrong
+    assert ("has slope +1.00 in the noise; an exact one has −1" in said) == wrong
 
 
 @attrs.frozen
@@ -608,7 +608,10 @@ def test_of_several_averages_the_evaluation_names_the_student(tmp_path):
     [
         (["training.ema_decay=[0.9, 0.9]"], r"ema_decay: must be at least one, each named once"),
         (["training.ema_decay=[]"], r"ema_decay: must be at least one, each named once"),
-        (["evaluation.ema_decay=0.5"], r"ema_decay: must be 0.99, as training keeps, found 0.5"),
+        (
+            ["evaluation.ema_decay=0.5"],
+            r"ema_decay: must be 0.99, a decay of training.ema_decay, found 0.5",
+        ),
     ],
 )
 def test_averages_that_there_are_not_are_refused(overrides, message):

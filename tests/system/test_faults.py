@@ -61,7 +61,7 @@ def test_a_disk_without_room_leaves_the_last_checkpoint_and_the_run_goes_on_when
     assert names(tmp_path / "here" / "checkpoints") == ["step-00000002"]
     again = CliRunner().invoke(main, RUN, prog_name="ffd")
     assert again.exit_code == ExitCode.OK, again.output
-    assert "going on after step 2 of 4" in again.stderr
+    assert "resuming after step 2 of 4" in again.stderr
 
 
 def test_memory_that_runs_out_in_a_step_is_told_with_what_needs_less(tmp_path):
