@@ -1,4 +1,4 @@
-"""What this machine and this installation can do, found by trying it.
+"""Checks of this machine and this installation, by trying each item.
 
 for finding in examine():
     print(finding.topic, finding.name, finding.state, finding.found)
@@ -49,7 +49,7 @@ class Finding:
     advice: str = ""
     """What to do if it does not work."""
     essential: bool = False
-    """Whether no run works without it."""
+    """Whether every run needs it."""
 
     @property
     def fails(self) -> bool:
@@ -69,7 +69,7 @@ LIBRARIES = {
     "jaxtyping": ("jaxtyping", "shapes, checked in plugins' tests", "'ffcore[testing]'"),
     "jvp-flash-attention": ("jvp_flash_attention", "forward mode, for networks of your own", ""),
 }
-"""By distribution: the module to import, what it is for, and the extra that brings it."""
+"""By distribution: the module to import, its purpose, and the extra that installs it."""
 
 KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -100,7 +100,7 @@ def examine(*, thorough: bool = False) -> Findings:
         try:
             with warnings.catch_warnings(action="ignore"):
                 found = list(probe())
-        except Exception as error:  # noqa: BLE001 - what goes wrong with a probe is a finding
+        except Exception as error:  # noqa: BLE001 - any error of a probe is a finding
             found = [Finding(name="all", state="fails", found=root_cause(error), essential=True)]
         yield from (attrs.evolve(each, topic=topic) for each in found)
 
@@ -137,7 +137,7 @@ def _cuda(index: int) -> Finding:
             name=f"cuda:{index}",
             state="fails",
             found=root_cause(error),
-            advice="CUDA_VISIBLE_DEVICES leaves it out",
+            advice="leave it out by CUDA_VISIBLE_DEVICES",
             essential=index == 0,
         )
     return Finding(name=f"cuda:{index}", state="works", found=_gpu(index))
@@ -174,7 +174,7 @@ def _plugins() -> Findings:
         name="all",
         state="works" if own and not lacking else "fails",
         found=", ".join(f"{count} {state}" for state, count in counts.items()) or "none",
-        advice="" if own and not lacking else "ffcore's own are damaged: install it again",
+        advice="" if own and not lacking else "ffcore's own plugins are damaged: reinstall ffcore",
         essential=True,
     )
     for plugin in plugins:
@@ -187,7 +187,7 @@ def _inactive(plugin: Plugin) -> Finding:
         name=plugin.name,
         state="fails",
         found=f"{plugin.state}: {plugin.cause}",
-        advice=f"from {plugin.origin}; recipes that do not name it work",
+        advice=f"from {plugin.origin}; recipes that do not use it still work",
     )
 
 
@@ -206,7 +206,7 @@ def _version(distribution: str) -> str:
     try:
         return version(distribution)
     except PackageNotFoundError:
-        return "of unknown version"
+        return "unknown version"
 
 
 def _attention(device: str) -> Findings:
@@ -217,7 +217,8 @@ def _attention(device: str) -> Findings:
         yield Finding(
             name=name,
             state="works" if "forward" in done else "absent",
-            found=", ".join(done) or f"not for {str(dtype).removeprefix('torch.')} on {device}",
+            found=", ".join(done)
+            or f"not available for {str(dtype).removeprefix('torch.')} on {device}",
             essential=kernel is SDPBackend.MATH,
         )
 
@@ -247,7 +248,7 @@ def _runs(kernel: SDPBackend, way: Callable[[Tensor], object], query: Tensor) ->
 
 
 def _derivatives(device: str) -> Findings:
-    """Differentiate sin 3δ, by every backend; the truth is 3 cos 3δ."""
+    """Differentiate sin 3δ by every backend; the exact derivative is 3 cos 3δ."""
     delta = torch.linspace(0.1, 0.9, 5, device=device)
     ways: dict[str, Backend] = {
         "dual numbers": "dual",
@@ -266,7 +267,7 @@ def _derivatives(device: str) -> Findings:
         yield Finding(
             name=name,
             state="works" if error < 0.01 else "fails",
-            found=f"relative error {error / 3:.0e} in a sine's slope",
+            found=f"relative error {error / 3:.0e} in the derivative of a sine",
             essential=True,
         )
 
@@ -285,7 +286,9 @@ def _compilation(device: str, thorough: bool) -> Findings:
         name="C++ compiler",
         state="fails" if trouble else "works",
         found=trouble or f"{_compiler()} builds with OpenMP and Python's headers",
-        advice="torch.compile needs one: g++ and Python's headers, or CXX" if trouble else "",
+        advice="torch.compile needs g++ (or the compiler in CXX) and Python's headers"
+        if trouble
+        else "",
     )
     if thorough:
         compiled = torch.compile(lambda x: 2 * torch.sin(x) + 1)
@@ -294,7 +297,7 @@ def _compilation(device: str, thorough: bool) -> Findings:
         yield Finding(
             name="torch.compile",
             state="works" if off < 1e-5 else "fails",
-            found=f"compiled a function; off by {off:.0e}",
+            found=f"compiled a function; error {off:.0e}",
         )
 
 
@@ -303,9 +306,9 @@ def _compiler() -> str:
 
 
 def _compiler_trouble() -> str:
-    """Return what is wrong with the compiler of torch.compile, if anything."""
+    """Return the problem with the compiler of torch.compile, or ""."""
     if shutil.which(_compiler()) is None:
-        return f"there is no {_compiler()}"
+        return f"{_compiler()} is not installed"
     include = f"-I{sysconfig.get_path('include')}"
     done = subprocess.run(
         [_compiler(), "-x", "c++", "-fsyntax-only", "-fopenmp", include, "-"],
@@ -330,12 +333,12 @@ def _processes() -> Findings:
         if there:
             yield _reduction(name, device)
         else:
-            found = f"not in this torch, or there is no {device}"
+            found = f"this torch lacks it, or there is no {device}"
             yield Finding(name=name, state="absent", found=found)
 
 
 def _reduction(backend: str, device: str) -> Finding:
-    """Sum over a group of this one process, as DDP and FSDP do over several."""
+    """Sum over a group of one process, as DDP and FSDP do over several."""
     if distributed.is_initialized():
         found = f"in use: {distributed.get_world_size()} processes"
         return Finding(name=backend, state="works", found=found)
@@ -348,7 +351,7 @@ def _reduction(backend: str, device: str) -> Finding:
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
-    return Finding(name=backend, state="works", found="sums over a process")
+    return Finding(name=backend, state="works", found="sums over one process")
 
 
 def _files() -> Findings:
@@ -364,8 +367,8 @@ def _files() -> Findings:
     yield Finding(
         name="this directory",
         state="fails" if trouble else "works",
-        found=trouble or "can be written to and locked, as a run needs it",
-        advice="run elsewhere, or name another place: ffd run --directory" if trouble else "",
+        found=trouble or "can be written to and locked",
+        advice="run elsewhere, or set ffd run --directory" if trouble else "",
         essential=True,
     )
     yield _hub()

@@ -35,7 +35,10 @@ def test_what_attention_can_do_is_tried_and_not_guessed() -> None:
     tried = {each.name: each for each in examine() if each.topic == "attention"}
     assert tried["flash"].found == "forward, backward"
     assert tried["math"].found == "forward, backward, forward mode"
-    assert (tried["cuDNN"].state, tried["cuDNN"].found) == ("absent", "not for float32 on cpu")
+    assert (tried["cuDNN"].state, tried["cuDNN"].found) == (
+        "absent",
+        "not available for float32 on cpu",
+    )
 
 
 class Upside(Derivative):
@@ -56,7 +59,7 @@ def test_a_strangers_broken_plugin_is_told_and_stops_nothing(distribute: Distrib
     plugin = found("plugins", "odd")
     assert plugin.state == "fails"
     assert plugin.found.startswith("broken: OSError: no moon tonight")
-    assert plugin.advice == "from odd-dist 1.2; recipes that do not name it work"
+    assert plugin.advice == "from odd-dist 1.2; recipes that do not use it still work"
     assert "1 broken" in found("plugins", "all").found
     assert failing() == []
 

@@ -159,7 +159,7 @@ def _distances(evaluation: Evaluation) -> Table:
             )
             for steps in next(iter(evaluation.distances.values())).euler
         ),
-        ("noise floor (teacher again)", lambda each: each.floor),
+        ("noise floor (teacher against itself)", lambda each: each.floor),
     ]
     for title, value in rows:
         style = "bold" if title.startswith("student") else ""

@@ -36,19 +36,19 @@ class Network:
     name: str
     parameters: int
     trainable: int
-    """How many of them an optimizer moves."""
+    """Number of parameters that an optimizer updates."""
     whole: Memory
-    """On each GPU, where each holds all."""
+    """Memory on each GPU if each holds everything."""
     sharded: Memory
-    """On each GPU, where every tensor is divided among them."""
+    """Memory on each GPU if every tensor is sharded."""
 
 
 @attrs.frozen(kw_only=True)
 class Activations:
-    """What a network keeps from forward to backward: an estimate.
+    """An estimate of the activations that a network keeps from forward to backward.
 
-    Tensors that autograd saves, with fused attention and without activation checkpointing. Not in
-    it: what is computed and dropped at once, what the objectives keep, fragmentation.
+    These are the tensors that autograd saves, with fused attention and without activation
+    checkpointing. Temporary buffers, the objectives' own tensors and fragmentation are not counted.
     """
 
     network: str
@@ -89,20 +89,20 @@ class Pass:
 
 @attrs.frozen(kw_only=True)
 class Cost:
-    """What a recipe costs, from counting alone: nothing of it has run."""
+    """The cost of a recipe, by counting, without running it."""
 
     gpus: int
     batch: int
     steps: int
     """Of the run."""
     networks: tuple[Network, ...]
-    """Teacher, student, and the auxiliaries; the student's EMA counts as the student's."""
+    """Teacher, student and auxiliary networks; the student includes its EMA."""
     activations: tuple[Activations, ...]
-    """Of each network that learns; they do not learn at the same time."""
+    """Activations of each trained network; they do not train at the same time."""
     passes: tuple[Pass, ...]
-    """One optimizer step, all of its parts."""
+    """All parts of one optimizer step."""
     teacher_nfe: int | None
-    """Of one sample of the teacher's reference sampler; None: adaptive."""
+    """NFE of one sample of the teacher's reference sampler; None if adaptive."""
     teacher_row: int
     """FLOPs of one evaluation of the teacher, unguided."""
     student_row: int
@@ -114,19 +114,20 @@ class Cost:
         return sum(each.flops for each in self.passes)
 
     def memory(self, *, sharded: bool) -> Memory:
-        """Return what one GPU holds of all networks together."""
+        """Return the memory of all networks on one GPU."""
         held = (each.sharded if sharded else each.whole for each in self.networks)
         return sum(held, Memory())
 
     @staticmethod
     def of(recipe: Recipe, gpus: int = 8) -> Cost:
-        """Count the cost of a recipe on `gpus` GPUs; no weights are read where sizes are stated.
+        """Count the cost of a recipe on `gpus` GPUs; weights are read only if their sizes are
+        unknown.
 
-        The rows of a step are means over steps from all over the run, since a batch may be split
-        otherwise later and how many rows are guided depends on drawn times.
+        The rows of a step are means over steps from the whole run, since the split of a batch may
+        change later, and the number of guided rows depends on drawn times.
 
-        Raises BuildError where the parts do not fit together, or a network has no derivative that
-        the recipe asks for; MissingFile and WeightsError where sizes stand in a file alone.
+        Raises BuildError if the parts do not fit together, or if a network lacks a derivative that
+        the recipe needs; MissingFile and WeightsError if sizes are known only from a file.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.training.seed)
@@ -183,7 +184,7 @@ def _networks(found: Parts, auxiliaries: Mapping[str, Auxiliary], gpus: int) -> 
 
 
 def _rows(recipe: Recipe, found: Parts, auxiliaries: Mapping[str, Auxiliary]) -> Mapping[str, Row]:
-    """Return a row for each network, of a sample and condition such as a step has."""
+    """Return a row for each network, with a sample and condition as in a step."""
     teacher = remove_guidance(found.teacher)
     condition = teacher.conditions.draw(Draws(recipe.training.seed, 0, 0, 1))
     if recipe.guidance.guides:
@@ -218,8 +219,8 @@ class _Flops:
                 if not along:
                     raise
                 raise BuildError(
-                    f"the recipe asks for a derivative of the {network} along {', '.join(along)}, "
-                    f"and its network has no forward mode: {error}"
+                    f"the recipe needs a derivative of the {network} along {', '.join(along)}, "
+                    f"but its network has no forward mode: {error}"
                 ) from error
         return self.known[key]
 
@@ -255,7 +256,7 @@ def _activations(
     gpus: int,
 ) -> Iterator[Activations]:
     backwards = {"student": ({"prediction", "correction"}, 1)}
-    """For each network that learns, the parts that one backward covers, and how many there are."""
+    """For each trained network, the parts that one backward covers, and the number of backwards."""
     for name, each in auxiliaries.items():
         if each.optimizer is not None:
             backwards[name] = ({training(name)}, each.updates)

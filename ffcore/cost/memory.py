@@ -1,8 +1,8 @@
-"""Bytes that a network and what its training keeps beside it hold on one GPU: exact, by counting.
+"""Exact bytes of a network and its training state on one GPU.
 
 Whole, as with DDP, every GPU holds everything. Sharded over N GPUs, as with fully_shard (FSDP2),
-every tensor is cut along its first dimension into N parts and padded to N equal ones, so that each
-GPU holds ⌈d₀ / N⌉ rows of it; buffers stay whole.
+every tensor is split along its first dimension into N equal, padded parts, so each GPU holds
+⌈d₀ / N⌉ rows of it; buffers stay whole.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 @attrs.frozen(kw_only=True)
 class Memory:
-    """Bytes on one GPU; nothing that comes and goes within a step."""
+    """Bytes on one GPU that persist between steps."""
 
     weights: int = 0
     """Parameters and buffers."""
@@ -46,9 +46,9 @@ class Memory:
 
         Args:
             network: on any device, meta included.
-            learns: whether an optimizer moves its parameters that require a gradient.
-            has_ema: whether an EMA of it is kept.
-            gpus: over how many it is sharded; 1: whole.
+            learns: whether an optimizer updates its parameters that require a gradient.
+            has_ema: whether it has an EMA.
+            gpus: number of GPUs to shard over; 1 means whole.
         """
         weights = _parts(network.parameters(), gpus) + _parts(network.buffers(), 1)
         gradients = _parts((p for p in network.parameters() if p.requires_grad), gpus)

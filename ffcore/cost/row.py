@@ -1,10 +1,10 @@
-"""What one row of a batch costs in a network, counted by letting the network compute on it.
+"""The cost of one row of a batch in a network, counted while the network computes it.
 
-FLOPs are torch's own count: matrix products, convolutions and attention, a multiplication and an
-addition being two; element-wise work is left out. What torch executes is counted, with two
-consequences. Forward mode multiplies by the zero tangents of weights too, so a linear layer costs
-three times its forward. And attention is counted as the math kernel does it: what fused kernels
-compute again in the backward is left out.
+FLOPs are torch's own count of matrix products, convolutions and attention; a multiplication and an
+addition are two. Element-wise operations are not counted. The count is of what torch executes, with
+two consequences. Forward mode also multiplies by the zero tangents of weights, so a linear layer
+costs three times its forward. Attention counts as in the math kernel, without the recomputation of
+fused kernels in the backward.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from ffcore.interfaces import Condition
 
 @attrs.frozen(eq=False)
 class Row:
-    """A network and one row of what it is given, on the network's device."""
+    """A network and one row of its inputs, on the network's device."""
 
     network: nn.Module
     inputs: Mapping[str, Tensor]
-    """Tensors of one row, in the order in which `forward` takes them."""
+    """Tensors of one row, in the order of `forward`."""
     condition: Condition
 
     @staticmethod
@@ -66,7 +66,7 @@ class Row:
     def backward(self) -> int:
         """Return the FLOPs of a backward to the parameters that require a gradient.
 
-        Where none does, to `x_t`: then gradient flows through the network to what made x_t.
+        If none does, the backward goes to `x_t`, as when gradients flow through a frozen network.
         """
         wanted: list[Tensor] = [p for p in self.network.parameters() if p.requires_grad]
         x_t = self.inputs["x_t"].clone().requires_grad_(not wanted)
@@ -79,8 +79,8 @@ class Row:
     def saved_bytes(self) -> int:
         """Return the bytes that a forward keeps for its backward: its activations.
 
-        Every storage counts once, the network's own not at all. Attention keeps what a fused
-        kernel keeps, which is no matrix of tokens by tokens.
+        Every storage counts once, the network's own not at all. Attention counts as a fused kernel,
+        which keeps no matrix of tokens by tokens.
         """
         own = {_storage(each) for each in (*self.network.parameters(), *self.network.buffers())}
         kept: dict[int, Tensor] = {}
@@ -105,14 +105,14 @@ def _storage(tensor: Tensor) -> int:
 
 
 class FusedAttention(TorchFunctionMode):
-    """Lets attention on the meta device keep for its backward what a fused kernel does.
+    """Makes attention on the meta device keep only what a fused kernel keeps for its backward.
 
-    Of itself that device takes the math kernel, which keeps the matrix of tokens by tokens. With a
-    mask, or fewer heads of keys than of queries, it still does.
+    By default that device uses the math kernel, which keeps the matrix of tokens by tokens. With a
+    mask, or with fewer heads of keys than of queries, it still does.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Replace scaled_dot_product_attention by the fused operator; leave all else."""
+        """Replace scaled_dot_product_attention by the fused operator; leave other functions."""
         kwargs = kwargs or {}
         plain = len(args) == 3 and not kwargs.keys() - {"scale", "is_causal"}
         if func is not functional.scaled_dot_product_attention or not (plain and args[0].is_meta):

@@ -1,8 +1,8 @@
-"""How many rows go through each network in a training step, whatever the method.
+"""The number of rows that pass through each network in a training step, for any method.
 
-The recipe's own objectives and balancer make real steps on stand-ins: networks of one number each,
-on samples of one pixel, which count their calls. Nothing here knows what an
-objective does. Of a large batch the first samples of each objective stand for all of its share.
+The recipe's own objectives and balancer run real steps on stand-ins: networks of one number each,
+on samples of one pixel, which count their calls. This module knows nothing about the objectives. In
+a large batch, the first samples of each objective represent its whole share.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ from ffcore.recipe.components import BuildError, Parts, errors_of
 from ffcore.training.distillation import Distillation
 
 SAMPLES = 1024
-"""On how many of each objective's share a step is made, at most."""
+"""Most samples of each objective's share in a step."""
 MOST_STEPS = 32
 
 
 @attrs.frozen(kw_only=True)
 class Use:
-    """One way in which a network is called for rows."""
+    """One kind of call of a network."""
 
     part: str
     """"prediction", "correction" or "<auxiliary> training"."""
     network: str
     along: tuple[str, ...] = ()
-    """The inputs along which a derivative comes with the output."""
+    """The inputs along which the call also computes a derivative."""
     dual: bool = False
-    """Whether that derivative is by dual numbers, in the pass that carries a gradient."""
+    """Whether dual numbers compute that derivative, in the pass with a gradient."""
     backward: bool = False
-    """Whether a gradient goes back through it."""
+    """Whether a gradient flows back through it."""
     unconditional: bool = False
     """Whether these rows have the null condition."""
 
@@ -78,7 +78,7 @@ class Tally:
     def __init__(self, conditions: ConditionSource) -> None:
         self.conditions = conditions
         self.part = ""
-        """The part of the step that is going on."""
+        """The current part of the step."""
         self.rows: Counter[Use] = Counter()
 
     def __deepcopy__(self, memo: object) -> Tally:
@@ -92,7 +92,7 @@ class Tally:
         condition: Condition,
         output: Tensor | Dual,
     ) -> Tensor:
-        """Count a call, and that a gradient goes back if ever one does; return `output`."""
+        """Count a call, and its backward if there is one; return `output`."""
         dual = isinstance(output, Dual)
         along = tuple(name for name, each in inputs.items() if _moves(each))
         null = _null_rows(condition, self.conditions)
@@ -119,16 +119,16 @@ class Tally:
         value = output.value if isinstance(output, Dual) else output
         if value.requires_grad:
             value.register_hook(went_back)
-        return cast(Tensor, output)  # or what stands for it
+        return cast(Tensor, output)  # or its dual number
 
 
 def _moves(each: Tensor | Dual) -> bool:
-    """Whether an input has a tangent, of ours or of torch's."""
+    """Whether an input has a tangent, ffcore's or torch's."""
     return isinstance(each, Dual) or unpack_dual(each).tangent is not None
 
 
 def _null_rows(condition: Condition, source: ConditionSource) -> int:
-    """Return how many samples have the null condition already."""
+    """Return the number of samples that already have the null condition."""
     try:
         null = source.null(condition)
     except ValueError:
@@ -143,7 +143,7 @@ def _null_rows(condition: Condition, source: ConditionSource) -> int:
 
 
 class StudentStandIn(Student):
-    """Counts as `name`; its one number is trained where `network` has anything to train."""
+    """Counts as `name`; its one number is trained if `network` has trainable parameters."""
 
     def __init__(self, tally: Tally, name: str, network: Student) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class VelocityStandIn(VelocityField):
 
 
 class TeacherStandIn(Teacher):
-    """As VelocityStandIn, with the teacher's conditions and one pixel of its samples' shape."""
+    """As VelocityStandIn, with the teacher's conditions, on one pixel of its samples."""
 
     def __init__(self, tally: Tally, name: str, teacher: Teacher) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ class TeacherStandIn(Teacher):
         return velocity
 
     def trainable_copy(self, *, takes_guidance: bool = False) -> None:
-        """Return None: copies are made of the teacher itself, before."""
+        """Return None: the teacher itself was copied before."""
         del takes_guidance
 
 
@@ -199,12 +199,12 @@ class DataStandIn(DataSource):
         return SAMPLES
 
     def read(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Condition]:
-        """Return as many as are asked for."""
+        """Return a row for each index."""
         return torch.zeros(len(indices), *self.sample_shape), self.conditions.draw(draws)
 
 
 class ObjectiveOnStandIns(PredictorObjective, CorrectorObjective):
-    """An objective, in either role, whose auxiliaries have been replaced already."""
+    """An objective, in either role, with stand-ins for its auxiliary networks."""
 
     def __init__(
         self,
@@ -217,7 +217,7 @@ class ObjectiveOnStandIns(PredictorObjective, CorrectorObjective):
         self.needs = objective.needs
 
     def auxiliaries(self, student: Student, teacher: Teacher) -> Mapping[str, Auxiliary]:
-        """Return the stand-ins, whose losses say which part of the step they are."""
+        """Return the stand-ins; their losses set the part of the step."""
         del student, teacher
         return {name: self._on_stand_in(name, each) for name, each in self.given.items()}
 
@@ -274,8 +274,8 @@ def _stand_in(tally: Tally, name: str, network: nn.Module) -> nn.Module:
     if isinstance(network, VelocityField):
         return VelocityStandIn(tally, name, network)
     raise BuildError(
-        f"the auxiliary network {name!r} is a {type(network).__name__}: costs are known where "
-        "every network is a Student or a VelocityField"
+        f"the auxiliary network {name!r} is a {type(network).__name__}: costs are known only for "
+        "a Student or a VelocityField"
     )
 
 
@@ -284,17 +284,17 @@ def tally_steps(
     parts: Parts,
     auxiliaries: Mapping[Objective, Mapping[str, Auxiliary]],
 ) -> list[Counter[Use]]:
-    """Make steps from all over the run, MOST_STEPS at most, on stand-ins; return the rows of each.
+    """Run steps from the whole run, MOST_STEPS at most, on stand-ins; return the rows of each.
 
-    A share above SAMPLES is cut to them, and their rows are scaled to what it is.
+    A share above SAMPLES is cut to SAMPLES, and its rows are scaled up again.
 
     Args:
-        recipe: says the batch, its guidance and the length of the run.
+        recipe: for the batch, the guidance and the length of the run.
         parts: its networks, meta or not.
-        auxiliaries: those of each objective, asked for already.
+        auxiliaries: of each objective.
 
-    Raises BuildError where the parts do not fit together, and for an auxiliary network of a kind
-    that no stand-in knows.
+    Raises BuildError if the parts do not fit together, and for an auxiliary network without a
+    stand-in.
     """
     whole, steps, guidance = recipe.training.batch, recipe.training.steps, recipe.guidance
     batch = min(whole, SAMPLES)

@@ -1,9 +1,9 @@
-"""Accumulates what the metrics need while samples pass through feature spaces, not the samples.
+"""Accumulates moments and features while samples pass through feature spaces.
 
-The Fréchet distance needs moments alone, which are streamed. The kernel distance, precision, recall
+The Fréchet distance needs only moments, which are streamed. The kernel distance, precision, recall
 and the Inception Score need the features of all samples, which are stored, 4 bytes a number. A
-process can store what it accumulated over its part, and the process with the part before can add
-it: so several processes share the work, and an interrupted one can resume.
+process can store the state of its part, and the process of the previous part can add it. So several
+processes share the work, and an interrupted evaluation can resume.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from ffcore.interfaces import ClassFeatures, Features
 
 @attrs.frozen(eq=False)
 class State:
-    """What was accumulated of the samples from `start` on, as it is sent and stored."""
+    """The accumulated state of the samples from `start` on, to send and to store."""
 
     start: int
     done: int
-    """The first sample that was not seen yet."""
+    """The first sample not yet seen."""
     brightest: float
     tensors: Mapping[str, Tensor]
 
 
 class Space:
-    """What is accumulated of samples in one feature space.
+    """The accumulator of samples in one feature space.
 
     Args:
         features: the space.
-        stored: statistics of the reference that they are compared with, if there are any.
+        stored: statistics of the reference, if there are any.
         keeps: whether to store all features.
-        reads: whether to read classes, if the features know classes.
+        reads: whether to predict classes, if the features can.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Space:
 
     @torch.no_grad()
     def look(self, samples: Tensor, start: int) -> tuple[Tensor, Tensor | None]:
-        """Return the features of samples, and their classes; the first is number `start`."""
+        """Return the features of samples, and their classes; `start` is the first index."""
         try:
             found: Tensor = self.features(samples)
         except (ValueError, RuntimeError) as error:
@@ -69,8 +69,8 @@ class Space:
             ) from error
         if self.stored is not None and len(self.stored.mu) != found.shape[1]:
             raise EvaluationError(
-                f"features {self.features.name} have {found.shape[1]} numbers, and the stored "
-                f"statistics have {len(self.stored.mu)}: they are of another network"
+                f"features {self.features.name} have {found.shape[1]} dimensions, but the stored "
+                f"statistics have {len(self.stored.mu)}: they come from another network"
             )
         bad = (~found.isfinite()).any(1).nonzero()
         if len(bad):
@@ -83,7 +83,7 @@ class Space:
         return found.cpu(), self.features.logits(found).argmax(1).cpu()
 
     def take(self, features: Tensor, classes: Tensor | None) -> None:
-        """Add what `look` found."""
+        """Add the results of `look`."""
         self.moments.add(features)
         if self.kept is not None:
             self.kept.append(features)
@@ -98,7 +98,7 @@ class Space:
         return self.kept[0]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that was added."""
+        """Return the accumulated tensors."""
         if self.moments.count == 0:
             return {}
         found = {
@@ -113,7 +113,7 @@ class Space:
         return found
 
     def join(self, tensors: Mapping[str, Tensor]) -> None:
-        """Add what another accumulated of the samples that follow."""
+        """Add another accumulator's tensors, of the samples that follow."""
         if not tensors:
             return
         self.moments.join(int(tensors["count"]), tensors["mean"], tensors["scatter"])
@@ -123,7 +123,7 @@ class Space:
 
 
 class Accumulated:
-    """Samples from `start` on, as far as they have been passed through some feature spaces."""
+    """The accumulators of samples from `start` on, in some feature spaces."""
 
     def __init__(self, spaces: Sequence[Space], start: int = 0) -> None:
         self.spaces = {each.features.name: each for each in spaces}
@@ -131,10 +131,10 @@ class Accumulated:
         self.brightest = -1.0
         """The largest number in any sample; of images, −1 is black."""
         self.taken_up = False
-        """Whether some of them were seen before an interruption."""
+        """Whether a part comes from before an interruption."""
 
     def state(self) -> State:
-        """Return what was accumulated."""
+        """Return the accumulated state."""
         tensors = {
             f"{name}/{part}": each
             for name, space in self.spaces.items()
@@ -143,7 +143,7 @@ class Accumulated:
         return State(self.start, self.done, self.brightest, tensors)
 
     def join(self, state: State) -> None:
-        """Add what was accumulated of the samples that follow."""
+        """Add the state of the samples that follow."""
         assert state.start == self.done
         self.done = state.done
         self.brightest = max(self.brightest, state.brightest)

@@ -1,7 +1,7 @@
 """Stored results, and whether two of them are comparable.
 
-The source of the samples and their number of steps may differ, for that is what one compares. The
-number of samples, seed, labels, guidance, decoder, features and reference must be the same.
+The source of the samples and their number of steps may differ, since you compare those. The number
+of samples, seed, labels, guidance, decoder, features and reference must be the same.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ffcore.system.weights import fingerprint
 SCHEMA = 1
 _OF_SAMPLES = ("number", "seed", "labels", "decoder", "shape")
 _NAMES = ("source", "ffcore", "schema", "recipe")
-"""What may differ between references that are the same: what they were called, who made them."""
+"""What may differ between equal references: their names, and the program that made them."""
 _UNKNOWN = "unknown"
 
 
 def conditions(
     samples: Samples, reference: Reference, features: Sequence[Features]
 ) -> dict[str, Any]:
-    """Return all that the numbers depend on, as JSON can hold it."""
+    """Return the conditions of the numbers, ready for JSON."""
     return {
         "samples": samples.record,
         "reference": dict(reference.record),
@@ -44,10 +44,10 @@ def read_result(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise EvaluationError(f"{path} cannot be read as a result: {error}") from None
     if not isinstance(found, dict) or not {"conditions", "metrics"} <= found.keys():
-        raise EvaluationError(f"{path} is no result of ffd evaluate")
+        raise EvaluationError(f"{path} is not a result of ffd evaluate")
     if found.get("schema") != SCHEMA:
         raise EvaluationError(
-            f"{path} has schema {found.get('schema')!r}, and this ffcore knows {SCHEMA}"
+            f"{path} has schema {found.get('schema')!r}; this ffcore reads {SCHEMA}"
         )
     return found
 
@@ -62,13 +62,13 @@ def check_comparable(old: Mapping[str, Any], new: Mapping[str, Any], path: Path)
     if not old["features"].keys() & new["features"].keys():
         raise EvaluationError(
             f"{path} has no number to compare with: its features are "
-            f"{', '.join(old['features'])}, and these are {', '.join(new['features'])}"
+            f"{', '.join(old['features'])}, those here are {', '.join(new['features'])}"
         )
     different = list(_differences(old, new))
     if different:
         raise EvaluationError(
-            f"the numbers of {path} are not comparable with these, which are of other "
-            "conditions:\n  " + "\n  ".join(different)
+            f"the numbers of {path} are not comparable with these; the conditions differ:\n  "
+            + "\n  ".join(different)
         )
 
 
@@ -93,5 +93,5 @@ def _text(value: Any) -> str:
 
 
 def _scale(record: Mapping[str, Any]) -> Any:
-    """Return γ alone: where it acts is part of the teacher's name, or of the student's training."""
+    """Return γ only; its interval belongs to the teacher, or to the student's training."""
     return (record.get("guidance") or {}).get("scale")

@@ -1,10 +1,10 @@
-"""What a student is worth: its distance from its teacher, with no data.
+"""A run's own evaluation: the student's distance from its teacher, without data.
 
-Fréchet distances are between the student's samples, in one step and in more if asked for, and the
-teacher's converged ones, of different noise, in each feature space; beside them the noise floor
-(the teacher against itself) and the teacher's own few-step Euler samples; and the trajectory error.
-`ffd run` measures so at its end, and `ffd evaluate RUN` measures the same again: the same numbers
-to the last digit, on the same machine and as many threads.
+In each feature space it measures the Fréchet distance between the student's samples, in one or more
+steps, and the teacher's converged samples from other noise. For comparison it measures the noise
+floor (the teacher against itself) and the teacher's own few-step Euler samples. It also measures
+the trajectory error. `ffd run` does this at its end, and `ffd evaluate RUN` repeats it. On the same
+machine with the same number of threads, the numbers agree to the last digit.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from ffcore.system.files import MissingFile, locate
 from ffcore.system.weights import UNKNOWN
 
 REFERENCE = "reference.safetensors"
-"""Where a run keeps its teacher's statistics, if its recipe names no stored ones."""
+"""The file of a teacher's statistics in a run, if its recipe names no stored ones."""
 SMALLER = "Make evaluation.batch smaller."
-"""What helps where memory runs out in an evaluation."""
+"""The advice if memory runs out in an evaluation."""
 _OWN = frozenset({"teacher", "evaluation"})
 
 
@@ -71,17 +71,17 @@ class Evaluator:
     features: list[Features]
     measurement: Measurement
     reference: Reference | None = None
-    """The stored one that the recipe names."""
+    """The stored reference that the recipe names."""
 
     @staticmethod
     def of(recipe: Recipe, teacher: Teacher, context: Context, device: str) -> Evaluator:
-        """Build what `recipe` names for its evaluation; new weights come from global random state.
+        """Build the evaluator of `recipe`; new weights come from global random state.
 
         Args:
             recipe: resolved.
-            teacher: guided where the recipe guides, on `device`.
-            context: for the features; the teacher is unguided there.
-            device: where the features are computed.
+            teacher: guided if the recipe guides, on `device`.
+            context: for the features; its teacher is unguided.
+            device: of the features.
 
         Raises BuildError; MissingFile and WeightsError for the reference.
         """
@@ -112,22 +112,22 @@ class Evaluator:
         )
 
     def check(self) -> None:
-        """Raise ValueError if the recipe's reference was made for something else."""
+        """Raise ValueError if the recipe's reference has other conditions."""
         if self.reference is None:
             return
         found = self._identity()
         if found["teacher"] == UNKNOWN:
-            raise ValueError("a teacher without parameters cannot be recognised by a reference")
+            raise ValueError("a reference cannot identify a teacher without parameters")
         try:
             self.reference.check(found)
         except ValueError as error:
             raise ValueError(f'{error}\n"none" samples the teacher again') from None
 
     def known_reference(self, directory: Path) -> Reference | None:
-        """Return the recipe's reference, or the one that an evaluation left in its directory.
+        """Return the recipe's reference, or the one that an evaluation stored in the directory.
 
-        None if neither was made for this. The statistics of a teacher without parameters never
-        count, since nobody knows whether it is still the same.
+        None if neither has these conditions. The statistics of a teacher without parameters never
+        count, since it may have changed.
         """
         if self.reference is not None:
             return self.reference
@@ -180,10 +180,10 @@ class Evaluator:
         Args:
             student: as it should be judged; usually the EMA.
             reference: the teacher's statistics; sampled now if None.
-            progress: told of each batch.
+            progress: called after each batch.
 
-        Raises ValueError where the reference was made under other conditions, and for more steps
-        than the student can make.
+        Raises ValueError if the reference has other conditions, and for more steps than the student
+        can make.
         """
         measurement = self.measurement
         for steps in measurement.student_steps:
@@ -218,9 +218,9 @@ class Evaluator:
         return found
 
     def _working(self, progress: Progress, title: str) -> Working:
-        """Return how to measure: by this process alone, even where there are others.
+        """Return the settings to measure in this process, even if there are others.
 
-        None may have a whole network by itself, and all of them make the same calls.
+        With sharded networks every process must make the same calls.
         """
 
         def titled(what: str, done: int, total: int) -> None:
@@ -244,14 +244,14 @@ def evaluate_again(
 
     Args:
         source: a run directory or an export.
-        device: of torch; None for the recipe's.
+        device: a torch device; None for the recipe's.
         overrides: of the keys of the recipe's teacher and evaluation.
         progress: called after each batch.
 
     Returns:
         The evaluation, and notes for its reader.
 
-    Raises what `Pair.open` and `Evaluator` raise.
+    Raises the errors of `Pair.open` and `Evaluator`.
     """
     pair = Pair.open(source, overrides, tables=_OWN)
     training = pair.recipe.training
@@ -266,7 +266,7 @@ def evaluate_again(
             evaluator.check()
         reference = evaluator.known_reference(pair.path.parent)
         if reference is None and evaluator.features:
-            notes.append("there are no stored statistics of the teacher here: it was sampled again")
+            notes.append("no stored statistics of the teacher were found: it was sampled again")
         student = pair.file.student.to(place)
         with errors_of("evaluation"), enough_memory("the evaluation", SMALLER):
             evaluation, _ = evaluator.evaluate(student, reference, progress)
@@ -274,7 +274,7 @@ def evaluate_again(
 
 
 def _require_reference(recipe: Recipe) -> None:
-    """Raise MissingFile if the recipe's reference is not here; an export may lack it."""
+    """Raise MissingFile if the recipe's reference is missing; an export may lack it."""
     evaluation = recipe.evaluation
     if not (evaluation.enabled and evaluation.reference):
         return
@@ -282,6 +282,6 @@ def _require_reference(recipe: Recipe) -> None:
         locate(evaluation.reference)
     except MissingFile as error:
         raise MissingFile(
-            f"the teacher's statistics are not here: {error}\n--set evaluation.reference=PATH "
-            "names them, and --set evaluation.reference=none samples the teacher again"
+            f"the teacher's statistics are missing: {error}\nUse --set evaluation.reference=PATH "
+            "to name them, or --set evaluation.reference=none to sample the teacher again"
         ) from None

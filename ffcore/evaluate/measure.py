@@ -1,4 +1,4 @@
-"""The numbers: distances between samples and a reference in feature spaces, scores, and classes."""
+"""Distances between samples and a reference in feature spaces, scores, and classes."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ METRICS = {
     "is": "Inception Score",
     "kid": "kernel distance",
     "pr": "precision and recall",
-    "classes": "which class each sample is read as",
+    "classes": "predicted classes",
 }
-"""What can be measured."""
+"""The metrics."""
 _DARK = 1.5 / 127.5 - 1
 """Pixels of 0 and 1 of 255 are below it."""
 _OF_BOTH = {"kid", "pr"}
@@ -46,21 +46,21 @@ _BLOCK = 1000
 
 @attrs.frozen(kw_only=True)
 class Classes:
-    """The classes as which a classifier reads samples."""
+    """The classes that a classifier predicts for samples."""
 
     counts: tuple[int, ...]
-    """Samples read as each class."""
+    """Number of samples predicted as each class."""
     missing: tuple[int, ...]
-    """Classes that no sample is read as."""
+    """Classes predicted for no sample."""
     as_asked: float | None
-    """Share of samples read as the class asked for; None if that is unknown."""
+    """Class accuracy: the share of samples predicted as their label; None if labels are unknown."""
     recall: tuple[float | None, ...] | None
-    """The same for the samples of each class; None for a class not asked for."""
+    """The same for the samples of each label; None for a label that no sample has."""
 
 
 @attrs.frozen(kw_only=True)
 class Scores:
-    """The numbers in one feature space; None for those not asked for."""
+    """The numbers in one feature space; None for those not requested."""
 
     dimension: int
     fd: float | None = None
@@ -88,7 +88,7 @@ class Measured:
 
 
 def knows_classes(features: Features) -> bool:
-    """Whether the features know the classes that students are conditioned on."""
+    """Whether the features predict the classes that students are conditioned on."""
     return isinstance(features, ClassFeatures) and features.classes is not None
 
 
@@ -97,23 +97,22 @@ def check_metrics(asked: Sequence[str], features: Sequence[Features], reference:
     for name in asked:
         if name not in METRICS:
             raise EvaluationError(
-                f"metrics: there is no {name!r}; possible are {', '.join(METRICS)}"
+                f"metrics: unknown {name!r}; possible: {', '.join(METRICS)}"
                 f"{did_you_mean(name, METRICS)}"
             )
     if (kept := _OF_BOTH & {*asked}) and reference.samples is None:
         raise EvaluationError(
-            f"{' and '.join(sorted(kept))} needs samples as the reference, and "
-            f"{reference.record['source']} has statistics: name a recipe (its teacher), a run or "
-            "stored samples as the reference"
+            f"{' and '.join(sorted(kept))} needs samples as the reference, but "
+            f"{reference.record['source']} has only statistics: name a recipe (its teacher), a run "
+            "or stored samples as the reference"
         )
     names = ", ".join(each.name for each in features)
     if "classes" in asked and not any(map(knows_classes, features)):
         raise EvaluationError(
-            f"classes: needs features of a classifier, and {names} knows none of the classes that "
-            "samples are asked for"
+            f"classes: needs features of a classifier for the samples' labels, which {names} is not"
         )
     if "is" in asked and not any(isinstance(each, ClassFeatures) for each in features):
-        raise EvaluationError(f"is: needs features of a classifier, and {names} has no logits")
+        raise EvaluationError(f"is: needs features of a classifier, but {names} has no logits")
     if len({each.name for each in features}) < len(features):
         raise EvaluationError(f"features: name each once, found {[each.name for each in features]}")
     for each in features:
@@ -133,9 +132,9 @@ def measure(
         samples, reference: of one shape.
         features: on the device of `working`; one name each.
         metrics: of METRICS; see `check_metrics`. Each is measured in those features that have it.
-        working: how; by default on the CPU, by this process alone.
+        working: how to compute; by default on the CPU, in this process.
 
-    Raises EvaluationError where samples are not finite, or the features cannot take them;
+    Raises EvaluationError if samples are not finite, or the features cannot take them;
     StoppedEvaluation.
     """
     working = working or Working()
@@ -185,7 +184,7 @@ def measure(
 def feature_statistics(
     samples: Samples, features: Sequence[Features], working: Working | None = None
 ) -> dict[str, Statistics]:
-    """Return the statistics of samples in each feature space; raises what `measure` does."""
+    """Return the statistics of samples in each feature space; raises the errors of `measure`."""
     spaces = [Space(each) for each in features]
     seen = stream(samples, spaces, "samples", working or Working(), Clock())
     return {name: space.moments.statistics() for name, space in seen.spaces.items()}
@@ -211,9 +210,9 @@ def _notes(
                 f"no pixel of the {what} is above 1 of 255: were floats in [0, 1] rounded?"
             )
     if seen.taken_up or (beside is not None and beside.taken_up):
-        notes.append("this evaluation was interrupted: the seconds are of its last start alone")
+        notes.append("this evaluation was resumed: the seconds count its last start only")
     if reference.samples is not None and same_samples(samples.record, reference.samples.record):
-        notes.append("samples and reference are the same samples: their zero distance says nothing")
+        notes.append("samples and reference are the same samples: zero distance means nothing")
     if reference.note is not None and is_image(samples.shape):
         notes.append(reference.note)
     return notes
@@ -256,13 +255,13 @@ def _logits(features: ClassFeatures, kept: Tensor, device: str) -> Tensor:
 
 
 def _check_labels(asked: list[int], features: Sequence[Features]) -> None:
-    """Raise EvaluationError if a sample's class is one that the features do not know."""
+    """Raise EvaluationError if the features do not know a sample's label."""
     for each in features:
         classes = each.classes if isinstance(each, ClassFeatures) else None
         if classes is not None and max(asked) >= classes:
             raise EvaluationError(
-                f"classes: a sample was asked to be of class {max(asked)}, and the features "
-                f"{each.name} know {classes} classes, from 0"
+                f"classes: a sample has label {max(asked)}, but the features {each.name} know only "
+                f"the classes 0 to {classes - 1}"
             )
 
 
@@ -293,7 +292,7 @@ def _check_alike(samples: Samples, reference: Reference, metrics: Sequence[str])
         )
     fewest = min(samples.number, samples.number if there is None else there.number)
     if fewest <= NEIGHBOUR:
-        raise EvaluationError(f"{fewest} samples are too few to be measured; 50,000 are usual")
+        raise EvaluationError(f"{fewest} samples are too few to measure; 50,000 are usual")
     if "is" in metrics and samples.number < SPLITS:
         raise EvaluationError(
             f"is: {samples.number} samples cannot be split into {SPLITS} parts; 50,000 are usual"

@@ -1,6 +1,6 @@
-"""Feature spaces and the distances in them, which torch-fidelity computes.
+"""Distances in feature spaces, computed by torch-fidelity.
 
-torch-fidelity is imported here only, and only when something is measured.
+Only this module imports torch-fidelity, and only when it measures.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Statistics:
 class Moments:
     """Mean and covariance of features that come in blocks, in the memory of one block.
 
-    Each block is centred by its own mean, and two groups are joined by Chan, Golub & LeVeque
-    (1983): so nothing cancels where the mean is large beside the spread. float64, on the CPU.
+    Each block is centred by its own mean, and two groups are joined as in Chan, Golub & LeVeque
+    (1983), so nothing cancels if the mean is much larger than the spread. float64, on the CPU.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Moments:
 
     @property
     def dimension(self) -> int:
-        """D, once a block was taken."""
+        """D, after the first block."""
         return len(self.mean)
 
     def statistics(self) -> Statistics:
@@ -83,9 +83,9 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
 
 
 SUBSETS, SUBSET = 100, 1000
-"""Over how many subsets a kernel distance is averaged, and how many samples each has at most."""
+"""Number of subsets of a kernel distance, and the most samples in each."""
 NEIGHBOUR = 3
-"""The ball around a sample reaches to its so-many-th nearest neighbour."""
+"""The ball around a sample reaches to its nearest neighbour of this rank."""
 
 
 def kernel_distance(a: Tensor, b: Tensor) -> tuple[float, float, int]:
@@ -96,8 +96,8 @@ def kernel_distance(a: Tensor, b: Tensor) -> tuple[float, float, int]:
 
     Returns:
         Mean and standard deviation over SUBSETS random subsets, and the samples in each: SUBSET,
-        or half of what there is, for subsets that are all alike have no spread. Unbiased, so a
-        little below 0 where both are alike.
+        or half of all samples if that is less, since equal subsets have no spread. The mean is
+        unbiased, so it can be slightly below 0 if both distributions are equal.
     """
     size = min(SUBSET, len(a) // 2, len(b) // 2)
     found = import_torch_fidelity("metric_kid").kid_features_to_metric(
@@ -108,7 +108,7 @@ def kernel_distance(a: Tensor, b: Tensor) -> tuple[float, float, int]:
 
 
 SPLITS = 10
-"""Over how many parts of the samples, drawn at random, an Inception Score is averaged."""
+"""Number of random parts of the samples over which an Inception Score is averaged."""
 _LEAST = -700.0
 """Logarithm of a likelihood; float64 has none below −745."""
 
@@ -122,7 +122,7 @@ def inception_score(logits: Tensor) -> tuple[float, float]:
     Returns:
         Mean and standard deviation over SPLITS; from 1 to K.
     """
-    # A likelihood of 0 for all of a part would make torch-fidelity's 0 · log 0 of it, which is NaN.
+    # If a class has likelihood 0 in a whole part, torch-fidelity computes 0 · log 0, which is NaN.
     likelihoods = logits.double().log_softmax(1).clamp(min=_LEAST)
     found = import_torch_fidelity("metric_isc").isc_features_to_metric(likelihoods, splits=SPLITS)
     mean, spread = (found[f"inception_score_{each}"] for each in ("mean", "std"))
@@ -150,7 +150,7 @@ def precision_recall(samples: Tensor, reference: Tensor) -> tuple[float, float]:
 
 
 def import_torch_fidelity(module: str = "metric_fid") -> Any:
-    """Import a module of torch-fidelity, curing torchvision's import where it needs it."""
+    """Import a module of torch-fidelity; work around a broken torchvision if needed."""
     try:
         return import_module(f"torch_fidelity.{module}")
     except RuntimeError as error:
@@ -164,10 +164,10 @@ _torchvision: torch.library.Library | None = None
 
 
 def declare_torchvision_operators() -> None:
-    """Declare the operators that torchvision's import asks for.
+    """Declare the operators that torchvision's import needs.
 
-    A torchvision built for CUDA, beside a torch that is not, cannot load its own operators and
-    then fails on import over the schema of two of them. Nothing here calls them.
+    A torchvision built for CUDA cannot load its operators beside a torch without CUDA, and then
+    fails on import over the schema of two of them. ffcore calls neither.
     """
     global _torchvision
     for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:

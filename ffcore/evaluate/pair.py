@@ -1,4 +1,4 @@
-"""A student beside the teacher that it was distilled from, opened from a run or an export."""
+"""A student and the teacher that it was distilled from, opened from a run or an export."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Pair:
     """A student and its teacher, on the CPU."""
 
     path: Path
-    """Of the student's file."""
+    """The student file."""
     file: StudentFile
     recipe: Recipe
     """The recipe beside it, with the overrides."""
@@ -46,8 +46,8 @@ class Pair:
             overrides: of the recipe's keys, as in "teacher.weights=PATH".
             tables: whose keys may be overridden.
 
-        Raises SourceError if there is no student or no recipe, or if the teacher is another;
-        MissingFile, WeightsError, BuildError, RecipeError.
+        Raises SourceError if there is no student or no recipe, or if the teacher is not the
+        student's; MissingFile, WeightsError, BuildError, RecipeError.
         """
         path = student_path(source)
         file = read_student(path)
@@ -64,8 +64,8 @@ def _recipe(path: Path, overrides: tuple[str, ...], tables: Set[str]) -> Recipe:
     recipe = path.with_name(RECIPE)
     if not recipe.is_file():
         raise SourceError(
-            f"{path} has no {RECIPE} beside it that names its teacher, and a student is measured "
-            "against that: name the run directory or the export that it came from"
+            f"{path} has no {RECIPE} beside it to name its teacher: use the run directory or the "
+            "export that it came from"
         )
     for text in overrides:
         try:
@@ -85,12 +85,12 @@ def _check_teacher(path: Path, teacher: Teacher, file: StudentFile) -> Iterable[
     there, here = file.config["teacher"]["fingerprint"], fingerprint(teacher)
     if here == UNKNOWN:
         yield (
-            "the teacher has no parameters to recognise it by: ffcore cannot check that the "
-            "student was distilled from it"
+            "the teacher has no parameters to identify it: ffcore cannot check that the student "
+            "was distilled from it"
         )
     elif here != there:
         raise SourceError(
-            f"{path} was distilled from another teacher: its fingerprint is {there[:12]}, "
-            f"and the one that the recipe beside it names has {here[:12]}. Name the file that it "
-            "was read from: --set teacher.weights=PATH"
+            f"{path} was distilled from another teacher, with fingerprint {there[:12]}; the "
+            f"teacher of the recipe beside it has {here[:12]}. Name the original file: --set "
+            "teacher.weights=PATH"
         )

@@ -1,8 +1,8 @@
-"""The noise that a run's own evaluation starts from, its conditions, and the samples made of it.
+"""The noise, the conditions and the samples of a run's own evaluation.
 
-A sample's noise and condition depend on (seed, purpose, index) alone. So the student starts from
-the same noise as the teacher's Euler steps, and the converged reference from other noise. Samples
-are not rounded to 8 bits.
+A sample's noise and condition depend only on (seed, purpose, index). The student and the teacher's
+Euler steps start from the same noise, the converged reference from other noise. Samples are not
+rounded to 8 bits.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ class Measurement:
     seed: int = _KEYS.seed.default
     guidance: float = 1.0
     student_steps: tuple[int, ...] = attrs.field(default=_KEYS.student_steps.default, eq=False)
-    """Steps in which the student's samples are made; 1 in any case. No reference depends on it."""
+    """Numbers of steps of the student, besides 1. No reference depends on them."""
     batch: int = attrs.field(default=_KEYS.batch.default, eq=False)
-    """Samples generated at a time; without influence on their noise."""
+    """Number of samples generated at a time; does not change their noise."""
 
 
 def identity(
     teacher: Teacher, features: Sequence[Features], measurement: Measurement
 ) -> dict[str, Any]:
-    """Return what a teacher's statistics depend on, as plain values."""
+    """Return the conditions of a teacher's statistics, as plain values."""
     conditions = attrs.asdict(measurement)
     del conditions["batch"], conditions["student_steps"]
     if isinstance(teacher, Guided) and measurement.guidance != 1:
@@ -58,14 +58,15 @@ def identity(
 
 
 def device_of(teacher: Teacher) -> str:
-    """Return the device of a teacher's tensors; that of one without any is the CPU."""
+    """Return the device of a teacher's tensors; the CPU if it has none."""
     return str(next((p.device for p in [*teacher.parameters(), *teacher.buffers()]), "cpu"))
 
 
 def prior(
     teacher: Teacher, measurement: Measurement, purpose: str, count: int | None = None
 ) -> Iterator[tuple[Tensor, Condition]]:
-    """Yield batches of noise and conditions; a sample's depend on (seed, purpose, index) alone."""
+    """Yield batches of noise and conditions; those of a sample depend only on (seed, purpose,
+    index)."""
     return _prior(teacher, measurement, purpose, 0, count or measurement.samples)
 
 
@@ -83,13 +84,13 @@ def _prior(
 
 
 class Drawn(Samples):
-    """The samples of a measurement, made as they are needed.
+    """The samples of a measurement, generated on demand.
 
     Args:
-        make: of noise and condition.
-        teacher: whose noise and conditions they start from.
-        measurement: the conditions.
-        purpose: names the noise: "student", "reference", "floor".
+        make: generates samples from noise and conditions.
+        teacher: its prior and conditions are used.
+        measurement: the settings.
+        purpose: the name of the noise: "student", "reference", "floor".
     """
 
     labels = None

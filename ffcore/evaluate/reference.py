@@ -27,34 +27,34 @@ class Distances:
     """Fréchet distances to a teacher's converged samples in one feature space."""
 
     floor: float
-    """Of the teacher's converged samples from other noise."""
+    """Distance of the teacher's converged samples from other noise."""
     euler: Mapping[int, float]
-    """Of the teacher's samples, by the number of Euler steps."""
+    """Distance of the teacher's samples, by the number of Euler steps."""
     student: float | None = None
-    """Of the student's one-step samples."""
+    """Distance of the student's one-step samples."""
     student_steps: Mapping[int, float] = attrs.field(factory=dict)
-    """Of its samples in more steps, by their number."""
+    """Distance of the student's samples in more steps, by their number."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Reference:
-    """Samples, or statistics of them by the name of the features; or both.
+    """Samples, statistics of samples by the name of the features, or both.
 
-    A teacher's also has baselines, and its identity: what it was made for.
+    A teacher's reference also has baselines, and an identity: its conditions.
     """
 
     record: Mapping[str, Any]
-    """All that it depends on, as JSON values."""
+    """The conditions of the reference, as JSON values."""
     statistics: Mapping[str, Statistics] = attrs.field(factory=dict)
     samples: Samples | None = None
     networks: Mapping[str, str] = attrs.field(factory=dict)
     """Fingerprints of the feature networks behind the statistics, if known."""
     note: str | None = None
-    """Notes for the reader of the numbers."""
+    """A note for the reader of the numbers."""
     baselines: Mapping[str, Distances] = attrs.field(factory=dict)
-    """Of a teacher, by the name of the features: its noise floor, and its few Euler steps."""
+    """A teacher's noise floor and few-step Euler distances, by the name of the features."""
     identity: Mapping[str, Any] = attrs.field(factory=dict)
-    """Of a teacher: the teacher, the feature networks and the measurement; see `identity`."""
+    """The teacher, the feature networks and the measurement; see `identity`."""
 
     @staticmethod
     def of_teacher(
@@ -81,8 +81,8 @@ class Reference:
                 for name, each in identity.items()
                 if name.startswith(prefix)
             },
-            note="the reference's samples were not rounded to 8 bits, nor clipped to [-1, 1]; "
-            "features of pixels, such as raw, notice that",
+            note="the reference's samples were not rounded to 8 bits or clipped to [-1, 1]; this "
+            "affects pixel features such as raw",
             baselines=baselines,
             identity=identity,
         )
@@ -98,7 +98,7 @@ class Reference:
 
     @staticmethod
     def read(source: str) -> Reference:
-        """Read what `write` wrote. Raises WeightsError for any other file."""
+        """Read a file of `write`. Raises WeightsError for any other file."""
         file = read_weights(source)
         try:
             found = Reference.of_teacher(
@@ -125,7 +125,7 @@ class Reference:
         return attrs.evolve(found, record={**found.record, "content": file_digest(locate(source))})
 
     def check(self, identity: Mapping[str, Any]) -> None:
-        """Raise ValueError, naming what differs, unless the reference was made for `identity`."""
+        """Raise ValueError, with the differences, unless the reference has this `identity`."""
         different = [
             f"{name}: the reference has {self.identity.get(name)}, this run {identity.get(name)}"
             for name in sorted(identity.keys() | self.identity.keys())
@@ -140,14 +140,14 @@ class Reference:
     def statistics_of(self, features: Features) -> Statistics | None:
         """Return stored statistics in these features; None if samples must be measured.
 
-        Raises EvaluationError if there are neither, or if another network made the statistics.
+        Raises EvaluationError if it has neither, or if another network made the statistics.
         """
         name, source = features.name, self.record["source"]
         if name not in self.statistics:
             if self.samples is None or self.statistics:
                 raise EvaluationError(
-                    f"{source} has statistics in the features {', '.join(self.statistics)} alone, "
-                    f"and {name} is asked for: name samples as the reference"
+                    f"{source} has statistics only in the features {', '.join(self.statistics)}, "
+                    f"not in {name}: name samples as the reference"
                 )
             return None
         made_by = self.networks.get(name)
@@ -163,12 +163,13 @@ def open_reference(source: str, judged: Samples, asked: Making) -> Reference:
     """Return the reference that samples are measured against.
 
     Args:
-        source: as `open_samples` takes it, and a recipe is its teacher; or a file of statistics:
-            a run's reference.safetensors, or an .npz as ADM publishes them (mu, sigma, arr_0).
-        judged: the samples; a sampled reference is as many, from noise of its own.
-        asked: how those samples were made, whose labels and guidance hold for the reference too.
+        source: a source of `open_samples`, where a recipe means its teacher; or a file of
+            statistics: a run's reference.safetensors, or an .npz as published for ADM (mu, sigma,
+            arr_0).
+        judged: the samples to measure; a sampled reference has the same number, from other noise.
+        asked: the settings of those samples; their labels and guidance hold for the reference too.
 
-    Raises what `open_samples` does; EvaluationError and WeightsError for a damaged file.
+    Raises the errors of `open_samples`; EvaluationError and WeightsError for a damaged file.
     """
     path = Path(source)
     if path.suffix.lower() == ".npz" and "mu" in array_names(path):
@@ -179,8 +180,8 @@ def open_reference(source: str, judged: Samples, asked: Making) -> Reference:
     if source.endswith(".safetensors"):
         if "distances" in read_weights(source).config:
             return Reference.read(source)
-        if not path.is_file():  # of a package, where no student is
-            raise EvaluationError(f"{source} holds no statistics and is no student's file")
+        if not path.is_file():  # a file in a package, which holds no student
+            raise EvaluationError(f"{source} is neither statistics nor a student file")
     of_reference = attrs.evolve(
         asked,
         number=judged.number,
@@ -194,7 +195,7 @@ def open_reference(source: str, judged: Samples, asked: Making) -> Reference:
 
 
 def _read_published(path: Path) -> Reference:
-    """Read an .npz as ADM publishes references: whole statistics, and some of the samples."""
+    """Read an .npz as published for ADM: whole statistics, and some of the samples."""
     mu, sigma = whole_array(path, "mu"), _array(path, "sigma")
     names = array_names(path)
     record = {
@@ -211,7 +212,7 @@ def _read_published(path: Path) -> Reference:
 
 def _array(path: Path, name: str) -> NDArray[Any]:
     if name not in array_names(path):
-        raise EvaluationError(f"{path} has mu and no {name}: statistics need both")
+        raise EvaluationError(f"{path} has mu but no {name}: statistics need both")
     return whole_array(path, name)
 
 

@@ -1,4 +1,4 @@
-"""Samples on the disk: the `arr_0` of an .npz, or a folder of pictures; read a chunk at a time."""
+"""Stored samples: the `arr_0` of an .npz, or a folder of pictures; read in chunks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ffcore.sample import CHUNK
 from ffcore.system.files import MissingFile, file_digest
 
 SAMPLES, LABELS = "arr_0", "arr_1"
-"""What ADM's sampling and evaluation call the samples in an .npz, and the classes of them."""
+"""The names of samples and labels in ADM's .npz files."""
 _PICTURES = (".png", ".jpg", ".jpeg")
 _RECORD = "samples.json"
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError)
@@ -28,11 +28,11 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError)
 
 
 class EvaluationError(ValueError):
-    """Samples or a reference cannot be measured, or not in this way. For a person."""
+    """Samples or a reference cannot be measured in this way. The message is for the user."""
 
 
 class Stored(ABC):
-    """Samples on the disk."""
+    """Stored samples."""
 
     path: Path
     number: int
@@ -42,11 +42,11 @@ class Stored(ABC):
     record: dict[str, Any] | None
     """The record that a sampling left beside them, if any."""
     labels: list[int] | None
-    """The class of each, if the samples' file has it."""
+    """The label of each, if the file has it."""
 
     @abstractmethod
     def between(self, start: int, stop: int) -> Iterator[NDArray[Any]]:
-        """Yield the samples [start, stop), at most CHUNK at a time, as they are numbered.
+        """Yield the samples [start, stop) in order, at most CHUNK at a time.
 
         UInt8[n, H, W, C] of images, else floats [n, *S]. Raises EvaluationError for a sample
         that is not finite.
@@ -54,7 +54,7 @@ class Stored(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Return a digest of what is there."""
+        """Return a digest of the content."""
 
 
 def open_stored(path: Path) -> Stored:
@@ -63,7 +63,7 @@ def open_stored(path: Path) -> Stored:
         return Folder(path)
     if path.suffix.lower() in _PICTURES:
         raise EvaluationError(
-            f"{path} is one picture: samples are an .npz, or a folder with a picture for each"
+            f"{path} is a single picture: samples are an .npz, or a folder of pictures"
         )
     return Arrays(path)
 
@@ -99,7 +99,7 @@ class Arrays(Stored):
                 count = min(CHUNK, stop - begin)
                 found = _read(file, count * size, self.path)
                 if begin < start:
-                    continue  # a seek would spare the reading, and the archive's own check
+                    continue  # a seek would skip the archive's own check
                 rows = np.frombuffer(found, self._dtype).reshape(count, *self._row)
                 yield rows if self.images else _finite(rows.astype(np.float32), begin, self.path)
 
@@ -119,7 +119,7 @@ class Folder(Stored):
         self.files = sorted(each for each in path.iterdir() if each.suffix.lower() in _PICTURES)
         if not self.files:
             raise EvaluationError(
-                f"{path} is no run directory and no export, and holds no pictures "
+                f"{path} is not a run directory or an export, and holds no pictures "
                 f"({', '.join(_PICTURES)})"
             )
         self.number = len(self.files)
@@ -128,7 +128,7 @@ class Folder(Stored):
         self.record = _record_beside(path / _RECORD, self)
 
     def between(self, start: int, stop: int) -> Iterator[NDArray[Any]]:
-        """Yield them; see Stored. Raises EvaluationError where they differ in size."""
+        """Yield them; see Stored. Raises EvaluationError if their sizes differ."""
         for begin in range(start, stop, CHUNK):
             files = self.files[begin : min(stop, begin + CHUNK)]
             yield np.stack([self._picture(file) for file in files])
@@ -138,8 +138,8 @@ class Folder(Stored):
         channels, height, width = self.shape
         if pixels.shape != (height, width, channels):
             raise EvaluationError(
-                f"{file.name} in {self.path} is {_size(pixels.shape)}, and {self.files[0].name} is "
-                f"{_size((height, width, channels))}: all must be of one size"
+                f"{file.name} in {self.path} is {_size(pixels.shape)}, but {self.files[0].name} is "
+                f"{_size((height, width, channels))}: all must have the same size"
             )
         return pixels
 
@@ -152,7 +152,7 @@ class Folder(Stored):
 
 
 def members(path: Path) -> zipfile.ZipFile:
-    """Open an .npz. Raises MissingFile where there is none, EvaluationError where it is none."""
+    """Open an .npz. Raises MissingFile if it does not exist, EvaluationError for other files."""
     if not path.is_file():
         raise MissingFile(f"no such file: {path.absolute()}")
     try:
@@ -168,7 +168,7 @@ def array_names(path: Path) -> set[str]:
 
 
 def whole_array(path: Path, name: str) -> NDArray[Any]:
-    """Return one array of an .npz, whole; no pickle is opened."""
+    """Return one array of an .npz, whole; never opens a pickle."""
     try:
         with np.load(path, allow_pickle=False) as file:
             found: NDArray[Any] = file[name]
@@ -182,7 +182,7 @@ def _names(archive: zipfile.ZipFile) -> set[str]:
 
 
 def _header(file: IO[bytes], what: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Read an array's header from a file; its numbers follow."""
+    """Read an array's header from a file, up to its numbers."""
     try:
         version = np.lib.format.read_magic(file)
         read = (
@@ -192,30 +192,30 @@ def _header(file: IO[bytes], what: str) -> tuple[tuple[int, ...], np.dtype[Any]]
         )
         shape, fortran, dtype = read(file)
     except ValueError as error:
-        raise EvaluationError(f"{what} is no array: {error}") from None
+        raise EvaluationError(f"{what} is not an array: {error}") from None
     except _DAMAGE as error:
         raise EvaluationError(f"{what} is damaged: {error}") from None
     if dtype.hasobject or fortran:
-        kind = "of Python objects" if dtype.hasobject else "in Fortran's order"
-        raise EvaluationError(f"{what} is an array {kind}: save it as plain numbers, in C's order")
+        kind = "of Python objects" if dtype.hasobject else "in Fortran order"
+        raise EvaluationError(f"{what} is an array {kind}: save it as plain numbers in C order")
     return shape, dtype
 
 
 def _labels(path: Path, number: int) -> list[int] | None:
-    """Return the classes in the .npz of the samples, if it has whole numbers for them."""
+    """Return the labels in the .npz of the samples, if they are whole numbers."""
     found = whole_array(path, LABELS)
     if not np.issubdtype(found.dtype, np.integer):
         return None
     if found.shape != (number,) or found.min() < 0:
         raise EvaluationError(
-            f"{path}: {LABELS} is {found.dtype} of shape {found.shape}, and the classes of "
-            f"{number} samples are as many whole numbers from 0. Leave anything else out"
+            f"{path}: {LABELS} is {found.dtype} of shape {found.shape}, but the labels of "
+            f"{number} samples are as many whole numbers from 0. Leave out anything else"
         )
     return [int(each) for each in found]
 
 
 def _check_form(shape: tuple[int, ...], dtype: np.dtype[Any], path: Path) -> None:
-    """Raise EvaluationError for arrays that are no samples, or images in another form than ours."""
+    """Raise EvaluationError for arrays that are not samples, or images in another layout."""
     is_last = len(shape) == 4 and shape[-1] in IMAGE_CHANNELS
     is_first = len(shape) == 4 and shape[1] in IMAGE_CHANNELS
     said = f"{path}: {SAMPLES} is {dtype} of shape {shape}"
@@ -223,19 +223,19 @@ def _check_form(shape: tuple[int, ...], dtype: np.dtype[Any], path: Path) -> Non
         raise EvaluationError(f"{said}: samples are [N, …], at least 2 of them")
     if dtype == np.uint8 and not is_last:
         turn = f": transpose it, {SAMPLES}.transpose(0, 2, 3, 1)" if is_first else ""
-        raise EvaluationError(f"{said}, and images are [N, H, W, C] with 1 channel or 3{turn}")
+        raise EvaluationError(f"{said}, but images are [N, H, W, C] with 1 or 3 channels{turn}")
     if dtype != np.uint8 and not np.issubdtype(dtype, np.floating):
         raise EvaluationError(f"{said}: images are uint8, anything else float32")
     if dtype != np.uint8 and (is_last or is_first):
         raise EvaluationError(
-            f"{said}, which look like images; images are uint8 from 0 to 255, [N, H, W, C]. Of "
-            "floats in [0, 1] make (255 * x).round().astype('uint8'), of floats in [-1, 1] "
+            f"{said}, which look like images; images are uint8 from 0 to 255, [N, H, W, C]. "
+            "Convert floats in [0, 1] by (255 * x).round().astype('uint8'), floats in [-1, 1] by "
             "(127.5 * (x + 1)).round().astype('uint8')"
         )
 
 
 def _read(file: IO[bytes], size: int, path: Path) -> bytearray:
-    """Read so many bytes. Raises EvaluationError where the file is damaged or ends before."""
+    """Read `size` bytes. Raises EvaluationError if the file is damaged or too short."""
     try:
         found = file.read(size)
     except _DAMAGE as error:
@@ -246,7 +246,7 @@ def _read(file: IO[bytes], size: int, path: Path) -> bytearray:
 
 
 def _finite(rows: NDArray[Any], start: int, path: Path) -> NDArray[Any]:
-    """Return samples as they are. Raises EvaluationError, naming the first that is not finite."""
+    """Return the samples unchanged. Raises EvaluationError about the first that is not finite."""
     bad = ~np.isfinite(rows).all(tuple(range(1, rows.ndim)))
     if bad.any():
         raise EvaluationError(f"{path}: sample {start + int(bad.argmax())} holds NaN or infinity")
@@ -259,7 +259,7 @@ def _pixels(file: Path) -> NDArray[np.uint8]:
         with Image.open(file) as picture:
             if picture.mode not in ("L", "RGB"):
                 raise EvaluationError(
-                    f"{file} is of mode {picture.mode}: convert it to 8-bit grey or RGB"
+                    f"{file} has mode {picture.mode}: convert it to 8-bit grey or RGB"
                 )
             pixels = np.asarray(picture)
     except OSError as error:
@@ -273,7 +273,7 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def _record_beside(path: Path, stored: Stored) -> dict[str, Any] | None:
-    """Return the record beside samples. Raises EvaluationError where it is of others."""
+    """Return the record beside samples. Raises EvaluationError if it describes other samples."""
     try:
         found = json.loads(path.read_text())
     except FileNotFoundError:
@@ -281,15 +281,15 @@ def _record_beside(path: Path, stored: Stored) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise EvaluationError(f"{path} cannot be read: {error}. Remove it, or fix it") from None
     if not isinstance(found, dict) or "number" not in found or "shape" not in found:
-        raise EvaluationError(f"{path} is no record of a sampling: remove it, or fix it")
+        raise EvaluationError(f"{path} is not a record of a sampling: remove it, or fix it")
     recorded, labels = (found["number"], found["shape"]), found.get("label_of_each")
     if recorded != (stored.number, list(stored.shape)) or len(labels or ()) not in (
         0,
         stored.number,
     ):
         raise EvaluationError(
-            f"{path} is of {recorded[0]} samples of shape {recorded[1]}, and {stored.path} holds "
-            f"{stored.number} of {list(stored.shape)}: it belongs to others. Remove it, and the "
-            "conditions count as unknown"
+            f"{path} describes {recorded[0]} samples of shape {recorded[1]}, but {stored.path} "
+            f"holds {stored.number} of {list(stored.shape)}. Remove it; the conditions then count "
+            "as unknown"
         )
     return found

@@ -1,8 +1,9 @@
 """Streams samples through feature spaces, in one process or several; resumes after an interruption.
 
-Each process takes a run of chunks, one chunk a round. After every round all of them know of an
-error or a signal in any. Every SECONDS, between two chunks, each stores what it accumulated beside
-the result. The same command resumes from there, and adds the same numbers in the same order.
+Each process takes consecutive chunks, one chunk a round. After every round all processes know of an
+error or a signal in any of them. Every SECONDS, between two chunks, each stores its accumulated
+state beside the result. The same command resumes from there, and adds the same numbers in the same
+order.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ffcore.system.distributed import Processes
 from ffcore.system.weights import WeightsError, read_weights, write_weights
 
 SECONDS = 30.0
-"""Seconds between two writes of what was accumulated."""
+"""Seconds between two writes of the accumulated state."""
 
 Progress = Callable[[str, int, int], None]
 """(name of the work, number done, total number)."""
@@ -42,29 +43,29 @@ class StoppedEvaluation(Exception):
 
 @attrs.frozen(kw_only=True, eq=False)
 class Working:
-    """How an evaluation computes; up to rounding, its numbers do not depend on it."""
+    """How an evaluation computes. Up to rounding, the numbers do not depend on it."""
 
     device: str = "cpu"
-    """Where features are computed."""
+    """The device of the features."""
     processes: Processes = attrs.field(factory=Processes)
     """The processes that share the work; only the leading one gets the result."""
     partial: Partial | None = None
-    """Where unfinished work is stored; see `hold_partial`."""
+    """The directory of unfinished work; see `hold_partial`."""
     progress: Progress = silent
-    """Called after each chunk; counts those of an interrupted evaluation."""
+    """Called after each chunk; counts resumed samples too."""
     stop: Callable[[], bool] = lambda: False
     """Called after each chunk; True stops the evaluation."""
 
     def check(self, done: str, keep: Callable[[], None] = lambda: None) -> None:
-        """Raise StoppedEvaluation, saying what is done, if any process must stop.
+        """Raise StoppedEvaluation, with the work done, if any process must stop.
 
-        Each calls `keep` before.
+        Each process calls `keep` first.
         """
         if self.processes.any(self.stop()):
             self.processes.together(keep)
-            goes_on = "the same command goes on"
+            goes_on = "the same command resumes it"
             if self.partial is None:
-                goes_on = "nothing is saved; with --out the same command would go on"
+                goes_on = "nothing is saved; use --out to be able to resume"
             raise StoppedEvaluation(f"stopped after {done}; {goes_on}")
 
 
@@ -86,15 +87,16 @@ class Clock:
 def hold_partial(
     out: Path, conditions: Mapping[str, Any], processes: Processes, *, overwrite: bool
 ) -> Iterator[Partial]:
-    """Lock the place where an evaluation that becomes `out` stores unfinished work.
+    """Lock the directory in which an evaluation stores unfinished work, beside `out`.
 
     Args:
         out: the result.
-        conditions: all that its numbers depend on, in tables.
-        processes: that share the work: each goes on with its own part, so there must be as many.
-        overwrite: delete an interrupted evaluation of other conditions.
+        conditions: of the numbers, in tables.
+        processes: that share the work; each resumes its own part, so their number must not change.
+        overwrite: delete an interrupted evaluation under other conditions.
 
-    Raises EvaluationError if there is one; SampleError if another command holds the place.
+    Raises EvaluationError for an interrupted evaluation under other conditions; SampleError if
+    another command has locked the directory.
     """
     partial = Partial.beside(out)
     wanted = {
@@ -128,9 +130,10 @@ def stream(
     """Pass samples through feature spaces once.
 
     Returns:
-        What was accumulated of all samples in the leading process, of its own part in any other.
+        The accumulated state: of all samples in the leading process, of its part in any other.
 
-    Raises StoppedEvaluation; EvaluationError and what making samples raises, in every process.
+    Raises StoppedEvaluation; EvaluationError and the errors of generating samples, in every
+    process.
     """
     part = _Part(samples, spaces, what, working, clock)
     processes = working.processes
@@ -145,7 +148,7 @@ def stream(
 
 
 class _Part:
-    """The samples that are this process's to stream."""
+    """The samples that this process streams."""
 
     def __init__(
         self,
@@ -171,14 +174,14 @@ class _Part:
         self.batches = samples.between(self.seen.done, self.stop)
 
     def _go_on(self) -> int:
-        """Load what was accumulated before an interruption; return how far it reaches."""
+        """Load the state from before an interruption; return the next sample."""
         if self.path is not None and self.path.exists():
             self.seen.join(_read(self.path))
             self.seen.taken_up = True
         return self.seen.done
 
     def rounds(self) -> Iterator[int]:
-        """Stream a chunk in each process, repeatedly; yield how many samples all have seen."""
+        """Stream a chunk per process in each round; yield the number of samples seen by all."""
         processes = self.working.processes
         rounds = max(processes.each(lambda: -(-(self.stop - self.seen.done) // self.chunk)))
         yield sum(processes.each(self._count))
@@ -213,7 +216,7 @@ class _Part:
         clock.lap("statistics")
 
     def keep(self) -> None:
-        """Store what was accumulated, if there is a place for it and it is not stored yet."""
+        """Store the accumulated state, if there is a place for it and it is new."""
         if self.path is not None and self.seen.done > self.kept:
             _write(self.path, self.seen.state())
             self.kept, self.kept_at = self.seen.done, time.monotonic()
@@ -228,5 +231,5 @@ def _read(path: Path) -> State:
     try:
         found = read_weights(str(path.absolute()))
     except WeightsError as error:
-        raise EvaluationError(f"{error}. To begin again, remove {path.parent}") from None
+        raise EvaluationError(f"{error}. To start again, remove {path.parent}") from None
     return State(tensors=found.tensors, **found.config)

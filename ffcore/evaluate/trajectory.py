@@ -1,4 +1,4 @@
-"""The trajectory error: a flow map f(z, δ) against its teacher's ODE, from the same noise."""
+"""The trajectory error of a flow map f(z, δ) against its teacher's ODE, from the same noise."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def trajectory_error(
 ) -> dict[float, float]:
     """Return the relative error of the flow map for each δ, against the teacher's ODE.
 
-    An eighth of the measurement's solver steps, at least 8, cover each eighth of the way.
+    Each eighth of the way takes an eighth of the measurement's solver steps, at least 8.
     """
     error = dict.fromkeys(DELTAS, 0.0)
     moved = dict.fromkeys(DELTAS, 0.0)

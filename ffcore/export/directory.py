@@ -1,7 +1,7 @@
-"""A finished run's student in a directory that goes anywhere: weights, config, card, recipe.
+"""A finished run's student in a self-contained directory: weights, config, card, recipe.
 
-It is made to be published: of a file on this machine it says the name and the digest, not where it
-lies. The decoder's place is kept beside the weights, since samples are decoded with it.
+An export is made for publishing: it names files of this machine by name and digest, without their
+path. Only the decoder's path stays, in the student file, since sampling needs the decoder.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ EXPORT_FILES = (STUDENT, CONFIG, CARD, RECIPE)
 def export(run: Path, out: Path, *, overwrite: bool = False) -> None:
     """Write the student of a finished run into a directory, whole or not at all.
 
-    It holds the student's file, what that says as config.json, a model card as README.md, and the
-    recipe, without the paths of this machine but the decoder's: of each, the file's name is left.
+    The directory holds the student file, its description as config.json, a model card as README.md,
+    and the recipe. Every path of this machine but the decoder's is cut to the file's name.
 
     Args:
         run: a run directory.
-        out: is made; must not be there.
+        out: the directory to create.
         overwrite: replace an earlier export at `out`.
 
-    Raises SourceError where the run is not finished, or `out` is not free; WeightsError where the
-    student's file is damaged.
+    Raises SourceError if the run is not finished or `out` is not free; WeightsError if the student
+    file is damaged.
     """
     _check_free(out, overwrite)
     if run.is_dir() and is_export(run):
-        raise SourceError(f"{run} is an export already")
+        raise SourceError(f"{run} is already an export")
     if not (run.is_dir() and is_run(run)):
-        raise SourceError(f"{run} is no run directory")
+        raise SourceError(f"{run} is not a run directory")
     source = student_path(run)
     recipe = load_recipe(run / RECIPE)
     evaluation = _evaluation(run, recipe)
@@ -49,8 +49,8 @@ def export(run: Path, out: Path, *, overwrite: bool = False) -> None:
     config = found.config
     if config["student"] is None:
         raise SourceError(
-            f"{run}: its student is rebuilt beside its teacher only, and cannot go without it. "
-            "The student's table needs a method `alone`, which gives the table that can."
+            f"{run}: this student can be rebuilt only with its teacher, so it cannot be exported. "
+            "Give its table a method `alone` that returns a table without that need."
         )
     if config.get("recipe") != digest(recipe):
         raise SourceError(f"{run / RECIPE} is not the recipe that {source} came from")
@@ -74,9 +74,9 @@ def export(run: Path, out: Path, *, overwrite: bool = False) -> None:
 
 
 def without_places(value: Any) -> Any:
-    """Return a tree as JSON or TOML hold it, with each path of this machine cut to a file's name.
+    """Return a tree of JSON or TOML with each path of this machine cut to the file's name.
 
-    That is an absolute path, or one that begins at a home or above; keys are cut like values.
+    These are absolute paths and those that begin with ~ or ../; keys are cut like values.
     """
     if isinstance(value, dict):
         return {without_places(key): without_places(each) for key, each in value.items()}
@@ -108,19 +108,19 @@ def _check_free(out: Path, overwrite: bool) -> None:
     if not out.exists():
         return
     if not (out.is_dir() and is_export(out)):
-        raise SourceError(f"{out} exists and is no earlier export: choose another directory")
+        raise SourceError(f"{out} exists and is not an earlier export: choose another directory")
     foreign = sorted({path.name for path in out.iterdir()} - set(EXPORT_FILES))
     if foreign:
         raise SourceError(
-            f"{out} holds what no export has written ({', '.join(foreign[:5])}): choose another "
-            "directory"
+            f"{out} holds files that are not an export's ({', '.join(foreign[:5])}): choose "
+            "another directory"
         )
     if not overwrite:
         raise SourceError(f"{out} is an earlier export: choose another directory, or --overwrite")
 
 
 def _evaluation(run: Path, recipe: Recipe) -> dict[str, Any] | None:
-    """Return the evaluation of a run; None where it was switched off."""
+    """Return the evaluation of a run; None if it was switched off."""
     if not recipe.evaluation.enabled:
         return None
     try:
@@ -129,7 +129,7 @@ def _evaluation(run: Path, recipe: Recipe) -> dict[str, Any] | None:
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     except FileNotFoundError:
         raise SourceError(
-            f"{run} has been trained and not yet evaluated: the same `ffd run` goes on with it"
+            f"{run} is trained but not yet evaluated: run the same `ffd run` again"
         ) from None
     except (ValueError, TypeError) as error:
         raise SourceError(f"{run / EVALUATION} is damaged: {error}") from None

@@ -1,4 +1,4 @@
-"""An export's README: what the student is, what it came from, what it reached, how to use it."""
+"""An export's README: the student, how to use it, its origin and its results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LICENCES = {
     "bsd-3-clause": "bsd-3-clause",
     "openrail": "openrail",
 }
-"""What model hubs call a licence, by what people call it."""
+"""The names of licences on model hubs, by their common names."""
 
 
 def model_card(
@@ -38,9 +38,9 @@ def model_card(
 
     Args:
         name: of the export.
-        config: what the export's student says; see `describe`.
+        config: the student's description; see `describe`.
         recipe: the export's.
-        evaluation: the run's evaluation.json; None where it was switched off.
+        evaluation: the run's evaluation.json; None if it was switched off.
     """
     return "\n".join(
         [
@@ -48,8 +48,8 @@ def model_card(
             "",
             f"# {name}",
             "",
-            f"A student that makes {'an image' if _makes_images(config) else 'a sample'} in one "
-            f"step. ffcore {config['ffcore']} distilled it {_from_what(recipe)}. The method: "
+            f"This student makes {'an image' if _makes_images(config) else 'a sample'} in one "
+            f"step. ffcore {config['ffcore']} distilled it {_from_what(recipe)}. Method: "
             f"{_method(recipe)}.",
             "",
             *_use(name, config, recipe),
@@ -68,12 +68,12 @@ def model_card(
 
 def _from_what(recipe: Recipe) -> str:
     if recipe.data is None:
-        return "from its teacher alone: no data were used"
+        return "from its teacher, without data"
     return f"from its teacher and data, `{installed().type_name('data', recipe.data)}`"
 
 
 def _method(recipe: Recipe) -> str:
-    """Return the objectives of a recipe, each with what it does, if its plugin says so."""
+    """Return the objectives of a recipe, each with its plugin's summary, if there is one."""
     objectives = []
     for role, table in _objectives(recipe):
         claim = installed().provider(role, table)
@@ -114,8 +114,8 @@ def _use(name: str, config: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
     yield "## Use"
     yield ""
     yield (
-        f"With Python ≥ 3.11 and {_installation(config, recipe)}, from the folder that this one is "
-        "in. Neither the teacher nor the recipe is read."
+        f"Install Python ≥ 3.11 and {_installation(config, recipe)}. Run this from the parent "
+        "folder of the export. The teacher and the recipe are not needed."
     )
     yield ""
     yield "```python"
@@ -131,27 +131,28 @@ def _use(name: str, config: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
     yield ""
     yield f"- {_samples(config)}"
     yield f"- steps: {_steps(config)}"
-    yield f"- classes: {'none' if classes is None else f'0 to {classes - 1}; `labels=` chooses'}"
+    known = "none" if classes is None else f"0 to {classes - 1}; `labels=` selects them"
+    yield f"- classes: {known}"
     if low_high is None:
         yield "- guidance: none" if scale == 1 else f"- guidance: built in, at scale {scale:g}"
     else:
         low, high = low_high
         yield (
-            f"- guidance: `guidance=` chooses a scale from {low:g} to {high:g}; {scale:g} by "
+            f"- guidance: `guidance=` selects a scale from {low:g} to {high:g}; {scale:g} by "
             "default"
         )
     yield from _decoder_files(config, files)
 
 
 def _steps(config: Mapping[str, Any]) -> str:
-    """Return how many steps the student was trained for."""
+    """Return the numbers of steps that the student was trained for."""
     if config.get("starts_at") == "anywhere":
         return "1 by default; trained for 1, 2, 4, or any other number (`steps=`)"
-    return "1, all that the student was trained for"
+    return "1; the student was trained for one step only"
 
 
 def _samples(config: Mapping[str, Any]) -> str:
-    """Return what the student makes, and what its decoder makes of that."""
+    """Describe the student's samples, and what its decoder turns them into."""
     size = _times(config["sample_shape"])
     kind, decoded = config["decoder"]["type"], config.get("decoded_shape")
     if kind != "identity":
@@ -164,19 +165,19 @@ def _samples(config: Mapping[str, Any]) -> str:
     if len(config["sample_shape"]) == 1:
         return f"samples: vectors of {size} numbers"
     if _makes_images(config):
-        return f"samples: images of shape {size}, which the student makes without a decoder"
-    return f"samples: arrays of shape {size}, which nothing decodes"
+        return f"samples: images of shape {size}, without a decoder"
+    return f"samples: arrays of shape {size}, without a decoder"
 
 
 def _decoder_files(config: Mapping[str, Any], files: tuple[File, ...]) -> Iterator[str]:
-    """Say which files the decoder is read from, and how its user names them."""
+    """Yield the files of the decoder, and how to name them."""
     if not files:
         return
     origins = "; ".join(dict.fromkeys(map(_origin_of, files)))
     yours = [f"{key}=PATH" for key in dict.fromkeys(file.key for file in files)]
-    where = "Say where yours lie" if _keys_to_set(files) else "If yours lie elsewhere"
+    where = "Name your copies" if _keys_to_set(files) else "If yours are elsewhere, name them"
     yield (
-        f"- the decoder's files are not part of this; they come from {origins}. {where}: `--set "
+        f"- the decoder's files are not included; they come from {origins}. {where}: `--set "
         f"{' --set '.join(yours)}`, in Python `overrides={json.dumps(yours)}`"
     )
     for name, digest in config.get("decoder_sha256", {}).items():
@@ -184,12 +185,12 @@ def _decoder_files(config: Mapping[str, Any], files: tuple[File, ...]) -> Iterat
 
 
 def _origin_of(file: File) -> str:
-    stated = file.reference if ":" in file.reference else "a place that nobody stated"
+    stated = file.reference if ":" in file.reference else "an unknown source"
     return (file.origin or stated) + (f", licence {file.licence}" if file.licence else "")
 
 
 def _keys_to_set(files: Iterable[File]) -> list[str]:
-    """Return the keys of files that only their user can find: those that are named by a path."""
+    """Return the keys of files that only the user can find: those named by a path."""
     return list(dict.fromkeys(file.key for file in files if ":" not in file.reference))
 
 
@@ -206,7 +207,7 @@ def _times(shape: Iterable[int]) -> str:
 
 
 def _installation(config: Mapping[str, Any], recipe: Recipe) -> str:
-    """Return what has to be installed to rebuild student and decoder."""
+    """Return the packages needed to rebuild student and decoder."""
     claims = {
         role: installed().provider(role, table)
         for role, table in (("student", recipe.student), ("decoder", recipe.decoder))
@@ -220,7 +221,7 @@ def _installation(config: Mapping[str, Any], recipe: Recipe) -> str:
 
 
 def _sampling(config: Mapping[str, Any]) -> str:
-    """Return the line of Python that samples, with the shape of what comes out."""
+    """Return the line of Python that samples, with the shape of its result."""
     shape = config["sample_shape"]
     if config["decoder"]["type"] != "identity":
         shape = config.get("decoded_shape") or ("C", "H", "W")
@@ -243,22 +244,22 @@ def _origin(config: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
         **{f"SHA-256 of {name}": digest for name, digest in teacher["sha256"].items()},
         "fingerprint": teacher["fingerprint"],
         "recipe": f"`recipe.toml`, digest {config['recipe']}",
-        "steps of training": config["step"],
+        "training steps": config["step"],
     }
-    yield "## Where it comes from"
+    yield "## Origin"
     yield ""
     yield from (f"- {label}: {value}" for label, value in rows.items() if value is not None)
     if keys:
         yield ""
         yield (
-            "The files that `recipe.toml` names are not part of this. To run it, say where yours "
-            f"lie: {' and '.join(f'`--set {key}=PATH`' for key in keys)}."
+            "The files that `recipe.toml` names are not included. To run it, name your copies: "
+            f"{' and '.join(f'`--set {key}=PATH`' for key in keys)}."
         )
     if teacher["sha256"]:
         yield ""
         yield (
-            "The student's weights derive from the teacher's. Whether you may use or share them, "
-            "the teacher's licence says."
+            "The student's weights derive from the teacher's. The teacher's licence says whether "
+            "you may use or share them."
         )
 
 
@@ -278,7 +279,7 @@ def _results(evaluation: Mapping[str, Any] | None) -> Iterator[str]:
     listed = ", ".join(f"{float(error):.3f} at {float(at):g}" for at, error in errors.items())
     yield f"Relative error of the flow map by δ: {listed}."
     yield ""
-    yield "Measured under these conditions, and comparable under no others:"
+    yield "Compare these numbers only with others measured under the same conditions:"
     yield ""
     yield from (f"- {name}: {_inline(value)}" for name, value in evaluation["identity"].items())
 
@@ -291,7 +292,7 @@ def _table(distances: Mapping[str, Any]) -> Iterator[str]:
     for steps in found[0]["euler"]:
         label = f"teacher, {steps} Euler step{'' if steps == '1' else 's'}"
         rows[label] = [each["euler"][steps] for each in found]
-    rows["noise floor (the teacher again)"] = [each["floor"] for each in found]
+    rows["noise floor (teacher against itself)"] = [each["floor"] for each in found]
     yield f"| samples | {' | '.join(distances)} |"
     yield "|---" * (1 + len(found)) + "|"
     for label, values in rows.items():

@@ -1,4 +1,4 @@
-"""Where a student is: in a run's directory, in an export, in a file."""
+"""Sources of a student: a run directory, an export, or a student file."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ffcore.interfaces import Student
 from ffcore.recipe import load_recipe
 
 CONFIG, CARD = "config.json", "README.md"
-"""What an export has beside the student and the recipe."""
+"""The files of an export beside the student and the recipe."""
 
 
 class SourceError(Exception):
-    """A source has nothing to sample or export. One message, for a person."""
+    """A source has nothing to sample or export. The message is for the user."""
 
 
 def is_run(directory: Path) -> bool:
@@ -28,9 +28,9 @@ def is_export(directory: Path) -> bool:
 
 
 def student_path(source: str | PathLike[str]) -> Path:
-    """Return the student's file of a run directory, of an export, or the file itself.
+    """Return the student file of a run directory or an export, or the file itself.
 
-    Raises SourceError where there is none, and RecipeError where there is nothing at all.
+    Raises SourceError if there is none, and RecipeError if the source does not exist.
     """
     path = Path(source)
     if path.is_dir():
@@ -38,15 +38,15 @@ def student_path(source: str | PathLike[str]) -> Path:
             return path / STUDENT
         if is_run(path):
             raise SourceError(
-                f"{path} has no student yet: its training has not finished. The same `ffd run` "
-                "goes on with it; until then `ffd sample --teacher` samples its teacher."
+                f"{path} has no student yet: its training has not finished. Run the same `ffd run` "
+                "to resume it. `ffd sample --teacher` samples its teacher."
             )
         raise SourceError(f"{path} is neither a run directory nor an export: it has no {STUDENT}")
     if path.is_file() and path.suffix != ".toml":
         return path
-    load_recipe(source)  # raises where there is nothing of that name
+    load_recipe(source)  # raises if there is no such recipe
     raise SourceError(
-        f"{source} is a recipe, and has no student: `ffd run {source}` makes one, in "
+        f"{source} is a recipe, and has no student: `ffd run {source}` trains one, in "
         f"runs/{path.stem} by default. `ffd sample --teacher` samples its teacher."
     )
 
@@ -55,9 +55,8 @@ def load_student(source: str | Path) -> Student:
     """Return the student of a finished run or of an export: the EMA, on the CPU.
 
     Args:
-        source: the directory of either, or a student's file.
+        source: the directory of either, or a student file.
 
-    Raises SourceError or RecipeError where there is no student, WeightsError where its file is
-    damaged.
+    Raises SourceError or RecipeError if there is no student, WeightsError if its file is damaged.
     """
     return read_student(student_path(source)).student

@@ -1,7 +1,7 @@
-"""A student as a file of its own: its weights, and in their metadata all that rebuilds it.
+"""The student file: the student's weights, and in their metadata how to rebuild it.
 
-Neither the teacher nor the files that the recipe names are needed for that. A run writes its
-student so, and an export is made around such a file.
+Rebuilding needs neither the teacher nor the recipe's files. A run writes its student in this form,
+and an export contains such a file.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from ffcore.system.files import File, file_digest, locate
 from ffcore.system.weights import Weights, WeightsError, fingerprint, read_weights, write_weights
 
 RECIPE, STUDENT, EVALUATION = "recipe.toml", "student.safetensors", "evaluation.json"
-"""What a run directory calls these files, and an export too."""
+"""The names of these files in a run directory and in an export."""
 
 SCHEMA = 1
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class StudentFile:
-    """What a student's file holds."""
+    """The content of a student file."""
 
     student: Student
     """On the CPU, in eval mode, frozen."""
     sample_shape: tuple[int, ...]
     conditions: ConditionSource | None
-    """What the student is conditioned on; None: something that no file describes."""
+    """The student's conditions; None if a file cannot describe them."""
     scale: float
     """The guidance scale that it was trained for; of a range, the default."""
     range: tuple[float, float] | None
@@ -57,7 +57,7 @@ class StudentFile:
 
     @property
     def context(self) -> Context:
-        """What the student's other components are built with: a teacher that has no velocity."""
+        """The context for the student's other components; its teacher has no velocity."""
         return _context(self.sample_shape, self.conditions, self.range)
 
 
@@ -68,20 +68,20 @@ def describe(
     step: int,
     decoder: Decoder | None = None,
 ) -> dict[str, Any]:
-    """Return what a student's file says beside the weights, as JSON can hold it.
+    """Return the description in a student file, ready for JSON.
 
     Args:
         recipe: of the run.
         teacher: unguided.
-        student: as it was built; its weights do not count.
-        step: after which the weights stand.
-        decoder: the recipe's, beside the student; without it `decoded_shape` is null.
+        student: as built; its weights do not matter.
+        step: the training step of the weights.
+        decoder: the recipe's, on the student's device; without it `decoded_shape` is null.
 
-    `student` and `decoder` are component tables as a recipe has them. `student` is null where its
-    table needs something of the teacher and has no `alone`, which gives the table that does not.
-    `starts_at` is the student's. `conditions` is {} without any, null where no file describes them.
-    `decoded_shape` is that of one decoded sample. `sha256` and `decoder_sha256` are of each file
-    that the teacher and the decoder were read from.
+    `student` and `decoder` are component tables as in a recipe. `student` is null if its table
+    needs something of the teacher and has no method `alone`, which returns a table without that
+    need. `starts_at` is the student's. `conditions` is {} for an unconditional teacher, null if a
+    file cannot describe them. `decoded_shape` is the shape of one decoded sample. `sha256` and
+    `decoder_sha256` have the digest of each file of the teacher and the decoder.
     """
     return {
         "schema": SCHEMA,
@@ -101,16 +101,17 @@ def describe(
 
 
 def write_student(path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Write a student's state whole or not at all, as `describe` describes it."""
+    """Write a student's state with its description, whole or not at all."""
     write_weights(path, state, config)
 
 
 def read_student(path: Path) -> StudentFile:
-    """Read a student's file and rebuild the student.
+    """Read a student file and rebuild the student.
 
-    Raises WeightsError where the file is damaged or is another, RecipeError where the plugin that
-    brings the student is not installed. A student that cannot be rebuilt without its teacher is
-    rebuilt beside it where the recipe lies beside the file; else that is a WeightsError.
+    If the student cannot be rebuilt without its teacher, the recipe beside the file rebuilds both.
+
+    Raises WeightsError if the file is damaged, is not a student file, or lacks that recipe;
+    RecipeError if the student's plugin is not installed.
     """
     weights = read_weights(str(path))
     config = weights.config
@@ -121,7 +122,7 @@ def read_student(path: Path) -> StudentFile:
     except RecipeError as error:
         if error.about == "plugin":
             raise
-        raise WeightsError(f"{path} describes no student: {error}") from None
+        raise WeightsError(f"{path} does not describe a student: {error}") from None
     except BuildError as error:
         raise WeightsError(f"{path} describes a student that cannot be built: {error}") from None
     weights.load_into(student)
@@ -144,12 +145,12 @@ class _Structured:
 
 
 def _structure(weights: Weights) -> _Structured:
-    """Read what the metadata says; raise WeightsError where it is not a student's."""
+    """Parse the metadata; raise WeightsError if it is not a student's."""
     config = weights.config
     if "schema" not in config:
         raise WeightsError(
-            f"{weights.source} is no student's file: it does not say how to rebuild one. If it is "
-            "an older run's, the same `ffd run` writes it again."
+            f"{weights.source} is not a student file: it does not say how to rebuild one. If it is "
+            "from an older run, the same `ffd run` writes it again."
         )
     if config["schema"] != SCHEMA:
         raise WeightsError(
@@ -171,7 +172,7 @@ def _structure(weights: Weights) -> _Structured:
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise WeightsError(
-            f"{weights.source} is a damaged student's file: {type(error).__name__} {error}"
+            f"{weights.source} is a damaged student file: {type(error).__name__} {error}"
         ) from None
 
 
@@ -185,8 +186,8 @@ def _rebuilt(path: Path, found: _Structured, config: Mapping[str, Any]) -> Stude
     recipe = path.with_name(RECIPE)
     if not recipe.exists():
         raise WeightsError(
-            f"{path} holds a student that is rebuilt beside its teacher only, by the recipe that "
-            f"{RECIPE} was, and there is none beside it"
+            f"{path} holds a student that can be rebuilt only with its teacher, and has no "
+            f"{RECIPE} beside it"
         )
     return parts(load_recipe(recipe)).student
 
@@ -208,7 +209,7 @@ def _teacher_tree(table: Any, teacher: Teacher) -> dict[str, Any]:
 
 
 def _digests(table: Any) -> dict[str, str]:
-    """Return the SHA-256 of each file that a component is read from, by its reference."""
+    """Return the SHA-256 of each of a component's files, by its reference."""
     files: tuple[File, ...] = getattr(table, "files", ())
     return {file.reference: file_digest(locate(file.reference)) for file in files}
 
@@ -240,4 +241,4 @@ def _context(
 
 
 def _no_velocity(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-    raise AssertionError("a student's file brings no teacher")
+    raise AssertionError("a student file has no teacher")

@@ -1,4 +1,4 @@
-"""The figures of a page: distances beside each other, and what was measured on the way."""
+"""The figures of a page: ranked distances, training curves and trajectory errors."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ffcore.report.record import Record
 from ffcore.report.summary import Comparable, differences, error_conditions
 
 COLOURS = 6
-"""Of the page; more runs take them again."""
+"""Number of colours on the page; more runs repeat them."""
 _CURVES: dict[str, Sequence[str]] = {
     "loss": ["loss"],
     "gaps, RMS": ["gap_prediction", "gap_correction"],
     "λ": ["lambda"],
-    "norm of the gradient": ["gradient_norm"],
+    "gradient norm": ["gradient_norm"],
 }
 _SPEED = "samples per second"
 _KNOWN = {
@@ -32,7 +32,7 @@ _KNOWN = {
 
 @attrs.frozen(kw_only=True)
 class Panel:
-    """A chart with what its lines are."""
+    """A chart and its lines."""
 
     title: str
     drawn: str
@@ -87,7 +87,7 @@ def _place(value: float, low: float, high: float) -> float:
 
 
 def curves(records: Sequence[Record]) -> list[Panel]:
-    """Return the charts of all that was measured while training."""
+    """Return the charts of all training metrics."""
     measured = dict.fromkeys(name for each in records for line in each.metrics for name in line)
     shown = {name for names in _CURVES.values() for name in names} | _KNOWN
     others = [name for name in measured if name not in shown and not name.startswith("seconds/")]
@@ -98,7 +98,7 @@ def curves(records: Sequence[Record]) -> list[Panel]:
 
 
 def _title(name: str) -> str:
-    """Return what a metric is called: loss_online is the loss of a network called so."""
+    """Return the title of a metric: loss_online is the loss of the network "online"."""
     for start, words in {
         "loss_": "loss of the {} network",
         "gradient_norm_": "norm of the {} network's gradient",
@@ -131,7 +131,7 @@ def _panel(title: str, names: Sequence[str], records: Sequence[Record]) -> Panel
 
 
 def error_panel(records: Sequence[Record]) -> Panel | None:
-    """Return the chart of trajectory errors by δ; None where no run has any."""
+    """Return the chart of trajectory errors by δ; None if no run has any."""
     measured = [each for each in records if each.evaluation]
     lines = []
     for record in measured:

@@ -1,7 +1,7 @@
 """The page: one HTML file that loads nothing from the network, with pictures and charts inside.
 
-Its content is gathered here and arranged by page.html, which escapes everything but the
-charts that are made here.
+This module collects the content, and page.html arranges it. The template escapes everything but
+ffcore's own charts.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from ffcore.report.summary import (
 )
 
 _LISTED = 12
-"""Numbers of a verification that are shown at most."""
+"""Most numbers of a verification to show."""
 
 
 def page(records: Sequence[Record], *, written: datetime | None = None) -> str:
-    """Return the report of runs as HTML, those of several side by side.
+    """Return the report of runs as HTML, several side by side.
 
     Args:
         records: at least one.
-        written: when; by default now.
+        written: the date; by default now.
     """
     folder = files("ffcore.report")
     environment = jinja2.Environment(
@@ -72,7 +72,7 @@ def page(records: Sequence[Record], *, written: datetime | None = None) -> str:
 
 
 def _steps_in(group: Sequence[Record], space: str) -> dict[str, list[int]]:
-    """Return the numbers of steps in which student and teacher were measured by any run."""
+    """Return the numbers of steps of student and teacher that any run measured."""
     measured = [each.evaluation.distances[space] for each in group if each.evaluation]
     return {
         "student": sorted({steps for each in measured for steps in each.student}),
@@ -89,14 +89,14 @@ def _all_keys(records: Sequence[Record]) -> dict[str, list[Any]]:
 
 
 def _sections(records: Sequence[Record]) -> list[str]:
-    """Return the sections of a step that any run reports, the rest last."""
+    """Return the sections of a step that any run reports, "the rest" last."""
     found = [each for each in map(cost, records) if each is not None]
     names = dict.fromkeys(name for each in found for name in each.sections)
     return sorted(names, key=lambda name: name == "the rest")
 
 
 def _packages(records: Sequence[Record]) -> dict[str, list[str]]:
-    """Return the versions that each run was made with, by what they are of."""
+    """Return the versions of each run, by package."""
     found: dict[str, list[str]] = {}
     for index, record in enumerate(records):
         versions = {name: record.provenance.get(name) for name in ("ffcore", "python", "torch")}
@@ -109,7 +109,7 @@ def _packages(records: Sequence[Record]) -> dict[str, list[str]]:
 
 
 def _verification(record: Record) -> dict[str, str]:
-    """Return the main numbers of a verification; of a form that is not known, its single values."""
+    """Return the main numbers of a verification; if its form is unknown, its single values."""
     facts = keys(record.verification or {})
     plain = {
         name: _value(value)
@@ -120,27 +120,22 @@ def _verification(record: Record) -> dict[str, str]:
 
 
 def _verified_mainly(found: Mapping[str, Any]) -> dict[str, str]:
-    """Return what `ffd verify` finds at δ = 1, over noise levels and of classes, where it is."""
-    facts: dict[str, Any] = {
-        "of the student after step": _at(found, "conditions", "student", "step")
-    }
-    for name, title in (
-        ("trajectory", "trajectory error"),
-        ("identity", "residual of the identity"),
-    ):
+    """Return the results of `ffd verify` at δ = 1, over noise levels and for classes, if any."""
+    facts: dict[str, Any] = {"student after step": _at(found, "conditions", "student", "step")}
+    for name, title in (("trajectory", "trajectory error"), ("identity", "identity residual")):
         facts[f"{title} at δ = 1, median"] = _at(found, name, "1.0", "relative", "median")
-    for whose, title in (("student", "student's samples"), ("control", "teacher's own")):
+    for whose, title in (("student", "student's samples"), ("control", "teacher's own samples")):
         levels = _at(found, "noising", whose) or {}
         gaps = {r: _at(levels, r, "errors", "absolute", "rms") for r in levels}
         known = {r: gap for r, gap in gaps.items() if isinstance(gap, float)}
         if known:
             worst = max(known, key=lambda r: known[r])
-            facts[f"noising gap of the {title}, greatest, at r = {worst}"] = known[worst]
+            facts[f"largest noising gap of the {title}, at r = {worst}"] = known[worst]
     for name in _at(found, "classes") or {}:
         for whose in ("student", "teacher"):
             share = _at(found, "classes", name, whose)
             if isinstance(share, float):
-                facts[f"{whose} read as asked by {name}"] = f"{share:.1%}"
+                facts[f"class accuracy of the {whose}, by {name}"] = f"{share:.1%}"
     return {
         title: _number(value) if isinstance(value, float) else str(value)
         for title, value in facts.items()
@@ -149,7 +144,7 @@ def _verified_mainly(found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _at(tree: Any, *names: str) -> Any:
-    """Return the value at a place in nested tables; None if there is none."""
+    """Return the value at a path in nested tables; None if there is none."""
     for name in names:
         tree = tree.get(name) if isinstance(tree, Mapping) else None
     return tree
@@ -169,7 +164,7 @@ def _number(value: float | None) -> str:
 
 
 def _value(value: Any) -> str:
-    """Return a recipe's value as a reader knows it from TOML."""
+    """Return a recipe's value as TOML shows it."""
     match value:
         case None:
             return "–"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 POINTS = 1000
 """Samples in a scatter plot, which vectors get instead of rows of images."""
 CONDITIONS = "conditions"
-"""Under which name a preview holds what it depends on."""
+"""The name of a preview's conditions in its PNG."""
 
 _INK, _MUTED = "#1b1b1b", "#6b6b6b"
 _BLUE, _ORANGE = "#1f5fbf", "#c2571a"
@@ -24,7 +24,7 @@ _LINES = (
     {"color": _ORANGE, "marker": "s", "linestyle": "--"},
     {"color": _MUTED, "marker": "^", "linestyle": ":"},
 )
-"""Told apart by colour, by marker and by dashes."""
+"""Line styles, distinct in colour, marker and dashes."""
 _SMALLEST, _LARGEST = 64, 128
 """Pixels along a side of an image in a preview."""
 _COLUMNS, _GAP = 10, 4
@@ -78,13 +78,13 @@ def _draw_points(path: Path, rows: Mapping[str, Tensor]) -> None:
 
 
 def draw_preview(path: Path, samples: Tensor, behind: Tensor, conditions: str) -> None:
-    """Write samples as a small PNG without words, as good on white as on black.
+    """Write samples as a small PNG without text, for light and dark backgrounds.
 
     Args:
         path: of the PNG.
         samples: images in [−1, 1] become rows of them, vectors a scatter plot.
-        behind: samples that show where vectors belong, and which part of the plane is drawn.
-        conditions: kept in the file.
+        behind: samples to draw behind vectors; they set the visible part of the plane.
+        conditions: stored in the file.
     """
     from PIL.PngImagePlugin import PngInfo
 
@@ -98,7 +98,7 @@ def draw_preview(path: Path, samples: Tensor, behind: Tensor, conditions: str) -
 
 
 def _rows(images: Tensor) -> Image:
-    """Return images side by side, none too small or too large to be compared."""
+    """Return images side by side, scaled to a visible size."""
     from PIL import Image
 
     pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
@@ -117,7 +117,7 @@ def _rows(images: Tensor) -> Image:
 
 
 def _scatter(points: Tensor, behind: Tensor) -> Image:
-    """Return points of the plane over others, which fill five sixths of the picture."""
+    """Return points over those behind, which fill five sixths of the picture."""
     from PIL import Image, ImageDraw
 
     fine = 3 * _PLANE  # and then made smaller, so that dots are round
@@ -183,11 +183,11 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
 
 
 def draw_verification(path: Path, found: Mapping[str, Any]) -> None:
-    """Write, as a PNG, how a student departs from its teacher over durations and noise levels.
+    """Write a student's errors over durations and noise levels as a PNG.
 
     Args:
         path: of the PNG.
-        found: a verification as JSON holds it; see ffcore.verify.
+        found: a verification as in JSON; see ffcore.verify.
     """
     noising = found["noising"]
     figure, axes = _figure(1, 3 if noising else 2, width=9.6 if noising else 6.6, height=2.9)
@@ -209,7 +209,7 @@ def draw_verification(path: Path, found: Mapping[str, Any]) -> None:
 
 
 def _draw_spread(axis: Any, errors: Mapping[str, Any]) -> None:
-    """Draw the median and the band of relative errors over durations, where there are any."""
+    """Draw the median and the band of relative errors over durations, if there are any."""
     rows = [(float(at), each["relative"]) for at, each in errors.items() if each["relative"]]
     at = [place for place, _ in rows]
     low, median, high = ([each[key] for _, each in rows] for key in ("low", "median", "high"))
@@ -218,7 +218,7 @@ def _draw_spread(axis: Any, errors: Mapping[str, Any]) -> None:
 
 
 def _draw_gaps(axis: Any, noising: Mapping[str, Any]) -> None:
-    """Draw the fitted gap of both, and below each the bound that holds whatever the fit."""
+    """Draw the fitted gap of both, with the lower bound that holds for any fit."""
     for whose, colour, name in (
         ("student", _BLUE, "student"),
         ("control", _ORANGE, "teacher's own samples"),
@@ -247,7 +247,7 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def _put(path: Path, write: Callable[[Path], None]) -> None:
-    """Let a file that is written be there whole or not at all."""
+    """Write a file whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     write(partial)
     partial.replace(path)
@@ -255,17 +255,17 @@ def _put(path: Path, write: Callable[[Path], None]) -> None:
 
 @attrs.frozen(kw_only=True)
 class Points:
-    """A line of measured points: what was spent, what came of it, and its standard error."""
+    """A line of measured points: NFE, value and standard error."""
 
     nfe: Sequence[int]
     values: Sequence[float]
     errors: Sequence[float] | None = None
     end: str = ""
-    """What stands at the last point."""
+    """The text at the last point."""
 
 
 def draw_against_nfe(path: Path, panels: Mapping[str, Mapping[str, Points]]) -> None:
-    """Write what came of evaluations as a PNG.
+    """Write values over NFE as a PNG.
 
     Args:
         path: of the PNG.

@@ -1,6 +1,6 @@
 """The record of a run in its directory, finished or not.
 
-Nothing is recomputed, and no plugin is needed: a report is made where the files are.
+A report only reads files: it recomputes nothing and needs no plugin.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Value = TypeVar("Value")
 
 
 class ReportError(Exception):
-    """A directory that no report can be made of. One message, for a person."""
+    """A directory cannot be reported on. The message is for the user."""
 
 
 @attrs.frozen
@@ -42,7 +42,7 @@ class Picture:
 
 @attrs.frozen(kw_only=True)
 class Distances:
-    """Fréchet distances to the teacher in one feature space, as an evaluation keeps them."""
+    """Fréchet distances to the teacher in one feature space, as an evaluation stores them."""
 
     floor: float
     euler: Mapping[int, float]
@@ -52,17 +52,17 @@ class Distances:
 
 @attrs.frozen(kw_only=True)
 class Evaluation:
-    """What a run found at its end."""
+    """The evaluation at the end of a run."""
 
     distances: Mapping[str, Distances]
     trajectory_error: Mapping[float, float]
     identity: Mapping[str, Any]
-    """What the numbers depend on."""
+    """The conditions of the numbers."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Record:
-    """A run, as far as it has gone."""
+    """A run, finished or not."""
 
     name: str
     directory: Path
@@ -73,62 +73,62 @@ class Record:
     evaluation: Evaluation | None
     has_student: bool
     saved: int
-    """The step of the newest checkpoint, 0 where there is none."""
+    """The step of the newest checkpoint; 0 without one."""
     previews: Mapping[int, Picture]
     """The student's samples, by the step."""
     teachers: Picture | None
-    """The teacher's, from the same noise."""
+    """The teacher's samples, from the same noise."""
     samples: Picture | None
     verification: Mapping[str, Any] | None
     verification_picture: Picture | None
     damaged: Sequence[str] = ()
-    """What else is there and cannot be used, and why; sentences without their ends."""
+    """Files that cannot be used, with the reason; sentences without a full stop."""
 
     @property
     def steps(self) -> int:
-        """How many steps the run is to make."""
+        """Number of steps of the whole run."""
         return int(self.recipe["training"]["steps"])
 
     @property
     def step(self) -> int:
-        """How many steps are known to have been made."""
+        """Number of recorded steps."""
         reported = [int(line["step"]) for line in self.metrics[-1:]]
         return max([self.saved, *reported])
 
     @property
     def finished(self) -> bool:
-        """Whether there is a student of the recipe's last step."""
+        """Whether there is a student after the recipe's last step."""
         return self.has_student and self.step >= self.steps
 
     @property
     def missing(self) -> list[str]:
-        """What a report of a whole run would have, and this one has not; sentences."""
+        """The parts that are missing from the report of a finished run, as sentences."""
         found = []
         if not self.finished:
-            state = f"{self.step:,} of {self.steps:,} steps are known to be made"
-            found.append(f"Training has not finished: {state}. The same ffd run goes on.")
+            state = f"{self.step:,} of {self.steps:,} steps are recorded"
+            found.append(f"Training has not finished: {state}. The same ffd run resumes it.")
         if not self.metrics:
             found.append(f"There are no curves: {METRICS} is empty.")
         if self.evaluation is not None and not self.finished:
-            found.append("The evaluation is of an earlier student, after fewer steps.")
+            found.append("The evaluation is for an earlier student, after fewer steps.")
         if self.evaluation is None:
             off = self.recipe.get("evaluation", {}).get("enabled") is False
             why = "it comes after training"
             if off:
                 why = "the recipe switches it off"
             elif self.finished:
-                why = "the same ffd run makes it again"
+                why = "the same ffd run makes it"
             found.append(f"There is no evaluation: {why}.")
         if not self.previews:
-            found.append("There are no samples from training: there are no previews.")
+            found.append("There are no samples from training: the run has no previews.")
         return [*found, *(f"{each}." for each in self.damaged)]
 
 
 def read_records(directories: Sequence[Path]) -> list[Record]:
-    """Return the records of runs; those of one name are called by their paths.
+    """Return the records of runs; runs with the same name are named by their paths.
 
-    Raises ReportError for anything but a run's directory, and if its recipe or provenance is
-    damaged; the record lists other damaged files.
+    Raises ReportError for anything but a run directory, and if its recipe or provenance is damaged;
+    the record lists other damaged files.
     """
     counts = Counter(each.absolute().name for each in directories)
     names = [each.absolute().name for each in directories]
@@ -177,13 +177,13 @@ def _read(directory: Path, name: str) -> Record:
 
 def _check(directory: Path) -> None:
     if not directory.is_dir():
-        found = "is a file" if directory.exists() else "is not there"
-        raise ReportError(f"{directory} {found}: a report is of the directory of an ffd run")
+        found = "is a file" if directory.exists() else "does not exist"
+        raise ReportError(f"{directory} {found}: a report needs the directory of an ffd run")
     lacking = [each for each in (RECIPE, PROVENANCE) if not (directory / each).is_file()]
     if lacking:
         raise ReportError(
-            f"{directory} is no run directory: it has no {' and no '.join(lacking)}. A report is "
-            "of the directory that ffd run wrote"
+            f"{directory} is not a run directory: it has no {' and no '.join(lacking)}. A report "
+            "needs a directory that ffd run wrote"
         )
 
 
@@ -220,12 +220,12 @@ def _provenance(text: str) -> Mapping[str, Any]:
 def _mapping(text: str) -> Mapping[str, Any]:
     found = json.loads(text)
     if not isinstance(found, dict):
-        raise TypeError(f"an object is needed, found {type(found).__name__}")
+        raise TypeError(f"must be an object, found {type(found).__name__}")
     return found
 
 
 def _lines(text: str) -> list[Mapping[str, Any]]:
-    """Return the lines of the metrics; the last may lack its end, in a run that goes on."""
+    """Return the lines of the metrics; during a run the last one may be incomplete."""
     found: list[Mapping[str, Any]] = []
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         if line.endswith("\n"):
@@ -264,7 +264,7 @@ def _picture(path: Path) -> Picture:
     except OSError as error:
         raise ReportError(f"{path} cannot be read: {error.strerror}") from None
     if not content.startswith(_PNG) or len(content) < 24:
-        raise ReportError(f"{path} is damaged: it is no PNG")
+        raise ReportError(f"{path} is damaged: it is not a PNG")
     return Picture(content)
 
 
@@ -272,4 +272,4 @@ def _step(path: Path) -> int:
     try:
         return int(path.stem.removeprefix("step-"))
     except ValueError:
-        raise ReportError(f"{path} is of no step, as its name should say") from None
+        raise ReportError(f"{path} has no step in its name") from None

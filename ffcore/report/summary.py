@@ -1,4 +1,4 @@
-"""The numbers of a report: what a student is worth, what may be compared, where time went."""
+"""The numbers of a report: the main result, comparable runs, time and memory."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import attrs
 from ffcore.report.record import Distances, Record
 
 UNKNOWN = "unknown"
-"""The fingerprint of a teacher that nothing identifies; see system/weights.py."""
+"""The fingerprint of a teacher without parameters; see system/weights.py."""
 _LACKING = object()
 
 
 def first_sentence(distances: Distances, space: str, *, alone: bool) -> tuple[str, str, str]:
-    """Return the report's first sentence: its subject, what it says, and where that holds.
+    """Return the report's first sentence: its subject, its statement, and the feature space.
 
     Args:
         distances: of a run, in one feature space.
         space: the name of the features.
-        alone: whether the report is of this run only; else the run's name stands before the
-            sentence, and the features above it.
+        alone: whether the report has only this run; otherwise the page shows the run's name before
+            the sentence and the features above it.
     """
     if alone:
         return "The student’s single step", answer(distances), f"in features {space}"
@@ -29,7 +29,7 @@ def first_sentence(distances: Distances, space: str, *, alone: bool) -> tuple[st
 
 
 def answer(distances: Distances) -> str:
-    """Say where the student's one step stands among its teacher's Euler steps, in a clause."""
+    """Return a clause that ranks the student's one step among its teacher's Euler steps."""
     student = distances.student[1]
     if student <= distances.floor:
         return "cannot be distinguished from the teacher: it is at the noise floor"
@@ -54,13 +54,13 @@ def method(record: Record) -> str:
     return " + ".join(str(each["type"]) for each in found if isinstance(each, dict))
 
 
-# What may be compared
+# Comparable runs
 
 
 def space_conditions(record: Record, space: str) -> Mapping[str, Any]:
-    """Return what the distances in a feature space depend on.
+    """Return the conditions of the distances in a feature space.
 
-    How many Euler steps were measured beside them does not count, nor do other feature spaces.
+    The numbers of Euler steps do not count, nor do other feature spaces.
     """
     assert record.evaluation is not None
     identity = record.evaluation.identity
@@ -70,7 +70,7 @@ def space_conditions(record: Record, space: str) -> Mapping[str, Any]:
 
 
 def error_conditions(record: Record) -> Mapping[str, Any]:
-    """Return what the trajectory errors depend on: neither samples' number nor features."""
+    """Return the conditions of the trajectory errors; sample counts and features do not matter."""
     assert record.evaluation is not None
     identity = record.evaluation.identity
     others = ("samples", "euler")
@@ -82,18 +82,18 @@ def error_conditions(record: Record) -> Mapping[str, Any]:
 
 
 def differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Say in what two sets of conditions differ; nothing where numbers may be compared."""
+    """Return the differences of two sets of conditions; none if their numbers are comparable."""
     found = [
         f"{name}: {_text(name, there)} there, {_text(name, here)} here"
         for name, there, here in _differing(first, other)
     ]
     if first.get("teacher") == UNKNOWN == other.get("teacher"):
-        found.append("whether the teacher is the same is not known: it has no parameters")
+        found.append("the teachers may differ: they have no parameters to identify them")
     return found
 
 
 def _differing(first: Any, other: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield the leaves in which two trees differ, with their dotted names."""
+    """Yield the leaves that differ between two trees, with their dotted names."""
     for name in dict.fromkeys([*first, *other]):
         there, here = first.get(name, _LACKING), other.get(name, _LACKING)
         if isinstance(there, Mapping) and isinstance(here, Mapping):
@@ -111,16 +111,16 @@ def _text(name: str, value: Any) -> str:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Comparable:
-    """Runs whose distances in a feature space may stand side by side."""
+    """Runs with comparable distances in a feature space."""
 
     space: str
     records: Sequence[Record]
     different: Sequence[str] = ()
-    """In what their conditions differ from those of the first run that was measured in it."""
+    """Differences of their conditions from those of the first run measured in this space."""
 
 
 def comparables(records: Sequence[Record]) -> list[Comparable]:
-    """Return, space by space, the groups of runs whose distances may be compared."""
+    """Return the groups of runs with comparable distances, by feature space."""
     found = []
     measured = [each for each in records if each.evaluation]
     for space in dict.fromkeys(name for each in measured for name in _spaces(each)):
@@ -155,7 +155,7 @@ def _spaces(record: Record) -> Sequence[str]:
 
 
 def keys(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a recipe's keys with their values, tables opened, by dotted names."""
+    """Return a recipe's keys and values, by dotted names."""
     found: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict):
@@ -169,7 +169,7 @@ def keys(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differing_keys(records: Sequence[Record]) -> dict[str, list[Any]]:
-    """Return the keys in which recipes differ, with each one's value; None where it has none."""
+    """Return the keys that differ between recipes, with each recipe's value or None."""
     trees = [keys(each.recipe) for each in records]
     names = dict.fromkeys(name for tree in trees for name in tree)
     found = {name: [tree.get(name) for tree in trees] for name in names}
@@ -181,21 +181,21 @@ def differing_keys(records: Sequence[Record]) -> dict[str, list[Any]]:
 
 @attrs.frozen(kw_only=True)
 class Cost:
-    """Where a training's time went, over all of its reports."""
+    """Time and memory of a training, over all of its reports."""
 
     seconds: float
-    """Of training, without the steps that were made again."""
+    """Seconds of training, without repeated steps."""
     samples_per_second: float
     sections: Mapping[str, float]
-    """Seconds of a step on average, by section, the longest first; what is left is "the rest"."""
+    """Mean seconds of a step by section, the longest first; the remainder is "the rest"."""
     memory_peak: int
     """In bytes."""
     skipped: int
-    """Steps that were left out, whose numbers were not finite."""
+    """Number of skipped steps, whose numbers were not finite."""
 
 
 def cost(record: Record) -> Cost | None:
-    """Return the time of a run's training; None if no report has it."""
+    """Return the cost of a run's training; None if no report has times."""
     total, images, before = 0.0, 0.0, 0
     sections: dict[str, float] = {}
     for line in record.metrics:
@@ -224,7 +224,7 @@ def cost(record: Record) -> Cost | None:
 
 
 def summary(records: Sequence[Record]) -> dict[str, Any]:
-    """Return a report's numbers as JSON can hold them."""
+    """Return a report's numbers, ready for JSON."""
     return {
         "runs": [_summary(each) for each in records],
         "not_comparable": [

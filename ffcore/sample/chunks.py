@@ -1,7 +1,7 @@
 """Samples in progress: stored in chunks, so that an interrupted sampling resumes.
 
-The chunks of an output lie beside it; see Partial. Whatever the batch size, a chunk has CHUNK
-samples. It is written whole or not at all, so a process can be killed at any moment.
+The chunks of an output are stored beside it; see Partial. Whatever the batch size, a chunk has
+CHUNK samples. It is written whole or not at all, so a process can be killed at any moment.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Chunks:
 
     partial: Partial
     number: int
-    """Samples in all."""
+    """Number of all samples."""
 
     @staticmethod
     def beside(out: Path, number: int) -> Chunks:
-        """Return those of the output `out`, of so many samples."""
+        """Return the chunks of the output `out`, which has `number` samples."""
         return Chunks(Partial.beside(out), number)
 
     @property
@@ -41,7 +41,7 @@ class Chunks:
         return self.partial.directory
 
     def place(self) -> None:
-        """Record that from now on the output may be made of these chunks."""
+        """Record that the output may now be made of these chunks."""
         (self.directory / _PLACING).touch()
 
     @property
@@ -54,11 +54,11 @@ class Chunks:
         return index * CHUNK, min(self.number, (index + 1) * CHUNK)
 
     def missing(self) -> list[int]:
-        """Return the chunks that are not whole yet."""
+        """Return the chunks that are not yet whole."""
         return [i for i in range(-(-self.number // CHUNK)) if not self._whole(i).exists()]
 
     def stored(self) -> int:
-        """Return how many samples there are, in whole chunks and in begun ones."""
+        """Return the number of stored samples, in whole and in begun chunks."""
         return sum(map(self._count, range(-(-self.number // CHUNK))))
 
     def _count(self, index: int) -> int:
@@ -67,17 +67,17 @@ class Chunks:
             return stop - start
         try:
             begun = self.read_begun(index)
-        except FileNotFoundError:  # its process has just made a whole chunk of it
+        except FileNotFoundError:  # its process has just completed the chunk
             return stop - start
         return 0 if begun is None else len(begun)
 
     def read_begun(self, index: int) -> NDArray[Any] | None:
-        """Return the first samples of a chunk that was left before its end."""
+        """Return the samples of an interrupted chunk; None if there are none."""
         path = self._begun_path(index)
         return np.load(path) if path.exists() else None
 
     def put(self, index: int, samples: NDArray[Any]) -> None:
-        """Store a chunk, or the first samples of it."""
+        """Store a chunk, or its first samples."""
         start, stop = self.span(index)
         path = self._whole(index) if len(samples) == stop - start else self._begun_path(index)
         partial = path.with_suffix(".partial")

@@ -28,14 +28,14 @@ from ffcore.system.files import require
 def load_sampler(
     source: str | PathLike[str], *, device: str = "auto", overrides: Iterable[str] = ()
 ) -> Sampler:
-    """Return a sampler of the student of a run directory, an export or a student's file.
+    """Return a sampler of the student of a run directory, an export or a student file.
 
         sampler = load_sampler("exported")
         images = sampler(16, seed=0)  # Float[16, C, H, W] in [−1, 1]
 
     Args:
-        source: where the student is.
-        device: of torch; "auto" takes an accelerator if there is one.
+        source: a run directory, an export or a student file.
+        device: a torch device; "auto" takes a GPU if there is one.
         overrides: of the decoder's keys, as in "decoder.weights=vae.safetensors".
 
     Raises SourceError if there is no student, WeightsError if its file is damaged, MissingFile if
@@ -71,12 +71,12 @@ def load_teacher_sampler(
 
     Args:
         source: a recipe's file, the name of a packaged one, or a run directory.
-        method, steps: of the solver; by default as `evaluation.solver` has them.
-        device: of torch; "auto" takes an accelerator if there is one.
+        method, steps: of the solver; by default those of `evaluation.solver`.
+        device: a torch device; "auto" takes a GPU if there is one.
         overrides: of the recipe's keys, as in "guidance.scale=2.0".
 
     Raises RecipeError, MissingFile, WeightsError, BuildError; SourceError for an export or a
-    student's file, which have no teacher; SampleError for a solver that there is not.
+    student file, which have no teacher; SampleError for an unknown solver.
     """
     recipe = load_recipe(_recipe_of(source), overrides)
     for table in (recipe.teacher, recipe.decoder):
@@ -101,12 +101,12 @@ def load_teacher_sampler(
 
 
 def _recipe_of(source: str | PathLike[str]) -> str | PathLike[str]:
-    """Return the recipe of a source whose teacher is wanted."""
+    """Return the recipe that names the teacher of a source."""
     path = Path(source)
     if path.is_dir() and is_run(path):
         return path / RECIPE
     if path.is_dir() and not is_export(path):
-        raise SourceError(f"{path} is no run directory: it has no {RECIPE}")
+        raise SourceError(f"{path} is not a run directory: it has no {RECIPE}")
     if path.is_dir() or (path.is_file() and path.suffix != ".toml"):
         raise SourceError(
             f"{path} holds a student without its teacher: name the recipe or the run directory "
@@ -118,14 +118,14 @@ def _recipe_of(source: str | PathLike[str]) -> str | PathLike[str]:
 def _conditions(path: Path, found: StudentFile) -> ConditionSource:
     if found.conditions is None:
         raise SourceError(
-            f"{path}: this student's conditions are neither none nor classes, and a student's file "
-            "does not describe others. In Python, ffcore.sample.StudentSampler takes them."
+            f"{path}: this student's conditions are not classes, and a student file cannot "
+            "describe them. In Python, pass them to ffcore.sample.StudentSampler."
         )
     return found.conditions
 
 
 def _override(tree: Any, overrides: Iterable[str]) -> dict[str, Any]:
-    """Return a decoder's tree with --set's applied; a student itself has no keys left."""
+    """Return a decoder's tree with overrides; the student's own keys cannot change."""
     layers = []
     for text in overrides:
         try:
@@ -144,7 +144,7 @@ def _override(tree: Any, overrides: Iterable[str]) -> dict[str, Any]:
 def _solver(solver: Solver, method: Method | None, steps: int | None) -> Solver:
     method = solver.method if method is None else method
     if method == "dopri5" and steps is not None:
-        raise SampleError("steps: dopri5 chooses its own; leave them out, or take another solver")
+        raise SampleError("steps: dopri5 chooses its own; leave them out, or use another solver")
     steps = solver.steps if steps is None else whole_number("steps", steps, 1)
     try:
         return attrs.evolve(solver, method=method, steps=steps)

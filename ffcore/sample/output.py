@@ -1,7 +1,7 @@
-"""The forms in which samples are saved: one picture, one file of arrays, a folder of pictures.
+"""Output formats of samples: one picture, one file of arrays, a folder of pictures.
 
-Each is assembled from chunks in a temporary place, in little memory, and moved into place whole.
-The record of its conditions comes with it; without that, its numbers cannot be compared with
+Each is assembled from chunks in a temporary folder, in little memory, and moved into place whole.
+A record of the conditions is saved with it: without a record, its numbers cannot be compared with
 others.
 """
 
@@ -30,13 +30,13 @@ GRID_LIMIT = 400
 
 _GAP, _WHITE = 2, 255
 _SMALLEST = 64
-"""Pixels along a side to which a picture enlarges smaller images, by a whole factor."""
+"""Pixels per side to which a picture enlarges smaller images, by a whole factor."""
 _RECORD = "samples.json"
 _OTHER_FORMATS = {".jpg", ".jpeg", ".webp", ".gif", ".npy", ".pt", ".zip", ".tar", ".json"}
 
 
 class Output(ABC):
-    """A place and a form for samples."""
+    """A path and a format for samples."""
 
     path: Path
 
@@ -46,12 +46,12 @@ class Output(ABC):
         """The file of the samples' conditions."""
 
     def occupied(self) -> Path | None:
-        """Return the path that exists in its place already, if any."""
+        """Return the path that already exists there, if any."""
         return next((path for path in (self.path, self.record) if path.exists()), None)
 
     @abstractmethod
     def check_overwriting(self) -> None:
-        """Raise SampleError if no sampling wrote what exists in its place."""
+        """Raise SampleError if the path holds anything but the output of a sampling."""
 
     @abstractmethod
     def put(
@@ -65,9 +65,9 @@ class Output(ABC):
 
         Args:
             samples: chunks of them in order, UInt8[n, H, W, C] of images.
-            number: how many there are in all.
+            number: of all samples.
             conditions: the record.
-            aside: an existing folder of the same file system, for unfinished files.
+            aside: an existing folder on the same file system, for unfinished files.
         """
 
 
@@ -82,7 +82,7 @@ class _OneFile(Output):
     def check_overwriting(self) -> None:
         for path in (self.path, self.record):
             if path.exists() and not path.is_file():
-                raise SampleError(f"{path} is no file, and is not overwritten")
+                raise SampleError(f"{path} is not a file: choose another path")
 
     def put(
         self,
@@ -101,10 +101,10 @@ class _OneFile(Output):
 
 
 class Arrays(_OneFile):
-    """An .npz as ADM's evaluation reads it: `arr_0`, in the order of the samples.
+    """An .npz for ADM's evaluation: `arr_0`, in the order of the samples.
 
-    UInt8[N, H, W, C] of images, C as the images have it; Float32[N, *S] of anything else. The
-    file's bytes depend on the samples alone.
+    UInt8[N, H, W, C] for images, Float32[N, *S] for anything else. The file's bytes depend only on
+    the samples.
     """
 
     def _write(self, path: Path, samples: Iterable[NDArray[Any]], number: int) -> None:
@@ -151,7 +151,7 @@ class Folder(Output):
         if not self.path.exists():
             return
         if not self.path.is_dir():
-            raise SampleError(f"{self.path} is a file, and a folder is needed")
+            raise SampleError(f"{self.path} is a file; the samples need a folder")
         foreign = sorted(
             path.name
             for path in self.path.iterdir()
@@ -159,8 +159,8 @@ class Folder(Output):
         )
         if foreign:
             raise SampleError(
-                f"{self.path} holds files that no sampling has written ({', '.join(foreign[:5])}), "
-                "and is not overwritten: choose another folder"
+                f"{self.path} holds files that are not a sampling's ({', '.join(foreign[:5])}): "
+                "choose another folder"
             )
 
     def put(
@@ -188,15 +188,15 @@ class Folder(Output):
 
 
 def output(path: Path, shape: tuple[int, ...], number: int, *, images: bool) -> Output:
-    """Return the form that the suffix of `path` means: .npz, .png, or none for a folder.
+    """Return the output for the suffix of `path`: .npz, .png, or none for a folder.
 
     Args:
-        path: where to.
+        path: to write to.
         shape: of one decoded sample.
         number: of the samples.
         images: whether they are images.
 
-    Raises SampleError if such samples cannot be saved in this form.
+    Raises SampleError if such samples cannot be saved in this format.
     """
     if path.name in ("", ".."):
         path = path.resolve()
@@ -209,16 +209,14 @@ def output(path: Path, shape: tuple[int, ...], number: int, *, images: bool) -> 
         )
     if not images:
         what = f"vectors of {shape[0]} numbers" if len(shape) == 1 else f"arrays of {shape}"
-        decoder = "" if len(shape) == 1 else ", or name a [decoder] that makes images of them"
-        raise SampleError(
-            f"these samples are {what} and no images: write them to a file NAME.npz{decoder}"
-        )
+        decoder = "" if len(shape) == 1 else ", or name a [decoder] that turns them into images"
+        raise SampleError(f"these samples are {what}, not images: write them to NAME.npz{decoder}")
     if suffix != ".png":
         return Folder(path)
     if number > GRID_LIMIT:
         raise SampleError(
-            f"one picture shows at most {GRID_LIMIT} images, and {number} are asked for: write "
-            f"them to a folder ({path.with_suffix('')}) or to {path.with_suffix('.npz')}"
+            f"one picture shows at most {GRID_LIMIT} images, found {number}: write them to a "
+            f"folder ({path.with_suffix('')}) or to {path.with_suffix('.npz')}"
         )
     return Grid(path)
 

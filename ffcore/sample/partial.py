@@ -1,7 +1,7 @@
-"""Unfinished work: a directory beside its future output, which one command holds.
+"""Unfinished work: a directory beside its future output, locked by one command.
 
-The unfinished work of `NAME` lies in `.NAME.partial` with its conditions, so that only the same
-work resumes it.
+The unfinished work of `NAME` is in `.NAME.partial` with its conditions, so that only the same work
+resumes it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ffcore.system.files import hold_directory, write_text
 
 _CONDITIONS = "conditions.json"
 _UNCOMPARED = ("source",)
-"""Conditions that may differ in the same work: the name by which a source was called."""
+"""Conditions that may differ in the same work: the name of a source."""
 
 
 @attrs.frozen
@@ -36,9 +36,9 @@ class Partial:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Create the directory, and lock it against other processes meanwhile.
+        """Create the directory and lock it against other processes.
 
-        Raises SampleError if another process holds it.
+        Raises SampleError if another process has locked it.
         """
         with ExitStack() as stack:
             try:
@@ -48,7 +48,7 @@ class Partial:
             yield
 
     def conditions(self) -> dict[str, Any] | None:
-        """Return the conditions of the work there; None if there is none or it was given up."""
+        """Return the conditions of the work there; None if there is none or it was abandoned."""
         try:
             found = json.loads((self.directory / _CONDITIONS).read_text())
         except (OSError, ValueError):
@@ -56,12 +56,12 @@ class Partial:
         return found if isinstance(found, dict) else None
 
     def begin(self, conditions: Mapping[str, Any]) -> None:
-        """Empty the directory, and write the conditions of the work to come."""
+        """Empty the directory and write the conditions of new work."""
         self._empty()
         write_text(self.directory / _CONDITIONS, json.dumps(conditions, indent=2) + "\n")
 
     def remove(self) -> None:
-        """Remove the directory: the conditions first, without which the rest is void."""
+        """Remove the directory; the conditions first, since the rest is void without them."""
         (self.directory / _CONDITIONS).unlink(missing_ok=True)
         self._empty()
         self.directory.rmdir()
@@ -72,7 +72,7 @@ class Partial:
 
 
 def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Return the conditions in which two pieces of work differ, one line for each."""
+    """Return the conditions that differ between two pieces of work, one per line."""
     return [
         f"{name}: {there.get(name)} there, {wanted.get(name)} here"
         for name in sorted(there.keys() | wanted.keys())

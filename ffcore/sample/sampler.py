@@ -1,8 +1,8 @@
 """Images from noise, in one or a few steps of a student or by a solver on a teacher.
 
-Up to rounding, a sample depends only on the seed and its index: neither the batch size nor the
-number of processes counts. After a search, which chooses among several noises for each index, the
-noise depends on (seed, index, number of the noise); without a search the number is 0.
+Up to rounding, a sample depends only on the seed and its index, not on the batch size or the number
+of processes. A search chooses among several noises for each index: then the noise depends on (seed,
+index, number of the noise). Without a search the number is 0.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from ffcore.keys import did_you_mean
 from ffcore.system.weights import fingerprint
 
 Labelling = str | int | Sequence[int]
-"""Which class each sample is of: "balanced" is index mod classes, "random" is drawn; a class, or
-classes that are cycled through by index."""
+"""The class of each sample: "balanced" (index mod classes), "random", one class, or a list of
+classes to cycle through by index."""
 
 
 class SampleError(ValueError):
-    """The samples asked for cannot be made, or cannot be saved in this form."""
+    """The requested samples cannot be generated, or cannot be saved in this format."""
 
 
 class NotFinite(Exception):
@@ -49,7 +49,7 @@ class NotFinite(Exception):
 
 
 class Generator(ABC):
-    """Makes samples from prior noise: a student, or a teacher with its solver."""
+    """Generates samples from prior noise: a student, or a teacher with its solver."""
 
     kind: Literal["student", "teacher"]
     sample_shape: tuple[int, ...]
@@ -64,7 +64,7 @@ class Generator(ABC):
 
     @abstractmethod
     def check(self, guidance: float, steps: int | None) -> None:
-        """Raise SampleError unless samples can be made at this scale γ in so many steps.
+        """Raise SampleError if this scale γ or this number of steps is impossible.
 
         None means the default number of steps.
         """
@@ -89,8 +89,8 @@ class StudentSampler(Generator):
     Args:
         student: in eval mode.
         sample_shape: *S.
-        conditions: what it is conditioned on.
-        scale: the scale that it was trained for; of a range, the default.
+        conditions: the source of its conditions.
+        scale: the scale that it was trained for; with a range, the default.
         range: the scales that it was trained for, if more than one.
     """
 
@@ -112,7 +112,7 @@ class StudentSampler(Generator):
         self.range = range
 
     def generate(self, z: Tensor, condition: Condition, steps: int | None) -> Tensor:
-        """Return samples of so many equal steps; see Generator."""
+        """Return samples made in `steps` equal steps; see Generator."""
         return generate(self.student, z, condition, steps=steps or 1)
 
     def check(self, guidance: float, steps: int | None) -> None:
@@ -124,11 +124,11 @@ class StudentSampler(Generator):
         low, high = self.range or (self.scale, self.scale)
         if low <= guidance <= high:
             return
-        trained = f"scale {low:g} alone" if low == high else f"scales from {low:g} to {high:g}"
+        trained = f"scale {low:g} only" if low == high else f"scales from {low:g} to {high:g}"
         raise SampleError(
-            f"guidance: this student was trained for {trained}, and {guidance:g} is asked for. "
-            "Another scale needs a student that was trained for it (guidance.scale or "
-            "guidance.range in its recipe), or the teacher."
+            f"guidance: this student was trained for {trained}, found {guidance:g}. Another scale "
+            "needs a student that was trained for it (guidance.scale or guidance.range in its "
+            "recipe), or the teacher."
         )
 
     def nfe(self, guidance: float, steps: int | None) -> int:
@@ -154,14 +154,14 @@ class StudentSampler(Generator):
 
 
 class TeacherSampler(Generator):
-    """A teacher's flow, as a solver integrates it.
+    """A teacher's flow, integrated by a solver.
 
     Args:
-        teacher: not guided yet.
-        solver: how its flow is integrated.
+        teacher: unguided.
+        solver: to integrate its flow.
         scale: the default.
         interval: the times at which guidance acts.
-        channels: how many of the first channels are guided, or "all".
+        channels: number of leading channels to guide, or "all".
 
     Raises ValueError for an impossible interval or impossible channels.
     """
@@ -193,17 +193,17 @@ class TeacherSampler(Generator):
         steps, which its solver sets."""
         if steps is not None:
             raise SampleError(
-                f"steps: {steps} are asked for as of a student, and this is a teacher, whose steps "
-                "are its solver's: load_teacher_sampler(…, steps=…)"
+                f"steps: a request sets the steps of a student only, found {steps}; set a "
+                "teacher's by load_teacher_sampler(…, steps=…)"
             )
         if guidance != 1:
             try:
                 self.conditions.null(self.conditions.draw(Draws(0, 0, 0, 1)))
             except ValueError as error:
-                raise SampleError(f"guidance: {error}; its one scale is 1") from None
+                raise SampleError(f"guidance: {error}; its only scale is 1") from None
 
     def nfe(self, guidance: float, steps: int | None) -> int | None:
-        """Return those of the solver, twice as many where guidance acts; see Generator."""
+        """Return the NFE of the solver, doubled where guidance acts; see Generator."""
         del steps
         return self.solver.nfe(None if guidance == 1 else self.guided.interval)
 
@@ -244,26 +244,26 @@ class Request:
     number: int
     seed: int
     labels: Literal["balanced", "random"] | tuple[int, ...] | None
-    """As Labelling has it; None where the conditions are no classes: they are drawn."""
+    """See Labelling; None if the conditions are not classes, and are drawn."""
     guidance: float
     steps: int | None = None
-    """Of a student; None: one. A teacher's are its solver's."""
+    """Of a student; None means one. A teacher's steps are its solver's."""
     noise: int | tuple[int, ...] = 0
-    """Which of its noises a sample starts from: one number for all, or one for each."""
+    """The number of the noise of each sample: one for all, or one each."""
 
 
 class Sampler:
-    """Draws images, or whatever its decoder makes of samples.
+    """Generates decoded samples: images, or whatever its decoder returns.
 
         sampler(16, seed=0)  # Float[16, C, H, W] in [−1, 1]
 
     Args:
-        generator: makes samples of noise.
-        decoder: makes images of samples.
-        device: where both compute.
-        origin: names and digests that the record of a sampling also holds.
+        generator: turns noise into samples.
+        decoder: turns samples into images.
+        device: of both.
+        origin: names and digests to add to the record of a sampling.
 
-    Raises SampleError where the decoder cannot decode such samples.
+    Raises SampleError if the decoder cannot decode such samples.
     """
 
     def __init__(
@@ -310,17 +310,17 @@ class Sampler:
         """Return the first `number` samples of a seed, decoded.
 
         Args:
-            number: how many.
+            number: of samples.
             seed: of noise and labels.
-            labels: "balanced" (0, 1, 2, … and again; the default), "random", or classes to be
-                cycled through; None where the conditions are no classes.
-            guidance: the scale γ; by default the one of the student's or teacher's recipe.
-            steps: of equal length, of a student that starts anywhere; by default one.
-            batch: how many are made at a time.
+            labels: "balanced" (0, 1, 2, …, repeated; the default), "random", or classes to cycle
+                through; None if the conditions are not classes.
+            guidance: the scale γ; by default that of the student's or teacher's recipe.
+            steps: number of equal steps of a student that starts anywhere; by default one.
+            batch: number of samples at a time.
 
         Returns:
             float32 on the CPU: images Float[number, C, H, W] in [−1, 1]. Vectors, and latents
-            that no decoder decodes, are returned as they are.
+            without a decoder, are returned unchanged.
 
         Raises SampleError for an impossible number, seed, labels, guidance scale, steps or batch;
         NotFinite if a sample is not finite; FlowError.
@@ -405,14 +405,14 @@ class Sampler:
             bad = (~samples.isfinite()).flatten(1).any(1).nonzero()
             raise NotFinite(
                 f"sample {first + int(bad[0])} is not finite: the weights may be damaged, or the "
-                "guidance scale be too large"
+                "guidance scale too large"
             )
         return samples.clamp(-1, 1) if self.makes_images else samples
 
     def record(self, asked: Request, batch: int | None = None) -> dict[str, Any]:
-        """Return all that the samples depend on, as JSON values.
+        """Return the conditions of the samples, as JSON values.
 
-        `batch` is how many are made at a time: an adaptive solver's steps depend on them all.
+        `batch` is the number of samples at a time: an adaptive solver's steps depend on it.
         """
         generated = self.generator.record(asked.guidance, asked.steps)
         adapts = (generated["solver"] or {}).get("method") == "dopri5"
@@ -443,16 +443,16 @@ class Sampler:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Return images of pixels 0 to 255, UInt8[N, H, W, C], of Float[N, C, H, W] in [−1, 1].
+    """Return pixels 0 to 255, UInt8[N, H, W, C], of images Float[N, C, H, W] in [−1, 1].
 
-    (x + 1) · 127.5 to the nearest integer, a half to the even one; x is clipped to [−1, 1] before.
+    x is clipped to [−1, 1]; then (x + 1) · 127.5 is rounded to the nearest integer, half to even.
     """
     pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return pixels.permute(0, 2, 3, 1)
 
 
 def whole_number(name: str, found: Any, low: int, high: int | None = None) -> int:
-    """Return a whole number from `low` to `high`, or raise SampleError that calls it `name`."""
+    """Return a whole number from `low` to `high`, or raise SampleError about `name`."""
     number = _index(found)
     if number < low or (high is not None and number > high):
         most = "" if high is None else f" and at most {high}"
@@ -469,20 +469,20 @@ def _index(found: Any) -> int:
 
 
 def _checked_scale(found: Any) -> float:
-    """Return a guidance scale, or raise SampleError if float32 has no such number."""
+    """Return a guidance scale, or raise SampleError unless it is at least 0 and finite."""
     try:
         scale = math.nan if isinstance(found, bool | str) else float(found)
     except (TypeError, ValueError):
         scale = math.nan
     if not 0 <= scale <= torch.finfo(torch.float32).max:
-        raise SampleError(f"guidance: a scale is at least 0 and finite in float32, found {found!r}")
+        raise SampleError(f"guidance: must be at least 0 and finite in float32, found {found!r}")
     return scale
 
 
 def _checked_labels(
     labels: Labelling | None, conditions: ConditionSource
 ) -> Literal["balanced", "random"] | tuple[int, ...] | None:
-    """Return the labelling in its one form, or raise SampleError for impossible labels."""
+    """Return the labelling in its canonical form, or raise SampleError for impossible labels."""
     if not isinstance(conditions, Labels):
         if labels is not None:
             raise SampleError("labels: these samples have no classes to choose from")

@@ -23,7 +23,7 @@ class StoppedSampling(Exception):
     """Sampling stopped on request; its samples are saved."""
 
     def __init__(self, done: int, number: int) -> None:
-        super().__init__(f"stopped after {done} of {number} samples; the same command goes on")
+        super().__init__(f"stopped after {done} of {number} samples; the same command resumes it")
 
 
 def silent(done: int, number: int) -> None:
@@ -42,22 +42,22 @@ def write_samples(
     progress: Callable[[int, int], None] = silent,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Make the samples of a request, and save them at `path` with their record.
+    """Generate the samples of a request and save them at `path` with their record.
 
     An interrupted sampling under the same conditions resumes.
 
     Args:
-        sampler: makes them.
-        asked: which.
+        sampler: generates them.
+        asked: the request.
         path: .npz, .png, or a folder; see `output`.
-        batch: how many are made at a time, at most CHUNK; without influence on the samples.
+        batch: number of samples at a time, at most CHUNK; does not change the samples.
         overwrite: replace an earlier sampling's files at `path` once the new ones are whole.
-        processes: that share the work; by default this one alone.
+        processes: that share the work; by default only this one.
         progress: gets (number done, total), counting those of an interrupted sampling.
         stop: called after each batch; True stops the sampling.
 
     Raises SampleError, and changes nothing, if they cannot be saved at `path`; StoppedSampling;
-    what the sampler raises.
+    the errors of the sampler.
     """
     batch = whole_number("batch", batch, 1, CHUNK)
     processes = processes or Processes()
@@ -116,7 +116,7 @@ def _make(
     progress: Callable[[int, int], None],
     stop: Callable[[], bool],
 ) -> None:
-    """Make the samples that a chunk lacks, and store it."""
+    """Generate the missing samples of a chunk and store it."""
     start, end = chunks.span(index)
     begun = chunks.read_begun(index)
     parts = [] if begun is None else [begun]

@@ -1,9 +1,9 @@
-"""The search: which of a condition's N noises the student makes the best sample of.
+"""The search for the best of N noises per sample.
 
 Inference-time scaling of FreeFlow (Tong et al., 2511.19428): the student maps each candidate noise
-to a sample in one evaluation, a verifier scores it, and the teacher then follows its flow from the
-noise of the best alone. The first candidates of a search are those of a smaller one, and candidate
-0 is the noise that a sample has without a search.
+to a sample in one evaluation, and a verifier scores it. The teacher then follows its flow only from
+the noise of the best. A larger search begins with the candidates of a smaller one, and candidate 0
+is the noise that a sample has without a search.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ def search(
     batch: int = 64,
     progress: Progress = silent,
 ) -> dict[int, Request]:
-    """Search the noise of each sample that is asked for.
+    """Search the noise of each sample of a request.
 
         best = search(student, verifier, student.request(100), [4, 64])
         images = teacher.make(best[64])
 
     Args:
-        student: makes a sample of each candidate.
-        verifier: scores them; see `ffcore.search.verifier.Function`.
-        asked: the samples, before any search.
-        candidates: numbers N of noises among which to choose; one screening serves them all.
-        batch: samples that the student makes at a time. The choice does not depend on it, unless
-            two candidates score alike to rounding.
+        student: generates a sample from each candidate.
+        verifier: scores the samples; see `ffcore.search.verifier.Function`.
+        asked: the request, before any search.
+        candidates: numbers N of candidates; one search serves them all.
+        batch: number of samples that the student generates at a time. The choice does not depend on
+            it, unless two scores are equal up to rounding.
         progress: gets the evaluations after each batch.
 
     Returns:
-        For each N the same request, now for the noise of the best of the first N: of equal scores
-        the first. Whoever understands the conditions can make it: student or teacher. For N = 1
-        there is nothing to choose, and nothing is made.
+        For each N the same request for the best of the first N noises; of equal scores the first
+        wins. Student and teacher can both generate it. For N = 1 there is no choice, and nothing is
+        generated.
 
-    Raises SampleError for candidates that there cannot be, VerifierError, NotFinite.
+    Raises SampleError for impossible candidates, VerifierError, NotFinite.
     """
     if isinstance(asked.noise, tuple):
-        raise SampleError("search: the noise of these samples has been chosen already")
+        raise SampleError("search: the noise of these samples is already chosen")
     sizes = sorted({whole_number("candidates", each, 1) for each in candidates})
     if not sizes:
         raise SampleError("candidates: name at least one number")

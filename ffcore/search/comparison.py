@@ -1,8 +1,8 @@
-"""What a search is worth: best-of-N against the teacher alone at the same number of evaluations.
+"""Best-of-N against the teacher alone at the same number of evaluations.
 
-NFE counts evaluations of the base networks for one image: the student's for each candidate, and the
-solver's for the teacher, twice as many where guidance acts. What chose is no fair judge of what it
-chose: judges and feature spaces that had no part in the choice are reported beside it.
+NFE counts evaluations of the base networks per image: one of the student for each candidate, and
+the solver's for the teacher, doubled where guidance acts. The verifier's own score is biased by the
+selection, so independent judges and feature spaces are reported beside it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ffcore.search.verifier import Function, Verifier
 
 @attrs.frozen(kw_only=True)
 class Score:
-    """Scores by one verifier, over the samples."""
+    """The score of samples by one verifier."""
 
     mean: float
     error: float | None
@@ -41,12 +41,12 @@ class Score:
 
 @attrs.frozen(kw_only=True)
 class Arm:
-    """One way to spend evaluations, and what came of it."""
+    """One way to spend evaluations, with its results."""
 
     nfe: int
-    """Of one sample, the search for its noise included."""
+    """NFE per sample, including the search for its noise."""
     steps: int
-    """Of the network that made it: the student's, or the teacher's solver's."""
+    """Number of steps: the student's, or the teacher's solver's."""
     scores: Mapping[str, Score]
     """By the name of the verifier, then of the judges."""
     features: Mapping[str, Scores]
@@ -55,15 +55,15 @@ class Arm:
 
 @attrs.frozen(kw_only=True)
 class Row:
-    """What N candidates are worth. With one there is no search, and both teachers are one."""
+    """The results of N candidates. With N = 1 there is no search, and both teachers are equal."""
 
     candidates: int
     searched: Arm
     """The teacher, from the noise of the student's best."""
     teacher: Arm
-    """The teacher alone, in as many steps as the same NFE affords."""
+    """The teacher alone, in as many steps as the same NFE allows."""
     student: Arm
-    """The student's best itself."""
+    """The student's best candidate."""
 
 
 @attrs.frozen(kw_only=True)
@@ -89,27 +89,27 @@ def compare(
     batch: int = 64,
     progress: Progress = silent,
 ) -> Comparison:
-    """Search, render, and spend the same on the teacher alone and on nothing but the student.
+    """Search and render; compare with the teacher alone and with the student alone.
 
     Args:
         student: searches.
-        teacher: renders, by a solver of fixed steps.
-        verifier, asked, candidates, batch: as `search` takes them; one candidate, which is no
-            search and costs nothing, is compared in any case.
-        judges: verifiers that choose nothing.
-        features: in which Fréchet distances to the reference are measured, and by those of a
-            classifier the classes read. On the teacher's device.
-        reference: needed with features.
+        teacher: renders, with a fixed-step solver.
+        verifier, asked, candidates, batch: as in `search`; one candidate, which needs no search, is
+            always compared too.
+        judges: verifiers that do not choose.
+        features: for Fréchet distances to the reference, and for class accuracy if they classify;
+            on the teacher's device.
+        reference: required with features.
         progress: gets the evaluations after each batch.
 
-    Raises SampleError where student and teacher do not belong together, or the solver's NFE is not
-    known beforehand; what `search` and `ffcore.evaluate.measure` raise.
+    Raises SampleError if student and teacher do not fit together, or if the solver's NFE is
+    adaptive; the errors of `search` and `ffcore.evaluate.measure`.
     """
     check_alike(student, teacher, asked)
     verifiers = [v if isinstance(v, Verifier) else Verifier(v) for v in (verifier, *judges)]
     names = [each.name for each in verifiers]
     if len({*names}) < len(names):
-        raise SampleError(f"judges: each once, and not the verifier that chooses; found {names}")
+        raise SampleError(f"judges: name each once, and not the verifier; found {names}")
     numbers = [1, *candidates]
     chosen = search(student, verifiers[0], asked, numbers, batch=batch, progress=progress)
     plan = [_Planned.of(student, teacher, asked, size, request) for size, request in chosen.items()]
@@ -121,21 +121,21 @@ def compare(
 
 
 def check_alike(student: Sampler, teacher: Sampler, asked: Request) -> None:
-    """Raise SampleError unless the teacher can render what the student finds, at a known cost."""
+    """Raise SampleError unless the teacher can render the student's noise at a known cost."""
     ours, theirs = student.generator, teacher.generator
     if not isinstance(theirs, TeacherSampler):
-        raise SampleError("search: what renders is a teacher's sampler, as of load_teacher_sampler")
+        raise SampleError("search: the renderer must be a sampler from load_teacher_sampler")
     here, there = ((each.sample_shape, _kind(each.conditions)) for each in (ours, theirs))
     if here != there:
         raise SampleError(
-            f"search: the student is not of this teacher: its samples are {here[0]} of {here[1]}, "
-            f"the teacher's {there[0]} of {there[1]}"
+            f"search: student and teacher do not fit: the student's samples are {here[0]} of "
+            f"{here[1]}, the teacher's {there[0]} of {there[1]}"
         )
     theirs.check(asked.guidance, None)
     if theirs.nfe(asked.guidance, None) is None:
         raise SampleError(
-            f"solver: {theirs.solver.method} decides on its evaluations as it goes, and a search "
-            "counts them beforehand: take a solver of fixed steps"
+            f"solver: {theirs.solver.method} is adaptive, but a search needs its number of "
+            "evaluations in advance: use a fixed-step solver"
         )
 
 
@@ -146,7 +146,7 @@ def _kind(conditions: ConditionSource) -> str:
 
 
 def affordable(solver: Solver, budget: int, interval: tuple[float, float] | None) -> int:
-    """Return the most steps of a fixed-step solver that cost at most `budget` NFE, at least 1."""
+    """Return the largest number of steps of a fixed-step solver within `budget` NFE, at least 1."""
     steps = budget
     while steps > 1:
         nfe = attrs.evolve(solver, steps=steps).nfe(interval)
@@ -159,7 +159,7 @@ def affordable(solver: Solver, budget: int, interval: tuple[float, float] | None
 
 @attrs.frozen(kw_only=True)
 class _Planned:
-    """A row to come: the requests and what they cost."""
+    """A planned row: the requests and their cost."""
 
     candidates: int
     request: Request
@@ -174,7 +174,7 @@ class _Planned:
     screened: int
     """NFE of the candidates."""
     cost: int
-    """Evaluations for all samples, the search itself not counted."""
+    """Evaluations for all samples, without the search."""
 
     @staticmethod
     def of(
@@ -213,7 +213,7 @@ class _Planned:
 
 
 class _Judging:
-    """Makes the samples of each arm once, and judges them on the way."""
+    """Generates the samples of each arm once and measures them on the way."""
 
     def __init__(
         self,
@@ -255,7 +255,7 @@ class _Judging:
 
 
 class _Scored(Samples):
-    """Samples that verifiers score while they are made, before rounding."""
+    """Samples that verifiers score during generation, before rounding."""
 
     def __init__(self, sampler: Sampler, request: Request, judging: _Judging) -> None:
         self.sampler = sampler
@@ -281,7 +281,7 @@ class _Scored(Samples):
 
 
 def _with_statistics(reference: Reference, features: Sequence[Features], device: str) -> Reference:
-    """Return a reference that has statistics, so that its samples are made and read but once."""
+    """Return the reference with statistics, so that its samples are generated only once."""
     missing = [each for each in features if reference.statistics_of(each) is None]
     if not missing:
         return reference

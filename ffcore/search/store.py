@@ -1,4 +1,4 @@
-"""What a search leaves in a directory of its own: numbers, their plot, the chosen images."""
+"""The directory of a search: numbers, their plot, the chosen images."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _EXAMPLES = 12
 
 
 def check_free(out: Path, *, overwrite: bool) -> None:
-    """Raise SampleError unless a search can be kept in the directory `out`."""
+    """Raise SampleError unless a search can be saved in the directory `out`."""
     place = out.absolute().parent
     if is_run(place) or is_export(place):
         raise SampleError(f"{place} is the directory of a run or an export: choose another path")
     if not place.is_dir():
-        raise SampleError(f"there is no folder {place} to keep a search in")
+        raise SampleError(f"the folder {place} does not exist: create it for the search")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out.is_dir() and (out / RESULT).is_file()):
-        raise SampleError(f"{out} exists and is no earlier search: choose another directory")
+        raise SampleError(f"{out} exists and is not an earlier search: choose another directory")
     foreign = sorted(path.name for path in out.iterdir() if not _is_ours(path.name))
     if foreign:
         raise SampleError(
-            f"{out} holds what no search has written ({', '.join(foreign[:5])}): choose another "
+            f"{out} holds files that are not a search's ({', '.join(foreign[:5])}): choose another "
             "directory"
         )
     if not overwrite:
@@ -55,16 +55,16 @@ def keep(
 ) -> None:
     """Write a directory, whole or not at all, in place of an earlier search.
 
-    It holds `search.json`, `search.png`, `examples.png`, and best_of_N.npz for the largest N: what
-    the teacher renders, as `ffd sample` keeps samples, with their record, where the number of each
-    one's noise stands.
+    It holds `search.json`, `search.png`, `examples.png`, and best_of_N.npz for the largest N: the
+    teacher's images in the format of `ffd sample`, with their record, which has the number of each
+    image's noise.
 
     Args:
         out: the directory; see `check_free`.
-        found: by this student and teacher.
-        student, teacher: make the images once more.
-        result: what search.json is to say.
-        batch: samples made at a time.
+        found: the results of this student and teacher.
+        student, teacher: generate the images again.
+        result: the content of search.json.
+        batch: number of samples generated at a time.
     """
     most = max(found.chosen)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as folder:
@@ -84,7 +84,7 @@ def draw(path: Path, found: Comparison) -> None:
     first = found.rows[0].searched
     panels = {}
     for index, name in enumerate(first.scores):
-        does = "judges" if index else "chooses"
+        does = "judge" if index else "verifier"
         title = f"{name.rpartition(':')[2]} ({does}), mean ± standard error"
         panels[title] = _lines(found, partial(_mean, name))
     for name in first.features:
@@ -125,7 +125,7 @@ def _lines(
 
 
 def _examples(found: Comparison, student: Sampler, teacher: Sampler) -> dict[str, Any]:
-    """Return rows of the first samples, from the same conditions in each."""
+    """Return rows of the first samples, with the same conditions in each row."""
     row, best = found.rows[-1], found.chosen[found.rows[-1].candidates]
     asked = found.chosen[1]
     count = min(asked.number, _EXAMPLES if teacher.makes_images else POINTS)

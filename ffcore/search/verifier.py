@@ -1,4 +1,4 @@
-"""Verifiers: functions that score images. Their answers are checked here."""
+"""Verifiers: functions that score images. This module checks their scores."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ffcore.plugins.place import describe_error
 from ffcore.system.faults import OutOfMemory
 
 Function = Callable[[Tensor, Condition], Tensor]
-"""(images, condition) -> scores, Float[B]: of decoded images Float[B, C, H, W] in [−1, 1], or of
-samples Float[B, *S] as they are where nothing decodes them. Higher is better; each score from its
-own image and condition alone, so that no batch size counts."""
+"""(images, condition) -> scores, Float[B]. The images are decoded, Float[B, C, H, W] in [−1, 1], or
+samples Float[B, *S] without a decoder. Higher is better. Each score depends only on its own image
+and condition, not on the batch."""
 
 
 class VerifierError(PluginError):
-    """A verifier failed, or its answer is no score. One message, for a person."""
+    """A verifier failed or returned no valid scores. The message is for the user."""
 
 
 class Verifier:
-    """A function that scores images, by its name.
+    """A named function that scores images.
 
     Args:
         function: see Function.
@@ -36,9 +36,9 @@ class Verifier:
 
     @staticmethod
     def load(name: str) -> Verifier:
-        """Return the verifier `module:function`, sought in the current folder too.
+        """Return the verifier `module:function`; the current folder is searched too.
 
-        Raises BrokenPlugin where it cannot be imported or called, VerifierError for another form.
+        Raises BrokenPlugin if it cannot be imported or called, VerifierError for another form.
         """
         module, _, function = name.partition(":")
         if not (module and function):
@@ -49,8 +49,8 @@ class Verifier:
     def __call__(self, images: Tensor, condition: Condition) -> Tensor:
         """Return the scores, Float[B], in float64 on the CPU.
 
-        Raises VerifierError where the function fails, with the place in it, or where its answer is
-        not a finite number for each image.
+        Raises VerifierError if the function fails, with the place in it, or if it does not return
+        a finite number for each image.
         """
         try:
             scores = self.function(images, condition)
@@ -62,13 +62,13 @@ class Verifier:
         if found is None or found.shape != (len(images),):
             what = type(scores).__name__ if found is None else f"a tensor {tuple(found.shape)}"
             raise VerifierError(
-                f"verifier {self.name} answered {what} to {len(images)} images: it must be a "
+                f"verifier {self.name} returned {what} for {len(images)} images: it must return a "
                 f"tensor ({len(images)},), one score for each"
             )
         bad = (~found.isfinite()).nonzero()
         if len(bad):
             raise VerifierError(
-                f"verifier {self.name} answered {float(found[bad[0]])} to an image (row "
+                f"verifier {self.name} returned {float(found[bad[0]])} for an image (row "
                 f"{int(bad[0])} of {len(images)}): a score must be finite"
             )
         return found

@@ -1,4 +1,4 @@
-"""Whether samples are read as the class that was asked for, beside the teacher's own."""
+"""Class accuracy of the student's samples, beside the teacher's."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ffcore.interfaces import ClassFeatures
 
 @attrs.frozen(kw_only=True)
 class Agreement:
-    """How samples of a student and of its teacher, from the same noise, are read."""
+    """Predicted classes of a student's and its teacher's samples from the same noise."""
 
     alike: float
-    """Share of the noise from which both are read as the same class."""
+    """Share of the pairs that are predicted as the same class."""
     student: float
-    """Share of the student's samples that are read as the class that was asked for."""
+    """Class accuracy: the share of the student's samples that are predicted as their label."""
     teacher: float
     asked: tuple[int, ...]
-    """How many samples of each class were asked for."""
+    """Number of samples with each label."""
     student_by_class: tuple[float | None, ...]
-    """The share of each class; None for one that was not asked for."""
+    """The accuracy of each class; None for a label that no sample has."""
     teacher_by_class: tuple[float | None, ...]
 
 
@@ -29,14 +29,14 @@ class Agreement:
 def agreement(
     classifier: ClassFeatures, student: Tensor, teacher: Tensor, label: Tensor, chunk: int
 ) -> Agreement:
-    """Return how a classifier reads samples.
+    """Return the accuracy of samples by a classifier.
 
     Args:
-        classifier: of as many classes as labels are drawn from.
+        classifier: of the classes of the labels.
         student: the student's samples, Float[N, *S].
-        teacher: the teacher's from the same noise, Float[N, *S].
-        label: the class that each was asked for, Int[N].
-        chunk: samples that are read at a time.
+        teacher: the teacher's samples from the same noise, Float[N, *S].
+        label: of each pair, Int[N].
+        chunk: number of samples to classify at a time.
     """
     mine, its = (
         torch.cat([classifier.classify(part) for part in each.split(chunk)]).cpu()

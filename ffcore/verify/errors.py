@@ -1,4 +1,4 @@
-"""How large an error is over samples: absolute and relative, by quantiles."""
+"""Errors over samples: absolute and relative, by quantiles."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor
 
 QUANTILES = (0.1, 0.5, 0.9)
 LEAST = 1e-4
-"""Where what is divided by is smaller, in standard deviations of the prior, no ratio is formed: the
-solver and float32 do not resolve a percent of it."""
+"""Smallest divisor of a relative error, in standard deviations of the prior: below it, the solver
+and float32 cannot resolve a percent."""
 
 
 @attrs.frozen(kw_only=True)
 class Spread:
-    """Numbers of samples, summed up."""
+    """A summary of one number per sample."""
 
     rms: float
     low: float
@@ -25,7 +25,7 @@ class Spread:
 
     @staticmethod
     def of(values: Tensor) -> Spread:
-        """Sum up Float[N], N ≥ 1."""
+        """Summarise Float[N], N ≥ 1."""
         values = values.detach().cpu().double()
         low, median, high = torch.quantile(
             values, torch.tensor(QUANTILES, dtype=torch.float64)
@@ -40,13 +40,13 @@ class Errors:
     absolute: Spread
     """‖error‖ / √d."""
     relative: Spread | None
-    """‖error‖ / ‖size‖ of the samples whose size is LEAST √d or more; None where there is none."""
+    """‖error‖ / ‖size‖ of the samples whose size is LEAST √d or more; None if there is none."""
     left_out: int
-    """How many samples are not among these."""
+    """Number of the other samples."""
 
     @staticmethod
     def of(error: Tensor, size: Tensor) -> Errors:
-        """Sum up the norms of N samples, both Float[N] and divided by √d; see `norm`."""
+        """Summarise the norms of N samples, both Float[N] and divided by √d; see `norm`."""
         moves = size >= LEAST
         some = bool(moves.any())
         return Errors(

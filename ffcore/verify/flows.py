@@ -24,27 +24,27 @@ from ffcore.verify.errors import Errors, norm
 from ffcore.verify.residual import residual
 
 CONTROLLED = 32
-"""Samples on which the solver is checked by a coarser one."""
+"""Number of samples on which a coarser solver checks the solver."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Flows:
-    """How a student's flow differs from its teacher's, at each δ."""
+    """Differences between a student's flow and its teacher's, at each δ."""
 
     identity: dict[float, Errors]
     """v_G − u, relative to u."""
     trajectory: dict[float, Errors]
     """f(z, δ) − Φ(z, δ), relative to Φ(z, δ) − z; Φ is the solver's."""
     closed_form: dict[float, Errors] | None
-    """The same with the exact flow map for Φ; None where it is not known."""
+    """The same with the exact flow map for Φ; None if it is unknown."""
     solver_error: float
-    """‖Φ − exact‖ relative to the way, or ‖Φ − coarser‖, which is usually more: root mean square
-    over samples at the worst δ."""
+    """‖Φ − exact‖ relative to the distance travelled, or ‖Φ − coarser‖, which is usually more: root
+    mean square over samples at the worst δ."""
     backend: Backend
     """Of ∂_δ F."""
     derivative_error: float
-    """How far v_G changes, relative to u, as the finite difference's step is doubled: likewise. 0
-    by forward mode."""
+    """Change of v_G relative to u when the finite difference's step doubles, as in `solver_error`;
+    0 for forward mode."""
     student: Tensor
     """f(z, 1), Float[N, *S]."""
     teacher: Tensor
@@ -61,7 +61,7 @@ def compare_flows(
     """Follow both flows from prior noise.
 
     Args:
-        student, teacher: the latter guided by what a condition carries.
+        student, teacher: the teacher guided by the scale in a condition.
         measurement: its samples, seed, guidance, batch and solver count.
         progress: gets the samples done, in steps of δ, and their total.
     """
@@ -142,7 +142,7 @@ def solutions(
 
 
 def coarser(solver: Solver) -> Solver:
-    """Return a solver so much worse that their difference estimates the error of `solver`."""
+    """Return a coarser solver; the difference of both estimates the error of `solver`."""
     if solver.method == "dopri5":
         return attrs.evolve(solver, tolerance=10 * solver.tolerance)
     return attrs.evolve(solver, steps=max(1, solver.steps // 2))
@@ -151,9 +151,9 @@ def coarser(solver: Solver) -> Solver:
 def exact_solution(
     teacher: Teacher, z: Tensor, condition: Condition, delta: float
 ) -> Tensor | None:
-    """Return the exact f*(z, δ) in float64, Float[B, *S]; None where it is not known.
+    """Return the exact f*(z, δ) in float64, Float[B, *S]; None if it is unknown.
 
-    What is known is the unguided teacher's.
+    Only unguided teachers can know it.
     """
     known = remove_guidance(teacher)
     if not isinstance(known, ExactTeacher) or condition.guidance is not None:

@@ -1,14 +1,14 @@
-"""The noising velocity of samples, fitted again, against the teacher's.
+"""The noising velocity of samples, from a fit, against the teacher's.
 
-v_N = E[x − n | x_r] belongs to the distribution of samples x alone. If the student's is that of the
-teacher's data, it is the teacher's velocity u; FreeFlow's corrector trains on v_N − u. It is known
-by a fit g alone, and so two numbers are reported: ‖g − u‖, which the fit's own error adds to, and a
-bound that no fit can exceed. For any g, E⟨g − u, (x − n) − u⟩ = E⟨g − u, v_N − u⟩, the fit's error
-having no part in it, so that by Cauchy and Schwarz
+v_N = E[x − n | x_r] depends only on the distribution of samples x. If the student's distribution is
+that of the teacher's data, v_N is the teacher's velocity u; FreeFlow's corrector trains on v_N − u.
+v_N is known only through a fit g, so two numbers are reported: ‖g − u‖, which includes the error of
+the fit, and a lower bound on ‖v_N − u‖ for any g. Since E⟨g − u, (x − n) − u⟩ = E⟨g − u, v_N − u⟩,
+Cauchy-Schwarz gives
 
-    ‖v_N − u‖ ≥ E⟨g − u, (x − n) − u⟩ / ‖g − u‖,
+    ‖v_N − u‖ ≥ E⟨g − u, (x − n) − u⟩ / ‖g − u‖
 
-on samples that g was not fitted to, with equality for g = v_N.
+on samples that g was not fitted on, with equality for g = v_N.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ TELL_EVERY = 10
 
 @attrs.frozen(kw_only=True)
 class Fit:
-    """How the fit of a velocity goes: flow matching on a pool of samples, with noise always new."""
+    """Settings of a fit: flow matching on a pool of samples, with fresh noise at each step."""
 
     steps: int
     batch: int
     samples: int
-    """In the pool, each again and again."""
+    """Number of samples in the pool, used repeatedly."""
     optimizer: Optimizer
-    """Its warm-up and schedule are of the fit's own steps."""
+    """Its warm-up and schedule count the steps of the fit."""
     seed: int = 0
 
 
@@ -53,11 +53,11 @@ class NoisingGap:
     errors: Errors
     """Of ‖g − u‖, relative to ‖u‖."""
     at_least: float
-    """The bound on the root mean square of ‖v_N − u‖ / √d; near 0 where it says nothing."""
+    """The lower bound on the root mean square of ‖v_N − u‖ / √d; uninformative near 0."""
     at_least_error: float
     """Its standard error."""
     loss: float
-    """E‖g − (x − n)‖² / d, the flow-matching loss of g on samples that it was not fitted to."""
+    """E‖g − (x − n)‖² / d, the flow-matching loss of g on held-out samples."""
     loss_of_teacher: float
     """The same of u. It exceeds that of v_N by E‖v_N − u‖² / d."""
 
@@ -76,11 +76,11 @@ def fit_velocity(
         network: with gradients on.
         samples: the pool, Float[N, *S].
         condition: theirs, without γ.
-        fit: how.
-        chunk: samples that pass through the network at a time; without influence but rounding.
-        progress: gets the steps made, and the loss at times.
+        fit: the settings.
+        chunk: number of samples per network call; changes only the rounding.
+        progress: gets the number of steps and the loss now and then.
 
-    Raises NotFinite where the fit diverges.
+    Raises NotFinite if the fit diverges.
     """
     learner = Learner.of(network, fit.optimizer)
     device = samples.device
@@ -107,7 +107,7 @@ def fit_velocity(
             if not total.isfinite():
                 raise NotFinite(
                     f"the fit of the noising velocity diverged in {step + 1} steps, with the "
-                    "recipe's [optimizer]; --fit-steps 0 leaves it out"
+                    "recipe's [optimizer]; use --fit-steps 0 to skip it"
                 )
 
 
@@ -122,16 +122,16 @@ def noising_gap(
     seed: int,
     chunk: int,
 ) -> NoisingGap:
-    """Return the gap between the noising velocity of samples, as g has it, and the teacher's.
+    """Return the gap between the noising velocity g of samples and the teacher's.
 
     Args:
-        g: fitted to other samples of their distribution.
-        teacher: guided by what the condition carries.
+        g: fitted on other samples of the same distribution.
+        teacher: guided by the scale in the condition.
         samples: Float[N, *S].
         condition: theirs.
         r: noise level in (0, 1].
         seed: of the noise, which is the same at every level and for every g.
-        chunk: samples that pass through the networks at a time.
+        chunk: number of samples per network call.
     """
     plain = attrs.evolve(condition, guidance=None)
     gaps, sizes, inner, losses, teachers = [], [], [], [], []

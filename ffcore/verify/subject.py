@@ -1,4 +1,4 @@
-"""What is verified: a student beside its own teacher, opened from a run directory or an export."""
+"""The subject of a verification: a student and its teacher, from a run directory or an export."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from ffcore.training.optimizer import Optimizer
 
 @attrs.frozen(kw_only=True, eq=False)
 class Subject:
-    """A student and its teacher on one device, with what is needed to compare them."""
+    """A student and its teacher on one device, ready to compare."""
 
     student: Student
     teacher: Teacher
-    """Guided by the scale that a condition carries."""
+    """Guided by the scale in a condition."""
     guidance: float
-    """The scale γ at which they are compared."""
+    """The scale γ of the comparison."""
     network: VelocityField | None
-    """To fit to samples: the teacher's trainable copy, or one that was named; None: there is none.
-    It is copied before it is trained."""
+    """The network to fit to samples: the teacher's trainable copy, or a named one; None without
+    either. It is copied before it is trained."""
     optimizer: Optimizer
     """The recipe's, for that fit."""
     batch: int
@@ -50,9 +50,9 @@ class Subject:
     classifiers: tuple[ClassFeatures, ...]
     """The recipe's features that know the teacher's classes."""
     record: dict[str, Any]
-    """Who they are, as JSON can hold it."""
+    """The identity of both, ready for JSON."""
     notes: tuple[str, ...]
-    """What is to be said of them."""
+    """Notes for the reader of the numbers."""
 
 
 def open_subject(
@@ -69,11 +69,12 @@ def open_subject(
         source: a run directory or an export.
         guidance: the scale γ; by default the recipe's.
         network: a table of the role network, to fit instead of the teacher's copy.
-        device: of torch; "auto" takes an accelerator if there is one.
+        device: a torch device; "auto" takes a GPU if there is one.
         overrides: of the keys of the recipe's teacher, as in "teacher.weights=PATH".
 
-    Raises SourceError where there is no student, no recipe, or the teacher is another; MissingFile,
-    WeightsError, BuildError, RecipeError; SampleError for a scale the student was not trained for.
+    Raises SourceError if there is no student or no recipe, or if the teacher is not the student's;
+    MissingFile, WeightsError, BuildError, RecipeError; SampleError for a scale that the student was
+    not trained for.
     """
     pair = Pair.open(source, overrides)
     found, recipe, teacher, notes = pair.file, pair.recipe, pair.teacher, list(pair.notes)
@@ -129,7 +130,7 @@ def _classifiers(recipe: Recipe, context: Context, notes: list[str]) -> list[Cla
             require(getattr(table, "files", ()))
         except MissingFile:
             name = installed().type_name("features", table)
-            notes.append(f"the features {name} are left out: their files are not here")
+            notes.append(f"the features {name} are left out: their files are missing")
             continue
         features = build_component("evaluation.features", table, context, Features)
         if isinstance(features, ClassFeatures) and features.classes == context.classes:
@@ -138,7 +139,7 @@ def _classifiers(recipe: Recipe, context: Context, notes: list[str]) -> list[Cla
 
 
 def _network(recipe: Recipe, table: Any, context: Context) -> VelocityField | None:
-    """Return a network to fit: of this table, the teacher's copy, or the one the recipe names."""
+    """Return a network to fit: from the table, the teacher's copy, or the recipe's."""
     assert context.teacher is not None
     if table is None and (copy := context.teacher.trainable_copy()) is not None:
         return copy

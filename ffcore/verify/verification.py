@@ -1,4 +1,4 @@
-"""All that is measured of a student beside its teacher, and under which conditions."""
+"""The verification of a student against its teacher, with its conditions."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from ffcore.verify.residual import STEP
 from ffcore.verify.subject import Subject
 
 Progress = Callable[[str, int, int, str], None]
-"""(name of the work, number done, total number, news)."""
+"""(name of the work, number done, total number, text)."""
 
 
 _NO_NETWORK = (
     "the noising gap is left out: this teacher cannot be copied, and its recipe names no network "
-    "to fit to samples; --network names one, as in --network mlp"
+    "to fit to samples; name one, as in --network mlp"
 )
 
 
@@ -44,25 +44,25 @@ def silent(what: str, done: int, total: int, news: str) -> None:
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """How much is measured, and how exactly."""
+    """The amount and the precision of a verification."""
 
     samples: int = 256
     seed: int = 0
     solver: Solver = attrs.field(factory=lambda: Solver("dopri5", steps=256, tolerance=1e-5))
-    """Of the teacher's solutions."""
+    """Solver of the teacher's trajectories."""
     fit_steps: int = 300
-    """Of the noising velocity's fit; 0 leaves the noising gap out."""
+    """Number of steps of a fit of the noising velocity; 0 skips the noising gap."""
     fit_samples: int = 512
-    """To which it is fitted, apart from those that are measured."""
+    """Number of samples to fit on; none of them is measured."""
     batch: int = 64
-    """Samples that pass through a network at a time."""
+    """Number of samples per network call."""
 
     @staticmethod
     def usual(sample_shape: tuple[int, ...]) -> Settings:
-        """Return what takes about a minute on a CPU, for small images or for vectors.
+        """Return settings that take about a minute on a CPU, for small images or for vectors.
 
-        A vector is cheap, and has few numbers over which noise would average out; what is fitted
-        to vectors is usually no copy of a teacher, and begins from scratch.
+        Vectors are cheap, but need more samples, since each has few numbers to average noise over.
+        The fit to vectors usually starts from scratch, not from a copy of the teacher.
         """
         if len(sample_shape) > 1:
             return Settings()
@@ -75,21 +75,21 @@ class Noising:
 
     student: dict[float, NoisingGap]
     control: dict[float, NoisingGap]
-    """Of the teacher's own samples, by the same fit: what a perfect student would get."""
+    """The same for the teacher's own samples: the result of a perfect student."""
 
 
 @attrs.frozen(kw_only=True)
 class Verification:
-    """The numbers, and all that they depend on."""
+    """The numbers and their conditions."""
 
     identity: dict[float, Errors]
     """v_G − u at each δ, relative to u."""
     trajectory: dict[float, Errors]
     """f(z, δ) − Φ(z, δ) at each δ, relative to Φ(z, δ) − z; Φ is the solver's."""
     closed_form: dict[float, Errors] | None
-    """The same with the exact flow map for Φ; None where the teacher does not know it."""
+    """The same with the exact flow map for Φ; None if the teacher does not know it."""
     noising: Noising | None
-    """None where it is left out."""
+    """None if it is left out."""
     classes: dict[str, Agreement]
     """By the name of the features."""
     conditions: dict[str, Any]
@@ -97,7 +97,7 @@ class Verification:
     seconds: dict[str, float]
 
     def document(self) -> dict[str, Any]:
-        """Return all of it as JSON holds it: δ and r, by which numbers are found, are strings."""
+        """Return it ready for JSON; the keys δ and r become strings."""
         tree = {"schema": 1, **attrs.asdict(self)}
         return dict(json.loads(json.dumps(tree, allow_nan=False)))
 
@@ -105,9 +105,9 @@ class Verification:
 def verify(
     subject: Subject, settings: Settings | None = None, progress: Progress = silent
 ) -> Verification:
-    """Measure a student beside its teacher.
+    """Measure a student against its teacher.
 
-    Raises FlowError where the solver does not get on, OutOfMemory.
+    Raises FlowError if the solver fails; OutOfMemory.
     """
     settings = settings or Settings()
     measurement = Measurement(
@@ -184,7 +184,7 @@ def _noising(
     condition: Condition,
     progress: Progress,
 ) -> Noising:
-    """Fit the noising velocity of both, and hold it against the teacher on these samples."""
+    """Fit the noising velocity of both, and compare it with the teacher's on these samples."""
     pools, pooled = _pools(subject, attrs.evolve(measurement, samples=fit.samples), progress)
     found: dict[str, dict[float, NoisingGap]] = {}
     for whose, pool in pools.items():
@@ -215,7 +215,7 @@ def _noising(
 def _pools(
     subject: Subject, measurement: Measurement, progress: Progress
 ) -> tuple[dict[str, Tensor], Condition]:
-    """Return samples to fit to, the student's and the teacher's from the same noise."""
+    """Return samples to fit on, the student's and the teacher's from the same noise."""
     mine, its, conditions = [], [], []
     done = 0
     for z, condition in prior(subject.teacher, measurement, "verify fit"):

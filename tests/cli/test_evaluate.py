@@ -160,9 +160,13 @@ def test_missing_classes_cry_out(finished):
         (["RUN", "-r", SHIPPED, "-f", "digit"], ExitCode.PLUGIN, "did you mean 'digits'?"),
         (["RUN", "-r", SHIPPED, "-f", "{no"], ExitCode.USAGE, "is not a TOML table"),
         (["RUN", "-r", SHIPPED, "-m", "fid"], ExitCode.USAGE, "there is no 'fid'"),
-        (["RUN", "-r", SHIPPED, "-m", "kid"], ExitCode.USAGE, "has statistics: name"),
+        (["RUN", "-r", SHIPPED, "-m", "kid"], ExitCode.USAGE, "has only statistics: name"),
         (["RUN", "-r", SHIPPED, "-o", "full"], ExitCode.USAGE, "full exists"),
-        (["RUN", "-r", SHIPPED, "-o", "no/a"], ExitCode.USAGE, "/no to keep a result in"),
+        (
+            ["RUN", "-r", SHIPPED, "-o", "no/a"],
+            ExitCode.USAGE,
+            "/no does not exist: create it for the result",
+        ),
         (
             ["RUN", "-r", SHIPPED, "-o", "RUN/a"],
             ExitCode.USAGE,
@@ -178,7 +182,7 @@ def test_missing_classes_cry_out(finished):
         (
             ["s.npz", "-r", SHIPPED, "--seed", "1"],
             ExitCode.USAGE,
-            "seed: these samples are stored and not made",
+            "seed: cannot be set, since these samples are stored",
         ),
     ],
 )
@@ -224,7 +228,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(finished):
         assert running.stderr is not None
         said = running.stderr.read()
     assert running.returncode == ExitCode.TERMINATED
-    stopped = re.search(r"stopped after (\d+) of 1100 samples; the same command goes on", said)
+    stopped = re.search(r"stopped after (\d+) of 1100 samples; the same command resumes it", said)
     assert stopped is not None
     assert 0 <= int(stopped[1]) < 1100
     again = ffd(*arguments)
@@ -280,4 +284,4 @@ def test_the_way_of_published_fids_with_random_weights(finished):
     assert "6 samples in 2048 dimensions" in document["notes"][0]
     other = ffd("s.npz", "-r", "VIRTUAL.npz", "-f", "digits")
     assert other.exit_code == ExitCode.USAGE
-    assert "in the features inception alone, and digits is asked for" in other.stderr
+    assert "only in the features inception, not in digits" in other.stderr

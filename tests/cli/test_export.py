@@ -47,12 +47,12 @@ def test_what_cannot_be_exported_gets_one_message_and_leaves_nothing(finished, t
     occupied.mkdir()
     (occupied / "notes.txt").write_text("mine")
     for arguments, environment, code, said in (
-        (["empty", "--out", "out"], {}, ExitCode.USAGE, "empty is no run directory"),
+        (["empty", "--out", "out"], {}, ExitCode.USAGE, "empty is not a run directory"),
         (
             [str(finished), "--out", "occupied", "--overwrite"],
             {},
             ExitCode.USAGE,
-            "exists and is no earlier export",
+            "exists and is not an earlier export",
         ),
         (
             [str(finished), "--out", "out"],

@@ -76,8 +76,8 @@ def test_what_is_no_run_is_refused_and_left_alone(tmp_path: Path) -> None:
     found = ffd(tmp_path)
     assert found.exit_code == ExitCode.USAGE
     assert found.stderr == (
-        f"{tmp_path} is no run directory: it has no recipe.toml and no provenance.json. A report "
-        "is of the directory that ffd run wrote\n"
+        f"{tmp_path} is not a run directory: it has no recipe.toml and no provenance.json. A "
+        "report needs a directory that ffd run wrote\n"
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -92,7 +92,7 @@ def test_json_is_one_document_on_stdout(tmp_path):
         (
             ["gaussian.toml", "-d", "occupied"],
             ExitCode.USAGE,
-            "holds files that no run has written",
+            "holds files that are not a run's",
         ),
     ],
 )

@@ -171,7 +171,7 @@ def test_another_teacher_is_refused(vectors):
         (["gaussian.toml"], ExitCode.USAGE, "is a recipe, and has no student"),
         (["."], ExitCode.USAGE, "is neither a run directory nor an export"),
         (["begun"], ExitCode.USAGE, "has no student yet"),
-        (["RUN", "--guidance", "2"], ExitCode.USAGE, "trained for scale 1 alone"),
+        (["RUN", "--guidance", "2"], ExitCode.USAGE, "trained for scale 1 only"),
         (["RUN", "--set", "student.width=3"], ExitCode.USAGE, "only keys of the teacher"),
         (["RUN", "--set", "teacher"], ExitCode.USAGE, "--set teacher:"),
         (["RUN", "--network", "mlq"], ExitCode.PLUGIN, "did you mean 'mlp'?"),

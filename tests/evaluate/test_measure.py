@@ -184,14 +184,14 @@ def test_a_published_file_gives_the_closed_form_between_gaussians(tmp_path):
 def test_the_statistics_of_a_published_file_are_in_no_other_features(tmp_path):
     file = npz(tmp_path / "r.npz", mu=np.zeros(64), sigma=np.eye(64), arr_0=pictures(0, 5))
     samples, reference = opened(npz(tmp_path / "a.npz", arr_0=pictures(1, 5)), file)
-    with pytest.raises(EvaluationError, match="in the features inception alone, and digits is"):
+    with pytest.raises(EvaluationError, match="only in the features inception, not in digits"):
         measure(samples, reference, [features()])
 
 
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
-        ({"mu": np.zeros(3)}, "has mu and no sigma"),
+        ({"mu": np.zeros(3)}, "has mu but no sigma"),
         ({"mu": np.zeros(3), "sigma": np.eye(2)}, r"mu has shape \(3,\) and sigma \(2, 2\)"),
         ({"mu": np.full(2, np.nan), "sigma": np.eye(2)}, "holds NaN or infinity"),
     ],
@@ -239,7 +239,7 @@ def test_a_teachers_statistics_serve_their_own_features_and_no_others(tmp_path):
 
 
 def test_a_packages_file_of_something_else_is_no_reference(two):
-    with pytest.raises(EvaluationError, match=r"teacher\.safetensors holds no statistics"):
+    with pytest.raises(EvaluationError, match=r"teacher\.safetensors is neither statistics nor"):
         open_reference("ffcore_digits:teacher.safetensors", two[0], Making())
 
 
@@ -325,7 +325,7 @@ def test_labels_stand_beside_the_samples_as_adm_has_them(tmp_path):
 def test_whole_numbers_beside_samples_that_are_no_labels_are_refused(tmp_path, wrong):
     path = npz(tmp_path / "a.npz", arr_0=pictures(0, 40), arr_1=wrong)
     with pytest.raises(
-        EvaluationError, match=r"arr_1 is int64 of shape .* Leave anything else out"
+        EvaluationError, match=r"arr_1 is int64 of shape .* Leave out anything else"
     ):
         open_samples(path, Making())
     floats = npz(tmp_path / "b.npz", arr_0=pictures(0, 40), arr_1=np.zeros(3))
@@ -335,7 +335,7 @@ def test_whole_numbers_beside_samples_that_are_no_labels_are_refused(tmp_path, w
 def test_labels_that_the_features_do_not_tell_are_refused(two, tmp_path):
     path = npz(tmp_path / "c.npz", arr_0=pictures(0, 40), arr_1=np.arange(40))
     with pytest.raises(
-        EvaluationError, match="of class 39, and the features digits know 10 classes"
+        EvaluationError, match="label 39, but the features digits know only the classes 0 to 9"
     ):
         measure(open_samples(path, Making()), two[1], [features()], ("classes",))
 
@@ -362,11 +362,12 @@ def test_a_part_of_samples_is_that_part(tmp_path):
 
 def test_classes_need_a_classifier(two):
     with pytest.raises(
-        EvaluationError, match="needs features of a classifier, and reads knows none"
+        EvaluationError,
+        match="needs features of a classifier for the samples' labels, which reads is not",
     ):
         measure(*two, [Reads()], ("classes",))
     with pytest.raises(
-        EvaluationError, match="is: needs features of a classifier, and reads has no"
+        EvaluationError, match="is: needs features of a classifier, but reads has no"
     ):
         measure(*two, [Reads()], ("is",))
 
@@ -377,11 +378,11 @@ def test_classes_need_a_classifier(two):
 @pytest.mark.parametrize(
     ("array", "said"),
     [
-        (np.zeros((5, 8, 8, 1), np.float32), r"floats in \[0, 1\] make \(255"),
+        (np.zeros((5, 8, 8, 1), np.float32), r"Convert floats in \[0, 1\] by \(255"),
         (np.zeros((5, 3, 8, 8)), "images are uint8 from 0 to 255"),
         (np.zeros((5, 3, 8, 8), np.uint8), r"transpose it, arr_0\.transpose\(0, 2, 3, 1\)"),
-        (np.zeros((5, 8, 8, 4), np.uint8), "1 channel or 3$"),
-        (np.zeros((5, 8, 8), np.uint8), "1 channel or 3$"),
+        (np.zeros((5, 8, 8, 4), np.uint8), "with 1 or 3 channels$"),
+        (np.zeros((5, 8, 8), np.uint8), "with 1 or 3 channels$"),
         (np.zeros((5, 8, 8, 1), np.int64), "images are uint8, anything else float32"),
         (np.zeros((1, 8, 8, 1), np.uint8), "at least 2"),
         (np.zeros(5), "at least 2"),
@@ -415,7 +416,7 @@ def test_other_files_are_told_for_what_they_are(tmp_path):
         open_samples(str(tmp_path / "a.png"), Making())
     Image.new("L", (9, 8)).save(tmp_path / "b.png")
     with pytest.raises(
-        EvaluationError, match=r"b\.png in .* is 9 × 8 of 1 channel, and a\.png is 8"
+        EvaluationError, match=r"b\.png in .* is 9 × 8 of 1 channel, but a\.png is 8"
     ):
         list(open_samples(str(tmp_path), Making()))
     Image.new("RGBA", (8, 8)).save(tmp_path / "a.png")
@@ -465,14 +466,14 @@ def test_vectors_are_measured_in_float32_whatever_their_kind(tmp_path):
 def test_the_record_of_other_samples_is_refused(tmp_path):
     path = npz(tmp_path / "a.npz", arr_0=pictures(0, 5))
     (tmp_path / "a.npz.json").write_text(json.dumps({"number": 6, "shape": [1, 8, 8]}))
-    with pytest.raises(EvaluationError, match="it belongs to others"):
+    with pytest.raises(EvaluationError, match="Remove it; the conditions then count as unknown"):
         open_samples(path, Making())
     labels = {"number": 5, "shape": [1, 8, 8], "label_of_each": [1, 2]}
     (tmp_path / "a.npz.json").write_text(json.dumps(labels))
-    with pytest.raises(EvaluationError, match="it belongs to others"):
+    with pytest.raises(EvaluationError, match="Remove it; the conditions then count as unknown"):
         open_samples(path, Making())
     (tmp_path / "a.npz.json").write_text("[]")
-    with pytest.raises(EvaluationError, match="is no record of a sampling"):
+    with pytest.raises(EvaluationError, match="is not a record of a sampling"):
         open_samples(path, Making())
 
 
@@ -490,7 +491,7 @@ def test_what_does_not_fit_together_is_refused(two, tmp_path):
     few = open_samples(str(tmp_path / "a.npz"), Making(number=9))
     with pytest.raises(EvaluationError, match="is: 9 samples cannot be split into 10 parts"):
         measure(few, two[1], [features()], ("is",))
-    with pytest.raises(EvaluationError, match="holds 300 samples, and 301 are asked for"):
+    with pytest.raises(EvaluationError, match="holds only 300 samples, fewer than 301"):
         open_samples(str(tmp_path / "a.npz"), Making(number=301))
     with pytest.raises(EvaluationError, match=r"^teacher, steps: "):
         open_samples(str(tmp_path / "a.npz"), Making(steps=2, teacher=True))
@@ -581,7 +582,7 @@ def test_another_reference_network_or_space_is_not_compared(two, tmp_path):
     ("text", "said"),
     [
         ("no", "cannot be read as a result"),
-        ("{}", "is no result of ffd evaluate"),
+        ("{}", "is not a result of ffd evaluate"),
         ('{"schema": 9, "conditions": {}, "metrics": {}}', "has schema 9"),
     ],
 )

@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("rounds", [0, 1, 4, 6, 8])
 def test_an_evaluation_that_was_stopped_goes_on_to_the_very_same_numbers(folder, rounds):
     whole = done(folder, Working())
-    with pytest.raises(StoppedEvaluation, match="the same command goes on"):
+    with pytest.raises(StoppedEvaluation, match="the same command resumes it"):
         done(folder, Working(stop=Times(rounds)))
     told: list[tuple[str, int, int]] = []
     found = done(folder, Working(progress=lambda *each: told.append(each)))

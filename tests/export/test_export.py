@@ -250,7 +250,7 @@ def test_a_student_that_leans_on_its_teacher_says_so_and_is_rebuilt_beside_it_on
     config = describe(recipe, teacher, student, step=1)
     assert config["student"] is None
     write_student(place / "student.safetensors", student.state_dict(), config)
-    with pytest.raises(WeightsError, match="beside its teacher only"):
+    with pytest.raises(WeightsError, match="only with its teacher"):
         load_student(place)
     (place / "recipe.toml").write_text(to_toml(recipe))
     found = load_student(place)
@@ -277,7 +277,7 @@ def test_conditions_that_no_file_describes_are_said_when_it_is_sampled(tmp_path)
     assert config["conditions"] is None
     write_student(tmp_path / "s.safetensors", distillation.ema.state_dict(), config)
     assert read_student(tmp_path / "s.safetensors").conditions is None
-    with pytest.raises(SourceError, match="neither none nor classes"):
+    with pytest.raises(SourceError, match="conditions are not classes"):
         load_sampler(tmp_path / "s.safetensors")
 
 
@@ -300,7 +300,7 @@ def test_the_conditions_of_a_sampler_are_its_students(digits):
     assert record["recipe"] == digest(load_recipe(digits / "recipe.toml"))
     assert record["decoder"] == {"type": "identity"}
     assert record["fingerprint"] == fingerprint(load_student(digits))
-    with pytest.raises(SampleError, match="scale 1 alone"):
+    with pytest.raises(SampleError, match="scale 1 only"):
         sampler(1, guidance=2)
 
 
@@ -390,7 +390,7 @@ def test_a_student_alone_has_no_teacher(exported, tmp_path):
     for source in (exported, exported / "student.safetensors"):
         with pytest.raises(SourceError, match="without its teacher"):
             load_teacher_sampler(source)
-    with pytest.raises(SourceError, match="no run directory"):
+    with pytest.raises(SourceError, match="not a run directory"):
         load_teacher_sampler(tmp_path)
 
 
@@ -427,7 +427,7 @@ def test_an_export_tells_no_path_of_the_machine_that_made_it(digits, exported):
         f"- SHA-256 of teacher.safetensors: {sha256}",
     ):
         assert line in text.splitlines()
-    assert "say where yours lie: `--set teacher.weights=PATH`." in text
+    assert "name your copies: `--set teacher.weights=PATH`." in text
 
 
 @pytest.mark.parametrize(
@@ -531,14 +531,14 @@ def test_a_card_says_that_nothing_was_measured_and_which_scales_there_are():
 
 
 def test_a_card_says_how_many_steps_its_student_was_trained_for():
-    assert "- steps: 1, all that the student was trained for" in card_of()
+    assert "- steps: 1; the student was trained for one step only" in card_of()
     assert "trained for 1, 2, 4, or any" in card_of(said={"starts_at": "anywhere"})
 
 
 def test_a_card_says_whether_data_were_used():
     sampled = attrs.evolve(CASES["sit"], data=component("data", {"type": "teacher-samples"}))
     for recipe, said, free in (
-        (CASES["sit"], "from its teacher alone: no data were used.", True),
+        (CASES["sit"], "from its teacher, without data.", True),
         (sampled, "from its teacher and data, `teacher-samples`.", False),
     ):
         assert said in card_of(recipe)
@@ -547,13 +547,13 @@ def test_a_card_says_whether_data_were_used():
 
 def test_a_card_names_the_method_that_was_used():
     card_of_freeflow = card_of()
-    assert "The method: predictor `freeflow` (" in card_of_freeflow
+    assert "Method: predictor `freeflow` (" in card_of_freeflow
     assert "- freeflow\n" in card_of_freeflow
     recipe = attrs.evolve(
         CASES["sit"], predictor=component("predictor", {"type": "meanflow"}), corrector=None
     )
     text = card_of(recipe)
-    assert "The method: predictor `meanflow` (Learns the flow map from anywhere on data" in text
+    assert "Method: predictor `meanflow` (Learns the flow map from anywhere on data" in text
     assert "- meanflow\n" in text
     assert "- freeflow\n" not in text
     cited = [line for line in text.partition("## Citation")[2].splitlines() if line]
@@ -603,10 +603,10 @@ def test_an_export_is_replaced_only_when_it_is_asked_for(digits, tmp_path):
 
 def test_what_is_no_export_is_never_replaced(digits, tmp_path):
     (tmp_path / "out").mkdir()
-    with pytest.raises(SourceError, match="no earlier export"):
+    with pytest.raises(SourceError, match="not an earlier export"):
         export(digits, tmp_path / "out", overwrite=True)
     (tmp_path / "file").write_text("")
-    with pytest.raises(SourceError, match="no earlier export"):
+    with pytest.raises(SourceError, match="not an earlier export"):
         export(digits, tmp_path / "file", overwrite=True)
     export(digits, tmp_path / "third")
     (tmp_path / "third" / "thesis.tex").write_text("years of work")
@@ -626,9 +626,9 @@ def test_only_a_finished_run_is_exported(digits, exported, tmp_path):
     (copy / "student.safetensors").unlink()
     with pytest.raises(SourceError, match="has not finished"):
         export(copy, out)
-    with pytest.raises(SourceError, match="an export already"):
+    with pytest.raises(SourceError, match="already an export"):
         export(exported, out)
-    with pytest.raises(SourceError, match="no run directory"):
+    with pytest.raises(SourceError, match="not a run directory"):
         export(tmp_path / "nowhere", out)
     assert not out.exists()
 
@@ -650,7 +650,7 @@ def test_what_is_left_out_of_a_students_file_is_told(digits, tmp_path):
     path = tmp_path / "s.safetensors"
     for left_out, changes, said in (
         ("student", {"schema": 2}, "of schema 2"),  # another schema may have other keys
-        ("schema", {}, "is no student's file"),
+        ("schema", {}, "is not a student file"),
         ("teacher", {}, "damaged"),
         ("", {"student": 3}, "damaged"),
     ):
@@ -852,12 +852,12 @@ def test_a_card_of_latents_tells_what_they_are_decoded_to_and_by_which_files():
     assert 'load_sampler("x", overrides=["decoder.weights=PATH"])\n' in card_of(here, said)
     assert "ffd sample x --set decoder.weights=PATH -n 16" in card_of(here, said)
     assert 'load_sampler("x")\n' in card_of(hub, said)
-    assert "If yours lie elsewhere: `--set decoder.weights=PATH`" in card_of(hub, said)
+    assert "If yours are elsewhere, name them: `--set decoder.weights=PATH`" in card_of(hub, said)
     untold = card_of(hub, {**said, "decoded_shape": None})
     assert "turns into images\n" in untold
     assert "Float[16, C, H, W] in [−1, 1]\n" in untold
     undecoded = card_of(said={"sample_shape": [4, 8, 8]})
-    assert "- samples: arrays of shape 4 × 8 × 8, which nothing decodes\n" in undecoded
+    assert "- samples: arrays of shape 4 × 8 × 8, without a decoder\n" in undecoded
 
 
 @attrs.frozen(kw_only=True)

@@ -162,9 +162,9 @@ def test_what_verify_found_is_shown(copy: Copy):
     shutil.copy(directory / "samples.png", directory / "verify.png")
     shown = parsed(directory)
     assert (
-        "ffd verify of the student after step 6 trajectory error at δ = 1, median 0.1235 noising "
-        "gap of the student's samples, greatest, at r = 0.5 0.75 student read as asked by digits "
-        "99.6% teacher read as asked by digits 100.0% Training"
+        "ffd verify student after step 6 trajectory error at δ = 1, median 0.1235 largest "
+        "noising gap of the student's samples, at r = 0.5 0.75 class accuracy of the student, by "
+        "digits 99.6% class accuracy of the teacher, by digits 100.0% Training"
     ) in words(shown)
     assert any("ffd verify" in (each["alt"] or "") for each in shown.of("img"))
 

@@ -117,10 +117,10 @@ def test_what_is_no_run_is_refused(runs: Path, tmp_path: Path):
     (tmp_path / "file").touch()
     export(runs / "whole", tmp_path / "export")
     for name, told in {
-        "empty": r"no run directory: it has no recipe\.toml and no provenance\.json",
+        "empty": r"not a run directory: it has no recipe\.toml and no provenance\.json",
         "file": "is a file",
-        "nowhere": "is not there",
-        "export": r"no run directory: it has no provenance\.json",
+        "nowhere": "does not exist",
+        "export": r"not a run directory: it has no provenance\.json",
     }.items():
         with pytest.raises(ReportError, match=told):
             read_records([runs / "whole", tmp_path / name])

@@ -528,12 +528,12 @@ def test_the_statistics_of_a_teacher_that_cannot_be_recognised_are_not_used_agai
     recipe = attrs.evolve(evaluated(), teacher=Nameless())
     before = run(recipe, tmp_path)
     monkeypatch.setattr(f"{__name__}.SCALE", 1.5)
-    assert "no parameters to recognise it by" in said_by(recipe, tmp_path)
+    assert "no parameters to identify it" in said_by(recipe, tmp_path)
     after = json.loads((tmp_path / "evaluation.json").read_text())["distances"]
     for name, each in before.distances.items():
         assert after[name]["euler"]["1"] != each.euler[1]
-    assert "to recognise it by" not in said_by(evaluated(), tmp_path / "another")
-    assert "to recognise it by" not in said_by(evaluated(), tmp_path / "another")
+    assert "to identify it" not in said_by(evaluated(), tmp_path / "another")
+    assert "to identify it" not in said_by(evaluated(), tmp_path / "another")
 
 
 def test_features_are_named_once_each():

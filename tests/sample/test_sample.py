@@ -270,7 +270,7 @@ def test_a_student_is_told_its_scale_as_in_training():
 @pytest.mark.parametrize(
     ("options", "asked", "said"),
     [
-        ({}, 2.0, "trained for scale 1 alone, and 2 is asked for"),
+        ({}, 2.0, "trained for scale 1 only, found 2"),
         ({"scale": 1.5}, 1.0, "trained for scale 1.5 alone"),
         ({"scale": 2.0, "range": (1.0, 4.0)}, 4.5, "trained for scales from 1 to 4"),
         ({"scale": 2.0, "range": (1.0, 4.0)}, 0.5, "trained for scales from 1 to 4"),
@@ -469,9 +469,9 @@ def test_a_picture_is_of_all_images(tmp_path):
     [
         (IMAGE, "s.png", GRID_LIMIT + 1, "at most 400 images.* to a folder"),
         (IMAGE, "s.jpg", 1, "not as .jpg"),
-        ((2,), "s.png", 1, "vectors of 2 numbers and no images: .*NAME.npz"),
+        ((2,), "s.png", 1, "vectors of 2 numbers, not images: .*NAME.npz"),
         ((2,), "s", 1, "vectors of 2 numbers"),
-        ((4, 2, 2), "s", 1, r"arrays of \(4, 2, 2\) and no images: .*name a \[decoder\]"),
+        ((4, 2, 2), "s", 1, r"arrays of \(4, 2, 2\), not images: .*name a \[decoder\]"),
     ],
 )
 def test_what_a_form_cannot_hold_is_refused(tmp_path, shape, name, number, said):
@@ -558,7 +558,7 @@ def test_steps_are_whole(steps):
 def test_steps_are_refused_where_there_are_none():
     with pytest.raises(SampleError, match="steps: this student starts only at the prior"):
         painting()(4, steps=2)
-    with pytest.raises(SampleError, match="a teacher, whose steps are its solver's"):
+    with pytest.raises(SampleError, match="sets the steps of a student only, found 2"):
         Sampler(TeacherSampler(MIXTURE, Solver("euler", 4)), AsItIs())(4, steps=2)
 
 
@@ -592,7 +592,7 @@ NUMBER = 600  # two chunks, and a part of one
 @pytest.mark.parametrize("name", ["s.npz", "s"])
 def test_a_stopped_sampling_goes_on_and_makes_nothing_twice(tmp_path, batches, name):
     sampler = painting()
-    with pytest.raises(StoppedSampling, match=f"of {NUMBER} samples; the same command goes on"):
+    with pytest.raises(StoppedSampling, match=f"of {NUMBER} samples; the same command resumes it"):
         write(sampler, tmp_path / name, NUMBER, stop=Times(batches))
     assert names(tmp_path) == [f".{name}.partial"]
     first = painter(sampler).samples

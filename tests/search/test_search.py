@@ -341,11 +341,11 @@ def raising(images: Tensor, condition: Condition) -> Tensor:
 @pytest.mark.parametrize(
     ("verifier", "said"),
     [
-        (lambda images, condition: images, r"answered a tensor \(8, 2\) to 8 images: it must be a "
-         r"tensor \(8,\), one score for each"),
-        (lambda images, condition: images.sum(), r"answered a tensor \(\) to 8 images"),
-        (lambda images, condition: None, r"answered NoneType to 8 images"),
-        (lambda images, condition: images[:, 0] / 0, r"answered -?inf to an image \(row 0 of 8\)"),
+        (lambda images, condition: images, r"returned a tensor \(8, 2\) for 8 images: it must "
+         r"return a tensor \(8,\), one score for each"),
+        (lambda images, condition: images.sum(), r"returned a tensor \(\) for 8 images"),
+        (lambda images, condition: None, r"returned NoneType for 8 images"),
+        (lambda images, condition: images[:, 0] / 0, r"returned -?inf for an image \(row 0 of 8\)"),
         (raising, r"verifier \S*test_search:raising failed: KeyError: 'no such digit', at "
          r".*test_search\.py:\d+$"),
     ],
@@ -407,20 +407,23 @@ def test_there_are_at_least_one_candidate(candidates: list[int], said: str) -> N
 def test_what_was_chosen_is_not_searched_again() -> None:
     student = a_student()
     best = search(student, first_coordinate, student.request(2), [2])[2]
-    with pytest.raises(SampleError, match="has been chosen already"):
+    with pytest.raises(SampleError, match="is already chosen"):
         search(student, first_coordinate, best, [2])
 
 
 @pytest.mark.parametrize(
     ("teacher", "said"),
     [
-        (lambda: a_teacher(method="dopri5"), "dopri5 decides on its evaluations as it goes"),
-        (a_student, "what renders is a teacher's sampler"),
+        (
+            lambda: a_teacher(method="dopri5"),
+            "dopri5 is adaptive, but a search needs its number of",
+        ),
+        (a_student, "the renderer must be a sampler from load_teacher_sampler"),
         (
             lambda: Sampler(
                 TeacherSampler(FieldTeacher(lambda x, t, c: x, (2,), Labels(3)), Solver()), AsItIs()
             ),
-            "the student is not of this teacher",
+            "student and teacher do not fit",
         ),
     ],
 )
@@ -434,7 +437,7 @@ def test_student_and_teacher_must_belong_together(
 
 def test_no_judge_is_the_verifier() -> None:
     student = a_student()
-    with pytest.raises(SampleError, match="each once, and not the verifier that chooses"):
+    with pytest.raises(SampleError, match="name each once, and not the verifier"):
         compare(
             student,
             a_teacher(),
@@ -470,10 +473,10 @@ def test_what_is_kept_is_what_the_teacher_makes_of_the_best(tmp_path: Path) -> N
         check_free(out, overwrite=False)
     check_free(out, overwrite=True)
     (out / "mine.txt").write_text("")
-    with pytest.raises(SampleError, match=r"holds what no search has written \(mine.txt\)"):
+    with pytest.raises(SampleError, match=r"holds files that are not a search's \(mine.txt\)"):
         check_free(out, overwrite=True)
     (out / "search.json").unlink()
-    with pytest.raises(SampleError, match="is no earlier search"):
+    with pytest.raises(SampleError, match="is not an earlier search"):
         check_free(out, overwrite=True)
 
 
