@@ -31,7 +31,14 @@ COLUMNS = {
 """The columns of the table, each with the statuses that it counts."""
 
 
-@click.command()
+_EXAMPLES = (
+    "\b\nExamples:\n"
+    "  ffd check-plugin acme-flow\n"
+    "  ffd check-plugin module:Class --role predictor\n"
+)
+
+
+@click.command(epilog=_EXAMPLES)
 @click.argument("plugin", metavar="DISTRIBUTION|MODULE:CLASS")
 @options.role("Role of MODULE:CLASS, if ffcore cannot infer it from what the class builds.")
 @click.option(

@@ -28,7 +28,14 @@ if TYPE_CHECKING:
     from ffcore.interfaces import Features
 
 
-@click.command()
+_EXAMPLES = (
+    "\b\nExamples:\n"
+    "  ffd evaluate runs/digits\n"
+    "  ffd evaluate runs/digits -r digits.toml -f digits -n 10000 -o result.json\n"
+)
+
+
+@click.command(epilog=_EXAMPLES)
 @click.argument("source")
 @options.reference(
     "Reference to measure against: samples in any form that SOURCE takes, a recipe (its teacher is "
@@ -50,7 +57,8 @@ if TYPE_CHECKING:
 @options.labels
 @options.guidance
 @options.steps(
-    "Number of steps of a student that starts anywhere [default: 1], or of the teacher's solver."
+    "Number of steps of a student with starts_at = 'anywhere' [default: 1], or of the teacher's "
+    "solver [default: the recipe's]."
 )
 @options.seed(
     "Seed of noise and labels; a generated reference uses the next seed. [default: 0]",
@@ -80,7 +88,8 @@ if TYPE_CHECKING:
     "--compare",
     "earlier",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Earlier result to show beside the new one; its conditions must be the same.",
+    help="Earlier result to show beside the new one. Only the source and its number of steps may "
+    "differ.",
 )
 @options.as_json
 @click.pass_context

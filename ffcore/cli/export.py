@@ -7,8 +7,10 @@ import click
 
 from ffcore.cli import options
 
+_EXAMPLES = "\b\nExample:\n  ffd export runs/digits --out exported\n"
 
-@click.command()
+
+@click.command(epilog=_EXAMPLES)
 @click.argument("run", type=click.Path(path_type=Path))
 @options.out("Directory to write.", required=True)
 @options.overwrite("Replace an earlier export at --out.")

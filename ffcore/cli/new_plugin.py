@@ -8,8 +8,10 @@ import click
 
 from ffcore.cli import options
 
+_EXAMPLES = "\b\nExample:\n  ffd new-plugin ffcore-kernel --role predictor\n"
 
-@click.command()
+
+@click.command(epilog=_EXAMPLES)
 @click.argument("name")
 @options.role("Role of the plugin's component.", required=True)
 @options.directory("Directory to write; must be empty or not exist. [default: NAME]")

@@ -28,7 +28,7 @@ batch = click.option(
     default=64,
     show_default=True,
     type=click.IntRange(1, 256),
-    help="Number of samples generated at a time; does not change them.",
+    help="Number of samples generated at a time; affects them only with dopri5.",
 )
 labels = click.option(
     "--labels",

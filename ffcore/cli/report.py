@@ -8,8 +8,12 @@ import click
 from ffcore.cli import options
 from ffcore.system.files import write_text
 
+_EXAMPLES = (
+    "\b\nExamples:\n  ffd report runs/digits\n  ffd report runs/one runs/two --out both.html\n"
+)
 
-@click.command()
+
+@click.command(epilog=_EXAMPLES)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @options.out(
     "HTML file to write. [default: report.html in the directory of a single run]", folder=False

@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from ffcore.training.loop import Report
 
 
-@click.command()
+_EXAMPLES = (
+    "\b\nExamples:\n"
+    "  ffd run digits.toml\n"
+    "  ffd run digits.toml --set training.steps=100 -d runs/short\n"
+    "  ffd run digits.toml --dry-run --gpus 2\n"
+)
+
+
+@click.command(epilog=_EXAMPLES)
 @click.argument("recipe")
 @options.overrides("Override a key of the recipe, as in training.steps=100.")
 @options.directory("Directory of the run. [default: runs/<name of the recipe>]")

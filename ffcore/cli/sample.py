@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from ffcore.sample import Labelling, Sampler
 
 
-@click.command()
+_EXAMPLES = (
+    "\b\nExamples:\n"
+    "  ffd sample runs/digits -n 64 --labels 3,7 -o samples.npz\n"
+    "  ffd sample digits.toml --teacher -o teacher.png\n"
+)
+
+
+@click.command(epilog=_EXAMPLES)
 @click.argument("source")
 @options.number("Number of samples.", default=16)
 @options.labels
@@ -36,7 +43,8 @@ if TYPE_CHECKING:
 @options.teacher("Sample")
 @options.solver()
 @options.steps(
-    "Number of steps of a student that starts anywhere [default: 1], or of the teacher's solver."
+    "Number of steps of a student with starts_at = 'anywhere' [default: 1], or of the teacher's "
+    "solver [default: the recipe's]."
 )
 @options.batch
 @options.device

@@ -53,7 +53,10 @@ class Numbers(click.ParamType[tuple[int, ...]]):
         return tuple(found)
 
 
-@click.command()
+_EXAMPLES = "\b\nExample:\n  ffd search runs/digits -v module:function -f digits -o search\n"
+
+
+@click.command(epilog=_EXAMPLES)
 @click.argument("source")
 @click.option(
     "--verifier",
@@ -85,7 +88,7 @@ class Numbers(click.ParamType[tuple[int, ...]]):
     metavar="RECIPE",
     help="Recipe or run whose teacher renders. [default: SOURCE; required for an export]",
 )
-@options.solver()
+@options.solver("Fixed-step solver of the teacher; dopri5 is refused. [default: the recipe's]")
 @click.option(
     "--teacher-steps",
     default=8,

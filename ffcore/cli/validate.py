@@ -18,7 +18,10 @@ from ffcore.recipe import Recipe, RecipeError, digest, load_recipe
 ROLES_SHOWN = ("teacher", "student", "predictor", "corrector", "data")
 
 
-@click.command()
+_EXAMPLES = "\b\nExample:\n  ffd validate digits.toml mine.toml --set training.steps=100\n"
+
+
+@click.command(epilog=_EXAMPLES)
 @click.argument("recipes", metavar="RECIPE...", nargs=-1, required=True)
 @options.overrides("Override a key of the recipe, as in training.steps=100.")
 @options.as_json

@@ -24,7 +24,10 @@ _MOST_CLASSES = 10
 """Number of classes that a table shows."""
 
 
-@click.command()
+_EXAMPLES = "\b\nExamples:\n  ffd verify runs/digits\n  ffd verify exported --out verified\n"
+
+
+@click.command(epilog=_EXAMPLES)
 @click.argument("source")
 @options.number("Number of samples. [default: 256 images or 2048 vectors]", least=2)
 @options.seed("Seed of noise and labels; independent of the training seed.")

@@ -50,7 +50,7 @@ def write_samples(
         sampler: generates them.
         asked: the request.
         path: .npz, .png, or a folder; see `output`.
-        batch: number of samples at a time, at most CHUNK; does not change the samples.
+        batch: number of samples at a time, at most CHUNK; affects them only with dopri5.
         overwrite: replace an earlier sampling's files at `path` once the new ones are whole.
         processes: that share the work; by default only this one.
         progress: gets (number done, total), counting those of an interrupted sampling.
