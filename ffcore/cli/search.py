@@ -261,7 +261,7 @@ def _table(
     place: tuple[str, str],
     told: Callable[[Mapping[str, Any]], str],
 ) -> None:
-    """Print one value of each arm, formatted by `told`."""
+    """Print one value of each arm; `told` formats it."""
     kind, key = place
     click.echo(title)
     table = Table(box=None)

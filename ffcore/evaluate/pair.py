@@ -81,7 +81,7 @@ def _recipe(path: Path, overrides: tuple[str, ...], tables: Set[str]) -> Recipe:
 
 
 def _check_teacher(path: Path, teacher: Teacher, file: StudentFile) -> Iterable[str]:
-    """Raise SourceError if a teacher is not the student's; yield what cannot be checked."""
+    """Raise SourceError if a teacher is not the student's; yield notes on what is unchecked."""
     there, here = file.config["teacher"]["fingerprint"], fingerprint(teacher)
     if here == UNKNOWN:
         yield (

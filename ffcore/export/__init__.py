@@ -1,4 +1,4 @@
-"""Students that stand by themselves: their files, what can be sampled, exports."""
+"""Self-contained students: student files, sources of students, exports."""
 
 from ffcore.export.directory import EXPORT_FILES, export
 from ffcore.export.sources import (

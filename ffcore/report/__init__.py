@@ -1,4 +1,4 @@
-"""One page about runs: what was distilled, what it is worth, how it came to be. Without torch."""
+"""One HTML page about runs. Without torch."""
 
 from ffcore.report.page import page
 from ffcore.report.record import Record, ReportError, read_records

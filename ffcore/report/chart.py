@@ -1,6 +1,6 @@
-"""Line charts as SVG that takes its colours from the page, in the light and in the dark.
+"""Line charts as SVG with the colours of the page, light or dark.
 
-Sizes are in units of a view that is 360 wide, about the pixels of a phone.
+The view is 360 units wide, about the pixels of a phone.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ Point = tuple[float, float]
 _WIDTH, _HEIGHT = 360, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 16, 10, 34
 _MOST = 600
-"""Points of a line; of more, each stretch keeps its least and its greatest."""
+"""Most points of a line; of a longer one, each section keeps its minimum and maximum."""
 _PIECES = 5
-"""About how many intervals an axis is divided into."""
+"""Approximate number of intervals on an axis."""
 
 
 @attrs.frozen(kw_only=True)
@@ -48,7 +48,7 @@ class _Axis:
     def over(values: Sequence[float], *, fit: bool) -> _Axis:
         """Return the axis of these values; with `fit` from just below them, else from 0.
 
-        It is logarithmic where they are positive and span more than a factor of 8.
+        It is logarithmic if they are positive and span more than a factor of 8.
         """
         low, high = min(values), max(values)
         if fit and low > 0 and high / low > 8:
@@ -58,7 +58,7 @@ class _Axis:
         return _Axis(low=start, high=high + margin if fit else high, logarithmic=False)
 
     def place(self, value: float) -> float:
-        """Return where a value is, from 0 at the low end to 1."""
+        """Return the position of a value, from 0 at the low end to 1."""
         if self.logarithmic:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
@@ -82,7 +82,7 @@ class _Axis:
 
 
 def chart(title: str, lines: Sequence[Line], *, along: str = "step") -> str | None:
-    """Return a chart of lines over `along`; None where there is no finite point.
+    """Return a chart of lines over `along`; None without any finite point.
 
     Args:
         title: what is drawn, for those who hear it.

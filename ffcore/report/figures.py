@@ -41,7 +41,7 @@ class Panel:
 
 @attrs.frozen
 class Mark:
-    """A row of a ladder: a distance."""
+    """A row of the ranking: a distance."""
 
     label: str
     value: float
@@ -49,15 +49,15 @@ class Mark:
     """"student", "euler" or "floor"."""
     colour: int = 0
     place: float = 0.0
-    """Where it is, from 0 at the near end to 1."""
+    """Its position, from 0 at the near end to 1."""
 
 
 def ladder(group: Comparable, records: Sequence[Record]) -> list[Mark]:
     """Return all distances of a group, the nearest to the teacher first.
 
     Args:
-        group: of runs that may be compared, whose baselines are the same.
-        records: all runs of the page, by which they are named and coloured.
+        group: of comparable runs, with the same baselines.
+        records: all runs of the page, for names and colours.
     """
     students: list[Mark] = []
     baselines: dict[str, Mark] = {}
@@ -80,7 +80,7 @@ def ladder(group: Comparable, records: Sequence[Record]) -> list[Mark]:
 
 
 def _place(value: float, low: float, high: float) -> float:
-    """Return where a value is between two others, by their logarithms if they have any."""
+    """Return the position of a value between two others, logarithmic if they are positive."""
     if low > 0:
         value, low, high = math.log(value), math.log(low), math.log(high)
     return (value - low) / (high - low or 1.0)

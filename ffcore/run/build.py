@@ -29,7 +29,7 @@ class Built:
 def build(recipe: Recipe) -> Built:
     """Build all components of a recipe, without writing to disk.
 
-    New weights depend on the recipe's seed alone, and no global random state changes.
+    New weights depend only on the recipe's seed; global random state does not change.
 
     Raises BuildError if parts do not fit together; WeightsError for weights files.
     """

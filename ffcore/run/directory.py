@@ -29,7 +29,7 @@ PROVENANCE, METRICS = "provenance.json", "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 SAMPLES, CURVES = "samples.png", "curves.png"
 VERIFICATION, VERIFICATION_PICTURE = "verify.json", "verify.png"  # what `ffd verify` leaves
-TRACKING = "tracking"  # where the recipe names trackers
+TRACKING = "tracking"  # if the recipe names trackers
 REPORT = "report.html"  # written by `ffd report`
 FILES = (
     RECIPE,
@@ -57,7 +57,7 @@ class RunDirectoryError(Exception):
 
 @attrs.frozen(kw_only=True)
 class Start:
-    """How a run begins."""
+    """Options for starting a run."""
 
     restart: bool = False
     """Delete the files of an earlier run in the directory and start again."""
@@ -192,7 +192,7 @@ class RunDirectory:
             file.write(json.dumps({"step": report.step, **report.numbers}) + "\n")
 
     def history(self) -> list[dict[str, Any]]:
-        """Return the lines of the metrics; RunDirectoryError where they are damaged."""
+        """Return the lines of the metrics; RunDirectoryError if they are damaged."""
         path = self / METRICS
         if not path.exists():
             return []

@@ -145,7 +145,7 @@ class Run:
         self.observer: Observer = observer if observer and processes.leads else Silent()
         self.stop = stop
         self.changed = Changes()
-        """How the recipe has changed since the run began."""
+        """Changes of the recipe since the run started."""
         name = directory.path.absolute().name
         self.tracking = Tracking(directory / TRACKING, name, self._tree(), self.observer.say)
 

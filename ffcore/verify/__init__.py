@@ -1,4 +1,4 @@
-"""Checks of a flow map: whether it obeys its identity, and ends where the teacher's flow does."""
+"""Verification of a flow map: its identity, and its end points against the teacher's flow."""
 
 from ffcore.verify.agreement import Agreement
 from ffcore.verify.errors import Errors, Spread

@@ -48,7 +48,7 @@ class Flows:
     student: Tensor
     """f(z, 1), Float[N, *S]."""
     teacher: Tensor
-    """Φ(z, 1), the exact one where it is known."""
+    """Φ(z, 1), the exact one if it is known."""
     condition: Condition
 
 

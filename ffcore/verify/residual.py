@@ -1,8 +1,8 @@
-"""Is the student a flow map of the teacher? The identity it must obey, at each duration.
+"""The residual of the flow-map identity, at each duration.
 
-F + δ ∂_δ F = u(f, 1 − δ) at f = z + δ F (Tong et al., 2511.19428): it holds at all δ if and only if
-f is the flow map. What is missing, v_G − u, is by how much the student's flow departs per unit of
-time; FreeFlow's predictor trains on its square.
+F + δ ∂_δ F = u(f, 1 − δ) at f = z + δ F (Tong et al., 2511.19428) holds at all δ if and only if f
+is the flow map. The residual v_G − u is the departure of the student's flow per unit of time;
+FreeFlow's predictor trains on its square.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ffcore.interfaces import Condition, Student, Teacher
 from ffcore.verify.errors import norm
 
 STEP = 5e-3
-"""Of the finite difference. In float32 rounding is about 1e-4 ‖F‖ there, and what is cut off
-STEP²/3 ∂³_δ F; shorter steps round worse, and longer ones cut off more."""
+"""Step of the finite difference. In float32 its rounding error is about 1e-4 ‖F‖ and its truncation
+error STEP²/3 ∂³_δ F. A shorter step rounds worse, a longer one truncates more."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -33,7 +33,7 @@ class Residual:
     velocity: Tensor
     """‖u‖, Float[B]."""
     uncertainty: Tensor
-    """How far v_G changes where the finite difference's step is doubled, Float[B]; 0 where that is
+    """Change of v_G when the finite difference's step doubles, Float[B]; 0 if the derivative is
     exact."""
 
 
@@ -49,11 +49,11 @@ def residual(
     """Return the identity's residual at (z, δ).
 
     Args:
-        student, teacher: the latter guided by what the condition carries.
+        student, teacher: the teacher guided by the scale in the condition.
         z: prior noise, Float[B, *S].
         condition: of size B.
         delta: at least 4 STEP.
-        backend: as `ffcore.flow.derivative.backend_for` finds it.
+        backend: from `ffcore.flow.derivative.backend_for`.
     """
     ones = torch.ones(len(z), dtype=z.dtype, device=z.device)
     duration = delta * ones

@@ -84,7 +84,7 @@ def test_the_answer_stands_before_everything_else(runs: Path):
     told = words(parsed(runs / "whole"))
     kept = json.loads((runs / "whole" / "evaluation.json").read_text())["distances"]["raw"]
     assert "mlp student of a gaussian teacher, by freeflow, with no data" in told
-    answer = told[told.index("One step against") : told.index("What was distilled")]
+    answer = told[told.index("One step against") : told.index("Distillation")]
     assert "The student’s single step is" in answer
     for value in (kept["student"], kept["floor"], *kept["euler"].values()):
         assert f"{value:.4g}" in answer
@@ -111,7 +111,7 @@ def test_runs_of_other_conditions_are_marked(runs: Path):
 def test_what_differs_between_recipes_is_highlighted(runs: Path):
     found = parsed(runs / "whole", runs / "comparable")
     assert (
-        "What differs key whole comparable training.seed 0 1 evaluation.euler [1, 2] [1, 4] All"
+        "Differences key whole comparable training.seed 0 1 evaluation.euler [1, 2] [1, 4] All"
     ) in words(found)
     assert len([each for each in found.of("tr") if each.get("class") == "differs"]) == 2
 
@@ -126,7 +126,7 @@ def test_a_single_run_shows_its_recipe_as_it_runs(runs: Path):
 def test_what_is_missing_is_told(runs: Path):
     told = words(parsed(runs / "unfinished"))
     assert "Nothing was measured yet." in told
-    assert "4 of 6 steps are known to be made" in told
+    assert "4 of 6 steps are recorded" in told
     told = words(parsed(runs / "bare"))
     assert "Nothing was measured." in told
     assert "the recipe switches it off" in told
@@ -137,7 +137,7 @@ def test_a_run_that_has_only_begun_is_reported(copy: Copy):
     for name in ("metrics.jsonl", "checkpoints", "previews"):
         path = directory / name
         path.unlink() if path.is_file() else shutil.rmtree(path)
-    assert "0 of 6 steps are known to be made" in words(parsed(directory))
+    assert "0 of 6 steps are recorded" in words(parsed(directory))
 
 
 def test_changes_since_a_run_began_are_told(copy: Copy):

@@ -61,7 +61,7 @@ def test_a_run_that_is_prolonged_has_the_evaluation_of_an_earlier_student(copy: 
     interrupted(small("training.steps=12"), directory, 8)
     (found,) = read_records([directory])
     assert (found.step, found.finished) == (8, False)
-    assert "The evaluation is of an earlier student, after fewer steps." in found.missing
+    assert "The evaluation is for an earlier student, after fewer steps." in found.missing
     assert list(found.previews) == [0, 1, 3, 6]
     (change,) = found.provenance["changes"]
     assert change["after_step"] == 6
