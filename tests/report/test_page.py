@@ -84,11 +84,11 @@ def test_the_answer_stands_before_everything_else(runs: Path):
     told = words(parsed(runs / "whole"))
     kept = json.loads((runs / "whole" / "evaluation.json").read_text())["distances"]["raw"]
     assert "mlp student of a gaussian teacher, by freeflow, with no data" in told
-    answer = told[told.index("One step against") : told.index("Distillation")]
+    answer = told[told.index("One step against") : told.index("Teacher and student")]
     assert "The student’s single step is" in answer
     for value in (kept["student"], kept["floor"], *kept["euler"].values()):
         assert f"{value:.4g}" in answer
-    assert "What is missing" not in told
+    assert "Missing parts" not in told
 
 
 def test_headings_go_down_one_level_at_a_time(runs: Path):
