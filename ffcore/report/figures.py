@@ -101,7 +101,7 @@ def _title(name: str) -> str:
     """Return the title of a metric: loss_online is the loss of the network "online"."""
     for start, words in {
         "loss_": "loss of the {} network",
-        "gradient_norm_": "norm of the {} network's gradient",
+        "gradient_norm_": "gradient norm of the {} network",
     }.items():
         if name.startswith(start):
             return words.format(name.removeprefix(start))
