@@ -68,7 +68,7 @@ def test_a_compiler_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -
     assert found("compile", "C++ compiler").state == "works"
     monkeypatch.setenv("CXX", "no-such-compiler")
     compiler = found("compile", "C++ compiler")
-    assert (compiler.state, compiler.found) == ("fails", "there is no no-such-compiler")
+    assert (compiler.state, compiler.found) == ("fails", "no-such-compiler is not installed")
     assert "g++" in compiler.advice
 
 

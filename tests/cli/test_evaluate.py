@@ -159,7 +159,7 @@ def test_missing_classes_cry_out(finished):
         (["RUN", "-r", "none.npz"], ExitCode.ENVIRONMENT, "no such file"),
         (["RUN", "-r", SHIPPED, "-f", "digit"], ExitCode.PLUGIN, "did you mean 'digits'?"),
         (["RUN", "-r", SHIPPED, "-f", "{no"], ExitCode.USAGE, "is not a TOML table"),
-        (["RUN", "-r", SHIPPED, "-m", "fid"], ExitCode.USAGE, "there is no 'fid'"),
+        (["RUN", "-r", SHIPPED, "-m", "fid"], ExitCode.USAGE, "unknown 'fid'"),
         (["RUN", "-r", SHIPPED, "-m", "kid"], ExitCode.USAGE, "has only statistics: name"),
         (["RUN", "-r", SHIPPED, "-o", "full"], ExitCode.USAGE, "full exists"),
         (
@@ -173,7 +173,7 @@ def test_missing_classes_cry_out(finished):
             "is the directory of a run or an export",
         ),
         (["RUN", "-r", SHIPPED, "--device", "x"], ExitCode.USAGE, "device 'x' cannot be used"),
-        (["RUN", "-r", SHIPPED, "--solver", "heun"], ExitCode.USAGE, "is the teacher's"),
+        (["RUN", "-r", SHIPPED, "--solver", "heun"], ExitCode.USAGE, "--solver needs --teacher"),
         (["RUN", "-r", SHIPPED, "--compare", "full"], ExitCode.USAGE, "cannot be read as a result"),
         (["RUN", "-r", SHIPPED, "--steps", "4"], ExitCode.USAGE, "starts only at the prior"),
         (["v.npz", "-r", "v.npz"], ExitCode.USAGE, "digits reads images (1, 8, 8), found (2,)"),

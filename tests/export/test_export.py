@@ -186,7 +186,7 @@ def spoilt(source: Path, target: Path, **changes: Any) -> Path:
         ({"guidance": {}}, "damaged"),
         ({"guidance": {"scale": 1, "range": [1]}}, "damaged"),
         ({"conditions": {"null_label": 3}}, "damaged"),
-        ({"student": {"type": "sit", "wdith": 3}}, "describes no student"),
+        ({"student": {"type": "sit", "wdith": 3}}, "does not describe a student"),
         ({"student": {"type": "mlp"}}, "cannot be built"),
         ({"student": {"type": "sit"}}, "cannot be built"),
         ({"sample_shape": [1, 16, 16]}, "cannot be built"),
@@ -480,7 +480,7 @@ def test_the_card_says_what_one_has_to_know(digits, exported):
     assert "library_name: ffcore\n" in header
     config = json.loads((exported / "config.json").read_text())
     (sha256,) = config["teacher"]["sha256"].values()
-    for fact in (sha256, config["recipe"], "a place", "licence: MIT", "steps of training: 2"):
+    for fact in (sha256, config["recipe"], "a place", "licence: MIT", "training steps: 2"):
         assert fact in body
     evaluation = json.loads((digits / "evaluation.json").read_text())
     student = evaluation["distances"]["raw"]["student"]
@@ -825,7 +825,7 @@ def test_the_card_tells_what_to_install_and_what_comes_out(exported, kinds):
     assert "Float[16, 1, 8, 8] in [−1, 1]" in (exported / "README.md").read_text()
     text = (kinds / "exports" / "gaussian" / "README.md").read_text()
     assert "samples = sampler(16, seed=0)  # Float[16, 2]\n" in text
-    assert "A student that makes a sample in one step." in text
+    assert "This student makes a sample in one step." in text
     assert "- samples: vectors of 2 numbers\n" in text
     assert "-n 16 --out samples.npz\n" in text
 
@@ -841,7 +841,7 @@ def test_a_card_of_latents_tells_what_they_are_decoded_to_and_by_which_files():
     }
     for recipe in (here, hub):
         text = card_of(recipe, said)
-        assert "A student that makes an image in one step." in text
+        assert "This student makes an image in one step." in text
         assert (
             "- samples: the student makes latents of shape 4 × 8 × 8, which the decoder `sd-vae` "
             "turns into images of shape 3 × 64 × 64\n"
@@ -899,7 +899,7 @@ def test_a_name_that_a_shell_would_split_is_quoted(digits, tmp_path):
 def test_a_decoder_of_another_distribution_and_its_files_are_told(distribute):
     distribute("shop", {"shop": "shop_plugin"}, shop_plugin=SHOP)
     found = card_of(tiny("digits.toml", "decoder.type=shopped"))
-    assert "source tree) and shop, from" in found
+    assert "source tree) and shop. Run" in found
     (line,) = [each for each in found.splitlines() if "decoder's files" in each]
     assert "a shop, licence MIT" in line
     assert "--set decoder.weights=PATH" in line
