@@ -38,7 +38,7 @@ def test_an_evaluation_that_was_stopped_goes_on_to_the_very_same_numbers(folder,
     first = {"samples": min(rounds * CHUNK, NUMBER), "reference": max(0, rounds - 7) * CHUNK}
     for what, number in first.items():
         assert next(each for each in told if each[0] == what)[1] == number
-    assert ("interrupted" in " ".join(found.notes)) == (rounds > 0)
+    assert ("evaluation was resumed" in " ".join(found.notes)) == (rounds > 0)
     assert not (folder / ".r.json.partial").exists()
 
 

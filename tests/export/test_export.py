@@ -258,7 +258,7 @@ def test_a_student_that_leans_on_its_teacher_says_so_and_is_rebuilt_beside_it_on
     assert found.offset == 0.25
     evaluation = Evaluation(distances={}, trajectory_error={1.0: 0.5}, identity={})
     (place / "evaluation.json").write_text(json.dumps(attrs.asdict(evaluation)))
-    with pytest.raises(SourceError, match="needs a method `alone`"):
+    with pytest.raises(SourceError, match="Give its table a method `alone`"):
         export(place, tmp_path / "out")
 
 
