@@ -495,16 +495,16 @@ def test_what_does_not_fit_together_is_refused(two, tmp_path):
         open_samples(str(tmp_path / "a.npz"), Making(number=301))
     with pytest.raises(EvaluationError, match=r"^teacher, steps: "):
         open_samples(str(tmp_path / "a.npz"), Making(steps=2, teacher=True))
-    with pytest.raises(
-        EvaluationError, match="metrics: unknown 'fid'; possible: fd, is, kid, pr, classes"
-    ):
+    with pytest.raises(EvaluationError, match="unknown 'fid'; possible: fd, is, kid, pr, classes"):
         measure(*two, [features()], ("fid",))
     with pytest.raises(EvaluationError, match="name each once"):
         measure(*two, [features(), features()])
     of_other = Reference(
         record={"source": "x"}, statistics={"digits": Statistics(np.zeros(3), np.eye(3))}
     )
-    with pytest.raises(EvaluationError, match="have 64 numbers, and the stored statistics have 3"):
+    with pytest.raises(
+        EvaluationError, match="have 64 dimensions, but the stored statistics have 3"
+    ):
         measure(two[0], of_other, [features()])
 
 

@@ -271,7 +271,7 @@ def test_a_student_is_told_its_scale_as_in_training():
     ("options", "asked", "said"),
     [
         ({}, 2.0, "trained for scale 1 only, found 2"),
-        ({"scale": 1.5}, 1.0, "trained for scale 1.5 alone"),
+        ({"scale": 1.5}, 1.0, "trained for scale 1.5 only"),
         ({"scale": 2.0, "range": (1.0, 4.0)}, 4.5, "trained for scales from 1 to 4"),
         ({"scale": 2.0, "range": (1.0, 4.0)}, 0.5, "trained for scales from 1 to 4"),
     ],
@@ -292,7 +292,7 @@ def test_a_student_of_a_range_takes_every_scale_in_it():
 @pytest.mark.parametrize(
     ("teacher", "asked", "said"),
     [
-        (Gaussian([0.0]), 2.0, "cannot be guided; its one scale is 1"),
+        (Gaussian([0.0]), 2.0, "cannot be guided; its only scale is 1"),
     ],
 )
 def test_a_teacher_takes_every_scale_that_there_is(teacher: Teacher, asked, said):
@@ -721,7 +721,7 @@ def test_a_folder_of_other_things_is_never_overwritten(tmp_path):
     with pytest.raises(SampleError, match=r"thesis\.tex"):
         write(painting(), tmp_path / "s", overwrite=True)
     (tmp_path / "s.npz").mkdir()
-    with pytest.raises(SampleError, match="no file"):
+    with pytest.raises(SampleError, match="is not a file"):
         write(painting(), tmp_path / "s.npz", overwrite=True)
     (tmp_path / "t").write_text("a file")
     with pytest.raises(SampleError, match="is a file"):
