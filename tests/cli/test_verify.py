@@ -154,7 +154,7 @@ def test_a_teacher_that_is_not_here_is_told_with_what_to_do(digits):
     recipe.unlink()
     found = ffd("exported", "--out", "a")
     assert found.exit_code == ExitCode.USAGE
-    assert "has no recipe.toml beside it that names its teacher" in found.stderr
+    assert "has no recipe.toml beside it to name its teacher" in found.stderr
 
 
 def test_another_teacher_is_refused(vectors):
