@@ -365,7 +365,7 @@ def test_a_recipe_may_change_in_what_no_step_depends_on(tmp_path):
 def test_what_was_left_to_the_networks_is_told_and_kept(tmp_path):
     watching = Listens()
     run(small(), tmp_path, observer=watching)
-    assert "predictor.derivative = 'dual', where the recipe says 'auto'" in watching.said
+    assert "predictor.derivative = 'dual' (the recipe has 'auto')" in watching.said
     assert 'derivative = "dual"' in (tmp_path / RECIPE).read_text()
     assert provenance(tmp_path)["recipe"] == digest(build(small()).recipe)
 
@@ -454,7 +454,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(tmp_path):
 def test_a_foreign_folder_among_the_checkpoints_is_left_alone(tmp_path, restart):
     run(small(), tmp_path)
     (tmp_path / "checkpoints" / "best").mkdir()
-    with pytest.raises(RunDirectoryError, match=r"no run has written \(checkpoints/best\)"):
+    with pytest.raises(RunDirectoryError, match=r"not a run's \(checkpoints/best\)"):
         run(small(), tmp_path, restart=restart)
     assert (tmp_path / "checkpoints" / "best").is_dir()
 
