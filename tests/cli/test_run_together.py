@@ -140,5 +140,5 @@ def test_a_signal_to_one_process_stops_all_after_a_checkpoint(tmp_path: Path) ->
 def test_an_error_is_told_once_with_its_exit_code(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
     found = finish(command(tmp_path / "run"))
-    assert found.stderr.count("is a file, and a run needs a directory") == 1
+    assert found.stderr.count("is a file; a run needs a directory") == 1
     assert f"exitcode  : {ExitCode.USAGE}" in found.stderr

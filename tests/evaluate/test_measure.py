@@ -412,7 +412,7 @@ def test_other_files_are_told_for_what_they_are(tmp_path):
     with pytest.raises(EvaluationError, match="holds no pictures"):
         open_samples(str(tmp_path), Making())
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
-    with pytest.raises(EvaluationError, match="is one picture"):
+    with pytest.raises(EvaluationError, match="is a single picture"):
         open_samples(str(tmp_path / "a.png"), Making())
     Image.new("L", (9, 8)).save(tmp_path / "b.png")
     with pytest.raises(
