@@ -136,7 +136,7 @@ def _measures(found: Comparison) -> Iterator[tuple[str, Callable[[Arm], float]]]
     for name, each in arm.features.items():
         yield f"Fréchet distance ({name})", partial(_distance, name)
         if each.classes is not None:
-            yield f"read as asked ({name})", partial(_as_asked, name)
+            yield f"class accuracy ({name})", partial(_as_asked, name)
 
 
 def _mean(name: str, arm: Arm) -> float:

@@ -72,7 +72,7 @@ def main(recipe: str, directory: Path, scales: str, overrides: tuple[str, ...]) 
         gamma: measured(lambda z, c: generate(student, z, c), gamma, "student") for gamma in gammas
     }
     columns = " ".join(f"{f'γ = {gamma:g}':>8}" for gamma in gammas)
-    click.echo(f"{'':6} read as asked      FD to the teacher at")
+    click.echo(f"{'':6} class accuracy     FD to the teacher at")
     click.echo(f"{'γ':>6} {'student':>8} {'teacher':>8} {columns}")
     for gamma in gammas:
         (statistics, read), (_, teachers) = ours[gamma], exact[gamma]
