@@ -220,10 +220,11 @@ def _again(
     overwrite: bool,
 ) -> tuple[Evaluation, tuple[str, ...]]:
     """Repeat the evaluation of a run; return it, with notes."""
-    from ffcore.evaluate import StoppedEvaluation, is_kept
+    from ffcore.evaluate import Making, StoppedEvaluation, is_kept, open_samples
     from ffcore.evaluate.evaluator import evaluate_again
 
     if is_kept(source):
+        open_samples(source, Making())  # or there are none
         raise click.UsageError(
             f"{source} holds stored samples: name a --reference; only a run or an export has its "
             "own"

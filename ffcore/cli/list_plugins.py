@@ -21,7 +21,7 @@ Row = tuple[str, ...]
 
 
 @click.command()
-@options.role("Role of the components to list. [default: all roles]")
+@options.role("Role of the components to list; all roles by default.")
 @options.as_json
 def list_plugins(role: str | None, as_json: bool) -> None:
     """List the installed components, then all plugins, then notes on plugins.

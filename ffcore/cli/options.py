@@ -120,7 +120,13 @@ def role(text: str, *, required: bool = False) -> Option:
     """Return --role, of a component."""
     from ffcore.plugins import ROLES
 
-    return click.option("--role", required=required, type=click.Choice(list(ROLES)), help=text)
+    return click.option(
+        "--role",
+        required=required,
+        metavar="ROLE",
+        type=click.Choice(list(ROLES)),
+        help=f"{text} One of {', '.join(ROLES)}.",
+    )
 
 
 def table(role: str, text: str) -> Any:

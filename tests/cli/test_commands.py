@@ -77,6 +77,17 @@ def test_the_help_line_kept_here_is_for_a_command_that_exists() -> None:
         assert command.name == name
 
 
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_fits_80_columns_and_each_of_its_sentences_is_whole(command: str | None) -> None:
+    found = CliRunner().invoke(main, [*([command] if command else []), "--help"])
+    assert found.exit_code == 0
+    assert max(map(len, found.stdout.splitlines())) <= 80
+    options = (main if command is None else main.get_command(click.Context(main), command)).params
+    for each in (each for each in options if isinstance(each, click.Option)):
+        assert each.help, each.name
+        assert each.help[0].isupper(), f"{each.name}: {each.help}"
+
+
 def test_the_version_is_one_line() -> None:
     result = CliRunner().invoke(main, ["--version"])
     assert (result.exit_code, result.stdout) == (0, "ffd 0.1.0\n")

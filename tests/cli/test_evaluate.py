@@ -96,6 +96,7 @@ def test_a_runs_own_evaluation_is_made_again_without_options():
         (["RUN", "-n", "50"], "--number: needs --reference"),
         (["RUN", "-f", "digits", "-m", "fd"], "--features, --metrics: needs --reference"),
         (["s.npz"], "holds stored samples: name a --reference"),
+        (["."], "is not a run directory or an export, and holds no pictures"),
         (
             ["RUN", "-r", SHIPPED, "--set", "evaluation.samples=9"],
             "--set is for a run's own evaluation: leave out",
