@@ -32,7 +32,7 @@ from ffcore_freeflow.balancer import AdaptiveBalancer
 from ffcore_freeflow.objective import FreeFlowPredictor
 
 SHAPE = (2,)
-"""Of one sample, without the batch."""
+"""Shape of one sample, without the batch."""
 
 
 class OwnVelocity(VelocityField):
@@ -45,7 +45,7 @@ class OwnVelocity(VelocityField):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Return u(x_t, t | label)."""
         velocity: Tensor = self.network(x_t, 1 - t, condition.label)
-        return velocity.to(x_t.dtype)  # under autocast too
+        return velocity.to(x_t.dtype)  # autocast may change the dtype
 
 
 class OwnStudent(Student):
@@ -83,7 +83,7 @@ class OwnStudentTable:
     def build(self, context: Context) -> Student:
         """Return a student that starts from the teacher's weights."""
         assert context.teacher is not None
-        ranged = context.guidance_range is not None  # refused: the network has no input for γ
+        ranged = context.guidance_range is not None  # an error: the network has no input for γ
         velocity = context.teacher.trainable_copy(takes_guidance=ranged)
         if velocity is None:  # A saved student is loaded without its teacher.
             if (context.teacher.sample_shape, context.classes) != (SHAPE, CLASSES):
