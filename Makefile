@@ -17,7 +17,7 @@ test: $(VENV)/ready  ## Run the tests
 	$(RUN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 docs: $(VENV)/ready  ## Build the documentation into site/
-	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict
 
 slow: $(VENV)/ready  ## Run the slow studies
 	$(RUN)/python -m pytest -m slow
