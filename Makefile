@@ -6,7 +6,7 @@ RUN = $(VENV)/bin
 
 .PHONY: demo demo-quick test check docs slow bench clean
 
-demo: $(VENV)/ready  ## Distil the embedded digits teacher into a one-step student (3 minutes)
+demo: $(VENV)/ready  ## Distil the embedded digits teacher into a one-step student (2 minutes)
 	$(RUN)/ffd run digits.toml --directory runs/digits
 	@echo "Look at runs/digits/samples.png"
 
