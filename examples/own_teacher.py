@@ -126,4 +126,5 @@ def main(steps: int = 600, guidance: float = 1.5) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # small networks are fastest with one
     main()

@@ -33,7 +33,7 @@ COLUMNS = {
 
 _EXAMPLES = (
     "\b\nExamples:\n"
-    "  ffd check-plugin acme-flow\n"
+    "  ffd check-plugin ffcore-kernel\n"
     "  ffd check-plugin module:Class --role predictor\n"
 )
 

@@ -104,6 +104,7 @@ def verify(
     table = None if network is None else options.table("network", network)
     import attrs
 
+    from ffcore.system.arithmetic import arithmetic
     from ffcore.verify import Settings, open_subject
     from ffcore.verify import verify as verified
 
@@ -120,7 +121,8 @@ def verify(
             solver=attrs.evolve(usual.solver, method=solver, **given),
             **_given(samples=number, fit_steps=fit_steps, fit_samples=fit_samples, batch=batch),
         )
-        with Bars(Console(stderr=True), told=time.monotonic()) as bars:
+        bars = Bars(Console(stderr=True), told=time.monotonic())
+        with arithmetic(subject.threads, tf32=False), bars:
             found = verified(subject, settings, bars.advance).document()
         _keep(directory, found)
     for note in found["notes"]:

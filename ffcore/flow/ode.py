@@ -92,6 +92,16 @@ def points_wrongly(slope: float) -> bool:
     return 0.5 <= abs(slope) <= 10 and abs(slope + 1) > 0.5
 
 
+def likely_fault(slope: float) -> str:
+    """Return what is likely wrong with a velocity that `points_wrongly`, for its author."""
+    if slope > 0:
+        return "The sign or the time direction may be flipped"
+    return (
+        "The sign is right, but not the size: the velocity may have another scale, or a noise "
+        "prediction is divided by too small a number near t = 1"
+    )
+
+
 def _adaptively(
     field: VelocityField, x: Tensor, condition: Condition, solver: Solver, start: float, stop: float
 ) -> Tensor:

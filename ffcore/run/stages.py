@@ -25,7 +25,7 @@ from ffcore.evaluate.evaluator import REFERENCE, SMALLER, Evaluation
 from ffcore.evaluate.prior import prior
 from ffcore.export import EVALUATION, STUDENT, describe, write_student
 from ffcore.flow.guidance import remove_guidance
-from ffcore.flow.ode import noise_slope, points_wrongly
+from ffcore.flow.ode import likely_fault, noise_slope, points_wrongly
 from ffcore.interfaces import Context, Tracker
 from ffcore.plugins import installed
 from ffcore.recipe import Changes, Recipe, binding_digest, decisions, to_toml
@@ -188,7 +188,7 @@ class Run:
         if points_wrongly(slope := noise_slope(teacher, z, condition)):
             say(
                 f"the teacher's velocity at t = 1 has slope {slope:+.2f} in the noise; an exact "
-                "one has −1. The sign or the time direction may be flipped"
+                f"one has −1. {likely_fault(slope)}"
             )
         for features in built.evaluator.features:
             with errors_of("evaluation.features"), torch.no_grad():

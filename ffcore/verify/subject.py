@@ -47,6 +47,8 @@ class Subject:
     """The recipe's, for that fit."""
     batch: int
     """The recipe's, for that fit."""
+    threads: int | None
+    """CPU threads, as the recipe sets them; None leaves it to torch."""
     classifiers: tuple[ClassFeatures, ...]
     """The recipe's features that know the teacher's classes."""
     record: dict[str, Any]
@@ -96,6 +98,7 @@ def open_subject(
         network=None if fitted is None else fitted.to(place),
         optimizer=recipe.optimizer,
         batch=recipe.training.batch,
+        threads=recipe.training.threads,
         classifiers=tuple(each.to(place).eval() for each in classifiers),
         record={
             "source": str(source),

@@ -234,7 +234,7 @@ def test_a_class_whose_role_cannot_be_told_asks_for_it(
         told = " ".join(found.stderr.split())
         assert "cannot tell its role from what it builds" in told
         assert cause in told
-        assert "give --role" in told
+        assert "use --role" in told
 
 
 def test_help_says_what_the_exit_codes_mean() -> None:

@@ -248,6 +248,12 @@ def _function(network: Any, labels: bool = True) -> Teacher:
     )
 
 
+def _dropping(network: Any) -> Any:
+    """A network in train mode, with dropout that no two calls share."""
+    drop = torch.nn.Dropout(0.5).train()
+    return lambda *given: drop(network.train()(*given))
+
+
 @attrs.frozen
 class Mistake:
     """A wrong teacher's table, and how its mistake shows."""
@@ -283,11 +289,11 @@ MISTAKES: dict[str, Mistake] = {
         _frozen(lambda network, x, t, y: right(network, x, t, y) * (t / t)[:, None])
     ),
     "network in train mode (a `Teacher` of your own, or `VelocityField.of`)": Mistake(
-        lambda network: _function(network.train())
+        lambda network: _function(_dropping(network))
     ),
     "`build` returns the network": Mistake(lambda network: network),
     "weights file missing": Mistake(_missing),
-    "names start with `module.`": Mistake(_wrapped),
+    "weights' names start with `module.`": Mistake(_wrapped),
     "`offers` missing, with `vsd`": Mistake(_frozen(right), offers=False, changes=VSD),
     "`offers` promises a copy that a function does not have": Mistake(_function, changes=VSD),
 }

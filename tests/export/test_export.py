@@ -553,7 +553,7 @@ def test_a_card_names_the_method_that_was_used():
         CASES["sit"], predictor=component("predictor", {"type": "meanflow"}), corrector=None
     )
     text = card_of(recipe)
-    assert "Method: predictor `meanflow` (Learns the flow map from anywhere on data" in text
+    assert "Method: predictor `meanflow` (Learns the flow map from anywhere, on data" in text
     assert "- meanflow\n" in text
     assert "- freeflow\n" not in text
     cited = [line for line in text.partition("## Citation")[2].splitlines() if line]

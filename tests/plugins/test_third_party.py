@@ -86,7 +86,7 @@ def test_its_recipe_is_sound_with_it_and_says_what_is_missing_without(acme: Inst
     assert acme.ffd("validate", "ring.toml").stdout == said
     without = acme.ffd("--no-plugins", "validate", "ring.toml", "digits.toml", code=3)
     assert without.stdout.startswith("digits.toml: ok")
-    assert without.stderr.count("plugin 'acme' (acme-flow 0.3.1) is disabled: third parties") == 3
+    assert without.stderr.count("plugin 'acme' (acme-flow 0.3.1) is disabled: --no-plugins") == 3
 
 
 def test_its_recipe_distils_its_teacher_into_a_student_that_samples(

@@ -373,7 +373,7 @@ def test_memory_that_runs_out_in_a_verifier_is_not_the_verifiers_fault() -> None
          "mean 'verifiers'?"),
         ("ffcore_digit.verifiers:confidence", "did you mean 'ffcore_digits'?"),
         ("ffcore_digits.verifiers.no:confidence", "No module named 'ffcore_digits.verifiers.no'"),
-        ("ffcore_digits.verifiers:SAMPLES", "is of type int, and cannot be called"),
+        ("ffcore_digits.verifiers:SAMPLES", "is of type int and cannot be called"),
     ],
 )  # fmt: skip
 def test_a_verifier_that_is_not_there_is_told_with_the_nearest(name: str, said: str) -> None:

@@ -394,7 +394,12 @@ class InfiniteAtTheData(Tutor):
         return super().forward(x_t, t, condition) / (t > 0)[:, None].to(x_t)
 
 
-@breaks("is-independent-of-the-batch", "alone", role="teacher", also=("copies-itself-to-train",))
+@breaks(
+    "is-independent-of-the-batch",
+    "without the rest",
+    role="teacher",
+    also=("copies-itself-to-train",),
+)
 class NormalisesOverTheBatch(Tutor):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return super().forward(x_t - x_t.mean(0), t, condition)
@@ -581,13 +586,13 @@ class SaysThatItCanBeGuided(Exact):
 POINTS = "points-from-noise-to-data"
 
 
-@breaks(POINTS, r"by \+1\.00, .* its time direction", role="teacher", offers=frozenset())
+@breaks(POINTS, r"by \+1\.00, .* the time direction", role="teacher", offers=frozenset())
 class PointsFromDataToNoise(Exact):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return -super().forward(x_t, t, condition)
 
 
-@breaks(POINTS, r"by \+1\.00, .* its time direction", role="teacher", offers=frozenset())
+@breaks(POINTS, r"by \+1\.00, .* the time direction", role="teacher", offers=frozenset())
 class RunsFromDataToNoise(Exact):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return super().forward(x_t, 1 - t, condition)
@@ -640,7 +645,7 @@ class StudentInfiniteNearTheData(SmallStudent):
         return found / (t > 1e-3).view(-1, *[1] * (x_t.ndim - 1)).to(found)
 
 
-@breaks("is-independent-of-the-batch", "alone", role="student")
+@breaks("is-independent-of-the-batch", "without the rest", role="student")
 class CentresTheBatch(SmallStudent):
     def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
         return super().forward(x_t - x_t.mean(0), t, delta, condition)
@@ -766,7 +771,7 @@ class InfiniteAtThePrior(SmallVelocity):
         return found / (t < 1).view(-1, *[1] * (x_t.ndim - 1)).to(found)
 
 
-@breaks("is-independent-of-the-batch", "alone", role="network")
+@breaks("is-independent-of-the-batch", "without the rest", role="network")
 class NetworkThatCentresTheBatch(SmallVelocity):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return super().forward(x_t - x_t.mean(0), t, condition)
@@ -1300,7 +1305,7 @@ class FeaturesThatAreNoNumbers(Flat):
         return samples.flatten(1).log()
 
 
-@breaks("is-independent-of-the-batch", "alone", role="features")
+@breaks("is-independent-of-the-batch", "without the rest", role="features")
 class FeaturesNormalisedOverTheBatch(Flat):
     def forward(self, samples: Tensor) -> Tensor:
         return super().forward(samples - samples.mean(0))
@@ -1365,7 +1370,7 @@ class ImagesInOneDimension(Straight):
         return samples.flatten(1)[:, None]
 
 
-@breaks("is-independent-of-the-batch", "alone", role="decoder")
+@breaks("is-independent-of-the-batch", "without the rest", role="decoder")
 class ImagesScaledOverTheBatch(Straight):
     def forward(self, samples: Tensor) -> Tensor:
         return samples.float() / samples.abs().max()

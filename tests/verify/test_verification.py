@@ -29,6 +29,7 @@ def subject(student: Gaussian, **changes: object) -> Subject:
         "network": network,
         "optimizer": Optimizer(learning_rate=3e-3),
         "batch": 256,
+        "threads": 1,
         "classifiers": (),
         "record": {},
         "notes": (),

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ffcore.flow.ode import noise_slope, points_wrongly
+from ffcore.flow.ode import likely_fault, noise_slope, points_wrongly
 from ffcore.interfaces import VelocityField
 from ffcore.testing import network
 from ffcore.testing.answers import arguments, fields
@@ -150,9 +150,8 @@ def points_from_noise_to_data(case: Case, live: Any) -> None:
     slope = noise_slope(live, z, live.conditions.draw(draws.named("condition")))
     require(
         not points_wrongly(slope),
-        f"at t = 1 it changes with the noise by {slope:+.2f}, but an exact velocity by −1: its "
-        "sign or its time direction may be flipped (u points from noise to data, "
-        "and t = 1 is noise)",
+        f"at t = 1 it changes with the noise by {slope:+.2f}, but an exact velocity by −1. "
+        f"{likely_fault(slope)} (u points from noise to data, and t = 1 is noise)",
     )
     trained = abs(slope + 1) <= 0.5
     ask_only_where(
