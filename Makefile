@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin
 
-.PHONY: demo demo-quick test check docs slow bench clean
+.PHONY: demo demo-quick test check docs slow bench dist clean
 
 demo: $(VENV)/ready  ## Distil the embedded digits teacher into a one-step student (2 minutes)
 	$(RUN)/ffd run digits.toml --directory runs/digits
@@ -30,7 +30,6 @@ check: $(VENV)/ready  ## Lint and types
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 
-.PHONY: dist
 dist: $(VENV)/ready  ## Build the wheel and the sdist into dist/; TAG=v1.2.3 must match the version
 	@test -z "$(TAG)" || test "$(TAG)" = "v$$($(RUN)/hatchling version)" || \
 		{ echo "tag $(TAG), but pyproject.toml has version $$($(RUN)/hatchling version)"; exit 1; }

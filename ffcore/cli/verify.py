@@ -104,7 +104,7 @@ def verify(
     table = None if network is None else options.table("network", network)
     import attrs
 
-    from ffcore.system.arithmetic import arithmetic
+    from ffcore.recipe.components import computing
     from ffcore.verify import Settings, open_subject
     from ffcore.verify import verify as verified
 
@@ -122,7 +122,7 @@ def verify(
             **_given(samples=number, fit_steps=fit_steps, fit_samples=fit_samples, batch=batch),
         )
         bars = Bars(Console(stderr=True), told=time.monotonic())
-        with arithmetic(subject.threads, tf32=False), bars:
+        with computing(subject.training, subject.record["device"]), bars:
             found = verified(subject, settings, bars.advance).document()
         _keep(directory, found)
     for note in found["notes"]:

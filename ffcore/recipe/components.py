@@ -137,6 +137,7 @@ def computing(training: Training, device: str | None = None) -> Iterator[str]:
     with ExitStack() as stack:
         with errors_of("--device" if device else "training"):
             place = own_device(usable_device(device or training.device))
+        with errors_of("training"):
             stack.enter_context(arithmetic(training.threads, tf32=training.tf32))
         if torch.device(place).type == "cpu":
             stack.enter_context(keep_freed_memory())

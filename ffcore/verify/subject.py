@@ -22,7 +22,7 @@ from ffcore.interfaces import (
     VelocityField,
 )
 from ffcore.plugins import installed
-from ffcore.recipe import Recipe
+from ffcore.recipe import Recipe, Training
 from ffcore.recipe.components import build_component, errors_of, usable_device
 from ffcore.recipe.tables import components
 from ffcore.sample import StudentSampler
@@ -45,10 +45,8 @@ class Subject:
     either. It is copied before it is trained."""
     optimizer: Optimizer
     """The recipe's, for that fit."""
-    batch: int
-    """The recipe's, for that fit."""
-    threads: int | None
-    """CPU threads, as the recipe sets them; None leaves it to torch."""
+    training: Training
+    """The recipe's: its batch is that fit's, its threads and precision are the verification's."""
     classifiers: tuple[ClassFeatures, ...]
     """The recipe's features that know the teacher's classes."""
     record: dict[str, Any]
@@ -97,8 +95,7 @@ def open_subject(
         guidance=scale,
         network=None if fitted is None else fitted.to(place),
         optimizer=recipe.optimizer,
-        batch=recipe.training.batch,
-        threads=recipe.training.threads,
+        training=recipe.training,
         classifiers=tuple(each.to(place).eval() for each in classifiers),
         record={
             "source": str(source),

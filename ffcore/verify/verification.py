@@ -169,7 +169,7 @@ def _fit(subject: Subject, settings: Settings) -> Fit | None:
     table = attrs.evolve(subject.optimizer, warmup=settings.fit_steps // 10, schedule="cosine")
     return Fit(
         steps=settings.fit_steps,
-        batch=subject.batch,
+        batch=subject.training.batch,
         samples=settings.fit_samples,
         optimizer=table,
         seed=settings.seed,

@@ -1,6 +1,7 @@
 """`ffd verify`, as a person meets it."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -209,3 +210,13 @@ def test_torchrun_is_refused(vectors, monkeypatch):
     found = ffd(str(vectors))
     assert found.exit_code == ExitCode.USAGE
     assert "one process" in found.stderr
+
+
+def test_more_threads_than_there_are_cpus_are_refused(vectors: Path) -> None:
+    place = copy_of(vectors)
+    text = (place / "recipe.toml").read_text()
+    (place / "recipe.toml").write_text(re.sub(r"(?m)^threads = .*$", "threads = 100000", text))
+    found = ffd(str(place))
+    assert found.exit_code == ExitCode.USAGE, found.output
+    assert "[training] threads is 100000" in found.stderr
+    assert not (place / "verify.json").exists()

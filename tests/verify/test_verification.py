@@ -9,6 +9,7 @@ from networks import ExactStudent
 
 from ffcore.flow.exact import Gaussian
 from ffcore.flow.guidance import Guided
+from ffcore.recipe import Training
 from ffcore.training.optimizer import Optimizer
 from ffcore.verify import Settings, Subject, verify
 from ffcore_mlp.student import MlpVelocity
@@ -28,8 +29,7 @@ def subject(student: Gaussian, **changes: object) -> Subject:
         "guidance": 1.0,
         "network": network,
         "optimizer": Optimizer(learning_rate=3e-3),
-        "batch": 256,
-        "threads": 1,
+        "training": Training(steps=1, batch=256, threads=1),
         "classifiers": (),
         "record": {},
         "notes": (),
