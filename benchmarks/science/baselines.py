@@ -85,7 +85,7 @@ class Case:
         return {
             **attrs.asdict(self),
             "seconds": seconds,
-            "trajectory": found.trajectory_error[1.0],
+            "trajectory": found.trajectory_error[1.0].value,
             "distances": steps,
         }
 

@@ -18,7 +18,7 @@ from ffcore.cli import options
 from ffcore.cli.bars import Bars
 from ffcore.cli.exit_codes import ExitCode
 from ffcore.cli.sample import labelling
-from ffcore.cli.scores import show_evaluation, show_scores
+from ffcore.cli.scores import say_verdict, show_evaluation, show_scores
 from ffcore.cli.signals import Signals
 from ffcore.system.files import require, write_text
 
@@ -257,6 +257,7 @@ def _show_again(
         click.echo(json.dumps(document))
         return
     show_evaluation(found)
+    say_verdict(found)
     for note in notes:
         click.echo(textwrap.fill(f"note: {note}", 80, subsequent_indent="  "), err=True)
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from ffcore.evaluate.evaluator import Evaluation
+    from ffcore.evaluate.verdict import Standing
 
 _COLUMNS = 80
 
@@ -130,15 +131,57 @@ def _say(title: str, text: str) -> None:
 
 
 def show_evaluation(evaluation: Evaluation) -> None:
-    """Print a run's own evaluation: distances in each feature space, trajectory errors."""
+    """Print a run's own evaluation: all measures in each feature space, trajectory errors."""
     out = Console()
-    if evaluation.distances:
+    for name, measures in evaluation.measures.items():
+        out.print(_standings(name, measures))
+        out.print()
+    if evaluation.distances and not evaluation.measures:
         out.print(_distances(evaluation))
-    errors = Table(title="\nTrajectory error by δ", title_justify="left", box=None)
+        out.print()
+    errors = Table(
+        title=f"Trajectory error by δ, {evaluation.trajectories:,} noises, ± 95 %",
+        title_justify="left",
+        box=None,
+    )
     for delta in evaluation.trajectory_error:
         errors.add_column(f"{delta:g}", justify="right")
-    errors.add_row(*(f"{error:.3f}" for error in evaluation.trajectory_error.values()))
+    found = evaluation.trajectory_error.values()
+    errors.add_row(*(f"{each.value:.3f}" for each in found))
+    errors.add_row(*(f"± {each.high - each.value:.3f}" for each in found), style="dim")
     out.print(errors)
+
+
+def say_verdict(evaluation: Evaluation) -> None:
+    """Print the verdict on each number of steps."""
+    for each in evaluation.verdict.values():
+        sentence = each.sentence[0].upper() + each.sentence[1:]
+        click.echo("\n" + textwrap.fill(f"{sentence}.", _COLUMNS, break_on_hyphens=False))
+
+
+def _standings(features: str, measures: Mapping[str, Standing]) -> Table:
+    """Return the student among its teacher's samples, in all measures."""
+    table = Table(
+        title=f"Features {features}", title_justify="left", box=None, padding=(0, 1, 0, 0)
+    )
+    table.add_column("samples", no_wrap=True)
+    found = [*measures.values()]
+    for each in found:
+        table.add_column(each.title, justify="right")
+    for steps in found[0].student:
+        row = [each.student[steps] for each in found]
+        table.add_row(_steps("student", steps), *(f"{e.value:.3g}" for e in row), style="bold")
+        table.add_row("", *(f"± {e.high - e.value:.1g}" for e in row), style="dim")
+        places = (each.worth[steps].text for each in found)
+        table.add_row("worth, Euler steps", *places, style="bold")
+    for steps in found[0].euler:
+        table.add_row(_steps("Euler", steps), *(f"{each.euler[steps].value:.3g}" for each in found))
+    table.add_row("teacher, converged", *(f"{each.floor.value:.3g}" for each in found))
+    return table
+
+
+def _steps(whose: str, number: int) -> str:
+    return f"{whose}, {number} step{'s' if number > 1 else ''}"
 
 
 def _distances(evaluation: Evaluation) -> Table:
@@ -146,20 +189,18 @@ def _distances(evaluation: Evaluation) -> Table:
     table.add_column("samples")
     for name in evaluation.distances:
         table.add_column(name, justify="right")
+    first = next(iter(evaluation.distances.values()))
     rows: list[tuple[str, Any]] = [
-        ("student, 1 step", lambda each: each.student),
+        (_steps("student", 1), lambda each: each.student),
         *(
-            (f"student, {steps} steps", lambda each, steps=steps: each.student_steps[steps])
-            for steps in next(iter(evaluation.distances.values())).student_steps
+            (_steps("student", steps), lambda each, steps=steps: each.student_steps[steps])
+            for steps in first.student_steps
         ),
         *(
-            (
-                f"teacher, {steps} Euler step{'s' if steps > 1 else ''}",
-                lambda each, steps=steps: each.euler[steps],
-            )
-            for steps in next(iter(evaluation.distances.values())).euler
+            (_steps("Euler", steps), lambda each, steps=steps: each.euler[steps])
+            for steps in first.euler
         ),
-        ("noise floor (teacher against itself)", lambda each: each.floor),
+        ("teacher, converged", lambda each: each.floor),
     ]
     for title, value in rows:
         style = "bold" if title.startswith("student") else ""

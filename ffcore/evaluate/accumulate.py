@@ -36,7 +36,7 @@ class Space:
     Args:
         features: the space.
         stored: statistics of the reference, if there are any.
-        keeps: whether to store all features.
+        keeps: whether to store features: all, or the first so many.
         reads: whether to predict classes, if the features can.
     """
 
@@ -45,13 +45,14 @@ class Space:
         features: Features,
         stored: Statistics | None = None,
         *,
-        keeps: bool = False,
+        keeps: bool | int = False,
         reads: bool = False,
     ) -> None:
         self.features = features
         self.stored = stored
         self.moments = Moments()
         self.kept: list[Tensor] | None = [] if keeps else None
+        self.most = None if keeps is True else keeps
         has_classes = isinstance(features, ClassFeatures) and features.classes is not None
         self.read: list[Tensor] | None = [] if reads and has_classes else None
 
@@ -84,9 +85,10 @@ class Space:
 
     def take(self, features: Tensor, classes: Tensor | None) -> None:
         """Add the results of `look`."""
+        before = self.moments.count
         self.moments.add(features)
-        if self.kept is not None:
-            self.kept.append(features)
+        if self.kept is not None and (self.most is None or before < self.most):
+            self.kept.append(features[: None if self.most is None else self.most - before])
         if self.read is not None:
             assert classes is not None
             self.read.append(classes)

@@ -1,10 +1,11 @@
 """A run's own evaluation: the student's distance from its teacher, without data.
 
-In each feature space it measures the Fréchet distance between the student's samples, in one or more
-steps, and the teacher's converged samples from other noise. For comparison it measures the noise
-floor (the teacher against itself) and the teacher's own few-step Euler samples. It also measures
-the trajectory error. `ffd run` does this at its end, and `ffd evaluate RUN` repeats it. On the same
-machine with the same number of threads, the numbers agree to the last digit.
+In each feature space it measures how far the student's samples, in one or more steps, are from the
+teacher's converged samples from other noise; see `distribution`. For comparison it measures the
+noise floor (the teacher against itself) and the teacher's own few-step Euler samples. The verdict
+places the student among them. Beside it stands the trajectory error. `ffd run` does this at its
+end, and `ffd evaluate RUN` repeats it. On the same machine with the same number of threads, the
+numbers agree to the last digit.
 """
 
 from __future__ import annotations
@@ -19,13 +20,23 @@ import attrs
 import torch
 from torch import Tensor
 
-from ffcore.evaluate.measure import feature_statistics, measure
-from ffcore.evaluate.metrics import Statistics, frechet_distance
+from ffcore.evaluate.distribution import FEWEST, MOST, Cloud, Replicates, Yardstick
+from ffcore.evaluate.measure import Seen, observe
+from ffcore.evaluate.metrics import frechet_distance
 from ffcore.evaluate.pair import Pair
 from ffcore.evaluate.prior import Drawn, Measurement, device_of, identity
-from ffcore.evaluate.reference import Distances, Reference
+from ffcore.evaluate.reference import Distances, EarlierReference, Reference
 from ffcore.evaluate.stream import Progress, Working, silent
-from ffcore.evaluate.trajectory import trajectory_error
+from ffcore.evaluate.trajectory import TRAJECTORIES, trajectory_error
+from ffcore.evaluate.verdict import (
+    MEASURES,
+    Estimate,
+    Ladder,
+    Standings,
+    Verdict,
+    standing,
+    verdict,
+)
 from ffcore.flow.flow_map import check_steps, generate
 from ffcore.flow.ode import integrate
 from ffcore.flow.solver import Solver
@@ -56,9 +67,16 @@ _SAMPLED = "the teacher, sampled now"
 class Evaluation:
     """The numbers at the end of a run."""
 
+    verdict: Mapping[int, Verdict]
+    """By the student's number of steps; none without features."""
+    measures: Standings
+    """Every measure of at most MOST samples; none if they are too few."""
     distances: Mapping[str, Distances]
-    trajectory_error: Mapping[float, float]
+    """Fréchet distances of all samples, by the name of the features."""
+    trajectory_error: Mapping[float, Estimate]
     """‖f(z, δ) − Φ(z, δ)‖ / ‖Φ(z, δ) − z‖ for each δ, root mean square over z."""
+    trajectories: int
+    """Number of noises z behind each trajectory error."""
     identity: Mapping[str, Any]
 
 
@@ -134,7 +152,11 @@ class Evaluator:
         path = directory / REFERENCE
         if not path.exists():
             return None
-        reference, found = Reference.read(str(path)), self._identity()
+        try:
+            reference = Reference.read(str(path))
+        except EarlierReference:
+            return None
+        found = self._identity()
         known = found["teacher"] != UNKNOWN
         return reference if known and reference.identity == found else None
 
@@ -144,33 +166,50 @@ class Evaluator:
         The Euler samples start from the noise that the student's will start from.
         """
         if not self.features:
-            return Reference.of_teacher(_SAMPLED, {}, {}, self._identity())
+            return Reference.of_teacher(_SAMPLED, {}, {}, self._identity(), {}, {})
         exact = self.measurement.solver
 
-        def found(solver: Solver, purpose: str, title: str) -> dict[str, Statistics]:
+        def seen(solver: Solver, purpose: str, title: str) -> dict[str, Seen]:
             def make(z: Tensor, condition: Condition) -> Tensor:
                 return integrate(self.teacher, z, condition, solver)
 
             samples = Drawn(make, self.teacher, self.measurement, purpose)
-            return feature_statistics(samples, self.features, self._working(progress, title))
+            return observe(samples, self.features, self._working(progress, title))
 
-        converged = found(exact, "reference", "teacher, converged")
-        again = found(exact, "floor", "teacher, converged, other noise")
+        converged = seen(exact, "reference", "teacher, converged")
+        again = seen(exact, "floor", "teacher, converged, other noise")
         euler = {
-            steps: found(Solver("euler", steps), "student", f"teacher, Euler {steps}")
+            steps: seen(Solver("euler", steps), "student", f"teacher, Euler {steps}")
             for steps in self.measurement.euler
         }
         baselines = {
             name: Distances(
-                floor=frechet_distance(again[name], converged[name]),
+                floor=frechet_distance(again[name].statistics, there.statistics),
                 euler={
-                    steps: frechet_distance(each[name], converged[name])
+                    steps: frechet_distance(each[name].statistics, there.statistics)
                     for steps, each in euler.items()
                 },
             )
-            for name in converged
+            for name, there in converged.items()
         }
-        return Reference.of_teacher(_SAMPLED, converged, baselines, self._identity())
+        enough = self.measurement.samples >= FEWEST
+        clouds = {name: each.cloud for name, each in converged.items() if enough}
+        ladders = {
+            name: _ladders(
+                Yardstick(cloud),
+                again[name].cloud,
+                {steps: each[name].cloud for steps, each in euler.items()},
+            )
+            for name, cloud in clouds.items()
+        }
+        return Reference.of_teacher(
+            _SAMPLED,
+            {name: each.statistics for name, each in converged.items()},
+            baselines,
+            self._identity(),
+            clouds,
+            ladders,
+        )
 
     def evaluate(
         self, student: Student, reference: Reference | None = None, progress: Progress = silent
@@ -191,30 +230,30 @@ class Evaluator:
         if reference is None:
             reference = self.make_reference(progress)
         reference.check(self._identity())
-        distances = {
-            name: attrs.evolve(reference.baselines[name], student=found.pop(1), student_steps=found)
-            for name, found in self._distances(student, reference, progress).items()
-        }
-        errors = trajectory_error(student, self.teacher, measurement, progress=progress)
+        found = self._observed(student, reference, progress)
+        measures = _standings(found, reference)
+        samples = min(measurement.samples, MOST)
         evaluation = Evaluation(
-            distances=distances, trajectory_error=errors, identity=reference.identity
+            verdict={steps: verdict(measures, steps, samples) for steps in found},
+            measures=measures,
+            distances=_distances(found, reference),
+            trajectory_error=trajectory_error(student, self.teacher, measurement, progress),
+            trajectories=TRAJECTORIES,
+            identity=reference.identity,
         )
         return evaluation, reference
 
-    def _distances(
+    def _observed(
         self, student: Student, reference: Reference, progress: Progress
-    ) -> dict[str, dict[int, float]]:
-        """Return the distance in each feature space, by the number of steps, 1 first."""
-        found: dict[str, dict[int, float]] = {each.name: {} for each in self.features}
+    ) -> dict[int, dict[str, Seen]]:
+        """Return the student's samples in each feature space, by the number of steps, 1 first."""
+        found: dict[int, dict[str, Seen]] = {}
         for steps in sorted({1, *self.measurement.student_steps}) if self.features else ():
             title = "student, one step" if steps == 1 else f"student, {steps} steps"
             make = partial(generate, student, steps=steps)
             samples = Drawn(make, self.teacher, self.measurement, "student")
             working = self._working(progress, title)
-            measured = measure(samples, reference, self.features, ("fd",), working)
-            for name, each in measured.features.items():
-                assert each.fd is not None
-                found[name][steps] = each.fd
+            found[steps] = observe(samples, self.features, working, reference.statistics)
         return found
 
     def _working(self, progress: Progress, title: str) -> Working:
@@ -231,6 +270,47 @@ class Evaluator:
 
     def _identity(self) -> dict[str, object]:
         return identity(self.teacher, self.features, self.measurement)
+
+
+def _ladders(yardstick: Yardstick, floor: Cloud, euler: Mapping[int, Cloud]) -> dict[str, Ladder]:
+    """Return the teacher's own samples in each measure."""
+    at_floor = yardstick.measures(floor)
+    at = {steps: yardstick.measures(cloud) for steps, cloud in euler.items()}
+    return {
+        measure: Ladder(floor=found, euler={steps: each[measure] for steps, each in at.items()})
+        for measure, found in at_floor.items()
+        if all(measure in each for each in at.values())
+    }
+
+
+def _standings(found: Mapping[int, Mapping[str, Seen]], reference: Reference) -> Standings:
+    """Return the standing in each measure that teacher and student both have."""
+    standings = {}
+    for name, cloud in reference.clouds.items():
+        yardstick = Yardstick(cloud)
+        at: dict[int, dict[str, Replicates]] = {
+            steps: yardstick.measures(each[name].cloud) for steps, each in found.items()
+        }
+        standings[name] = {
+            measure: standing(measure, {steps: each[measure] for steps, each in at.items()}, ladder)
+            for measure in MEASURES
+            if (ladder := reference.ladders[name].get(measure)) is not None
+            and all(measure in each for each in at.values())
+        }
+    return standings
+
+
+def _distances(
+    found: Mapping[int, Mapping[str, Seen]], reference: Reference
+) -> dict[str, Distances]:
+    """Return the Fréchet distances in each feature space."""
+    distances = {}
+    for name, baselines in reference.baselines.items():
+        there = reference.statistics[name]
+        at = {s: frechet_distance(each[name].statistics, there) for s, each in found.items()}
+        one = at.pop(1)
+        distances[name] = attrs.evolve(baselines, student=one, student_steps=at)
+    return distances
 
 
 def evaluate_again(

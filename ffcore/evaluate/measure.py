@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ffcore.evaluate.accumulate import Accumulated, Space
+from ffcore.evaluate.distribution import MOST, Cloud
 from ffcore.evaluate.metrics import (
     NEIGHBOUR,
     SPLITS,
@@ -179,6 +180,47 @@ def measure(
         clock.lap("statistics")
         working.progress("distances", len(found), len(features))
     return Measured(features=found, notes=tuple(notes), seconds=clock.seconds)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Seen:
+    """Samples as seen in a feature space."""
+
+    statistics: Statistics
+    """Of all samples."""
+    cloud: Cloud
+    """The first samples; see `ffcore.evaluate.distribution.MOST`."""
+
+
+def observe(
+    samples: Samples,
+    features: Sequence[Features],
+    working: Working | None = None,
+    stored: Mapping[str, Statistics] | None = None,
+) -> dict[str, Seen]:
+    """Return samples as seen in each feature space; raises the errors of `measure`.
+
+    Args:
+        samples, features, working: as for `measure`.
+        stored: statistics of a reference, whose dimensions the features must have.
+    """
+    spaces = [
+        Space(each, (stored or {}).get(each.name), keeps=MOST, reads=True) for each in features
+    ]
+    seen = stream(samples, spaces, "samples", working or Working(), Clock())
+    asked = samples.labels
+    labels = None if asked is None else torch.tensor(asked[:MOST])
+    return {
+        name: Seen(
+            statistics=space.moments.statistics(),
+            cloud=Cloud(
+                points=space.all_kept().float(),
+                labels=labels,
+                read=None if space.read is None else torch.cat(space.read)[:MOST],
+            ),
+        )
+        for name, space in seen.spaces.items()
+    }
 
 
 def feature_statistics(

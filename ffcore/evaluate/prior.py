@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -73,6 +74,13 @@ def prior(
 def _prior(
     teacher: Teacher, measurement: Measurement, purpose: str, first: int, total: int
 ) -> Iterator[tuple[Tensor, Condition]]:
+    for draws, condition in _conditions(teacher, measurement, purpose, first, total):
+        yield draws.normal("z", teacher.sample_shape), condition
+
+
+def _conditions(
+    teacher: Teacher, measurement: Measurement, purpose: str, first: int, total: int
+) -> Iterator[tuple[Draws, Condition]]:
     device = device_of(teacher)
     for start in range(first, total, measurement.batch):
         stop = min(total, start + measurement.batch)
@@ -80,7 +88,7 @@ def _prior(
         condition = teacher.conditions.draw(draws)
         if measurement.guidance != 1:
             condition = condition.at(measurement.guidance, device)
-        yield draws.normal("z", teacher.sample_shape), condition
+        yield draws, condition
 
 
 class Drawn(Samples):
@@ -93,8 +101,6 @@ class Drawn(Samples):
         purpose: the name of the noise: "student", "reference", "floor".
     """
 
-    labels = None
-
     def __init__(
         self, make: Sampling, teacher: Teacher, measurement: Measurement, purpose: str
     ) -> None:
@@ -103,6 +109,17 @@ class Drawn(Samples):
         self.number, self.chunk = measurement.samples, measurement.batch
         self.shape = teacher.sample_shape
         self.record: dict[str, Any] = {"seed": measurement.seed, "purpose": purpose}
+
+    @cached_property
+    def labels(self) -> list[int] | None:  # type: ignore[override]
+        """The label of each sample; None if the teacher has no classes."""
+        found: list[int] = []
+        drawn = _conditions(self.teacher, self.measurement, self.purpose, 0, self.number)
+        for _, condition in drawn:
+            if condition.label is None:
+                return None
+            found += condition.label.tolist()
+        return found
 
     @torch.no_grad()
     def between(self, start: int, stop: int) -> Iterator[Tensor]:

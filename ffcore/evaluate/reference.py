@@ -11,15 +11,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ffcore.evaluate.distribution import Cloud
 from ffcore.evaluate.metrics import Statistics
 from ffcore.evaluate.samples import Kept, Making, Samples, is_kept, open_samples, other_noise
 from ffcore.evaluate.stored import SAMPLES, EvaluationError, array_names, open_stored, whole_array
+from ffcore.evaluate.verdict import Ladder
 from ffcore.interfaces import Features
 from ffcore.system.files import file_digest, locate
 from ffcore.system.weights import WeightsError, fingerprint, read_weights, write_weights
 
 PUBLISHED = "inception"
 """The features of published reference files."""
+_LABELS = "labels"
+
+
+class EarlierReference(WeightsError):
+    """A teacher's reference that an earlier ffcore wrote, without its samples."""
 
 
 @attrs.frozen(kw_only=True)
@@ -55,6 +62,10 @@ class Reference:
     """A teacher's noise floor and few-step Euler distances, by the name of the features."""
     identity: Mapping[str, Any] = attrs.field(factory=dict)
     """The teacher, the feature networks and the measurement; see `identity`."""
+    clouds: Mapping[str, Cloud] = attrs.field(factory=dict)
+    """A teacher's converged samples, by the name of the features; none if they are too few."""
+    ladders: Mapping[str, Mapping[str, Ladder]] = attrs.field(factory=dict)
+    """A teacher's own samples in each measure, by the name of the features, then of the measure."""
 
     @staticmethod
     def of_teacher(
@@ -62,6 +73,8 @@ class Reference:
         statistics: Mapping[str, Statistics],
         baselines: Mapping[str, Distances],
         identity: Mapping[str, Any],
+        clouds: Mapping[str, Cloud],
+        ladders: Mapping[str, Mapping[str, Ladder]],
     ) -> Reference:
         """Return the reference of a teacher's converged samples, made for `identity`."""
         scale = {"scale": identity["guidance"]}
@@ -85,6 +98,8 @@ class Reference:
             "affects pixel features such as raw",
             baselines=baselines,
             identity=identity,
+            clouds=clouds,
+            ladders=ladders,
         )
 
     def write(self, path: Path) -> None:
@@ -93,30 +108,58 @@ class Reference:
         for name, statistics in self.statistics.items():
             tensors[f"{name}.mu"] = torch.from_numpy(statistics.mu)
             tensors[f"{name}.sigma"] = torch.from_numpy(statistics.sigma)
-        distances = {name: attrs.asdict(each) for name, each in self.baselines.items()}
-        write_weights(path, tensors, {"identity": self.identity, "distances": distances})
+        for name, cloud in self.clouds.items():
+            tensors[f"{name}.points"] = cloud.points
+            if cloud.read is not None:
+                tensors[f"{name}.read"] = cloud.read
+            if cloud.labels is not None:
+                tensors[_LABELS] = cloud.labels
+        config = {
+            "identity": self.identity,
+            "distances": {name: attrs.asdict(each) for name, each in self.baselines.items()},
+            "ladders": {
+                name: {measure: attrs.asdict(ladder) for measure, ladder in ladders.items()}
+                for name, ladders in self.ladders.items()
+            },
+        }
+        write_weights(path, tensors, config)
 
     @staticmethod
     def read(source: str) -> Reference:
         """Read a file of `write`. Raises WeightsError for any other file."""
         file = read_weights(source)
+        tensors, config = file.tensors, file.config
+        if "distances" in config and "ladders" not in config:
+            raise EarlierReference(
+                f"{source} is from an earlier ffcore and lacks the teacher's samples that the "
+                'verdict needs: use evaluation.reference = "none" to sample the teacher again'
+            )
         try:
             found = Reference.of_teacher(
                 source,
                 {
                     name: Statistics(
-                        file.tensors[f"{name}.mu"].numpy(), file.tensors[f"{name}.sigma"].numpy()
+                        tensors[f"{name}.mu"].numpy(), tensors[f"{name}.sigma"].numpy()
                     )
-                    for name in file.config["distances"]
+                    for name in config["distances"]
                 },
                 {
-                    name: Distances(
-                        floor=each["floor"],
-                        euler={int(steps): value for steps, value in each["euler"].items()},
-                    )
-                    for name, each in file.config["distances"].items()
+                    name: Distances(floor=each["floor"], euler=_by_steps(each["euler"]))
+                    for name, each in config["distances"].items()
                 },
-                file.config["identity"],
+                config["identity"],
+                {
+                    name: Cloud(
+                        points=tensors[f"{name}.points"],
+                        labels=tensors.get(_LABELS),
+                        read=tensors.get(f"{name}.read"),
+                    )
+                    for name in config["ladders"]
+                },
+                {
+                    name: {measure: _ladder(each) for measure, each in ladders.items()}
+                    for name, ladders in config["ladders"].items()
+                },
             )
         except KeyError as error:
             raise WeightsError(
@@ -157,6 +200,16 @@ class Reference:
                 f"({made_by[:12]}, here {fingerprint(features)[:12]})"
             )
         return self.statistics[name]
+
+
+def _ladder(found: Mapping[str, Any]) -> Ladder:
+    euler = {steps: tuple(each) for steps, each in _by_steps(found["euler"]).items()}
+    return Ladder(floor=tuple(found["floor"]), euler=euler)
+
+
+def _by_steps(found: Mapping[str, Any]) -> dict[int, Any]:
+    """Return a table of JSON with whole numbers as names."""
+    return {int(steps): each for steps, each in found.items()}
 
 
 def open_reference(source: str, judged: Samples, asked: Making) -> Reference:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import attrs
+import numpy as np
 import torch
+from torch import Tensor
 
+from ffcore.evaluate.distribution import DRAWS, draws_of
 from ffcore.evaluate.prior import Measurement, prior
 from ffcore.evaluate.stream import Progress, silent
+from ffcore.evaluate.verdict import Estimate
 from ffcore.flow.flow_map import generate
 from ffcore.flow.ode import integrate
 from ffcore.interfaces import Student, Teacher
 
 DELTAS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
-_TRAJECTORIES = 256
+TRAJECTORIES = 256
+"""Number of noises behind each trajectory error."""
 
 
 @torch.no_grad()
@@ -21,16 +26,18 @@ def trajectory_error(
     teacher: Teacher,
     measurement: Measurement,
     progress: Progress = silent,
-) -> dict[float, float]:
+) -> dict[float, Estimate]:
     """Return the relative error of the flow map for each δ, against the teacher's ODE.
 
     Each eighth of the way takes an eighth of the measurement's solver steps, at least 8.
     """
-    error = dict.fromkeys(DELTAS, 0.0)
-    moved = dict.fromkeys(DELTAS, 0.0)
     steps = max(8, measurement.solver.steps // len(DELTAS))
     solver = attrs.evolve(measurement.solver, steps=steps, last_step="full")
-    for z, condition in prior(teacher, measurement, "trajectory", _TRAJECTORIES):
+    total = TRAJECTORIES
+    error, moved = torch.zeros(2, len(DELTAS), total, dtype=torch.float64)
+    done = 0
+    for z, condition in prior(teacher, measurement, "trajectory", total):
+        here = slice(done, done + len(z))
         state, before = z, 0.0
         for index, delta in enumerate(DELTAS):
             state = integrate(
@@ -42,9 +49,22 @@ def trajectory_error(
                 stop=1 - delta,
             )
             found = generate(student, z, condition, delta)
-            error[delta] += float((found - state).double().square().sum())
-            moved[delta] += float((state - z).double().square().sum())
+            error[index, here] = _squares(found - state)
+            moved[index, here] = _squares(state - z)
             before = delta
-            progress("trajectory error", index + 1, len(DELTAS))
+            progress("trajectory error", done + (index + 1) * len(z) // len(DELTAS), total)
+        done += len(z)
+    return {delta: _relative(error[index], moved[index]) for index, delta in enumerate(DELTAS)}
+
+
+def _squares(difference: Tensor) -> Tensor:
+    return difference.flatten(1).double().square().sum(1).cpu()
+
+
+def _relative(error: Tensor, moved: Tensor) -> Estimate:
+    """Return the root of the ratio of two sums, with an interval from independent draws."""
     tiny = torch.finfo(torch.float64).tiny  # a teacher that moves nothing
-    return {delta: (error[delta] / max(moved[delta], tiny)) ** 0.5 for delta in DELTAS}
+    draw = draws_of(len(error))
+    kept = [torch.ones(len(error), dtype=torch.bool), *(draw != each for each in range(DRAWS))]
+    found = [float(error[here].sum() / moved[here].sum().clamp(min=tiny)) ** 0.5 for here in kept]
+    return Estimate.of(np.array(found))

@@ -125,7 +125,11 @@ def _evaluation(run: Path, recipe: Recipe) -> dict[str, Any] | None:
         return None
     try:
         found: dict[str, Any] = json.loads((run / EVALUATION).read_text())
-        if missing := {"distances", "trajectory_error", "identity"} - set(found):
+        if "distances" in found and "verdict" not in found:
+            raise SourceError(
+                f"{run} was evaluated by an earlier ffcore: run the same `ffd run` again"
+            )
+        if missing := {"measures", "distances", "trajectory_error", "identity"} - set(found):
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     except FileNotFoundError:
         raise SourceError(

@@ -269,19 +269,52 @@ def _results(evaluation: Mapping[str, Any] | None) -> Iterator[str]:
     if evaluation is None:
         yield "The run was not evaluated."
         return
+    for each in evaluation["verdict"].values():
+        yield f"**{each['sentence'][0].upper()}{each['sentence'][1:]}.**"
+        yield ""
+    for name, measures in evaluation["measures"].items():
+        yield f"In features {name}, with intervals of 95 % from independent draws:"
+        yield ""
+        yield from _standings(measures)
+        yield ""
     distances = evaluation["distances"]
     if distances:
-        yield "Fréchet distance to the teacher's converged samples:"
+        yield "Fréchet distance of all samples to the teacher's converged samples:"
         yield ""
         yield from _table(distances)
         yield ""
     errors = evaluation["trajectory_error"]
-    listed = ", ".join(f"{float(error):.3f} at {float(at):g}" for at, error in errors.items())
-    yield f"Relative error of the flow map by δ: {listed}."
+    listed = ", ".join(
+        f"{found['value']:.3f} ± {found['high'] - found['value']:.3f} at {float(at):g}"
+        for at, found in errors.items()
+    )
+    yield (
+        f"Relative error of the flow map by δ, over {evaluation['trajectories']:,} noises: "
+        f"{listed}."
+    )
     yield ""
     yield "Compare these numbers only with others measured under the same conditions:"
     yield ""
     yield from (f"- {name}: {_inline(value)}" for name, value in evaluation["identity"].items())
+
+
+def _standings(measures: Mapping[str, Any]) -> Iterator[str]:
+    found = list(measures.values())
+    yield f"| samples | {' | '.join(each['title'] for each in found)} |"
+    yield "|---" * (1 + len(found)) + "|"
+    for steps in found[0]["student"]:
+        made = f"this student, {steps} step{'' if str(steps) == '1' else 's'}"
+        row = (each["student"][steps] for each in found)
+        yield _row(made, (f"{e['value']:.4g} ± {e['high'] - e['value']:.2g}" for e in row))
+        yield _row("worth, in Euler steps", (each["worth"][steps]["text"] for each in found))
+    for steps in found[0]["euler"]:
+        label = f"teacher, {steps} Euler step{'' if str(steps) == '1' else 's'}"
+        yield _row(label, (f"{each['euler'][steps]['value']:.4g}" for each in found))
+    yield _row("teacher, converged", (f"{each['floor']['value']:.4g}" for each in found))
+
+
+def _row(label: str, cells: Iterable[str]) -> str:
+    return f"| {label} | {' | '.join(cells)} |"
 
 
 def _table(distances: Mapping[str, Any]) -> Iterator[str]:

@@ -21,7 +21,6 @@ from ffcore.report.summary import (
     comparables,
     cost,
     differing_keys,
-    first_sentence,
     keys,
     method,
 )
@@ -42,7 +41,8 @@ def page(records: Sequence[Record], *, written: datetime | None = None) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "data": _data, "number": _number, "value": _value, "duration": _duration, "size": _size,
+        "data": _data, "number": _number, "value": _value, "duration": _duration,
+        "size": _size, "sentence": _sentence, "estimate": _estimate,
     }  # fmt: skip
     template = environment.from_string((folder / "page.html").read_text(encoding="utf-8"))
     groups = comparables(records)
@@ -52,7 +52,6 @@ def page(records: Sequence[Record], *, written: datetime | None = None) -> str:
         written=written or datetime.now(UTC),
         ffcore=version("ffcore"),
         method=method,
-        first_sentence=first_sentence,
         colour=lambda record: records.index(record) % COLOURS,
         groups=groups,
         ladder=lambda group: ladder(group, records),
@@ -155,6 +154,14 @@ def _at(tree: Any, *names: str) -> Any:
 
 def _data(picture: Picture) -> str:
     return f"data:image/png;base64,{base64.b64encode(picture.content).decode()}"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _estimate(found: Mapping[str, float]) -> str:
+    return f"{found['value']:.4g} ± {found['high'] - found['value']:.2g}"
 
 
 def _number(value: float | None) -> str:

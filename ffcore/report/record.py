@@ -54,8 +54,14 @@ class Distances:
 class Evaluation:
     """The evaluation at the end of a run."""
 
+    verdict: Mapping[int, str]
+    """A sentence by the number of steps, without a full stop."""
+    measures: Mapping[str, Mapping[str, Any]]
+    """Standings by the name of the features, then of the measure, as JSON values."""
     distances: Mapping[str, Distances]
     trajectory_error: Mapping[float, float]
+    trajectories: int
+    """Number of noises behind each trajectory error."""
     identity: Mapping[str, Any]
     """The conditions of the numbers."""
 
@@ -240,7 +246,15 @@ def _lines(text: str) -> list[Mapping[str, Any]]:
 
 def _evaluation(text: str) -> Evaluation:
     found = _mapping(text)
+    if "distances" in found and "verdict" not in found:
+        raise ValueError("it is from an earlier ffcore; the same ffd run evaluates again")
     return Evaluation(
+        verdict={int(steps): str(each["sentence"]) for steps, each in found["verdict"].items()},
+        measures={
+            str(features): {str(name): _standing(each) for name, each in measures.items()}
+            for features, measures in found["measures"].items()
+        },
+        trajectories=int(found["trajectories"]),
         distances={
             str(name): Distances(
                 floor=float(each["floor"]),
@@ -249,9 +263,28 @@ def _evaluation(text: str) -> Evaluation:
             )
             for name, each in found["distances"].items()
         },
-        trajectory_error={float(d): float(e) for d, e in found["trajectory_error"].items()},
+        trajectory_error={
+            float(d): float(e["value"]) for d, e in found["trajectory_error"].items()
+        },
         identity=dict(found["identity"]),
     )
+
+
+def _standing(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a standing, by whole numbers of steps, with its numbers checked."""
+
+    def estimate(each: Mapping[str, Any]) -> dict[str, float]:
+        return {name: float(each[name]) for name in ("value", "low", "high")}
+
+    return {
+        "title": str(found["title"]),
+        "floor": estimate(found["floor"]),
+        "euler": {int(steps): estimate(each) for steps, each in found["euler"].items()},
+        "student": {int(steps): estimate(each) for steps, each in found["student"].items()},
+        "worth": {
+            int(steps): dict(each, text=str(each["text"])) for steps, each in found["worth"].items()
+        },
+    }
 
 
 def _by_steps(found: Mapping[str, Any]) -> dict[int, float]:

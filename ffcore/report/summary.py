@@ -7,45 +7,11 @@ from typing import Any
 
 import attrs
 
-from ffcore.report.record import Distances, Record
+from ffcore.report.record import Record
 
 UNKNOWN = "unknown"
 """The fingerprint of a teacher without parameters; see system/weights.py."""
 _LACKING = object()
-
-
-def first_sentence(distances: Distances, space: str, *, alone: bool) -> tuple[str, str, str]:
-    """Return the report's first sentence: its subject, its statement, and the feature space.
-
-    Args:
-        distances: of a run, in one feature space.
-        space: the name of the features.
-        alone: whether the report has only this run; otherwise the page shows the run's name before
-            the sentence and the features above it.
-    """
-    if alone:
-        return "The student’s single step", answer(distances), f"in features {space}"
-    return "Its single step", answer(distances), ""
-
-
-def answer(distances: Distances) -> str:
-    """Return a clause that ranks the student's one step among its teacher's Euler steps."""
-    student = distances.student[1]
-    if student <= distances.floor:
-        return "cannot be distinguished from the teacher: it is at the noise floor"
-    beaten = [steps for steps, distance in distances.euler.items() if student < distance]
-    if not beaten:
-        fewest = min(distances.euler, default=None)
-        return (
-            "has no Euler steps to compare with"
-            if fewest is None
-            else (f"is farther from the teacher than {_euler(fewest)}")
-        )
-    return f"is closer to the teacher than {_euler(max(beaten))}"
-
-
-def _euler(steps: int) -> str:
-    return f"{steps} of its own Euler steps" if steps > 1 else "its own single Euler step"
 
 
 def method(record: Record) -> str:
@@ -250,6 +216,8 @@ def _summary(record: Record) -> dict[str, Any]:
         "steps": record.steps,
         "finished": record.finished,
         "missing": record.missing,
+        "verdict": None if evaluation is None else dict(evaluation.verdict),
+        "measures": None if evaluation is None else dict(evaluation.measures),
         "distances": None
         if evaluation is None
         else {name: attrs.asdict(each) for name, each in evaluation.distances.items()},

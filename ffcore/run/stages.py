@@ -344,7 +344,7 @@ class Run:
         distances = {name: each.student for name, each in evaluation.distances.items()}
         errors = evaluation.trajectory_error.items()
         found = {f"distance/{name}": each for name, each in distances.items() if each is not None}
-        found |= {f"trajectory_error/{delta:g}": error for delta, error in errors}
+        found |= {f"trajectory_error/{delta:g}": error.value for delta, error in errors}
         step = self.built.distillation.steps
         self.tracking.track(step, found)
         self.tracking.show(step, "samples", self.directory / SAMPLES)

@@ -53,7 +53,7 @@ def test_an_exact_student_is_at_the_noise_floor_and_on_the_trajectory() -> None:
     assert raw.euler[1] > raw.euler[4] > 3 * FLOOR
     assert halved.student == pytest.approx(raw.student / 4, rel=1e-5)
     # float32 rounding; rk4's own error is far below it
-    assert max(evaluation.trajectory_error.values()) < 2e-6
+    assert max(e.value for e in evaluation.trajectory_error.values()) < 2e-6
     assert tuple(evaluation.trajectory_error) == DELTAS
 
 
@@ -65,18 +65,22 @@ def test_a_student_that_is_off_is_seen_in_distance_and_trajectory() -> None:
     noise = 5 * 2 * (3 * 0.3**2) ** 0.5 * 0.7 * (2 / 2000) ** 0.5
     assert found == pytest.approx(3 * 0.3**2, abs=noise)
     assert found > 3 * FLOOR
-    (z, condition), *_ = prior(TEACHER, MEASUREMENT, "trajectory", 256)
+    assert evaluation.trajectories == 256
+    parts = [*prior(TEACHER, MEASUREMENT, "trajectory", 256)]
+    z = torch.cat([each for each, _ in parts])
+    condition = Condition(size=len(z))
     ones = torch.ones(len(z))
     for delta, error in evaluation.trajectory_error.items():
         moved = TEACHER.flow_map(z, ones, delta * ones, condition) - z
         expected = delta * 0.3 * (3 * len(z)) ** 0.5 / float(moved.norm())
-        assert error == pytest.approx(expected, rel=1e-4)
+        assert error.value == pytest.approx(expected, rel=1e-4)
+        assert error.low < error.value < error.high
 
 
 def test_the_trajectory_is_followed_as_well_as_the_solver_can() -> None:
     coarse = attrs.evolve(MEASUREMENT, solver=Solver("euler", 32))
     errors = trajectory_error(ExactStudent(TEACHER), TEACHER, coarse)
-    assert 1e-3 < errors[1.0] < 0.1  # Euler's own
+    assert 1e-3 < errors[1.0].value < 0.1  # Euler's own
 
 
 def test_the_first_euler_step_is_what_the_student_is_compared_with() -> None:
@@ -90,7 +94,8 @@ def test_the_first_euler_step_is_what_the_student_is_compared_with() -> None:
     evaluation, _ = evaluator(Raw()).evaluate(OneStep(TEACHER))
     found = evaluation.distances["raw"]
     assert found.student == pytest.approx(found.euler[1], rel=1e-5)
-    assert evaluation.trajectory_error[DELTAS[0]] < evaluation.trajectory_error[1.0]
+    first, last = (evaluation.trajectory_error[delta].value for delta in (DELTAS[0], 1.0))
+    assert first < last
 
 
 def test_a_student_that_starts_anywhere_is_measured_in_more_steps_too() -> None:
@@ -187,6 +192,10 @@ def test_a_reference_is_read_as_it_was_written(tmp_path: Path) -> None:
     again = Reference.read(str(path))
     assert again.baselines == reference.baselines
     assert again.identity == reference.identity
+    assert again.ladders == reference.ladders
+    assert again.clouds.keys() == {"raw", "halved"}
+    for name, cloud in again.clouds.items():
+        assert torch.equal(cloud.points, reference.clouds[name].points)
     assert again.statistics.keys() == {"raw", "halved"}
     for name, statistics in again.statistics.items():
         assert (statistics.mu == reference.statistics[name].mu).all()
@@ -246,7 +255,17 @@ def test_interval_and_channels_count_where_the_teacher_is_guided() -> None:
     assert of((0.0, 0.5), MEASUREMENT) == identity(teacher, [Raw()], MEASUREMENT)
 
 
-@pytest.mark.parametrize("config", [{}, {"distances": {}}, {"distances": {"raw": {}}}])
+def test_a_reference_of_an_earlier_ffcore_is_named_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "reference.safetensors"
+    write_weights(path, {"a": torch.ones(1)}, {"distances": {}, "identity": {}})
+    with pytest.raises(WeightsError, match="from an earlier ffcore"):
+        Reference.read(str(path))
+    assert evaluator(Raw()).known_reference(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"ladders": {}}, {"ladders": {"raw": {}}, "distances": {}, "identity": {}}]
+)
 def test_a_file_that_is_no_reference_is_refused(config: dict[str, object], tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     write_weights(path, {"a": torch.ones(1)}, config)
@@ -260,4 +279,4 @@ def test_a_teacher_of_images_is_measured_like_any_other() -> None:
     student = ExactStudent(teacher.velocity)  # type: ignore[arg-type]
     images = Evaluator(teacher=teacher, features=[Raw()], measurement=small)
     evaluation, _ = images.evaluate(student)
-    assert max(evaluation.trajectory_error.values()) < 1e-4
+    assert max(e.value for e in evaluation.trajectory_error.values()) < 1e-4

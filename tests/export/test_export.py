@@ -21,6 +21,7 @@ from torch import Tensor
 from ffcore.draws import Draws
 from ffcore.evaluate.evaluator import Evaluation
 from ffcore.evaluate.reference import Distances
+from ffcore.evaluate.verdict import Estimate
 from ffcore.export import (
     EXPORT_FILES,
     SourceError,
@@ -65,6 +66,16 @@ TINY = (
     "evaluation.features=[{type='raw'}]",
 )
 LICENSED = ("teacher.origin='a place'", "teacher.licence='MIT'")
+
+UNMEASURED = Evaluation(
+    verdict={},
+    measures={},
+    distances={},
+    trajectory_error={1.0: Estimate(value=0.5, low=0.4, high=0.6)},
+    trajectories=200,
+    identity={},
+)
+"""An evaluation in no features."""
 
 
 def tiny(name: str = "digits.toml", *overrides: str) -> Recipe:
@@ -256,8 +267,7 @@ def test_a_student_that_leans_on_its_teacher_says_so_and_is_rebuilt_beside_it_on
     found = load_student(place)
     assert isinstance(found, ExactStudent)
     assert found.offset == 0.25
-    evaluation = Evaluation(distances={}, trajectory_error={1.0: 0.5}, identity={})
-    (place / "evaluation.json").write_text(json.dumps(attrs.asdict(evaluation)))
+    (place / "evaluation.json").write_text(json.dumps(attrs.asdict(UNMEASURED)))
     with pytest.raises(SourceError, match="Give its table a method `alone`"):
         export(place, tmp_path / "out")
 
@@ -574,9 +584,8 @@ def test_a_card_has_a_row_for_each_number_of_steps():
 
 
 def test_an_evaluation_without_distances_makes_a_card():
-    evaluation = attrs.asdict(Evaluation(distances={}, trajectory_error={1.0: 0.5}, identity={}))
-    config = json.loads(json.dumps(evaluation))
-    assert "0.500 at 1" in "\n".join(card._results(config))
+    config = json.loads(json.dumps(attrs.asdict(UNMEASURED)))
+    assert "over 200 noises: 0.500 ± 0.100 at 1" in "\n".join(card._results(config))
 
 
 def test_an_export_is_written_whole_or_not_at_all(digits, tmp_path, monkeypatch):

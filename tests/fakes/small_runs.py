@@ -11,7 +11,7 @@ from ffcore.training.loop import Report
 
 SMALL = (
     "training.steps=6", "training.batch=32", "training.log_every=2", "training.checkpoint_every=2",
-    "student.width=16", "evaluation.samples=64", "evaluation.solver.steps=8",
+    "student.width=16", "evaluation.samples=100", "evaluation.solver.steps=8",
     "evaluation.euler=[1, 2]",
 )  # fmt: skip
 

@@ -99,7 +99,7 @@ def test_its_recipe_distils_its_teacher_into_a_student_that_samples(
     before, after = start["distances"]["raw"], end["distances"]["raw"]
     assert after["student"] < before["student"] / 20
     assert after["student"] < after["euler"]["4"]
-    assert end["trajectory_error"]["1.0"] < start["trajectory_error"]["1.0"] / 4
+    assert end["trajectory_error"]["1.0"]["value"] < start["trajectory_error"]["1.0"]["value"] / 4
 
     provenance = json.loads((done / "provenance.json").read_text())
     origins = {each["role"]: each for each in provenance["components"]}

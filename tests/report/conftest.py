@@ -16,7 +16,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     run(small(), folder / "whole")
     run(small("training.seed=1", "evaluation.euler=[1, 4]"), folder / "comparable")
-    run(small("evaluation.samples=65"), folder / "other")
+    run(small("evaluation.samples=101"), folder / "other")
     run(small("evaluation.enabled=false", "evaluation.previews=0"), folder / "bare")
     interrupted(small(), folder / "unfinished", 4)
     return folder

@@ -85,10 +85,24 @@ def test_the_answer_stands_before_everything_else(runs: Path):
     kept = json.loads((runs / "whole" / "evaluation.json").read_text())["distances"]["raw"]
     assert "mlp student of a gaussian teacher, by freeflow, with no data" in told
     answer = told[told.index("One step against") : told.index("Teacher and student")]
-    assert "The student’s single step is" in answer
+    evaluation = json.loads((runs / "whole" / "evaluation.json").read_text())
+    (verdict,) = evaluation["verdict"].values()
+    assert verdict["sentence"].startswith("one step is worth ")
+    assert f"O{verdict['sentence'][1:]}." in answer
     for value in (kept["student"], kept["floor"], *kept["euler"].values()):
         assert f"{value:.4g}" in answer
     assert "Missing parts" not in told
+
+
+def test_each_measure_stands_with_its_interval_and_place(runs: Path):
+    told = words(parsed(runs / "whole"))
+    measures = json.loads((runs / "whole" / "evaluation.json").read_text())["measures"]["raw"]
+    assert measures.keys() == {"frechet", "energy", "sharpness", "coverage"}
+    for each in measures.values():
+        assert each["title"] in told
+        assert each["worth"]["1"]["text"] in told
+        found = each["student"]["1"]
+        assert f"{found['value']:.4g} ± {found['high'] - found['value']:.2g}" in told
 
 
 def test_headings_go_down_one_level_at_a_time(runs: Path):
@@ -101,7 +115,7 @@ def test_headings_go_down_one_level_at_a_time(runs: Path):
 
 def test_runs_of_other_conditions_are_marked(runs: Path):
     told = words(parsed(runs / "whole", runs / "comparable", runs / "other"))
-    assert "≠ Not comparable with whole: samples: 64 there, 65 here." in told
+    assert "≠ Not comparable with whole: samples: 100 there, 101 here." in told
     assert "≠ other" in told
     assert "≠ comparable" not in told
     told = words(parsed(runs / "whole", runs / "comparable"))

@@ -36,7 +36,9 @@ def test_a_whole_run_is_read_whole(runs: Path):
     assert found.evaluation is not None
     assert found.evaluation.distances["raw"].student == {1: kept["distances"]["raw"]["student"]}
     assert found.evaluation.distances["raw"].euler.keys() == {1, 2}
-    assert list(found.evaluation.trajectory_error.values()) == [*kept["trajectory_error"].values()]
+    assert list(found.evaluation.trajectory_error.values()) == [
+        each["value"] for each in kept["trajectory_error"].values()
+    ]
 
 
 def test_what_an_unfinished_run_has_not_is_told(runs: Path):

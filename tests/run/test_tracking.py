@@ -58,7 +58,7 @@ def test_a_tracker_is_told_what_the_run_writes_down_then_the_evaluation(tmp_path
     ]
     assert measured["track"] == 6
     assert measured["numbers"]["distance/raw"] == evaluation.distances["raw"].student
-    assert measured["numbers"]["trajectory_error/1"] == evaluation.trajectory_error[1.0]
+    assert measured["numbers"]["trajectory_error/1"] == evaluation.trajectory_error[1.0].value
     size = (tmp_path / "mine" / "samples.png").stat().st_size
     assert shown == {"show": "samples", "step": 6, "bytes": size}
     assert closed == {"close": True}

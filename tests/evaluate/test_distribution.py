@@ -1,0 +1,129 @@
+"""Measures against a reference: each replicate is the measure of the samples that it keeps."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from inputs import Stream
+from torch import Tensor
+
+from ffcore.evaluate.distribution import DRAWS, FEWEST, Cloud, Yardstick
+from ffcore.evaluate.metrics import Statistics, frechet_distance
+from ffcore.evaluate.verdict import Estimate
+
+
+def cloud(seed: int, number: int = 200, dimension: int = 3, shift: float = 0.0) -> Cloud:
+    stream = Stream(seed)
+    points = stream.normal(number, dimension) + shift
+    labels = torch.arange(number) % 2
+    return Cloud(points=points, labels=labels, read=labels * (torch.arange(number) % 5 > 0))
+
+
+def without(each: Cloud, draw: int) -> Tensor:
+    return each.points[each.draws != draw].double()
+
+
+def distances(a: Tensor, b: Tensor) -> Tensor:
+    return (a[:, None] - b[None]).square().sum(-1).sqrt()
+
+
+def energy(a: Tensor, b: Tensor) -> float:
+    n, m = len(a), len(b)
+    within = distances(a, a).sum() / (n * (n - 1)) + distances(b, b).sum() / (m * (m - 1))
+    return float(2 * distances(a, b).mean() - within)
+
+
+PLAIN = {
+    "frechet": lambda a, b: frechet_distance(Statistics.of(a), Statistics.of(b)),
+    "energy": energy,
+    "sharpness": lambda a, b: float(distances(a, b).amin(1).mean()),
+    "coverage": lambda a, b: float(distances(a, b).amin(0).mean()),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("numbers", [(200, 200), (130, 247)], ids=str)
+def test_each_replicate_is_the_measure_of_what_it_keeps(name: str, numbers: tuple[int, int]):
+    here, there = cloud(0, numbers[0], shift=0.3), cloud(1, numbers[1])
+    found = Yardstick(there).measures(here)[name]
+    assert len(found) == 1 + DRAWS
+    whole = PLAIN[name](here.points.double(), there.points.double())
+    assert found[0] == pytest.approx(whole, rel=1e-6)
+    for draw in range(DRAWS):
+        kept = PLAIN[name](without(here, draw), without(there, draw))
+        assert found[1 + draw] == pytest.approx(kept, rel=1e-6)
+
+
+def test_the_worst_class_is_measured_within_itself() -> None:
+    here, there = cloud(0, 400), cloud(1, 400)
+    moved = here.points + 2.0 * (here.labels == 1)[:, None]
+    found = Yardstick(there).measures(Cloud(points=moved, labels=here.labels))["class"]
+    ones = energy(moved[here.labels == 1].double(), there.points[there.labels == 1].double())
+    assert found[0] == pytest.approx(ones, rel=1e-6)
+    kept, still = here.draws != 3, there.draws != 3
+    ones = energy(
+        moved[kept & (here.labels == 1)].double(),
+        there.points[still & (there.labels == 1)].double(),
+    )
+    assert found[4] == pytest.approx(ones, rel=1e-6)
+
+
+def test_a_class_that_is_swapped_for_another_shows_only_within_classes() -> None:
+    here, there = cloud(0, 1000, 1), cloud(1, 1000, 1)
+    apart = Cloud(points=there.points + 9.0 * there.labels[:, None], labels=there.labels)
+    swapped = Cloud(points=here.points + 9.0 * (1 - here.labels)[:, None], labels=here.labels)
+    found = Yardstick(apart).measures(swapped)
+    assert abs(found["energy"][0]) < 0.05
+    assert found["class"][0] > 10
+
+
+@pytest.mark.parametrize("labels", [None, torch.zeros(400)])
+def test_without_two_classes_of_enough_samples_none_is_the_worst(labels: Tensor | None) -> None:
+    points = Stream(0).normal(400, 2)
+    here = Cloud(points=points, labels=None if labels is None else labels.long())
+    assert "class" not in Yardstick(here).measures(here)
+
+
+def test_a_class_with_too_few_samples_is_left_out() -> None:
+    labels = torch.zeros(400, dtype=torch.long)
+    labels[: FEWEST - 1] = 1
+    labels[200:300] = 2
+    points = Stream(0).normal(400, 2)
+    points[: FEWEST - 1] += 100
+    found = Yardstick(Cloud(points=Stream(1).normal(400, 2), labels=labels)).measures(
+        Cloud(points=points, labels=labels)
+    )
+    assert found["class"][0] < 1
+
+
+def test_accuracy_is_the_share_that_is_read_as_asked() -> None:
+    here = cloud(0, 400)
+    found = Yardstick(cloud(1, 400)).measures(here)["accuracy"]
+    right = (here.labels == here.read).double()
+    assert found[0] == float(right.mean())
+    assert found[7] == float(right[here.draws != 6].mean())
+    assert "accuracy" not in Yardstick(here).measures(Cloud(points=here.points, read=here.read))
+
+
+def test_distances_do_not_cancel_far_from_the_origin() -> None:
+    """The nearest distance is a hundred-millionth of the distance to the origin."""
+    here, there = cloud(0, dimension=2), cloud(1, dimension=2)
+    expected = Yardstick(there).measures(here)
+    far = [Cloud(points=each.points.double() + 1e8) for each in (here, there)]
+    found = Yardstick(far[1]).measures(far[0])
+    for name in PLAIN:
+        assert found[name][0] == pytest.approx(expected[name][0], rel=1e-5, abs=1e-6)
+
+
+def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
+    """The energy distance of N(1, 1) and N(0, 1): x − y is normal, so E|x − y| is known."""
+    apart = 2 / math.sqrt(math.pi) * math.exp(-1 / 4) + math.erf(1 / 2)
+    truth = 2 * apart - 2 * 2 / math.sqrt(math.pi)
+    held = 0
+    for seed in range(100):
+        here = Cloud(points=Stream(2 * seed).normal(200, 1) + 1)
+        there = Cloud(points=Stream(2 * seed + 1).normal(200, 1))
+        found = Estimate.of(np.array(Yardstick(there).measures(here)["energy"]))
+        held += found.low < truth < found.high
+    assert 88 <= held <= 100  # 95 of 100; fewer than 88 has a chance of 1 in 300
