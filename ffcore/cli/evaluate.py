@@ -23,7 +23,7 @@ from ffcore.cli.signals import Signals
 from ffcore.system.files import require, write_text
 
 if TYPE_CHECKING:
-    from ffcore.evaluate import Making, Working
+    from ffcore.evaluate import Making, Reference, Working
     from ffcore.evaluate.evaluator import Evaluation
     from ffcore.interfaces import Features
 
@@ -43,7 +43,8 @@ _EXAMPLES = (
 )
 @options.features(
     """Feature space, by name or as a table: '{type="inception", weights="PATH"}'. May be """
-    "repeated. [default: inception]",
+    "repeated. [default: those of the reference's statistics or of the run's recipe, else raw for "
+    "vectors and inception for images]",
 )
 @click.option(
     "--metrics",
@@ -150,7 +151,7 @@ def _judge(
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Measure samples against a reference; return the result, and an earlier one beside it."""
     asked = _asked(device, **making)
-    tables = feature_tables(spaces or ("inception",))
+    tables = feature_tables(spaces)
     from ffcore.evaluate import StoppedEvaluation, Working
     from ffcore.system.distributed import join_processes
 
@@ -285,10 +286,13 @@ class _Work:
     ) -> None:
         from ffcore import evaluate as judge
 
-        require(file for table in tables for file in getattr(table, "files", ()))
+        _require_files(tables)
         old = None if earlier is None else judge.read_result(earlier)
         self.samples = judge.open_samples(source, asked)
         self.reference = judge.open_reference(against, self.samples, asked)
+        if not tables:
+            tables = _usual_features(source, self.samples.shape, self.reference)
+            _require_files(tables)
         kept = (self.samples, self.reference.samples)
         if not any(isinstance(each, judge.Made) for each in kept):
             asked.refuse("seed", "labels", "guidance")
@@ -372,6 +376,30 @@ def _check_place(out: Path, overwrite: bool) -> None:
 def feature_tables(spaces: tuple[str, ...]) -> list[Any]:
     """Return the tables of feature spaces, each given by name or as an inline TOML table."""
     return [options.table("features", text) for text in spaces]
+
+
+def _require_files(tables: Sequence[Any]) -> None:
+    require(file for table in tables for file in getattr(table, "files", ()))
+
+
+def _usual_features(source: str, shape: tuple[int, ...], reference: Reference) -> list[Any]:
+    """Return the features of a run's or an export's recipe, else those that suit the samples.
+
+    A reference of statistics alone has its own features.
+    """
+    from ffcore.evaluate.reference import PUBLISHED
+    from ffcore.export import RECIPE, is_export, is_run
+    from ffcore.interfaces import is_image
+    from ffcore.recipe import load_recipe
+
+    if reference.samples is None or PUBLISHED in reference.statistics:
+        return feature_tables(tuple(reference.statistics))
+    folder = Path(source)
+    if (is_run(folder) or is_export(folder)) and (folder / RECIPE).is_file():
+        found = load_recipe(folder / RECIPE).evaluation.features
+        if found:
+            return list(found)
+    return feature_tables(("inception" if is_image(shape) else "raw",))
 
 
 def built_features(table: Any, device: str) -> Features:

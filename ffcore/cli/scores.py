@@ -136,7 +136,7 @@ def show_evaluation(evaluation: Evaluation) -> None:
     for name, measures in evaluation.measures.items():
         out.print(_standings(name, measures))
         out.print()
-    if evaluation.distances and not evaluation.measures:
+    if evaluation.distances and not (evaluation.measures and _whole(evaluation)):
         out.print(_distances(evaluation))
         out.print()
     errors = Table(
@@ -150,6 +150,13 @@ def show_evaluation(evaluation: Evaluation) -> None:
     errors.add_row(*(f"{each.value:.3f}" for each in found))
     errors.add_row(*(f"± {each.high - each.value:.3f}" for each in found), style="dim")
     out.print(errors)
+
+
+def _whole(evaluation: Evaluation) -> bool:
+    """Whether the measures are of all samples."""
+    from ffcore.evaluate.distribution import MOST
+
+    return int(evaluation.identity["samples"]) <= MOST
 
 
 def say_verdict(evaluation: Evaluation) -> None:
@@ -185,7 +192,7 @@ def _steps(whose: str, number: int) -> str:
 
 
 def _distances(evaluation: Evaluation) -> Table:
-    table = Table(title="Fréchet distance to the teacher", title_justify="left", box=None)
+    table = Table(title="Fréchet distance of all samples", title_justify="left", box=None)
     table.add_column("samples")
     for name in evaluation.distances:
         table.add_column(name, justify="right")

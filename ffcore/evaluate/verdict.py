@@ -21,6 +21,7 @@ _T = 2.262
 """Quantile 0.975 of Student's t with DRAWS − 1 = 9 degrees of freedom."""
 _ALIKE = math.log(1.1)
 """Nearest distances that differ by less than a tenth count as equal."""
+_TINY = 1e-12
 _FINEST = 16
 """Places between a number of steps and its double."""
 _FEWEST = 1 / 64
@@ -47,12 +48,17 @@ def _difference(found: Array, floor: Array) -> Array:
 
 
 def _ratio(found: Array, floor: Array) -> Array:
-    return found / floor
+    """Return the ratio of two distances, which are 0 if all samples are the same."""
+    return np.maximum(found, _TINY) / np.maximum(floor, _TINY)
+
+
+def _more(found: Array, floor: Array) -> Array:
+    return np.log(_ratio(found, floor))
 
 
 def _either_way(found: Array, floor: Array) -> Array:
     """Few Euler steps contract: samples sharper than the teacher's are no better than blurred."""
-    excess = np.log(found / floor)
+    excess = _more(found, floor)
     return -excess if excess[0] < 0 else excess
 
 
@@ -62,7 +68,7 @@ MEASURES = {
     "sharpness": Measure(title="sharpness", excess=_either_way, shown=_ratio, alike=_ALIKE),
     "coverage": Measure(
         title="coverage",
-        excess=lambda found, floor: np.log(found / floor),
+        excess=_more,
         shown=_ratio,
         alike=_ALIKE,
     ),

@@ -242,6 +242,19 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(finished):
     assert {path.name for path in Path().iterdir()} == {"a.json", "whole.json"}
 
 
+def test_features_are_those_of_the_statistics_or_the_run_or_raw_for_vectors(finished):
+    ffd(finished, "-n", "40", "-o", "s.npz", command="sample")
+    np.savez("vectors.npz", arr_0=np.random.default_rng(0).normal(size=(40, 3)).astype("float32"))
+    for source, reference, expected in (
+        ("s.npz", SHIPPED, {"digits", "raw"}),
+        (finished, "s.npz", {"digits", "raw"}),
+        ("vectors.npz", "vectors.npz", {"raw"}),
+    ):
+        found = ffd(source, "-r", reference, "-n", "40", "-m", "fd", "--json")
+        assert found.exit_code == ExitCode.OK, found.output
+        assert json.loads(found.stdout)["metrics"].keys() == expected
+
+
 def test_samples_against_themselves_are_wondered_at(finished):
     ffd(finished, "-n", "40", "-o", "s.npz", command="sample")
     arguments = ("-r", "s.npz", "-f", "digits", "-m", "fd")
@@ -255,7 +268,7 @@ def test_samples_against_themselves_are_wondered_at(finished):
 
 def test_an_absent_inception_network_is_told_with_its_origin(finished, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    found = ffd(finished, "-r", SHIPPED)
+    found = ffd(finished, "-r", SHIPPED, "-f", "inception")
     assert found.exit_code == ExitCode.ENVIRONMENT
     assert "weights-inception-2015-12-05-6726825d.pth" in found.stderr
     assert "origin     https://github.com/toshas/torch-fidelity/releases" in found.stderr

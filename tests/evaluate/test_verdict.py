@@ -174,6 +174,13 @@ def test_a_measure_that_crosses_its_floor_on_the_way_orders_steps_by_the_worst_t
     assert placed("sharpness", 1.0, 1.0, euler).low is None
 
 
+def test_a_teacher_that_makes_the_same_sample_always_has_a_place_for_its_copy() -> None:
+    found = placed("sharpness", 0.0, 0.0, {1: 3.0, 2: 1.0})
+    assert not found.told
+    assert found.orders == 2
+    assert placed("sharpness", 1.0, 0.0, {1: 3.0, 2: 0.5}).told
+
+
 def test_a_tenth_of_a_nearest_distance_is_no_difference() -> None:
     euler = {1: 3.0, 2: 1.6, 4: 1.05}
     assert not placed("sharpness", 1.08, 1.0, euler).told
