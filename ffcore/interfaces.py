@@ -355,9 +355,25 @@ class _Objective(ABC):
         del networks, batch
         return None
 
+    def prepare(self, teacher: Teacher, draw: Callable[[int, int], Batch]) -> Mapping[str, float]:
+        """Do, before the first step, what all steps rely on; most objectives need nothing.
+
+        Each process calls it once. A resumed run calls it again, so the result must depend only on
+        the teacher and `draw`. It runs in the teacher's precision, outside autocast.
+
+        Args:
+            teacher: as in `Networks`, guided if the run guides.
+            draw: (start, stop) -> samples [start, stop) of an endless batch without data, the same
+                in every process. No step draws them.
+
+        Returns numbers to report with the metrics, by name; for example, what this has cost.
+        """
+        del teacher, draw
+        return {}
+
     @abstractmethod
     def gaps(self, networks: Networks, batch: Batch) -> Gaps:
-        """Return the gaps of one batch.
+        """Return the gaps of one batch; `prepare` was called before.
 
         No gradient flows through the teacher, the auxiliaries or the gaps; the outputs come from
         a plain forward of `networks.student`. Randomness comes from `batch.draws` alone.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from rich.table import Table
 from ffcore.recipe import Recipe
 
 if TYPE_CHECKING:
-    from ffcore.cost import Cost, Memory
+    from ffcore.cost import Cost, Memory, Pass
 
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 
@@ -44,8 +45,13 @@ def dry_run(recipe: Recipe, gpus: int, *, as_json: bool) -> None:
     out.print(_flops(cost))
     out.print(
         "Matrix products, convolutions and attention, as torch executes them. Sample counts are "
-        f"means over the run. The whole run takes {_scaled(cost.steps * cost.flops)}FLOP."
+        f"means over the run. The whole run takes {_scaled(cost.run_flops)}FLOP."
     )
+    for each in cost.preparation:
+        out.print(
+            f"Of these, each process spends {_scaled(each.flops)}FLOP before the first step "
+            f"({each.network}, {each.kind}, {each.rows:,.0f} samples)."
+        )
     out.print(f"\nTeacher's reference sampler ({recipe.evaluation.solver.method}): {_nfe(cost)}")
     out.print(f"Student: 1 NFE, {_scaled(cost.student_row)}FLOP a sample")
     out.print("\nThis was a dry run: nothing was trained or written.")
@@ -81,18 +87,10 @@ def document(cost: Cost) -> dict[str, Any]:
         "step": {
             "batch": cost.batch,
             "flops": cost.flops,
-            "passes": [
-                {
-                    "part": each.part,
-                    "network": each.network,
-                    "kind": each.kind,
-                    "rows": each.rows,
-                    "flops": each.flops,
-                }
-                for each in cost.passes
-            ],
+            "passes": _passes(cost.passes),
         },
-        "run": {"steps": cost.steps, "flops": cost.steps * cost.flops},
+        "preparation": _passes(cost.preparation),
+        "run": {"steps": cost.steps, "flops": cost.run_flops},
         "sampler": {
             "teacher": {
                 "nfe": "adaptive" if cost.teacher_nfe is None else cost.teacher_nfe,
@@ -101,6 +99,19 @@ def document(cost: Cost) -> dict[str, Any]:
             "student": {"nfe": 1, "flops_per_evaluation": cost.student_row},
         },
     }
+
+
+def _passes(passes: Iterable[Pass]) -> list[dict[str, Any]]:
+    return [
+        {
+            "part": each.part,
+            "network": each.network,
+            "kind": each.kind,
+            "rows": each.rows,
+            "flops": each.flops,
+        }
+        for each in passes
+    ]
 
 
 def _bytes(memory: Memory) -> dict[str, int]:

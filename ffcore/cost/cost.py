@@ -70,20 +70,20 @@ class Activations:
 
 @attrs.frozen(kw_only=True)
 class Pass:
-    """Rows of one kind through one network in a step."""
+    """Rows of one kind through one network, in a step or before all steps."""
 
     part: str
-    """"prediction", "correction" or "<auxiliary> training"."""
+    """"prediction", "correction", "<auxiliary> training" or "preparation of <objective>"."""
     network: str
     kind: str
     rows: float
-    """In a mean step, over the global batch."""
+    """In a mean step, over the global batch; or in the preparation of one process."""
     row: int
     """FLOPs of one row."""
 
     @property
     def flops(self) -> float:
-        """FLOPs in a mean step."""
+        """FLOPs of all rows."""
         return self.rows * self.row
 
 
@@ -101,6 +101,8 @@ class Cost:
     """Activations of each trained network; they do not train at the same time."""
     passes: tuple[Pass, ...]
     """All parts of one optimizer step."""
+    preparation: tuple[Pass, ...]
+    """What the objectives do once, before the first step; every process does it."""
     teacher_nfe: int | None
     """NFE of one sample of the teacher's reference sampler; None if adaptive."""
     teacher_row: int
@@ -112,6 +114,12 @@ class Cost:
     def flops(self) -> float:
         """FLOPs of a mean step."""
         return sum(each.flops for each in self.passes)
+
+    @property
+    def run_flops(self) -> float:
+        """FLOPs of all steps, and of the preparation in each process, one on each GPU."""
+        prepared = sum(each.flops for each in self.preparation)
+        return self.steps * self.flops + self.gpus * prepared
 
     def memory(self, *, sharded: bool) -> Memory:
         """Return the memory of all networks on one GPU."""
@@ -134,7 +142,7 @@ class Cost:
             found = parts(recipe, meta=True)
             auxiliaries = _auxiliaries(found)
         flat = {name: each for named in auxiliaries.values() for name, each in named.items()}
-        steps = tally_steps(recipe, found, auxiliaries)
+        before, steps = tally_steps(recipe, found, auxiliaries)
         rows = _rows(recipe, found, flat)
         flops = _Flops(rows)
         guided = recipe.guidance.interval if recipe.guidance.scale != 1 else None
@@ -145,6 +153,7 @@ class Cost:
             networks=tuple(_networks(found, flat, gpus)),
             activations=tuple(_activations(steps, rows, flat, gpus)),
             passes=tuple(_passes(steps, flops)),
+            preparation=tuple(_passes([before], flops)),
             teacher_nfe=recipe.evaluation.solver.nfe(guided),
             teacher_row=flops.forward("teacher"),
             student_row=flops.forward("student"),

@@ -8,7 +8,7 @@ a large batch, the first samples of each objective represent its whole share.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import attrs
@@ -52,7 +52,7 @@ class Use:
     """One kind of call of a network."""
 
     part: str
-    """"prediction", "correction" or "<auxiliary> training"."""
+    """"prediction", "correction", "<auxiliary> training" or "preparation of <objective>"."""
     network: str
     along: tuple[str, ...] = ()
     """The inputs along which the call also computes a derivative."""
@@ -232,6 +232,11 @@ class ObjectiveOnStandIns(PredictorObjective, CorrectorObjective):
 
         return attrs.evolve(auxiliary, network=stand_in, loss=loss)
 
+    def prepare(self, teacher: Teacher, draw: Callable[[int, int], Batch]) -> Mapping[str, float]:
+        """Let the objective prepare itself for the stand-ins."""
+        self.tally.part = preparation(self.name)
+        return self.objective.prepare(teacher, draw)
+
     def gaps(self, networks: Networks, batch: Batch) -> Gaps:
         """Return the objective's own answer."""
         self.tally.part = self.name
@@ -256,6 +261,11 @@ class BalancerOnStandIns(Balancer):
     def scale(self, norms: Mapping[Objective, Norms]) -> Mapping[Objective, Tensor]:
         """Return the balancer's own answer."""
         return self.balancer.scale(norms)
+
+
+def preparation(objective: Objective) -> str:
+    """Return the name of what an objective does before the first step."""
+    return f"preparation of {objective}"
 
 
 def training(auxiliary: str) -> str:
@@ -283,8 +293,10 @@ def tally_steps(
     recipe: Recipe,
     parts: Parts,
     auxiliaries: Mapping[Objective, Mapping[str, Auxiliary]],
-) -> list[Counter[Use]]:
-    """Run steps from the whole run, MOST_STEPS at most, on stand-ins; return the rows of each.
+) -> tuple[Counter[Use], list[Counter[Use]]]:
+    """Run steps from the whole run, MOST_STEPS at most, on stand-ins.
+
+    Returns the rows of the preparation before them, and the rows of each step.
 
     A share above SAMPLES is cut to SAMPLES, and its rows are scaled up again.
 
@@ -327,6 +339,8 @@ def tally_steps(
         )
     owners: dict[str, Objective] = {name: name for name in auxiliaries}
     owners |= {training(each): owner for each, owner in distillation.owners.items()}
+    distillation.prepare()
+    before = tally.rows
     count = min(MOST_STEPS, steps)
     found = []
     for index in range(count):
@@ -342,4 +356,4 @@ def tally_steps(
             share = shares[owners[use.part]]
             scaled[use] = round(rows * share / min(share, batch))
         found.append(+scaled)
-    return found
+    return before, found

@@ -130,7 +130,7 @@ def norms_of() -> dict[Objective, Norms]:
 
 
 def _of_objective(case: Case, live: Any) -> Answers:
-    asked = case.inputs_for(live)
+    asked = case.prepared(live)
     found = live.gaps(asked.networks, asked.batch)
     named: Answers = {}
     for index, gap in enumerate(found.gaps):

@@ -160,14 +160,32 @@ class Case:
             auxiliaries = objective.auxiliaries(student, teacher)
         networks = networks_of(student, teacher, auxiliaries)
         draws = self.draws()
-        needy = DATA in objective.needs
-        batch = Batch(
+        batch = self._batch(teacher, draws)
+        if DATA in objective.needs:
+            batch = attrs.evolve(batch, data=draws.normal("data", teacher.sample_shape))
+        return Inputs(networks, auxiliaries, batch)
+
+    def prepared(self, objective: Any) -> Inputs:
+        """Return new inputs for an objective, which has prepared itself for them."""
+        asked = self.inputs_for(objective)
+        self.prepare(objective, asked.networks.teacher)
+        return asked
+
+    def prepare(self, objective: Any, teacher: Teacher) -> Any:
+        """Let an objective prepare itself for a teacher; return what it reports."""
+
+        def draw(start: int, stop: int) -> Batch:
+            draws = Draws(seed=1, step=0, start=start, stop=stop).named("preparation")
+            return self._batch(teacher, draws)
+
+        return objective.prepare(teacher, draw)
+
+    def _batch(self, teacher: Teacher, draws: Draws) -> Batch:
+        return Batch(
             z=draws.normal("z", teacher.sample_shape),
             condition=self.condition(teacher, draws),
             draws=draws,
-            data=draws.normal("data", teacher.sample_shape) if needy else None,
         )
-        return Inputs(networks, auxiliaries, batch)
 
     def _of_setting(self) -> Teacher:
         with process.seed_torch(0):

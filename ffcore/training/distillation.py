@@ -12,7 +12,7 @@ so the objectives' gradients are kept apart until then.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import attrs
@@ -154,6 +154,9 @@ class Distillation:
         self.finite_check = FiniteCheck(skip, device)
         self.step_index = 0
         """Number of steps made."""
+        self.preparation: dict[str, float] | None = None
+        """Numbers of the objectives' preparation, by "predictor/…" or "corrector/…"; None before
+        it."""
         self._check_shares()
         self.learner = Learner.of(self.student, optimizer or Optimizer())
         self.emas = {decay: ema.ema_copy(self.student) for decay in ema_decays}
@@ -181,6 +184,26 @@ class Distillation:
         learners = [self.learner, *self.auxiliary_learners.values()]
         return any(each.table.schedule != "constant" for each in learners)
 
+    def prepare(self) -> dict[str, float]:
+        """Prepare the objectives for training, the first time; return the numbers they report.
+
+        Call it after `parallelize`. `step` calls it too.
+        """
+        if self.preparation is None:
+            self.preparation = {
+                f"{SECTIONS[name]}/{number}": float(value)
+                for name, objective in self.objectives.items()
+                for number, value in objective.prepare(self.teacher, self._drawing(name)).items()
+            }
+        return self.preparation
+
+    def _drawing(self, objective: Objective) -> Callable[[int, int], Batch]:
+        def draw(start: int, stop: int) -> Batch:
+            draws = Draws(self.seed, 0, start, stop, self.device).named(objective, "preparation")
+            return self._prior(draws)
+
+        return draw
+
     def step(self) -> dict[str, Tensor]:
         """Make one training step; return its metrics as scalars on the device.
 
@@ -193,6 +216,7 @@ class Distillation:
 
         Raises Diverged like `check`, which it sometimes calls.
         """
+        self.prepare()
         self.finite_check.begin()
         shares = self._shares(self.step_index)
         answers, metrics = self._gradient(shares)
@@ -439,11 +463,15 @@ class Distillation:
 
     def _batch(self, objective: Objective, share: int, part: slice) -> Batch:
         draws = self.draws(objective)[part]
-        data = None
-        if "data" in self.objectives[objective].needs:
-            data, condition = self._read(draws, share)
-        else:
-            condition = self.teacher.conditions.draw(draws)
+        if "data" not in self.objectives[objective].needs:
+            return self._prior(draws)
+        data, condition = self._read(draws, share)
+        return self._with_noise(condition, draws, data)
+
+    def _prior(self, draws: Draws) -> Batch:
+        return self._with_noise(self.teacher.conditions.draw(draws), draws)
+
+    def _with_noise(self, condition: Condition, draws: Draws, data: Tensor | None = None) -> Batch:
         return Batch(
             z=draws.normal("z", self.teacher.sample_shape),
             condition=self._with_guidance(condition, draws),

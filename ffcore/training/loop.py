@@ -36,6 +36,8 @@ _REMEDY = (
     "parallel.strategy = 'fsdp' divides the networks among them."
 )
 
+_LESS_TO_KEEP = "Let the objective keep less; see its keys in the recipe."
+
 
 class Stopped(Exception):
     """Training stopped on request, after a complete step and a checkpoint."""
@@ -52,7 +54,8 @@ class Report:
     step: int
     steps: int
     metrics: dict[str, float]
-    """Means of `Distillation.step`'s metrics over the finite steps since the previous report.
+    """Means of `Distillation.step`'s metrics over the finite steps since the previous report, and
+    the numbers of the preparation.
 
     `skipped` is the number of steps skipped because they were not finite."""
     steps_per_second: float
@@ -117,6 +120,8 @@ def train(
 ) -> Generator[Report, None, None]:
     """Train to the last step; yield a report every `log_every` steps and at the end.
 
+    Before the first step, the objectives prepare; a finished run prepares nothing.
+
     Metrics leave the device only for a report or a checkpoint. A checkpoint starts every
     `checkpoint_every` steps and at the end. However the generator ends, it first finishes all
     writes.
@@ -129,6 +134,9 @@ def train(
     end. Raises OutOfMemory with what to change.
     """
     with checkpoints or nullcontext():
+        if distillation.step_index < distillation.steps:
+            with enough_memory("the preparation of the objectives", _LESS_TO_KEEP):
+                distillation.prepare()
         yield from _train(distillation, log_every, checkpoints, checkpoint_every, stop, after_step)
 
 
@@ -162,7 +170,7 @@ def _train(
         if stops:
             raise Stopped(step)
         if reports:
-            metrics = means.read(distillation.processes)
+            metrics = means.read(distillation.processes) | distillation.prepare()
             if check.patience:
                 metrics["skipped"] = check.skipped - skipped
             speed = (step - before) / max(time.perf_counter() - begun, 1e-9)

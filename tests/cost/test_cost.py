@@ -509,7 +509,7 @@ def test_the_rows_are_those_of_a_real_step(name):
         for objective, each in objectives.items()
         if each is not None
     }
-    (step,) = tally_steps(recipe, found, auxiliaries)
+    _, (step,) = tally_steps(recipe, found, auxiliaries)
     tallied, went_back = Counter(), Counter()
     for use, count in step.items():
         tallied[use.network] += count

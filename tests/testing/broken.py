@@ -927,6 +927,14 @@ class MovesTheStudentInItsSelfCheck(Pull):
             next(networks.student.parameters()).add_(0.05)
 
 
+@objective_breaks(CHANGES, "prepare changes the teacher")
+class MovesTheTeacherWhenItPrepares(Pull):
+    def prepare(self, teacher: Teacher, draw: Callable[[int, int], Batch]) -> dict[str, float]:
+        with torch.no_grad():
+            next(teacher.parameters()).add_(0.05)
+        return {}
+
+
 FREE = "is-data-free-unless-it-says"
 
 
@@ -943,6 +951,14 @@ class OpensAFileForIt(Pull):
         with open("/dev/null", "rb") as file:  # noqa: PTH123 - as a stranger does
             file.read()
         return super().gap(networks, batch, samples)
+
+
+@objective_breaks(FREE, "prepare opens /dev/null")
+class OpensAFileToPrepare(Pull):
+    def prepare(self, teacher: Teacher, draw: Callable[[int, int], Batch]) -> dict[str, float]:
+        with open("/dev/null", "rb") as file:  # noqa: PTH123 - as a stranger does
+            file.read()
+        return {}
 
 
 @objective_breaks("owns-its-auxiliaries", "'online' and .* 'other' share a parameter")

@@ -16,6 +16,7 @@ from ffcore.draws import Draws
 from ffcore.flow.exact import Gaussian
 from ffcore.interfaces import (
     Auxiliary,
+    Batch,
     Condition,
     DataSource,
     FrozenTeacher,
@@ -30,6 +31,7 @@ from ffcore.recipe import load_recipe
 from ffcore.run.build import build
 from ffcore.system.distributed import Processes
 from ffcore.training.distillation import Distillation, WrongAnswer
+from ffcore.training.loop import train
 from ffcore.training.optimizer import Optimizer
 from ffcore_freeflow.balancer import AdaptiveBalancer
 
@@ -541,6 +543,51 @@ def test_every_objective_checks_itself_on_a_few_samples() -> None:
     run = distillation(predictor=Checking(), corrector=Correct())
     assert run.self_check(samples=5) == ["found 5"]
     assert run.self_check(samples=100) == ["found 40"]
+
+
+class Prepared(Towards):
+    """Keeps what it prepares from, and what it is called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise: list[Tensor] = []
+        self.steps: list[Tensor] = []
+
+    def prepare(self, teacher: Teacher, draw: Callable[[int, int], Batch]) -> dict[str, float]:
+        self.noise.append(draw(0, 100).z)
+        assert torch.equal(draw(30, 70).z, self.noise[-1][30:70])
+        assert draw(0, 3).data is None
+        return {"found": 100.0}
+
+    def gaps(self, networks: Networks, batch: Batch) -> Gaps:
+        assert self.noise
+        self.steps.append(batch.z)
+        return super().gaps(networks, batch)
+
+
+def test_objectives_prepare_once_before_the_first_step_with_noise_of_no_step() -> None:
+    one, other = Prepared(), Prepared()
+    run = distillation(predictor=one, corrector=Correct())
+    for report in train(run, log_every=3):
+        assert report.metrics["predictor/found"] == 100
+        assert "corrector/found" not in report.metrics
+    assert len(one.noise) == 1
+    assert all((each[:, None] != one.noise[0]).any(2).all() for each in one.steps)
+
+    parts = distillation(predictor=other, corrector=Correct(), accumulation=2)
+    parts.step_index = 4  # after a resume
+    parts.step()
+    assert torch.equal(other.noise[0], one.noise[0])
+    assert parts.preparation == {"predictor/found": 100.0}
+
+
+def test_a_finished_run_prepares_nothing() -> None:
+    idle = Prepared()
+    run = distillation(predictor=idle)
+    run.step_index = run.steps
+    assert list(train(run)) == []
+    assert run.preparation is None
+    assert not idle.noise
 
 
 def test_an_exact_teacher_serves_a_run_of_its_own_dimension() -> None:

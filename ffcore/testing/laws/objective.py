@@ -65,7 +65,7 @@ def both(number: int) -> Callable[[Check], Check]:
 def answers_with_gaps(case: Case, live: Any) -> None:
     """`gaps` returns at least one gap. Each has one finite row per sample of the batch, in the
     shape of a sample, under autocast too."""
-    asked = case.inputs_for(live)
+    asked = case.prepared(live)
     for precision in ("float32", "autocast to bfloat16"):
         with torch.autocast("cpu", torch.bfloat16, precision != "float32"):
             found = live.gaps(asked.networks, asked.batch)
@@ -81,7 +81,7 @@ def answers_with_gaps(case: Case, live: Any) -> None:
 def sends_its_gradient_to_the_student_alone(case: Case, live: Any) -> None:
     """A gradient flows from the outputs to the student's parameters. None flows through the teacher
     or the auxiliary networks."""
-    asked = case.inputs_for(live)
+    asked = case.prepared(live)
     others = {"the teacher": asked.networks.teacher, **_by_name(asked.networks.auxiliaries)}
     with _gradients_through(others) as passed:
         found = live.gaps(asked.networks, asked.batch)
@@ -114,6 +114,7 @@ def calls_within_the_domain(case: Case, live: Any) -> None:
     for network in (asked.networks.teacher, *asked.networks.auxiliaries.values()):
         if isinstance(network, VelocityField):
             network.register_forward_pre_hook(_argument_hook(of_velocity), with_kwargs=True)
+    case.prepare(live, asked.networks.teacher)
     for step in range(4):
         live.gaps(asked.networks, attrs.evolve(asked.batch, draws=case.draws(step=step)))
     require(not wrong, "; ".join(wrong))
@@ -121,34 +122,44 @@ def calls_within_the_domain(case: Case, live: Any) -> None:
 
 @both(4)
 def changes_no_network(case: Case, live: Any) -> None:
-    """Neither `gaps` nor `self_check` changes a network's parameters, buffers, mode or
+    """None of `self_check`, `prepare` and `gaps` changes a network's parameters, buffers, mode or
     `requires_grad`: only the trainer does."""
     asked = case.inputs_for(live)
     networks = asked.networks
     every = {"the student": networks.student, "the teacher": networks.teacher}
     every |= _by_name(networks.auxiliaries)
     before = {name: _state(network) for name, network in every.items()}
-    for what in (live.self_check, live.gaps):
+    calls: dict[str, Callable[[], Any]] = {
+        "self_check": lambda: live.self_check(networks, asked.batch),
+        "prepare": lambda: case.prepare(live, networks.teacher),
+        "gaps": lambda: live.gaps(networks, asked.batch),
+    }
+    for what, call in calls.items():
         with suppress(ValueError):  # another law reports it
-            what(networks, asked.batch)
+            call()
         for name, network in every.items():
             same = all(_equal(a, b) for a, b in zip(before[name], _state(network), strict=True))
-            require(same, f"{what.__name__} changes {name}")
+            require(same, f"{what} changes {name}")
 
 
 @both(5)
 def is_data_free_unless_it_says(case: Case, live: Any) -> None:
-    """An objective whose table does not need "data" ignores the batch's data, and opens no file
-    and no connection."""
+    """An objective whose table does not need "data" ignores the batch's data. Neither `prepare`
+    nor `gaps` then opens a file or a connection."""
     ask_only_where(DATA not in words(case.table, "needs"), "its table needs data")
     other = case.build()  # the first call's imports happen now
     asked = case.inputs_for(other)
-    with _record_opens() as opened:
-        other.gaps(asked.networks, asked.batch)
-    require(not opened, f"gaps opens {', '.join(opened)}")
+    calls: dict[str, Callable[[], Any]] = {
+        "prepare": lambda: case.prepare(other, asked.networks.teacher),
+        "gaps": lambda: other.gaps(asked.networks, asked.batch),
+    }
+    for what, call in calls.items():
+        with _record_opens() as opened:
+            call()
+        require(not opened, f"{what} opens {', '.join(opened)}")
 
     def answer(value: float | None) -> list[Tensor]:
-        asked = case.inputs_for(live)
+        asked = case.prepared(live)
         data = None if value is None else torch.full_like(asked.batch.z, value)
         found = live.gaps(asked.networks, attrs.evolve(asked.batch, data=data))
         return [gap.gap for gap in found.gaps]
@@ -180,7 +191,7 @@ def owns_its_auxiliaries(case: Case, live: Any) -> None:
 def trains_its_auxiliaries_alone(case: Case, live: Any) -> None:
     """If an auxiliary network learns, `gaps` returns detached `samples` with their conditions. The
     loss is one finite number per sample, and its gradient reaches only that network."""
-    asked = case.inputs_for(live)
+    asked = case.prepared(live)
     learning = {name: each for name, each in asked.auxiliaries.items() if each.loss is not None}
     ask_only_where(learning, "it has no auxiliary network that learns")
     found = live.gaps(asked.networks, asked.batch)
@@ -267,13 +278,15 @@ def rests_at_the_flow_map(case: Case, live: Any) -> None:
     """The gaps of the exact flow map vanish; if they need data, their mean does."""
     ask_only_where(case.setting == EXACT, "it is not built for an exact teacher with a copy")
     teacher, draws = EXACT.teacher(), case.draws(1024)
-    data, condition = _GaussianData().read(torch.zeros(1024), draws)
+    data, condition = _GaussianData().read(torch.zeros(1024, dtype=torch.int64), draws)
     batch = Batch(
         z=draws.normal("z", (2,)),
         condition=condition,
         draws=draws,
         data=data if DATA in live.needs else None,
     )
+
+    case.prepare(live, teacher)
 
     def size(offset: Tensor) -> float:
         student = GaussianStudent(offset)
@@ -296,7 +309,7 @@ def calls_networks_whatever_was_drawn(case: Case, live: Any) -> None:
     """The networks that `gaps` calls, their order, and whether with gradient, do not depend on
     values. Processes that share a batch may have one sample each, and wait for each other in every
     call."""
-    asked = case.inputs_for(live)
+    asked = case.prepared(live)
     networks = {"student": asked.networks.student, "teacher": asked.networks.teacher}
     networks |= dict(asked.networks.auxiliaries)
     calls: list[str] = []
@@ -328,7 +341,7 @@ def answers_to_each_sample_by_itself(case: Case, live: Any) -> None:
     """The gaps of a batch are those of its parts, because processes and micro-batches divide it
     anywhere. Not checked if the table needs "whole batch"."""
     ask_only_where(WHOLE not in words(case.table, "needs"), "its table needs the whole batch")
-    asked = case.inputs_for(live)
+    asked = case.prepared(live)
     whole = live.gaps(asked.networks, asked.batch)
     for part in (slice(0, 1), slice(1, SIZE)):
         batch = Batch(
