@@ -69,6 +69,18 @@ def test_json_is_one_document_whose_parts_add_up():
     assert document["sampler"]["student"]["nfe"] == 1
 
 
+def test_what_is_done_before_the_first_step_is_counted():
+    pairs = "predictor={type='pairs', pairs=30, solver={method='euler', steps=4}}"
+    changes = ("--set", "corrector=none", "--set", pairs)
+    text = " ".join(ffd("digits.toml", *changes, "--dry-run").stdout.split())
+    assert "before the first step (teacher, forward, 120 samples)" in text
+    document = json.loads(ffd("digits.toml", *changes, "--dry-run", "--json").stdout)
+    (before,) = document["preparation"]
+    assert before["flops"] == 120 * document["sampler"]["teacher"]["flops_per_evaluation"]
+    steps = 1000 * document["step"]["flops"]
+    assert document["run"]["flops"] == steps + 8 * before["flops"]
+
+
 def test_an_adaptive_sampler_is_said_to_be_one():
     adaptive = ("digits.toml", "--dry-run", "--set", 'evaluation.solver={method="dopri5"}')
     assert "(dopri5): adaptive NFE" in ffd(*adaptive).stdout

@@ -23,6 +23,7 @@ RECIPES = {
     "jvp": "digits.toml;training.batch=16;predictor.derivative=jvp;corrector.online_updates=2",
     "dual": "digits.toml;training.batch=16;predictor.derivative=dual",
     "data": "digits_meanflow.toml;training.batch=16;predictor.derivative=dual",
+    "pairs": "digits.toml;training.batch=16;predictor={type='pairs', pairs=40, solver={steps=2}}",
 }
 WAYS = [
     (strategy, accumulation, recomputed)
