@@ -45,10 +45,11 @@ class PairsPredictor(PredictorObjective):
         """
         with evaluations_of(networks.teacher) as evaluations:
             average_velocities(networks.teacher, batch, self.deltas, self.solver)
-        each = evaluations() / len(batch.z)
+        each, deltas = evaluations() / len(batch.z), ", ".join(f"{d:g}" for d in self.deltas)
         return (
             f"before training, {self.pairs:,} pairs are solved, by about "
-            f"{each * self.pairs:,.0f} evaluations of the teacher"
+            f"{each * self.pairs:,.0f} evaluations of the teacher; the student learns δ = {deltas} "
+            "and no other duration"
         )
 
     def prepare(self, teacher: Teacher, draw: Callable[[int, int], Batch]) -> Mapping[str, float]:

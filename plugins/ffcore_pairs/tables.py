@@ -26,13 +26,16 @@ class Pairs:
     """The baseline that solves the teacher's flow before training and regresses on the results."""
 
     pairs: int = key(
-        PAIRS, help="number of pairs of noise and the teacher's solution from it", at_least=1
+        PAIRS,
+        help="number of pairs of noise and the teacher's solution from it, drawn again and again",
+        at_least=1,
     )
     deltas: tuple[float, ...] = key(
         DELTAS,
         help=(
-            "increasing durations δ at which each solution is kept and learnt, equally often: "
-            "multiples of 1 / solver.steps; [1.0] learns samples in one step and nothing else"
+            "increasing durations δ at which each solution is kept and learnt, equally often; "
+            "multiples of 1 / solver.steps. [1.0] is nearest in one step, but other durations are "
+            "not learnt; with [0.25, 0.5, 0.75, 1.0] they are"
         ),
         at_least=0,
         at_most=1,

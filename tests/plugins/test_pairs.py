@@ -407,7 +407,8 @@ def test_the_evaluations_of_the_teacher_are_counted(
 def test_what_they_will_cost_is_said_before_training() -> None:
     made = distillation(predictor=PairsPredictor(1000, (0.5, 1.0), Solver(steps=8)))
     assert made.self_check() == [
-        "before training, 1,000 pairs are solved, by about 16,000 evaluations of the teacher"
+        "before training, 1,000 pairs are solved, by about 16,000 evaluations of the teacher; "
+        "the student learns δ = 0.5, 1 and no other duration"
     ]
 
 
