@@ -37,13 +37,30 @@ def test_a_run_prints_its_results_and_leaves_its_pictures(tmp_path):
     found = ffd("run", "gaussian.toml", *TINY)
     assert found.exit_code == ExitCode.OK, found.stderr
     assert "student, 1 step" in found.stdout
-    assert "teacher, 2 Euler steps" in found.stdout
-    assert "noise floor" in found.stdout
+    assert "Euler, 2 steps" in found.stdout
+    assert "teacher, converged" in found.stdout
+    last = found.stdout.strip().splitlines()[-1]
+    assert last == "No verdict: 32 samples are too few, at least 100 are needed."
     assert "train 4/4 loss" in found.stderr
     assert re.search(r"time per step [\d.]+ ms: \w+ [\d.]+, ", found.stderr)
     assert re.search(r"\d+ samples per second, peak memory \d\.\d\d GiB", found.stderr)
     assert (tmp_path / "runs" / "gaussian" / "samples.png").exists()
     assert all(len(line) <= 80 for line in found.stdout.splitlines())
+
+
+def test_a_run_ends_with_the_verdict_that_the_report_and_the_evaluation_say_too(tmp_path):
+    found = ffd("run", "gaussian.toml", *TINY, "--set", "evaluation.samples=200")
+    verdict = json.loads((tmp_path / "runs/gaussian/evaluation.json").read_text())["verdict"]
+    sentence = verdict["1"]["sentence"]
+    assert sentence.startswith("one step is worth ")
+    told = f"O{sentence[1:]}."
+    assert " ".join(found.stdout.split()).endswith(told)
+    again = ffd("evaluate", "runs/gaussian")
+    assert " ".join(again.stdout.split()).endswith(told)
+    ffd("report", "runs/gaussian")
+    assert told in (tmp_path / "runs/gaussian/report.html").read_text()
+    ffd("export", "runs/gaussian", "--out", "out")
+    assert f"**{told[:-1]}.**" in (tmp_path / "out/README.md").read_text()
 
 
 def test_a_student_that_starts_anywhere_has_a_row_for_each_number_of_steps(tmp_path):
