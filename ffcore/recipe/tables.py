@@ -190,7 +190,11 @@ class Evaluation:
     """The evaluation after training, and its reference."""
 
     enabled: bool = key(True, help="evaluate at the end of a run")
-    samples: int = key(5000, help="number of samples per Fréchet distance", at_least=2)
+    samples: int = key(
+        5000,
+        help="number of samples to measure; the verdict uses at most 5,000, and needs 100",
+        at_least=2,
+    )
     features: tuple[Any, ...] = component(
         "features",
         (),
