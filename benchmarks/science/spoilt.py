@@ -108,7 +108,7 @@ def main(good: str, short: str, out: Path, blur: float, label: int, seeds: int, 
         here = attrs.evolve(evaluator, measurement=measurement, reference=None)
         reference = here.make_reference()
         yardsticks = {name: Yardstick(each) for name, each in reference.clouds.items()}
-        places: dict[str, float] = {}
+        places: dict[str, tuple[float, bool]] = {}
         for name, make in makes.items():
             found, standings = judged(here, reference, yardsticks, make)
             click.echo(f"seed {seed} {name:9} {found.sentence}")
@@ -123,7 +123,7 @@ def main(good: str, short: str, out: Path, blur: float, label: int, seeds: int, 
             }  # fmt: skip
             with out.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-            places[name] = found.high or float("inf")
+            places[name] = found.high or float("inf"), found.limited_by is None
             if found.high and found.low:
                 widest = max(widest, found.high / found.low)
             if name in hits:
