@@ -19,8 +19,8 @@ from ffcore.evaluate.distribution import DRAWS, FEWEST, Replicates
 
 _T = 2.262
 """Quantile 0.975 of Student's t with DRAWS − 1 = 9 degrees of freedom."""
-_ALIKE = math.log(1.1)
-"""Nearest distances that differ by less than a tenth count as equal."""
+_ALIKE = math.log(1.05)
+"""Nearest distances that differ by less than 5 % count as equal."""
 _TINY = 1e-12
 _FINEST = 16
 """Places between a number of steps and its double."""
@@ -124,10 +124,9 @@ class Worth:
 def worth(name: str, student: Replicates, ladder: Ladder) -> Worth:
     """Return the student's place in the measure of this name.
 
-    The places form the envelope of the Euler steps: k steps count as no better than any larger
-    number of steps, so a measure that crosses its floor on the way, as sharpness can, orders them
-    too. Every comparison takes the jackknife error of the difference, which shared noise makes
-    small.
+    The ladder leaves out a number of steps that is better than a larger one, so a measure that
+    crosses its floor on the way, as sharpness can, orders the others. Every comparison takes the
+    jackknife error of the difference, which shared noise makes small.
     """
     measure = MEASURES[name]
     floor = np.array(ladder.floor)
@@ -163,13 +162,12 @@ def worth(name: str, student: Replicates, ladder: Ladder) -> Worth:
 
 
 def _envelope(excess: Mapping[int, Array]) -> dict[int, Array]:
-    """Return the envelope: at each number of steps the worst of it and all larger ones."""
+    """Return the numbers of steps that are worse than all larger ones, with their excess."""
     found: dict[int, Array] = {}
-    worst: Array | None = None
+    worst = -math.inf
     for steps in sorted(excess, reverse=True):
-        each = excess[steps]
-        worst = each if worst is None or each[0] > worst[0] else worst
-        found[steps] = worst
+        if excess[steps][0] > worst:
+            found[steps], worst = excess[steps], excess[steps][0]
     return dict(sorted(found.items()))
 
 
