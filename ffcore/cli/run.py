@@ -111,11 +111,12 @@ def run(
         found = None if evaluation is None else attrs.asdict(evaluation)
         click.echo(json.dumps({"schema": 1, "directory": str(directory), "evaluation": found}))
     elif evaluation is not None:
-        from ffcore.cli.scores import say_verdict, show_evaluation
+        from ffcore.cli.scores import say_advice, say_verdict, show_evaluation
 
         show_evaluation(evaluation)
         click.echo(f"\nfigures: {directory / 'samples.png'}, {directory / 'curves.png'}")
         say_verdict(evaluation)
+        say_advice(directory)
 
 
 class Observer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -164,6 +165,15 @@ def say_verdict(evaluation: Evaluation) -> None:
     for each in evaluation.verdict.values():
         sentence = each.sentence[0].upper() + each.sentence[1:]
         click.echo("\n" + textwrap.fill(f"{sentence}.", _COLUMNS, break_on_hyphens=False))
+
+
+def say_advice(directory: Path) -> None:
+    """Print what to do next, after a run in a directory."""
+    from ffcore.report import advice, read_records
+
+    (record,) = read_records([directory])
+    for sentence in advice(record):
+        click.echo(textwrap.fill(f"Next: {sentence}.", _COLUMNS, break_on_hyphens=False))
 
 
 def _standings(features: str, measures: Mapping[str, Standing]) -> Table:

@@ -15,6 +15,7 @@ from typing import Any
 
 import jinja2
 
+from ffcore.report.advice import advice
 from ffcore.report.figures import COLOURS, curves, error_panel, ladder
 from ffcore.report.record import Picture, Record
 from ffcore.report.summary import (
@@ -52,6 +53,7 @@ def page(records: Sequence[Record], *, written: datetime | None = None) -> str:
         written=written or datetime.now(UTC),
         ffcore=version("ffcore"),
         method=method,
+        advice=advice,
         colour=lambda record: records.index(record) % COLOURS,
         groups=groups,
         ladder=lambda group: ladder(group, records),

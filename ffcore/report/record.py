@@ -51,11 +51,21 @@ class Distances:
 
 
 @attrs.frozen(kw_only=True)
+class Verdict:
+    """What a student's sampling is worth, as an evaluation stores it."""
+
+    sentence: str
+    """Without a full stop."""
+    high: float | None
+    """Largest number of the teacher's Euler steps; None without a bound."""
+
+
+@attrs.frozen(kw_only=True)
 class Evaluation:
     """The evaluation at the end of a run."""
 
-    verdict: Mapping[int, str]
-    """A sentence by the number of steps, without a full stop."""
+    verdict: Mapping[int, Verdict]
+    """By the number of steps."""
     measures: Mapping[str, Mapping[str, Any]]
     """Standings by the name of the features, then of the measure, as JSON values."""
     distances: Mapping[str, Distances]
@@ -249,7 +259,13 @@ def _evaluation(text: str) -> Evaluation:
     if "distances" in found and "verdict" not in found:
         raise ValueError("it is from an earlier ffcore; the same ffd run evaluates again")
     return Evaluation(
-        verdict={int(steps): str(each["sentence"]) for steps, each in found["verdict"].items()},
+        verdict={
+            int(steps): Verdict(
+                sentence=str(each["sentence"]),
+                high=None if each["high"] is None else float(each["high"]),
+            )
+            for steps, each in found["verdict"].items()
+        },
         measures={
             str(features): {str(name): _standing(each) for name, each in measures.items()}
             for features, measures in found["measures"].items()

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from ffcore.report.advice import advice
 from ffcore.report.record import Record
 
 UNKNOWN = "unknown"
@@ -216,7 +217,10 @@ def _summary(record: Record) -> dict[str, Any]:
         "steps": record.steps,
         "finished": record.finished,
         "missing": record.missing,
-        "verdict": None if evaluation is None else dict(evaluation.verdict),
+        "verdict": None
+        if evaluation is None
+        else {steps: attrs.asdict(each) for steps, each in evaluation.verdict.items()},
+        "advice": list(advice(record)),
         "measures": None if evaluation is None else dict(evaluation.measures),
         "distances": None
         if evaluation is None

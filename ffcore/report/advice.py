@@ -6,10 +6,9 @@ run still learns. A corrector's gap moves with its online network and tells noth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
-from ffcore.evaluate.evaluator import Evaluation
-from ffcore.evaluate.verdict import Verdict
+from ffcore.report.record import Record
 
 GAP = "gap_prediction"
 PAIRS = "pairs"
@@ -17,26 +16,22 @@ PAIRS = "pairs"
 _FALLS = 0.1
 """A run still learns if the gap falls by more, from the middle fifth of the run to the last."""
 _ENOUGH = 8
-"""A student that is worth more Euler steps needs no advice."""
+"""A student that is worth so many Euler steps needs no advice."""
 _FITTED = 0.05
 """The trajectory error of a student that has fitted its pairs."""
 _LEAST = 10
 """Fewest reports to judge by."""
 
 
-def advice(
-    evaluation: Evaluation, lines: Sequence[Mapping[str, float]], predictor: str | None
-) -> Iterator[str]:
-    """Yield sentences, the most useful first; none for a student that is good enough.
-
-    Args:
-        evaluation: at the end of the run.
-        lines: of the run's metrics.
-        predictor: its type; None without one.
-    """
-    found = evaluation.verdict.get(1)
-    if found is None or not _poor(found):
+def advice(record: Record) -> Iterator[str]:
+    """Yield what to do next, without full stops; nothing for a student that is good enough."""
+    evaluation = record.evaluation
+    if evaluation is None or not record.finished or 1 not in evaluation.verdict:
         return
+    worth = evaluation.verdict[1].high
+    if worth is None or worth >= _ENOUGH:
+        return
+    lines = record.metrics
     gaps = [line[GAP] for line in lines if GAP in line]
     if len(gaps) < _LEAST:
         return
@@ -49,22 +44,22 @@ def advice(
         yield f"the student still learns: {told}. Train longer (training.steps)"
         return
     error = evaluation.trajectory_error[1.0]
-    if predictor != PAIRS:
+    if _predictor(record) != PAIRS:
         yield (
             f"the student no longer learns: {told}. Is it too small? Train it on the teacher's own "
             f"solutions (predictor.type = '{PAIRS}'): if it cannot fit them, use a larger one. If "
             "it can, lower balancer.power or raise optimizer.learning_rate"
         )
-    elif error.low > _FITTED:
+    elif error > _FITTED:
         yield (
             f"the student is too small for this teacher: it no longer learns ({told}), and its "
-            f"samples are {error.value:.1%} of the way off the teacher's own solutions. Use a "
+            f"samples are {error:.1%} of the way off the teacher's own solutions. Use a "
             "larger one (student.width, student.depth), or more pairs"
         )
 
 
-def _poor(found: Verdict) -> bool:
-    return found.high is not None and found.high < _ENOUGH
+def _predictor(record: Record) -> str:
+    return str(record.recipe["predictor"]["type"])
 
 
 def _mean(values: Sequence[float], start: float, stop: float) -> float:
