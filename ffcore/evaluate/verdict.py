@@ -278,7 +278,7 @@ def _range(low: float, high: float | None) -> str:
     """Return a range of steps in words, rounded outwards."""
     least = math.floor(low)
     if high is None:
-        return f"{least} or more" if least else "unknown"
+        return f"{least} or more"
     if high <= 1:
         return "less than 1"
     most = math.ceil(high)

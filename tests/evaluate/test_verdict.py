@@ -126,6 +126,7 @@ def test_few_samples_never_make_a_verdict_finer() -> None:
     found = few(made(EXACT, "student", 100))
     assert found.high is None
     assert found.low <= 4
+    assert found.sentence.startswith(f"one step is worth {int(found.low)} or more Euler steps")
 
 
 def test_noise_alone_is_no_ladder() -> None:
