@@ -284,6 +284,43 @@ class Gap:
 
 
 @attrs.frozen(kw_only=True, eq=False)
+class Ratio:
+    """A number that only an objective knows, for a run's reports: Σ part / Σ whole.
+
+    The sums go over all samples between two reports, so a sample with zeros does not count.
+
+    Raises ValueError for two shapes, or for a tensor with gradient.
+    """
+
+    part: Float[Tensor, "samples"]
+    whole: Float[Tensor, "samples"]
+    root: bool = False
+    """Report the square root: for squared norms, a ratio of root mean squares."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.part.shape != self.whole.shape:
+            found = f"{tuple(self.part.shape)} and {tuple(self.whole.shape)}"
+            raise ValueError(f"part and whole of a Ratio must have one shape, found {found}")
+        if self.part.requires_grad or self.whole.requires_grad:
+            raise ValueError("a Ratio must not have gradient: detach it")
+
+
+@attrs.frozen(kw_only=True)
+class Alarm:
+    """A rule about one reported number that shows, while a run trains, that it goes wrong."""
+
+    number: str
+    """The name of the number in the reports."""
+    rule: Literal["stays above", "stops falling"]
+    limit: float
+    """The number that is still healthy. A number that stops falling below it is no alarm."""
+    title: str
+    """What the number is, to begin a sentence with."""
+    remedy: str
+    """What to do, with the keys to change."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
 class Gaps:
     """An objective's result.
 
@@ -297,6 +334,8 @@ class Gaps:
     them."""
     condition: Condition | None = None
     """The conditions of `samples`."""
+    numbers: Mapping[str, Ratio] = attrs.field(factory=dict)
+    """Numbers to report, by name; the same names in every call."""
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.gaps, tuple):
@@ -341,6 +380,8 @@ class _Objective(ABC):
     needs: frozenset[str] = frozenset()
     """"data": batches hold data and the data's conditions. "whole batch": the samples of a batch
     are coupled, and ffcore refuses to divide a step."""
+    alarms: Sequence[Alarm] = ()
+    """Rules about the numbers of `Gaps.numbers`."""
 
     def auxiliaries(self, student: Student, teacher: Teacher) -> Mapping[str, Auxiliary]:
         """Return the networks to train beside the student, by name; called once, before step 0."""

@@ -49,6 +49,14 @@ class Cloud:
     def __len__(self) -> int:
         return len(self.points)
 
+    def __getitem__(self, part: slice) -> Cloud:
+        """Return some of the samples."""
+        return Cloud(
+            points=self.points[part],
+            labels=None if self.labels is None else self.labels[part],
+            read=None if self.read is None else self.read[part],
+        )
+
     @property
     def draws(self) -> Tensor:
         """The draw of each sample, Int[N]."""
@@ -65,10 +73,11 @@ class Yardstick:
 
     Args:
         reference: at least FEWEST samples.
+        fewest_of_class: fewest samples of a class that can be measured.
     """
 
-    def __init__(self, reference: Cloud) -> None:
-        self.reference = reference
+    def __init__(self, reference: Cloud, *, fewest_of_class: int = FEWEST) -> None:
+        self.reference, self.fewest_of_class = reference, fewest_of_class
         self.centre = reference.points.double().mean(0)
         self.points = self._centred(reference)
         self.within = _sums(self.points, reference.draws, self.points, reference.draws)
@@ -121,7 +130,7 @@ class Yardstick:
         found = []
         for label in here.unique().tolist():
             mine, theirs = here == label, there == label
-            if min(int(mine.sum()), int(theirs.sum())) < FEWEST:
+            if min(int(mine.sum()), int(theirs.sum())) < self.fewest_of_class:
                 continue
             a, b = points[mine], self.points[theirs]
             i, j = cloud.draws[mine], self.reference.draws[theirs]

@@ -24,7 +24,7 @@ from ffcore.evaluate.distribution import FEWEST, MOST, Cloud, Replicates, Yardst
 from ffcore.evaluate.measure import Seen, observe
 from ffcore.evaluate.metrics import frechet_distance
 from ffcore.evaluate.pair import Pair
-from ffcore.evaluate.prior import Drawn, Measurement, device_of, identity
+from ffcore.evaluate.prior import Drawn, Measurement, Sampling, device_of, identity
 from ffcore.evaluate.reference import Distances, EarlierReference, Reference
 from ffcore.evaluate.stream import Progress, Working, silent
 from ffcore.evaluate.trajectory import TRAJECTORIES, trajectory_error
@@ -210,6 +210,42 @@ class Evaluator:
             clouds,
             ladders,
         )
+
+    def converged(self, samples: int, directory: Path, progress: Progress = silent) -> Cloud:
+        """Return the teacher's first converged samples in the first features.
+
+        A reference that fits spares their sampling; both are the same samples.
+
+        Args:
+            samples: their number, at most that of the measurement.
+            directory: of the run; see `known_reference`.
+            progress: called after each batch.
+        """
+        known, name = self.known_reference(directory), self.features[0].name
+        if known is not None and len(known.clouds.get(name, ())) >= samples:
+            return known.clouds[name][:samples]
+
+        def make(z: Tensor, condition: Condition) -> Tensor:
+            return integrate(self.teacher, z, condition, self.measurement.solver)
+
+        few = attrs.evolve(self.measurement, samples=samples)
+        return self.seen(make, few, "reference", self._working(progress, "teacher, converged"))
+
+    def seen(
+        self, make: Sampling, measurement: Measurement, purpose: str, working: Working | None = None
+    ) -> Cloud:
+        """Return samples in the first features.
+
+        Args:
+            make: generates them from noise and conditions.
+            measurement: their number and their seed.
+            purpose: the name of their noise.
+            working: how to compute; by default on the teacher's device, in this process.
+        """
+        drawn = Drawn(make, self.teacher, measurement, purpose)
+        first = self.features[0]
+        working = working or self._working(silent, "")
+        return observe(drawn, [first], working)[first.name].cloud
 
     def evaluate(
         self, student: Student, reference: Reference | None = None, progress: Progress = silent

@@ -185,9 +185,15 @@ class Parallel:
     )
 
 
+Kept = Literal["frechet", "energy", "sharpness", "coverage", "class", "accuracy"]
+"""The measures that may choose the student; those of ffcore/evaluate/verdict.py."""
+FEWEST_DURING = 200
+"""Fewest samples of an evaluation that leave enough for one during training."""
+
+
 @attrs.frozen(kw_only=True)
 class Evaluation:
-    """The evaluation after training, and its reference."""
+    """The evaluation after training, its reference, and measurements during training."""
 
     enabled: bool = key(True, help="evaluate at the end of a run")
     samples: int = key(
@@ -241,9 +247,34 @@ class Evaluation:
         at_least=0,
     )
 
+    every: int | None = key(
+        None,
+        help=(
+            "number of training steps between two small measurements of the EMA, on half as many "
+            "samples as the evaluation and at most 1,000; 'none' measures at the end only"
+        ),
+        at_least=1,
+    )
+    keep_best: Kept | None = key(
+        None,
+        help=(
+            "measure by which to keep the best EMA of those measured during training as the "
+            "student; 'none' keeps the last EMA. Needs every"
+        ),
+    )
+
     def check_recipe(self, recipe: "Recipe") -> None:
-        """Raise ValueError for duplicate features, too many steps, or an EMA that training does
-        not keep."""
+        """Raise ValueError for duplicate features, too many steps, an EMA that training does not
+        keep, or measurements during training that are not possible."""
+        if self.keep_best is not None and self.every is None:
+            possible = "'none', since evaluation.every sets no measurement to choose by"
+            raise ImpossibleValue("keep_best", self.keep_best, possible)
+        if self.every is not None and not self.features:
+            possible = "'none', since evaluation.features names nothing to measure in"
+            raise ImpossibleValue("every", self.every, possible)
+        if self.every is not None and self.samples < FEWEST_DURING:
+            possible = f"'none', or with evaluation.samples of at least {FEWEST_DURING}"
+            raise ImpossibleValue("every", self.every, possible)
         kept = recipe.training.ema_decays
         if self.ema_decay is not None and self.ema_decay not in kept:
             possible = " or ".join(f"{each:g}" for each in kept)

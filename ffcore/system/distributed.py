@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 PATIENCE = timedelta(days=30)
 """Time that a process waits for the others; if one fails, torchrun itself ends all."""
@@ -187,3 +187,13 @@ def whole(tensor: Tensor) -> Tensor:
 def whole_state(network: nn.Module) -> Mapping[str, Tensor]:
     """Return a network's state without sharding, on the CPU; all processes must call this."""
     return {name: whole(each).cpu() for name, each in network.state_dict().items()}
+
+
+@torch.no_grad()
+def load_whole_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load what `whole_state` returned, sharded or not; all processes must call this."""
+    for name, target in network.state_dict().items():
+        source = state[name].to(target.device)
+        if isinstance(target, DTensor):
+            source = distribute_tensor(source, target.device_mesh, target.placements)
+        target.copy_(source)

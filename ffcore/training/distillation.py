@@ -33,6 +33,7 @@ from ffcore.interfaces import (
     Norms,
     Objective,
     PredictorObjective,
+    Ratio,
     Student,
     Teacher,
 )
@@ -66,6 +67,8 @@ class Answer:
     """Its rows of the objective's share."""
     samples: Tensor | None
     condition: Condition | None
+    numbers: Mapping[str, Ratio]
+    """The objective's own numbers, summed over samples."""
 
     @staticmethod
     def of(gaps: Gaps, weights: Sequence[Tensor], part: slice) -> Answer:
@@ -81,6 +84,7 @@ class Answer:
             part=part,
             samples=gaps.samples,
             condition=gaps.condition,
+            numbers={name: _summed([each]) for name, each in gaps.numbers.items()},
         )
 
 
@@ -157,6 +161,8 @@ class Distillation:
         self.preparation: dict[str, float] | None = None
         """Numbers of the objectives' preparation, by "predictor/…" or "corrector/…"; None before
         it."""
+        self.numbers: dict[str, Ratio] = {}
+        """The objectives' own numbers in the last step: this process's sums over samples."""
         self._check_shares()
         self.learner = Learner.of(self.student, optimizer or Optimizer())
         self.emas = {decay: ema.ema_copy(self.student) for decay in ema_decays}
@@ -220,6 +226,11 @@ class Distillation:
         self.finite_check.begin()
         shares = self._shares(self.step_index)
         answers, metrics = self._gradient(shares)
+        self.numbers = {
+            number: _summed([each.numbers[number] for each in answers[name]])
+            for name, _ in shares
+            for number in answers[name][0].numbers
+        }
         rate = self.learner.table.factor(self.step_index, self.steps)
         with self.time("optimizer"):
             metrics["gradient_norm"] = self.learner.clip(self.clip)
@@ -613,6 +624,15 @@ class Distillation:
                     raise ValueError(f"both objectives name an auxiliary network {name!r}")
                 auxiliary.network.to(self.device)
                 self.auxiliaries[name], self.owners[name] = auxiliary, owner
+
+
+def _summed(ratios: Sequence[Ratio]) -> Ratio:
+    """Return the sums of a number's parts and wholes, as scalars."""
+    return Ratio(
+        part=torch.stack([each.part.double().sum() for each in ratios]).sum(),
+        whole=torch.stack([each.whole.double().sum() for each in ratios]).sum(),
+        root=ratios[0].root,
+    )
 
 
 def _wrong(gaps: object, size: int) -> str:

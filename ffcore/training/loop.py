@@ -17,6 +17,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from ffcore.interfaces import Ratio
 from ffcore.system.distributed import Processes
 from ffcore.system.faults import enough_memory
 from ffcore.training.defaults import CHECKPOINT_EVERY, LOG_EVERY
@@ -93,6 +94,9 @@ class _Means:
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
+        self.ratios: dict[str, Tensor] = {}
+        """Sums of the objectives' own numbers, each of part and whole: Float[2]."""
+        self.roots: dict[str, bool] = {}
 
     def add(self, metrics: Mapping[str, Tensor], finite: Tensor) -> None:
         for name, value in metrics.items():
@@ -100,13 +104,28 @@ class _Means:
             self.sums[name] = self.sums.get(name, 0) + counted
             self.counts[name] = self.counts.get(name, 0) + finite
 
+    def add_numbers(self, numbers: Mapping[str, Ratio], finite: Tensor) -> None:
+        for name, ratio in numbers.items():
+            counted = torch.where(finite, torch.stack([ratio.part, ratio.whole]), 0)
+            self.ratios[name] = self.ratios.get(name, 0) + counted
+            self.roots[name] = ratio.root
+
     def read(self, processes: Processes) -> dict[str, float]:
         """Return the means over all processes; all of them must call this."""
         sums = torch.stack([*self.sums.values()]).double()
         counts = torch.stack([*self.counts.values()])
         means = processes.total(sums / counts.clamp(min=1)) / processes.size
         found = zip(self.sums, means.tolist(), counts.tolist(), strict=True)
-        return {name: mean for name, mean, count in found if count}
+        return {name: mean for name, mean, count in found if count} | self._numbers(processes)
+
+    def _numbers(self, processes: Processes) -> dict[str, float]:
+        if not self.ratios:
+            return {}
+        sums = processes.total(torch.stack([*self.ratios.values()])).tolist()
+        found = {
+            name: part / whole for name, (part, whole) in zip(self.ratios, sums, strict=True) if whole
+        }
+        return {n: max(each, 0.0) ** 0.5 if self.roots[n] else each for n, each in found.items()}
 
 
 def train(
@@ -155,6 +174,7 @@ def _train(
     while distillation.step_index < distillation.steps:
         with enough_memory(f"step {distillation.step_index + 1}", _REMEDY):
             means.add(distillation.step(), check.finite)
+            means.add_numbers(distillation.numbers, check.finite)
         step, last = distillation.step_index, distillation.step_index == distillation.steps
         after_step(step)
         reports = last or step % log_every == 0

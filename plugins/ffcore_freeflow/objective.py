@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ffcore.flow.derivative import Derivative, self_check
+from ffcore.flow.duration import relative_gaps
 from ffcore.flow.flow_map import generating_velocity, push
 from ffcore.flow.time_distribution import TimeDistribution
 from ffcore.interfaces import Batch, Gap, Gaps, Networks, PredictorObjective
@@ -48,4 +49,5 @@ class FreeFlowPredictor(PredictorObjective):
             F = output.detach()
             v_G = generating_velocity(F, d_output, delta)
             u = networks.teacher(push(z, F, delta), 1 - delta, condition)
-        return Gaps(gaps=(Gap(output=output, gap=v_G - u),))
+            numbers = relative_gaps(v_G - u, u, delta)
+        return Gaps(gaps=(Gap(output=output, gap=v_G - u),), numbers=numbers)

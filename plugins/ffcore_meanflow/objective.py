@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ffcore.draws import Draws
 from ffcore.flow.derivative import Derivative, self_check
+from ffcore.flow.duration import relative_gaps
 from ffcore.flow.guidance import Guided
 from ffcore.flow.path import expand_like, interpolate
 from ffcore.flow.time_distribution import TimeDistribution
@@ -99,7 +100,10 @@ class MeanFlowPredictor(PredictorObjective):
         with torch.no_grad():
             v, condition = self._velocity(networks, batch, x_t, t)
         output, change = self._average_velocity(networks.student, x_t, v, (t, delta), condition)
-        return Gaps(gaps=(Gap(output=output, gap=output.detach() + change - v),))
+        gap = output.detach() + change - v
+        # The data's velocity scatters around u, so such a gap never becomes small.
+        numbers = relative_gaps(gap, v, delta) if self.velocity == "teacher" else {}
+        return Gaps(gaps=(Gap(output=output, gap=gap),), numbers=numbers)
 
     def _average_velocity(
         self,

@@ -26,6 +26,7 @@ from ffcore.interfaces import (
     Gap,
     Gaps,
     Networks,
+    Ratio,
     Student,
     Teacher,
     VelocityField,
@@ -35,6 +36,10 @@ from ffcore.training.optimizer import Optimizer
 from ffcore_vsd.defaults import R
 
 ONLINE = "online"
+EXCESS = "online_excess"
+"""Flow-matching loss of g_ψ on fresh samples relative to the teacher's, minus 1."""
+SLOPE = "online_slope"
+"""E⟨g_ψ − u, v_N − u⟩ / E‖g_ψ − u‖²: 1 for g_ψ = v_N, 2 if g_ψ is half-way from u to v_N."""
 
 
 class VsdCorrector(CorrectorObjective):
@@ -123,7 +128,9 @@ class VsdCorrector(CorrectorObjective):
             I_r = interpolate(samples, noise, r)
             v_N = networks.auxiliaries[ONLINE](I_r, r, condition)
             u = self._teacher(networks.teacher)(I_r, r, condition)
-        return Gaps(gaps=(Gap(output=output, gap=v_N - u),), samples=samples, condition=condition)
+            numbers = _progress(v_N, u, samples - noise)
+        gap = Gap(output=output, gap=v_N - u)
+        return Gaps(gaps=(gap,), samples=samples, condition=condition, numbers=numbers)
 
     def flow_matching_loss(
         self, network: nn.Module, samples: Tensor, condition: Condition, draws: Draws
@@ -139,3 +146,16 @@ class VsdCorrector(CorrectorObjective):
         if self.guidance_interval is None or not isinstance(teacher, Guided):
             return teacher
         return teacher.within(self.guidance_interval)
+
+
+def _progress(g: Tensor, u: Tensor, target: Tensor) -> dict[str, Ratio]:
+    """Return how well g_ψ predicts samples that it has not seen yet; see EXCESS and SLOPE.
+
+    E[x − n | I_r] = v_N, so the means hold v_N for the target x − n.
+    """
+    gap, away = (g - u).flatten(1), (target - u).flatten(1)
+    of_g, of_u = ((each - target).flatten(1).square().mean(1) for each in (g, u))
+    return {
+        EXCESS: Ratio(part=of_g - of_u, whole=of_u),
+        SLOPE: Ratio(part=(gap * away).mean(1), whole=gap.square().mean(1)),
+    }
