@@ -33,7 +33,7 @@ from ffcore.cli.run import Observer
 from ffcore.interfaces import Context
 from ffcore.recipe import Recipe, load_recipe, to_toml
 from ffcore.run.build import build
-from ffcore.run.directory import RunDirectory
+from ffcore.run.directory import METRICS, RunDirectory
 from ffcore.run.tracking import Tracking
 from ffcore.training.distillation import Distillation
 from ffcore.training.loop import Report, train
@@ -86,7 +86,7 @@ def teller(
     tracking.begin(0)
 
     def tell(report: Report) -> None:
-        RunDirectory(folder).append(report)
+        RunDirectory(folder).append(METRICS, {"step": report.step, **report.numbers})
         tracking.track(report.step, report.numbers)
         telling.report(report)
 

@@ -18,6 +18,7 @@ from ffcore.recipe import load_recipe, needed_files
 from ffcore.system.files import require
 
 if TYPE_CHECKING:
+    from ffcore.evaluate.evaluator import Evaluation
     from ffcore.training.loop import Report
 
 
@@ -105,18 +106,28 @@ def run(
             ctx.exit(signals.code or ExitCode.TERMINATED)  # or another process was asked
     if not leads:
         return
+    _show(evaluation, directory, as_json=as_json)
+
+
+def _show(evaluation: Evaluation | None, directory: Path, *, as_json: bool) -> None:
+    """Print the results of a run."""
+    from ffcore.cli.scores import say_advice, say_alarms, say_verdict, show_evaluation
+    from ffcore.run.directory import ALARMS, RunDirectory
+
+    raised = RunDirectory(directory).history(ALARMS)
     if as_json:
         import attrs
 
         found = None if evaluation is None else attrs.asdict(evaluation)
-        click.echo(json.dumps({"schema": 1, "directory": str(directory), "evaluation": found}))
-    elif evaluation is not None:
-        from ffcore.cli.scores import say_advice, say_verdict, show_evaluation
-
+        result = {"schema": 1, "directory": str(directory), "evaluation": found, "alarms": raised}
+        click.echo(json.dumps(result))
+        return
+    if evaluation is not None:
         show_evaluation(evaluation)
         click.echo(f"\nfigures: {directory / 'samples.png'}, {directory / 'curves.png'}")
         say_verdict(evaluation)
         say_advice(directory)
+    say_alarms(raised)
 
 
 class Observer:

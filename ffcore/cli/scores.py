@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,6 +174,13 @@ def say_advice(directory: Path) -> None:
     (record,) = read_records([directory])
     for sentence in advice(record):
         click.echo(textwrap.fill(f"Next: {sentence}.", _COLUMNS, break_on_hyphens=False))
+
+
+def say_alarms(alarms: Sequence[Mapping[str, Any]]) -> None:
+    """Print the alarms of a run, each with its step."""
+    for each in alarms:
+        sentence = f"Alarm at step {each['step']:,}: {each['sentence']}."
+        click.echo("\n" + textwrap.fill(sentence, _COLUMNS, break_on_hyphens=False))
 
 
 def _standings(features: str, measures: Mapping[str, Standing]) -> Table:

@@ -27,7 +27,7 @@ from ffcore.evaluate.pair import Pair
 from ffcore.evaluate.prior import Drawn, Measurement, Sampling, device_of, identity
 from ffcore.evaluate.reference import Distances, EarlierReference, Reference
 from ffcore.evaluate.stream import Progress, Working, silent
-from ffcore.evaluate.trajectory import TRAJECTORIES, trajectory_error
+from ffcore.evaluate.trajectory import TRAJECTORIES, solver_error, trajectory_error
 from ffcore.evaluate.verdict import (
     MEASURES,
     Estimate,
@@ -77,6 +77,10 @@ class Evaluation:
     """‖f(z, δ) − Φ(z, δ)‖ / ‖Φ(z, δ) − z‖ for each δ, root mean square over z."""
     trajectories: int
     """Number of noises z behind each trajectory error."""
+    solver_error: float | None = None
+    """Error of the solver behind the converged samples, relative to the way; see `trajectory`."""
+    best: Mapping[str, Any] | None = None
+    """If the student is the best of several: its step, the measure, and its value in training."""
     identity: Mapping[str, Any]
 
 
@@ -275,6 +279,7 @@ class Evaluator:
             distances=_distances(found, reference),
             trajectory_error=trajectory_error(student, self.teacher, measurement, progress),
             trajectories=TRAJECTORIES,
+            solver_error=solver_error(self.teacher, measurement, progress),
             identity=reference.identity,
         )
         return evaluation, reference

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import attrs
 import numpy as np
 import torch
@@ -18,6 +20,8 @@ from ffcore.interfaces import Student, Teacher
 DELTAS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 TRAJECTORIES = 256
 """Number of noises behind each trajectory error."""
+SOLVED = 64
+"""Number of noises behind the solver's error."""
 
 
 @torch.no_grad()
@@ -55,6 +59,30 @@ def trajectory_error(
             progress("trajectory error", done + (index + 1) * len(z) // len(DELTAS), total)
         done += len(z)
     return {delta: _relative(error[index], moved[index]) for index, delta in enumerate(DELTAS)}
+
+
+@torch.no_grad()
+def solver_error(teacher: Teacher, measurement: Measurement, progress: Progress = silent) -> float:
+    """Return the error of the measurement's solver at δ = 1, relative to the teacher's way.
+
+    It is the root mean square difference from twice as many steps; the true error is at least as
+    large, and at most twice that (order 1). For dopri5 it is the difference from ten times the
+    tolerance, which is larger than the error.
+    """
+    solver = measurement.solver
+    other = (
+        attrs.evolve(solver, tolerance=10 * solver.tolerance)
+        if solver.method == "dopri5"
+        else attrs.evolve(solver, steps=2 * solver.steps)
+    )
+    error = moved = 0.0
+    done = 0
+    for z, condition in prior(teacher, measurement, "trajectory", SOLVED):
+        here, there = (integrate(teacher, z, condition, each) for each in (solver, other))
+        error += float(_squares(here - there).sum())
+        moved += float(_squares(there - z).sum())
+        progress("solver error", done := done + len(z), SOLVED)
+    return math.sqrt(error / max(moved, torch.finfo(torch.float64).tiny))
 
 
 def _squares(difference: Tensor) -> Tensor:

@@ -1,14 +1,14 @@
 """A gap by duration: how large it is beside the velocity that it should match.
 
-A short duration is easy, since F is then the velocity itself. A student that is too small, or trains
-too slowly, shows at the long ones.
+A short duration is easy, since F is then the velocity itself. A student that is too small, or
+trains too slowly, shows at the long ones.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from ffcore.interfaces import Ratio
+from ffcore.interfaces import Alarm, Ratio
 
 BINS = (0.25, 0.5, 0.75, 1.0)
 """The upper ends of the bins of δ; the first one includes 0."""
@@ -17,6 +17,19 @@ BINS = (0.25, 0.5, 0.75, 1.0)
 def number_of(upper: float) -> str:
     """Return the name of the number for the bin of this upper end."""
     return f"gap_to_{upper:g}"
+
+
+STOPS_FALLING = tuple(
+    Alarm(
+        number=number_of(upper),
+        rule="stops falling",
+        limit=0.1,
+        title=f"the gap at δ from {upper - 0.25:g} to {upper:g}, relative to the velocity,",
+        remedy="raise optimizer.learning_rate, or take a larger student",
+    )
+    for upper in BINS
+)
+"""Alarms of a student that stopped learning while its gap is above a tenth of the velocity."""
 
 
 def relative_gaps(gap: Tensor, velocity: Tensor, delta: Tensor) -> dict[str, Ratio]:

@@ -16,10 +16,22 @@ COLOURS = 6
 _CURVES: dict[str, Sequence[str]] = {
     "loss": ["loss"],
     "gaps, RMS": ["gap_prediction", "gap_correction"],
+    "gap by δ, relative to the velocity": ["gap_to_0.25", "gap_to_0.5", "gap_to_0.75", "gap_to_1"],
     "λ": ["lambda"],
     "gradient norm": ["gradient_norm"],
 }
 _SPEED = "samples per second"
+_UNSHOWN = ("seconds/", "interval/")
+_TITLES = {
+    "online_excess": "excess loss of g_ψ on fresh samples",
+    "online_slope": "⟨g_ψ − u, v_N − u⟩ / ‖g_ψ − u‖²",
+    "measure/frechet": "Fréchet distance while training",
+    "measure/energy": "energy distance while training",
+    "measure/sharpness": "sharpness while training",
+    "measure/coverage": "coverage while training",
+    "measure/class": "worst class while training",
+    "measure/accuracy": "class accuracy while training",
+}
 _KNOWN = {
     "step",
     "steps_per_second",
@@ -90,7 +102,7 @@ def curves(records: Sequence[Record]) -> list[Panel]:
     """Return the charts of all training metrics."""
     measured = dict.fromkeys(name for each in records for line in each.metrics for name in line)
     shown = {name for names in _CURVES.values() for name in names} | _KNOWN
-    others = [name for name in measured if name not in shown and not name.startswith("seconds/")]
+    others = [name for name in measured if name not in shown and not name.startswith(_UNSHOWN)]
     panels = _CURVES | {_title(name): [name] for name in others}
     panels |= {_SPEED: ["samples_per_second"]}
     found = [_panel(title, names, records) for title, names in panels.items()]
@@ -99,6 +111,8 @@ def curves(records: Sequence[Record]) -> list[Panel]:
 
 def _title(name: str) -> str:
     """Return the title of a metric: loss_online is the loss of the network "online"."""
+    if name in _TITLES:
+        return _TITLES[name]
     for start, words in {
         "loss_": "loss of the {} network",
         "gradient_norm_": "gradient norm of the {} network",
@@ -115,7 +129,7 @@ def _panel(title: str, names: Sequence[str], records: Sequence[Record]) -> Panel
             points = [(line["step"], float(line[name])) for line in record.metrics if name in line]
             if not points:
                 continue
-            what = name.removeprefix("gap_") if len(names) > 1 else ""
+            what = name.removeprefix("gap_").replace("to_", "δ up to ") if len(names) > 1 else ""
             whose = record.name if len(records) > 1 else ""
             alone = len(records) == 1
             lines.append(

@@ -19,6 +19,7 @@ RECIPE, PROVENANCE, METRICS = "recipe.toml", "provenance.json", "metrics.jsonl"
 EVALUATION, STUDENT, CHECKPOINTS = "evaluation.json", "student.safetensors", "checkpoints"
 PREVIEWS, SAMPLES, REPORT = "previews", "samples.png", "report.html"
 VERIFICATION, VERIFICATION_PICTURE = "verify.json", "verify.png"
+ALARMS = "alarms.jsonl"
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 Value = TypeVar("Value")
@@ -74,6 +75,8 @@ class Evaluation:
     """Number of noises behind each trajectory error."""
     identity: Mapping[str, Any]
     """The conditions of the numbers."""
+    best: Mapping[str, Any] | None = None
+    """If the student is the best of several: its step, the measure, and its value in training."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -97,6 +100,8 @@ class Record:
     samples: Picture | None
     verification: Mapping[str, Any] | None
     verification_picture: Picture | None
+    alarms: Sequence[str] = ()
+    """Alarms of the run, the first one first; sentences without a full stop."""
     damaged: Sequence[str] = ()
     """Files that cannot be used, with the reason; sentences without a full stop."""
 
@@ -187,6 +192,7 @@ def _read(directory: Path, name: str) -> Record:
         samples=read_if_whole(SAMPLES, _picture),
         verification=read_if_whole(VERIFICATION, lambda path: _parse(path, _mapping)),
         verification_picture=read_if_whole(VERIFICATION_PICTURE, _picture),
+        alarms=read_if_whole(ALARMS, lambda path: _parse(path, _alarms)) or (),
         damaged=damaged,
     )
 
@@ -254,6 +260,11 @@ def _lines(text: str) -> list[Mapping[str, Any]]:
     return found
 
 
+def _alarms(text: str) -> list[str]:
+    found = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    return [f"at step {int(each['step']):,}, {each['sentence']}" for each in found]
+
+
 def _evaluation(text: str) -> Evaluation:
     found = _mapping(text)
     if "distances" in found and "verdict" not in found:
@@ -283,7 +294,15 @@ def _evaluation(text: str) -> Evaluation:
             float(d): float(e["value"]) for d, e in found["trajectory_error"].items()
         },
         identity=dict(found["identity"]),
+        best=_best(found.get("best")),
     )
+
+
+def _best(found: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if found is None:
+        return None
+    kept = {"step": int(found["step"]), "measure": str(found["measure"])}
+    return kept | {"value": float(found["value"])}
 
 
 def _standing(found: Mapping[str, Any]) -> Mapping[str, Any]:

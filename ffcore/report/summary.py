@@ -166,9 +166,9 @@ def cost(record: Record) -> Cost | None:
     total, images, before = 0.0, 0.0, 0
     sections: dict[str, float] = {}
     for line in record.metrics:
-        made, before = line["step"] - before, line["step"]
-        if not line.get("steps_per_second"):
+        if not line.get("steps_per_second"):  # a measurement, between two reports
             continue
+        made, before = line["step"] - before, line["step"]
         seconds = made / line["steps_per_second"]
         total += seconds
         images += seconds * line.get("samples_per_second", 0.0)
@@ -217,6 +217,8 @@ def _summary(record: Record) -> dict[str, Any]:
         "steps": record.steps,
         "finished": record.finished,
         "missing": record.missing,
+        "alarms": list(record.alarms),
+        "best": None if evaluation is None else evaluation.best,
         "verdict": None
         if evaluation is None
         else {steps: attrs.asdict(each) for steps, each in evaluation.verdict.items()},

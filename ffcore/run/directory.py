@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,18 @@ from ffcore.evaluate.evaluator import REFERENCE
 from ffcore.export import EVALUATION, RECIPE, STUDENT
 from ffcore.plugins import installed
 from ffcore.recipe import Changes, Recipe, changes, provenance, to_toml, versions, with_decisions
+from ffcore.run.best import BEST
 from ffcore.run.previews import PREVIEWS
 from ffcore.system.faults import writable
 from ffcore.system.files import hold_directory, write_text
 from ffcore.training.checkpoint import foreign
-from ffcore.training.loop import Report
 
 PROVENANCE, METRICS = "provenance.json", "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 SAMPLES, CURVES = "samples.png", "curves.png"
 VERIFICATION, VERIFICATION_PICTURE = "verify.json", "verify.png"  # what `ffd verify` leaves
 TRACKING = "tracking"  # if the recipe names trackers
+ALARMS = "alarms.jsonl"  # if there was any alarm
 REPORT = "report.html"  # written by `ffd report`
 FILES = (
     RECIPE,
@@ -46,6 +47,8 @@ FILES = (
     VERIFICATION_PICTURE,
     TRACKING,
     REPORT,
+    BEST,
+    ALARMS,
 )
 MEASURED = (EVALUATION, SAMPLES, VERIFICATION, VERIFICATION_PICTURE)
 """Files about one student, removed when a later one replaces it."""
@@ -185,15 +188,14 @@ class RunDirectory:
             if there.get(name) != here.get(name)
         ]
 
-    def append(self, report: Report) -> None:
-        """Add a line to the metrics."""
-        path = self / METRICS
-        with writable(self.path, METRICS), path.open("a") as file:
-            file.write(json.dumps({"step": report.step, **report.numbers}) + "\n")
+    def append(self, name: str, line: Mapping[str, Any]) -> None:
+        """Add a line, with its "step", to METRICS or ALARMS."""
+        with writable(self.path, name), (self / name).open("a") as file:
+            file.write(json.dumps(dict(line)) + "\n")
 
-    def history(self) -> list[dict[str, Any]]:
-        """Return the lines of the metrics; RunDirectoryError if they are damaged."""
-        path = self / METRICS
+    def history(self, name: str = METRICS) -> list[dict[str, Any]]:
+        """Return the lines of METRICS or ALARMS; RunDirectoryError if they are damaged."""
+        path = self / name
         if not path.exists():
             return []
         # A process that was killed may have left a line without its end.
@@ -206,10 +208,17 @@ class RunDirectory:
             ) from None
 
     def forget_after(self, step: int) -> None:
-        """Delete the metrics after `step`; those steps will run again."""
-        kept = [line for line in self.history() if line["step"] <= step]
-        if (self / METRICS).exists():
-            write_text(self / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
+        """Delete the metrics and alarms after `step`; those steps will run again."""
+        for name in (METRICS, ALARMS):
+            kept = [line for line in self.history(name) if line["step"] <= step]
+            if (self / name).exists():
+                write_text(self / name, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def forget_alarm(self, alarm: str) -> None:
+        """Delete the alarm of this name, which will be raised again if it is deserved."""
+        if (self / ALARMS).exists():
+            kept = [line for line in self.history(ALARMS) if line["name"] != alarm]
+            write_text(self / ALARMS, "".join(json.dumps(line) + "\n" for line in kept))
 
     def forget_measurements(self) -> None:
         """Remove the measurements of an earlier student."""

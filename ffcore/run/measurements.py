@@ -61,6 +61,8 @@ class Measurements:
     ) -> None:
         evaluation, evaluator = recipe.evaluation, built.evaluator
         self.every, self.built, self.processes = evaluation.every, built, processes
+        self.conditions = ""
+        """What the numbers depend on, besides the student."""
         if self.every is None:
             return
         samples = min(MOST, evaluation.samples // 2)

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 import torch
@@ -31,8 +31,11 @@ from ffcore.plugins import installed
 from ffcore.recipe import Changes, Recipe, binding_digest, decisions, to_toml
 from ffcore.recipe.components import build_component, computing, errors_of
 from ffcore.report import plots
+from ffcore.run import alarms
+from ffcore.run.best import BEST, Best
 from ffcore.run.build import Built, build
 from ffcore.run.directory import (
+    ALARMS,
     CHECKPOINTS,
     CURVES,
     METRICS,
@@ -41,10 +44,16 @@ from ffcore.run.directory import (
     RunDirectory,
     Start,
 )
+from ffcore.run.measurements import Measurements
 from ffcore.run.previews import PREVIEWS, Previews, rows_of_samples, shown_noise
 from ffcore.run.resume import note, resume
 from ffcore.run.tracking import Tracking
-from ffcore.system.distributed import Processes, join_processes, whole_state
+from ffcore.system.distributed import (
+    Processes,
+    join_processes,
+    load_whole_state,
+    whole_state,
+)
 from ffcore.system.faults import enough_memory, writable
 from ffcore.system.files import write_text
 from ffcore.system.weights import UNKNOWN
@@ -53,6 +62,8 @@ from ffcore.training.loop import Report, Stopped, train
 
 SLOPED = 8
 """Number of noise samples that check the teacher's sign and time direction before training."""
+_CHOOSING = ("evaluation.ema_decay", "evaluation.keep_best", "evaluation.every")
+"""Keys that choose the student among those of a finished training."""
 _SMALLER = (
     "The teacher, the student, its EMAs and the auxiliary networks must fit into memory together: "
     "use a smaller student, or a GPU with more memory."
@@ -146,6 +157,12 @@ class Run:
         self.stop = stop
         self.changed = Changes()
         """Changes of the recipe since the run started."""
+        self.history: list[alarms.Line] = []
+        """The metrics so far, in the leading process."""
+        self.alarms: list[alarms.Raised] = []
+        """The alarms so far, in the leading process."""
+        self.best: dict[str, Any] | None = None
+        """The step, the measure and the value of the student, if it is the best of several."""
         name = directory.path.absolute().name
         self.tracking = Tracking(directory / TRACKING, name, self._tree(), self.observer.say)
 
@@ -214,6 +231,7 @@ class Run:
             self.built.decoder,
         )
         previews = Previews(self.directory / PREVIEWS, self.built, self.recipe, self.processes)
+        measurements = self._measurements()
         parallel = self.recipe.parallel
         with errors_of("parallel"):
             distillation.parallelize(
@@ -227,37 +245,119 @@ class Run:
         begun = distillation.step_index
         self.processes.first(lambda: self.directory.forget_after(begun))
         previews.begin()
+        best = self._best(measurements, description)
+        best.begin(begun)
+        self.processes.first(self._begin_alarms)
         self.tracking.begin(begun)
-        if begun < distillation.steps:
-            self.observer.say(
-                f"training to step {distillation.steps}; {METRICS} gets a line every "
-                f"{training.log_every} steps"
-            )
-        reports = train(
-            distillation,
-            log_every=training.log_every,
-            checkpoints=checkpoints,
-            checkpoint_every=training.checkpoint_every,
-            stop=self.stop,
-            after_step=previews.show,
-        )
-        with closing(reports):
-            for report in reports:
-                if self.processes.leads:
-                    self.directory.append(report)
-                self.tracking.track(report.step, report.numbers)
-                self.observer.report(report)
+        self._steps(checkpoints, previews, measurements, best)
+        if best.found is not None:
+            self._take(best)
+            description |= {"step": best.found.step}
         state = whole_state(self.built.student)
 
         def save() -> None:
             with writable(self.directory.path, STUDENT):
-                if begun < distillation.steps or self.changed.has("evaluation.ema_decay"):
+                if begun < distillation.steps or any(map(self.changed.has, _CHOOSING)):
                     self.directory.forget_measurements()
                 write_student(self.directory / STUDENT, state, description)
                 if lines := self.directory.history():
                     plots.draw_curves(self.directory / CURVES, lines)
 
         self.processes.first(save)
+
+    def _steps(
+        self, checkpoints: Checkpoints, previews: Previews, measurements: Measurements, best: Best
+    ) -> None:
+        """Make all steps that are left."""
+        distillation, training = self.built.distillation, self.recipe.training
+        if distillation.step_index < distillation.steps:
+            self.observer.say(
+                f"training to step {distillation.steps}; {METRICS} gets a line every "
+                f"{training.log_every} steps"
+            )
+
+        def look(step: int) -> None:
+            previews.show(step)
+            if measurements.due(step):
+                numbers = measurements.measure()
+                self._record(step, numbers)
+                best.offer(step, numbers, self.built.student)
+
+        reports = train(
+            distillation,
+            log_every=training.log_every,
+            checkpoints=checkpoints,
+            checkpoint_every=training.checkpoint_every,
+            stop=self.stop,
+            after_step=look,
+        )
+        with closing(reports):
+            for report in reports:
+                self._record(report.step, report.numbers)
+                self.observer.report(report)
+
+    def _take(self, best: Best) -> None:
+        """Make the best student so far the student."""
+        assert best.found is not None
+        load_whole_state(self.built.student, best.state())
+        step = best.found.step
+        self.best = {"step": step, "measure": best.measure, "value": best.found.value}
+        self.observer.say(
+            f"the student is the EMA after step {step}, the best by {best.title} of those measured "
+            "during training"
+        )
+
+    def _measurements(self) -> Measurements:
+        def progress(what: str, done: int, total: int) -> None:
+            if self.stop():
+                raise Stopped(self.built.distillation.step_index)
+            self.observer.progress(what, done, total)
+
+        with errors_of("evaluation"):
+            return Measurements(
+                self.directory.path, self.built, self.recipe, self.processes, progress
+            )
+
+    def _best(self, measurements: Measurements, description: Mapping[str, Any]) -> Best:
+        return Best(
+            self.directory / BEST,
+            self.directory / CHECKPOINTS,
+            self.recipe.evaluation.keep_best,
+            description,
+            measurements.conditions,
+            self.processes,
+        )
+
+    def _record(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Write numbers down, pass them to the trackers, and raise the alarms they deserve."""
+        if not self.processes.leads:
+            return
+        line = {"step": step, **numbers}
+        self.directory.append(METRICS, line)
+        self.tracking.track(step, numbers)
+        before = self.history[-1]["step"] if self.history else 0
+        self.history.append(line)
+        steps = self.built.distillation.steps
+        if alarms.due(step, before, steps):
+            rules = [
+                rule for each in self.built.distillation.objectives.values() for rule in each.alarms
+            ]
+            for each in alarms.raised(self.history, steps, rules):
+                self._raise_alarm(each)
+
+    def _begin_alarms(self) -> None:
+        """Take up the history of this run, since its recipe last changed."""
+        changed = max((each["after_step"] for each in self.directory.past_changes()), default=0)
+        self.history = [line for line in self.directory.history() if line["step"] > changed]
+        self.alarms = [alarms.Raised(**line) for line in self.directory.history(ALARMS)]
+
+    def _raise_alarm(self, alarm: alarms.Raised) -> None:
+        """Report an alarm and store it, unless the run has already raised it."""
+        if alarm.name in {each.name for each in self.alarms}:
+            return
+        self.alarms.append(alarm)
+        self.directory.append(ALARMS, attrs.asdict(alarm))
+        self.observer.say(f"alarm at step {alarm.step}: {alarm.sentence}")
 
     def _checkpoints(self, teacher: str) -> Checkpoints:
         training, data = self.recipe.training, self.built.distillation.data
@@ -317,6 +417,7 @@ class Run:
         known = built.evaluator.known_reference(directory.path)
         with errors_of("evaluation"), enough_memory("the evaluation", SMALLER):
             evaluation, reference = built.evaluator.evaluate(built.student, known, progress)
+        evaluation = attrs.evolve(evaluation, best=self.best)
         z, condition = shown_noise(built, self.recipe.evaluation.rows)
         rows = rows_of_samples(
             built.student,
@@ -335,6 +436,11 @@ class Run:
                 text = json.dumps(attrs.asdict(evaluation), indent=2) + "\n"
                 write_text(directory / EVALUATION, text)
                 plots.draw_samples(directory / SAMPLES, images)
+            self.alarms = [each for each in self.alarms if each.name != alarms.SOLVER]
+            directory.forget_alarm(alarms.SOLVER)
+            solver = self.recipe.evaluation.solver
+            if (found := alarms.solver_alarm(evaluation, solver, steps)) is not None:
+                self._raise_alarm(found)
 
         self.processes.first(save)
         self._track(evaluation)

@@ -122,9 +122,8 @@ class _Means:
         if not self.ratios:
             return {}
         sums = processes.total(torch.stack([*self.ratios.values()])).tolist()
-        found = {
-            name: part / whole for name, (part, whole) in zip(self.ratios, sums, strict=True) if whole
-        }
+        both = dict(zip(self.ratios, sums, strict=True))
+        found = {name: part / whole for name, (part, whole) in both.items() if whole}
         return {n: max(each, 0.0) ** 0.5 if self.roots[n] else each for n, each in found.items()}
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ffcore.flow.derivative import Derivative, self_check
-from ffcore.flow.duration import relative_gaps
+from ffcore.flow.duration import STOPS_FALLING, relative_gaps
 from ffcore.flow.flow_map import generating_velocity, push
 from ffcore.flow.time_distribution import TimeDistribution
 from ffcore.interfaces import Batch, Gap, Gaps, Networks, PredictorObjective
@@ -18,6 +18,8 @@ from ffcore.interfaces import Batch, Gap, Gaps, Networks, PredictorObjective
 
 class FreeFlowPredictor(PredictorObjective):
     """The data-free identity, from the prior: only δ carries a tangent, not z."""
+
+    alarms = STOPS_FALLING
 
     def __init__(
         self, delta: TimeDistribution | None = None, derivative: Derivative | None = None

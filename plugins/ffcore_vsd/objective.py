@@ -19,6 +19,7 @@ from ffcore.flow.guidance import Guided
 from ffcore.flow.path import interpolate
 from ffcore.flow.time_distribution import TimeDistribution
 from ffcore.interfaces import (
+    Alarm,
     Auxiliary,
     Batch,
     Condition,
@@ -42,6 +43,32 @@ SLOPE = "online_slope"
 """E⟨g_ψ − u, v_N − u⟩ / E‖g_ψ − u‖²: 1 for g_ψ = v_N, 2 if g_ψ is half-way from u to v_N."""
 
 
+_FASTER = "raise corrector.online_updates or corrector.online_optimizer.learning_rate"
+ALARMS = (
+    Alarm(
+        number=EXCESS,
+        rule="stays above",
+        limit=0.5,
+        title="g_ψ lags behind the student: its excess loss on fresh samples over the teacher's",
+        remedy=_FASTER,
+    ),
+    Alarm(
+        number=EXCESS,
+        rule="stops falling",
+        limit=0.02,
+        title="g_ψ lags behind the student: its excess loss on fresh samples over the teacher's",
+        remedy=_FASTER,
+    ),
+    Alarm(
+        number=SLOPE,
+        rule="stays above",
+        limit=2.0,
+        title="g_ψ lags behind the student: the way to the student's velocity, of which 1 is made,",
+        remedy=_FASTER,
+    ),
+)
+
+
 class VsdCorrector(CorrectorObjective):
     """Gap v_N − u at the noised one-step samples, with v_N ≈ g_ψ.
 
@@ -58,6 +85,8 @@ class VsdCorrector(CorrectorObjective):
 
     Raises ValueError for both a rank and a network, which may be untrained.
     """
+
+    alarms = ALARMS
 
     def __init__(
         self,

@@ -17,8 +17,10 @@ from ffcore.flow.exact import Gaussian
 from ffcore.interfaces import VelocityField
 from ffcore.recipe import Recipe, RecipeError, digest, load_recipe, to_toml
 from ffcore.recipe.components import BuildError
+from ffcore.run.best import BEST
 from ffcore.run.build import build
 from ffcore.run.directory import (
+    ALARMS,
     FILES,
     METRICS,
     REPORT,
@@ -93,7 +95,7 @@ def test_a_run_directory_holds_the_whole_run(tmp_path):
     evaluation = run(evaluated(), tmp_path / "run")
     assert evaluation is not None
     found = {path.name for path in (tmp_path / "run").iterdir()}
-    asked_for = {TRACKING, REPORT, VERIFICATION, VERIFICATION_PICTURE}
+    asked_for = {TRACKING, REPORT, VERIFICATION, VERIFICATION_PICTURE, BEST, ALARMS}
     assert found == set(FILES) - asked_for  # which nobody did
     assert evaluation.distances["raw"].student > 0
     for picture in ("samples.png", "curves.png"):
