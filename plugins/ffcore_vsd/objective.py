@@ -63,7 +63,7 @@ ALARMS = (
         number=SLOPE,
         rule="stays above",
         limit=2.0,
-        title="g_ψ lags behind the student: the way to the student's velocity, of which 1 is made,",
+        title="g_ψ lags behind the student: the noising gap divided by the gap that g_ψ shows",
         remedy=_FASTER,
     ),
 )

@@ -162,7 +162,17 @@ def alarms(recipe: str, directory: Path, *overrides: str) -> dict[str, str]:
 
 
 SLOW = ("optimizer.learning_rate=1e-6", "student.width=8")
-LAGS = ("corrector.online_optimizer.learning_rate=1e-6", "training.steps=600")
+LAGS = (
+    'corrector={type="vsd", online={type="mlp"}, online_optimizer={learning_rate=1e-6}}',
+    "balancer.alpha=0.1",
+)
+STANDS = (  # a copy of the teacher, which says that nothing is left to correct
+    "predictor=none",
+    "corrector.online_optimizer.learning_rate=1e-7",
+    "training.steps=80",
+    "training.log_every=5",
+    "training.batch=16",
+)
 LOST = (  # the corrector alone takes over, by a network that has learnt nothing
     "balancer.correction=1.0",
     "balancer.correction_from=150",
@@ -178,8 +188,13 @@ def test_a_student_that_does_not_learn_deserves_an_alarm(tmp_path):
 
 
 def test_an_online_network_that_does_not_learn_deserves_an_alarm(tmp_path):
-    found = alarms("mixture.toml", tmp_path, *LAGS)
+    found = alarms("gaussian.toml", tmp_path, *LAGS)
     assert "corrector.online_optimizer.learning_rate" in found["online_excess"]
+
+
+def test_a_copy_of_the_teacher_that_does_not_learn_deserves_an_alarm(tmp_path):
+    found = alarms("digits.toml", tmp_path, *STANDS)
+    assert "corrector.online_updates" in found["online_slope"]
 
 
 def test_a_student_that_loses_a_mode_deserves_an_alarm(tmp_path):
