@@ -25,6 +25,8 @@ from ffcore.training.optimizer import Optimizer
 
 VALUES = (
     interfaces.Context,
+    interfaces.Ratio,
+    interfaces.Alarm,
     interfaces.Condition,
     interfaces.ConditionSource,
     interfaces.Unconditional,
