@@ -10,7 +10,8 @@ import pytest
 from small_runs import interrupted, small
 
 from ffcore.export import export
-from ffcore.report import ReportError, read_records, record
+from ffcore.report import ReportError, page, read_records, record, summary
+from ffcore.report.summary import cost
 from ffcore.run import directory as run_directory
 from ffcore.run import previews
 
@@ -19,7 +20,7 @@ Copy = Callable[[str], Path]
 
 def test_files_are_called_as_runs_call_them():
     for name in ("RECIPE", "PROVENANCE", "METRICS", "EVALUATION", "STUDENT", "CHECKPOINTS",
-                 "SAMPLES", "REPORT"):  # fmt: skip
+                 "SAMPLES", "REPORT", "ALARMS"):  # fmt: skip
         assert getattr(record, name) == getattr(run_directory, name)
     assert record.PREVIEWS == previews.PREVIEWS
 
@@ -126,3 +127,23 @@ def test_what_is_no_run_is_refused(runs: Path, tmp_path: Path):
     }.items():
         with pytest.raises(ReportError, match=told):
             read_records([runs / "whole", tmp_path / name])
+
+
+def test_alarms_are_at_the_top_of_the_page_and_measurements_do_not_change_the_cost(copy: Copy):
+    directory = copy("whole")
+    (before,) = read_records([directory])
+    assert before.alarms == ()
+    assert ">Alarms<" not in page([before])
+    alarm = {"step": 4, "name": "solver", "sentence": "the solver is <coarse>"}
+    (directory / record.ALARMS).write_text(json.dumps(alarm) + "\n")
+    lines = (directory / record.METRICS).read_text().splitlines()
+    lines.insert(1, json.dumps({"step": 3, "measure/energy": 0.1, "interval/energy": 0.2}))
+    (directory / record.METRICS).write_text("\n".join(lines) + "\n")
+    (found,) = read_records([directory])
+    assert found.alarms == ["at step 4, the solver is <coarse>"]
+    written = page([found])
+    assert "At step 4, the solver is &lt;coarse&gt;." in written
+    assert "energy distance while training" in written
+    assert "interval/energy" not in written
+    assert cost(found) == cost(before)
+    assert summary([found])["runs"][0]["alarms"] == found.alarms

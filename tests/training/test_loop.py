@@ -11,7 +11,16 @@ from networks import LinearStudent, LinearVelocity
 from objectives import Correct, Even, Towards
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ffcore.interfaces import Auxiliary, Batch, FrozenTeacher, Gap, Gaps, Networks, Unconditional
+from ffcore.interfaces import (
+    Auxiliary,
+    Batch,
+    FrozenTeacher,
+    Gap,
+    Gaps,
+    Networks,
+    Ratio,
+    Unconditional,
+)
 from ffcore.recipe import load_recipe
 from ffcore.run.build import build
 from ffcore.training.checkpoint import Checkpoints
@@ -319,3 +328,40 @@ def test_a_step_that_reads_a_number_would_be_seen() -> None:
     with Reads() as reads:
         list(train(distillation(steps=3, predictor=Peeking())))
     assert reads.found == {"aten::_local_scalar_dense": 6}
+
+
+class Numbering(Towards):
+    """A predictor that reports the square of its noise; some samples count double."""
+
+    def gaps(self, networks: Networks, batch: Batch) -> Gaps:
+        (gap,) = super().gaps(networks, batch).gaps
+        part = batch.z.flatten(1).square().mean(1).detach()
+        whole = 1 + batch.draws.uniform("double").round().to(part)
+        numbers = {"plain": Ratio(part=part, whole=whole), "none": Ratio(part=part, whole=0 * part)}
+        numbers["root"] = Ratio(part=part, whole=whole, root=True)
+        return Gaps(gaps=(gap,), numbers=numbers)
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_a_number_of_an_objective_is_a_ratio_of_sums_however_a_batch_is_divided(
+    accumulation: int,
+) -> None:
+    run = distillation(steps=3, predictor=Numbering(), accumulation=accumulation)
+    part = whole = 0.0
+    for step in range(3):
+        run.step_index = step
+        draws = run.draws("prediction")
+        part += float(draws.normal("z", (2,)).square().mean(1).sum())
+        whole += float((1 + draws.uniform("double").round()).sum())
+    run.step_index = 0
+    (report,) = train(run, log_every=3)
+    assert report.metrics["plain"] == pytest.approx(part / whole, rel=1e-5)
+    assert report.metrics["root"] == pytest.approx((part / whole) ** 0.5, rel=1e-5)
+    assert "none" not in report.metrics
+
+
+def test_a_ratio_has_one_shape_and_no_gradient() -> None:
+    with pytest.raises(ValueError, match="one shape"):
+        Ratio(part=torch.zeros(2), whole=torch.zeros(3))
+    with pytest.raises(ValueError, match="detach"):
+        Ratio(part=torch.zeros(2, requires_grad=True), whole=torch.zeros(2))
