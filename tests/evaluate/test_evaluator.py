@@ -2,6 +2,7 @@
 
 import weakref
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -15,9 +16,10 @@ from ffcore.evaluate.measure import feature_statistics
 from ffcore.evaluate.metrics import Statistics, frechet_distance
 from ffcore.evaluate.prior import Drawn, Measurement, identity, prior
 from ffcore.evaluate.reference import Reference
-from ffcore.evaluate.trajectory import DELTAS, trajectory_error
+from ffcore.evaluate.trajectory import DELTAS, solver_error, trajectory_error
 from ffcore.flow.exact import Gaussian, GaussianMixture
 from ffcore.flow.guidance import Guided
+from ffcore.flow.ode import integrate
 from ffcore.flow.solver import Solver
 from ffcore.interfaces import Condition, Features
 from ffcore.system.weights import WeightsError, write_weights
@@ -178,7 +180,9 @@ def test_progress_is_told_to_its_end() -> None:
     student = ExactStudent(TEACHER)
     evaluator(Raw()).evaluate(student, progress=lambda *it: told.append(it))
     last = {what: (done, total) for what, done, total in told}
-    assert len(last) == 6  # converged twice, two numbers of Euler steps, student, trajectory
+    assert (
+        len(last) == 7
+    )  # converged twice, two numbers of Euler steps, student, trajectory, solver
     assert all(done == total for done, total in last.values())
 
 
@@ -280,3 +284,18 @@ def test_a_teacher_of_images_is_measured_like_any_other() -> None:
     images = Evaluator(teacher=teacher, features=[Raw()], measurement=small)
     evaluation, _ = images.evaluate(student)
     assert max(e.value for e in evaluation.trajectory_error.values()) < 1e-4
+
+
+@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("heun", 2)])
+def test_the_solver_s_error_falls_with_its_order_and_is_the_true_one(
+    method: Any, order: int
+) -> None:
+    def error(steps: int) -> float:
+        return solver_error(TEACHER, Measurement(solver=Solver(method, steps)))
+
+    assert error(32) / error(64) == pytest.approx(2**order, rel=0.15)
+    z, condition = next(prior(TEACHER, Measurement(), "trajectory", 64))
+    exact = integrate(TEACHER, z, condition, Solver("rk4", 256))
+    found = integrate(TEACHER, z, condition, Solver(method, 32))
+    true = float(((found - exact).square().sum() / (exact - z).square().sum()).sqrt())
+    assert error(32) <= 1.01 * true <= 2.2 * error(32)
