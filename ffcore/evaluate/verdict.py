@@ -270,8 +270,8 @@ def verdict(standings: Standings, steps: int, samples: int) -> Verdict:
 
 
 def _order(place: Worth) -> tuple[float, float]:
-    """Return what sorts places, the worst first."""
-    return place.at or math.inf, place.high or math.inf
+    """Return what sorts places, the worst first: an upper end is known, a centre only likely."""
+    return place.high or math.inf, place.at or math.inf
 
 
 def _range(low: float, high: float | None) -> str:
