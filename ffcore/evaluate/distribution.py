@@ -6,7 +6,7 @@
   samples between two modes.
 - `coverage`: mean distance from a sample of the reference to the nearest sample; sees lost modes.
 - `class`: energy distance within the class for which it is largest; sees a class that collapsed, or
-  that samples of another class replaced.
+  that samples of another class replaced. Classes with few samples count together, as one.
 - `accuracy`: share of samples that a classifier reads as the class asked for.
 
 Each comes as replicates: its value over all samples, then its value without each of DRAWS
@@ -16,7 +16,7 @@ reference may be subtracted, so what they share cancels; see `verdict`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import attrs
 import torch
@@ -73,7 +73,7 @@ class Yardstick:
 
     Args:
         reference: at least FEWEST samples.
-        fewest_of_class: fewest samples of a class that can be measured.
+        fewest_of_class: fewest samples of a class that is measured by itself.
     """
 
     def __init__(self, reference: Cloud, *, fewest_of_class: int = FEWEST) -> None:
@@ -123,19 +123,30 @@ class Yardstick:
         return tuple(found)
 
     def _worst_class(self, cloud: Cloud, points: Tensor) -> Replicates | None:
-        """Return the energy distance within the worst class; None with fewer than two classes."""
+        """Return the energy distance within the worst class; None with fewer than two classes.
+
+        Classes with fewer than `fewest_of_class` samples count as one: the mean is over the pairs
+        within each of them.
+        """
         here, there = cloud.labels, self.reference.labels
-        if here is None or there is None:
+        if here is None or there is None or len(here.unique()) < 2:
             return None
-        found = []
-        for label in here.unique().tolist():
+        found: list[Replicates] = []
+        rare: list[tuple[_Sums, _Sums, _Sums]] = []
+        for label in torch.cat([here, there]).unique().tolist():
             mine, theirs = here == label, there == label
-            if min(int(mine.sum()), int(theirs.sum())) < self.fewest_of_class:
-                continue
             a, b = points[mine], self.points[theirs]
             i, j = cloud.draws[mine], self.reference.draws[theirs]
-            found.append(_energy(_sums(a, i, b, j), _sums(a, i, a, i), _sums(b, j, b, j)))
-        return max(found) if len(found) > 1 else None
+            sums = (_sums(a, i, b, j), _sums(a, i, a, i), _sums(b, j, b, j))
+            if min(len(a), len(b)) < self.fewest_of_class:
+                rare.append(sums)
+            else:
+                found.append(_energy(*sums))
+        if rare:
+            together = [_together(each) for each in zip(*rare, strict=True)]
+            if all(bool((_without_each(each.pairs) > 0).all()) for each in together):
+                found.append(_energy(*together))
+        return max(found, default=None)
 
 
 @attrs.frozen(eq=False)
@@ -148,6 +159,11 @@ class _Sums:
     def means(self) -> Tensor:
         """Return the mean distance over all draws, then without each draw on both sides."""
         return _without_each(self.total) / _without_each(self.pairs)
+
+
+def _together(sums: Sequence[_Sums]) -> _Sums:
+    total, pairs = (torch.stack([getattr(e, n) for e in sums]).sum(0) for n in ("total", "pairs"))
+    return _Sums(total, pairs)
 
 
 def _without_each(square: Tensor) -> Tensor:

@@ -261,6 +261,11 @@ def verdict(standings: Standings, steps: int, samples: int) -> Verdict:
         )
     most = max(each.orders for *_, each in places)
     least = min([each.low for *_, each in places if each.low is not None], default=float(most))
+    if least < 1:
+        return Verdict(
+            sentence=f"no verdict: {samples:,} samples tell {whose} neither from the teacher's "
+            "first Euler step nor from its converged samples"
+        )
     it = "it" if steps == 1 else "them"
     return Verdict(
         sentence=f"{start} {_euler(_range(least, None))}: no measure tells {it} from the "
@@ -269,9 +274,9 @@ def verdict(standings: Standings, steps: int, samples: int) -> Verdict:
     )
 
 
-def _order(place: Worth) -> tuple[float, float]:
+def _order(place: Worth) -> tuple[float, float, float]:
     """Return what sorts places, the worst first: an upper end is known, a centre only likely."""
-    return place.high or math.inf, place.at or math.inf
+    return place.high or math.inf, place.at or math.inf, place.low or 0.0
 
 
 def _range(low: float, high: float | None) -> str:
@@ -279,15 +284,15 @@ def _range(low: float, high: float | None) -> str:
     least = math.floor(low)
     if high is None:
         return f"{least} or more"
-    if high <= 1:
-        return "less than 1"
     most = math.ceil(high)
+    if not least:
+        return "less than 1" if high < 1 else f"at most {most}"
     return f"{least} to {most}" if least < most else f"{least}"
 
 
 def _euler(text: str) -> str:
     """Return a range of steps with its unit."""
-    return f"{text} Euler step{'' if text in ('1', 'less than 1') else 's'}"
+    return f"{text} Euler step{'' if text in ('1', 'less than 1', 'at most 1') else 's'}"
 
 
 def _rungs(envelope: Mapping[int, Array], last: int) -> tuple[Array, Array]:

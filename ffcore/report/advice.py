@@ -1,12 +1,14 @@
 """What to do next, after a run: sentences from its gaps, its verdict and its trajectory error.
 
-The gap of a predictor is 0 at its optimum and has no noise of its own, so its fall tells whether a
-run still learns. A corrector's gap moves with its online network and tells nothing here.
+The gap of a predictor is 0 at its optimum, so its fall tells whether a run still learns. A
+corrector's gap moves with its online network and tells nothing here.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from statistics import fmean, stdev
 
 from ffcore.report.record import Record
 
@@ -19,8 +21,10 @@ _ENOUGH = 8
 """A student that is worth so many Euler steps needs no advice."""
 _FITTED = 0.05
 """The trajectory error of a student that has fitted its pairs."""
-_LEAST = 10
+_LEAST = 15
 """Fewest reports to judge by."""
+_SURE = 3.0
+"""Standard errors by which a fall must differ from _FALLS."""
 
 
 def advice(record: Record) -> Iterator[str]:
@@ -35,13 +39,16 @@ def advice(record: Record) -> Iterator[str]:
     gaps = [line[GAP] for line in lines if GAP in line]
     if len(gaps) < _LEAST:
         return
-    middle, last = _mean(gaps, 0.4, 0.6), _mean(gaps, 0.8, 1.0)
-    fall = 1 - last / middle if middle > 0 else 0.0
+    (middle, of_middle), (last, of_last) = _mean(gaps, 0.4, 0.6), _mean(gaps, 0.8, 1.0)
+    fall = middle - last - _FALLS * middle
+    doubt = _SURE * math.hypot(of_middle, of_last)
     told = (
         f"the predictor's gap was {middle:.3g} in the middle of the run and {last:.3g} at its end"
     )
-    if fall > _FALLS:
+    if fall > doubt:
         yield f"the student still learns: {told}. Train longer (training.steps)"
+        return
+    if fall > -doubt:
         return
     error = evaluation.trajectory_error[1.0]
     if _predictor(record) != PAIRS:
@@ -50,11 +57,11 @@ def advice(record: Record) -> Iterator[str]:
             f"solutions (predictor.type = '{PAIRS}'): if it cannot fit them, use a larger one. If "
             "it can, lower balancer.power or raise optimizer.learning_rate"
         )
-    elif error > _FITTED:
+    elif error > _FITTED and 1.0 in record.recipe["predictor"]["deltas"]:
         yield (
-            f"the student is too small for this teacher: it no longer learns ({told}), and its "
-            f"samples are {error:.1%} of the way off the teacher's own solutions. Use a "
-            "larger one (student.width, student.depth), or more pairs"
+            f"the student cannot fit this teacher: it no longer learns ({told}), and its samples "
+            f"are {error:.1%} of the way off the teacher's own solutions. Use a larger one "
+            "(student.width, student.depth), a higher optimizer.learning_rate, or more pairs"
         )
 
 
@@ -62,7 +69,7 @@ def _predictor(record: Record) -> str:
     return str(record.recipe["predictor"]["type"])
 
 
-def _mean(values: Sequence[float], start: float, stop: float) -> float:
-    """Return the mean of a part of a series, given by shares of its length."""
+def _mean(values: Sequence[float], start: float, stop: float) -> tuple[float, float]:
+    """Return mean and standard error of a part of a series, given by shares of its length."""
     part = values[int(start * len(values)) : int(stop * len(values))]
-    return sum(part) / len(part)
+    return fmean(part), stdev(part) / math.sqrt(len(part))

@@ -41,6 +41,8 @@ _COLLAPSES = {
     "coverage": "the student loses parts of the teacher's distribution",
     "class": "the student loses a class",
 }
+_COARSE = 0.03
+"""Largest error of a solver whose samples count as converged, as a share of the way."""
 _CHECKS = 100
 """Checks in a run: the cost of one grows with the history."""
 
@@ -144,12 +146,13 @@ def _collapses(measured: Sequence[Line], name: str, loss: str) -> str:
 
 
 def solver_alarm(evaluation: Evaluation, solver: Solver, step: int) -> Raised | None:
-    """Return the alarm if the teacher's solver errs more than half as much as the student."""
+    """Return the alarm if the teacher's solver errs too much, or more than half as the student."""
     error, left = evaluation.solver_error, evaluation.trajectory_error.get(1.0)
-    if error is None or left is None or 2 * error <= left.value:
+    if error is None or left is None or error <= min(_COARSE, left.value / 2):
         return None
     adaptive = solver.method == "dopri5"
-    how = f"tolerance {solver.tolerance:g}" if adaptive else f"{solver.steps} steps"
+    plural = "" if solver.steps == 1 else "s"
+    how = f"tolerance {solver.tolerance:g}" if adaptive else f"{solver.steps} step{plural}"
     remedy = "lower evaluation.solver.tolerance" if adaptive else "raise evaluation.solver.steps"
     return Raised(
         name=SOLVER,

@@ -61,16 +61,20 @@ class Best:
         self.processes = processes
         self.found: Found | None = None
 
-    def begin(self, step: int) -> None:
-        """Forget what later steps or other conditions left; find the best up to `step`."""
-        self.found = self.processes.first(lambda: self._stored(step))
+    def begin(self, step: int, *, finished: bool) -> None:
+        """Forget what later steps or other conditions left; find the best up to `step`.
+
+        Raises ValueError for a finished run whose best was chosen in another way, or not at all: no
+        training follows that could choose one.
+        """
+        self.found = self.processes.first(lambda: self._stored(step, finished=finished))
 
     def offer(self, step: int, numbers: Mapping[str, float], student: Student) -> None:
-        """Keep the student after `step` steps if it is better than all before."""
+        """Keep the student after `step` steps if none before was better."""
         value = numbers.get(f"{MEASURE}{self.measure}")
         if self.measure is None or value is None:
             return
-        if self.found and not self._badness(value) < self._badness(self.found.value):
+        if self.found and self._badness(value) > self._badness(self.found.value):
             return
         self.found = Found(step=step, value=value)
         state = whole_state(student)
@@ -96,18 +100,31 @@ class Best:
         """Return the steps of all stored students."""
         return sorted(map(_step, self.folder.glob("step-*.safetensors")))
 
-    def _stored(self, step: int) -> Found | None:
+    def _stored(self, step: int, *, finished: bool) -> Found | None:
+        if finished and self.measure is not None:
+            self._check(step)
         with writable(self.folder.parent, BEST):
             known = {each: self._value(each) for each in self._steps()}
             for each, value in known.items():
-                if each > step or value is None:
+                if not finished and (each > step or value is None):
                     self._path(each).unlink()
         kept = [
             Found(step=each, value=value)
             for each, value in known.items()
             if each <= step and value is not None
         ]
-        return min(kept, key=lambda found: self._badness(found.value), default=None)
+        return min(kept, key=lambda each: (self._badness(each.value), -each.step), default=None)
+
+    def _check(self, step: int) -> None:
+        steps = [each for each in self._steps() if each <= step]
+        if steps and any(self._value(each) is not None for each in steps):
+            return
+        found = "its best student was chosen in another way" if steps else "it kept no best student"
+        raise ValueError(
+            f"keep_best: this run is finished, and {found}; that cannot be made up for. Leave the "
+            "keys of evaluation as they were; `ffd evaluate RUN --set` measures the same student "
+            "in another way"
+        )
 
     def _value(self, step: int) -> float | None:
         """Return the measure of a stored student; None for another measure or conditions."""

@@ -31,6 +31,7 @@ MEASURE, INTERVAL = "measure/", "interval/"
 MOST = 1000
 """Most samples of a measurement; the reference and the floor have as many."""
 _FEWEST_OF_CLASS = 50
+_NOT_FINITE = "lower optimizer.learning_rate, or measure less often (evaluation.every)"
 _PURPOSE = "during training"
 _REMEDY = "Make evaluation.batch smaller, or evaluation.every = 'none'."
 
@@ -125,7 +126,12 @@ def _estimate(name: str, found: Replicates, floor: Replicates) -> Estimate:
 
 
 def badness(name: str, value: float) -> float:
-    """Return a number that is smaller for a better value of a measure, as it is shown."""
+    """Return a number that is smaller for a better value of a measure, as it is shown.
+
+    Coverage better than the teacher's own is no better.
+    """
     if name == "accuracy":
         return -value
+    if name == "coverage":
+        return max(value, 1.0)
     return abs(float(np.log(value))) if name == "sharpness" else value

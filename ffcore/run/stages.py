@@ -246,7 +246,8 @@ class Run:
         self.processes.first(lambda: self.directory.forget_after(begun))
         previews.begin()
         best = self._best(measurements, description)
-        best.begin(begun)
+        with errors_of("evaluation"):
+            best.begin(begun, finished=begun >= distillation.steps)
         self.processes.first(self._begin_alarms)
         self.tracking.begin(begun)
         self._steps(checkpoints, previews, measurements, best)

@@ -85,16 +85,29 @@ def test_without_two_classes_of_enough_samples_none_is_the_worst(labels: Tensor 
     assert "class" not in Yardstick(here).measures(here)
 
 
-def test_a_class_with_too_few_samples_is_left_out() -> None:
-    labels = torch.zeros(400, dtype=torch.long)
-    labels[: FEWEST - 1] = 1
-    labels[200:300] = 2
-    points = Stream(0).normal(400, 2)
-    points[: FEWEST - 1] += 100
-    found = Yardstick(Cloud(points=Stream(1).normal(400, 2), labels=labels)).measures(
-        Cloud(points=points, labels=labels)
-    )
-    assert found["class"][0] < 1
+def test_classes_with_few_samples_count_together() -> None:
+    labels = torch.arange(1000) % 50  # 20 samples of each
+    there = Stream(1).normal(1000, 2) + 5.0 * labels[:, None]
+    here = Stream(0).normal(1000, 2) + 5.0 * labels[:, None]
+    yardstick = Yardstick(Cloud(points=there, labels=labels))
+    right = yardstick.measures(Cloud(points=here, labels=labels))["class"]
+    assert abs(right[0]) < 0.1
+    swapped = torch.where(labels == 3, 4, torch.where(labels == 4, 3, labels))
+    wrong = yardstick.measures(Cloud(points=here, labels=swapped))["class"]
+    assert wrong[0] > 0.3
+    plain = [energy(here[labels == c].double(), there[labels == c].double()) for c in range(50)]
+    assert right[0] == pytest.approx(sum(plain) / 50, abs=1e-6)  # all classes of one size
+
+
+def test_a_swapped_class_shows_on_either_side_of_the_fewest_samples() -> None:
+    for number in (FEWEST - 2, FEWEST + 2):
+        labels = torch.ones(400, dtype=torch.long)
+        labels[:number] = 0
+        labels[200 : 200 + number] = 2
+        there = Stream(1).normal(400, 2) + 9.0 * labels[:, None]
+        here = Stream(0).normal(400, 2) + 9.0 * (2 - labels)[:, None]
+        yardstick = Yardstick(Cloud(points=there, labels=labels))
+        assert yardstick.measures(Cloud(points=here, labels=labels))["class"][0] > 10
 
 
 def test_accuracy_is_the_share_that_is_read_as_asked() -> None:

@@ -1,5 +1,6 @@
 """What to do next: each advice where it is deserved, none where it is not."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -21,7 +22,7 @@ def falling(rate: float, number: int = 20) -> list[dict[str, float]]:
 
 def told(
     run: Record, lines: list[dict[str, float]], *, high: float | None = 3.0, error: float = 0.1,
-    predictor: str = "freeflow",
+    predictor: str = "freeflow", deltas: Sequence[float] = (1.0,),
 ) -> str:  # fmt: skip
     assert run.evaluation is not None
     evaluation = attrs.evolve(
@@ -29,7 +30,7 @@ def told(
         verdict={1: Verdict(sentence="", high=high)},
         trajectory_error={1.0: error},
     )
-    recipe = {**run.recipe, "predictor": {"type": predictor}}
+    recipe = {**run.recipe, "predictor": {"type": predictor, "deltas": deltas}}
     lines[-1]["step"] = run.steps
     return " ".join(advice(attrs.evolve(run, evaluation=evaluation, metrics=lines, recipe=recipe)))
 
@@ -45,9 +46,15 @@ def test_a_run_that_stalls_is_to_be_tried_on_pairs(run: Record) -> None:
 
 
 def test_pairs_that_cannot_be_fitted_tell_a_student_that_is_too_small(run: Record) -> None:
-    assert "too small for this teacher" in told(run, falling(0.05), predictor=PAIRS)
+    assert "cannot fit this teacher" in told(run, falling(0.05), predictor=PAIRS)
     assert "10.0% of the way off" in told(run, falling(0.05), predictor=PAIRS)
     assert told(run, falling(0.05), predictor=PAIRS, error=0.02) == ""
+    assert told(run, falling(0.05), predictor=PAIRS, deltas=(0.25,)) == ""
+
+
+def test_a_fall_within_the_scatter_of_the_reports_tells_nothing(run: Record) -> None:
+    noisy = [{"step": k, GAP: 1 + 0.4 * (-1) ** k} for k in range(1, 21)]
+    assert told(run, noisy) == ""
 
 
 @pytest.mark.parametrize("high", [None, 8.0, 20.0])
@@ -57,7 +64,7 @@ def test_a_good_student_gets_no_advice(run: Record, high: float | None) -> None:
 
 
 def test_too_few_reports_tell_nothing(run: Record) -> None:
-    assert told(run, falling(0.05, 9)) == ""
+    assert told(run, falling(0.05, 14)) == ""
     assert told(run, [{"step": 1, "loss": 1.0}] * 20) == ""
 
 

@@ -131,6 +131,12 @@ def test_a_solver_that_errs_as_much_as_the_student_is_told():
     assert adaptive.sentence.endswith("lower evaluation.solver.tolerance")
 
 
+def test_a_coarse_solver_is_told_beside_a_student_that_is_worse():
+    found = solver_alarm(evaluation(0.165, 0.42), Solver("heun", 1), STEPS)
+    assert found is not None
+    assert "heun with 1 step is off by 16.50%" in found.sentence
+
+
 @pytest.mark.parametrize("error", [None, 0.001, 0.025])
 def test_a_solver_that_errs_less_is_none(error: float | None):
     assert solver_alarm(evaluation(error, 0.05), Solver(), STEPS) is None

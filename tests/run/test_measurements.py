@@ -117,7 +117,7 @@ def test_the_best_is_the_student_and_is_evaluated_on_other_noise(tmp_path):
     assert same(short, chosen)
 
 
-def test_a_finished_run_may_choose_otherwise_only_among_what_it_kept(tmp_path):
+def test_a_finished_run_may_take_the_last_student_and_its_best_again(tmp_path):
     chosen = small("evaluation.enabled=false", *CHOOSES)
     run(chosen, tmp_path)
     first = weights(tmp_path / "student.safetensors")
@@ -126,7 +126,24 @@ def test_a_finished_run_may_choose_otherwise_only_among_what_it_kept(tmp_path):
     run(small("evaluation.enabled=false"), tmp_path)
     last = read_weights(str(tmp_path / "student.safetensors"))
     assert last.config["step"] == 12
-    assert not list((tmp_path / BEST).iterdir())
+    run(chosen, tmp_path)
+    assert same(first, weights(tmp_path / "student.safetensors"))
+
+
+def test_a_finished_run_refuses_a_choice_that_it_cannot_make_any_more(tmp_path):
+    off = "evaluation.enabled=false"
+    run(small(off, *CHOOSES), tmp_path / "chosen")
+    first = weights(tmp_path / "chosen" / "student.safetensors")
+    for key in ("evaluation.seed=3", "evaluation.samples=600", "evaluation.keep_best=coverage"):
+        with pytest.raises(
+            BuildError, match="finished, and its best student was chosen in another"
+        ):
+            run(small(off, *CHOOSES, key), tmp_path / "chosen")
+    run(small(off, *CHOOSES), tmp_path / "chosen")
+    assert same(first, weights(tmp_path / "chosen" / "student.safetensors"))
+    run(small(off), tmp_path / "last")
+    with pytest.raises(BuildError, match="finished, and it kept no best student"):
+        run(small(off, *CHOOSES), tmp_path / "last")
 
 
 def test_a_stored_best_of_a_step_that_runs_again_does_not_count(tmp_path):
