@@ -14,6 +14,8 @@ import attrs
 import numpy as np
 
 from ffcore.evaluate.distribution import Cloud, Replicates, Yardstick
+from ffcore.evaluate.prior import Sampling
+from ffcore.evaluate.stored import EvaluationError
 from ffcore.evaluate.stream import Progress
 from ffcore.evaluate.verdict import MEASURES, Estimate
 from ffcore.flow.flow_map import generate
@@ -31,7 +33,7 @@ MEASURE, INTERVAL = "measure/", "interval/"
 MOST = 1000
 """Most samples of a measurement; the reference and the floor have as many."""
 _FEWEST_OF_CLASS = 50
-_NOT_FINITE = "lower optimizer.learning_rate, or measure less often (evaluation.every)"
+_NOT_FINITE = "If the student diverged, lower optimizer.learning_rate"
 _PURPOSE = "during training"
 _REMEDY = "Make evaluation.batch smaller, or evaluation.every = 'none'."
 
@@ -106,9 +108,18 @@ class Measurements:
         """
         make = partial(generate, self.built.student, steps=1)
         with self.built.distillation.time(MEASURING), enough_memory("a measurement", _REMEDY):
-            cloud = self.built.evaluator.seen(make, self.measurement, _PURPOSE)
+            cloud = self._seen(make)
             cut_again(self.built.student)
             return self.processes.first(lambda: self._numbers(cloud))
+
+    def _seen(self, make: Sampling) -> Cloud:
+        try:
+            return self.built.evaluator.seen(make, self.measurement, _PURPOSE)
+        except EvaluationError as error:
+            step = self.built.distillation.step_index
+            raise EvaluationError(
+                f"the student cannot be measured after step {step}: {error}. {_NOT_FINITE}"
+            ) from error
 
     def _numbers(self, cloud: Cloud) -> dict[str, float]:
         found = {

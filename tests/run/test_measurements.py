@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ffcore.evaluate import EvaluationError
 from ffcore.evaluate.verdict import MEASURES
 from ffcore.recipe import Recipe, RecipeError, load_recipe
 from ffcore.recipe.components import BuildError
@@ -173,6 +174,12 @@ def test_a_stored_best_of_a_step_that_runs_again_does_not_count(tmp_path):
 def test_measurements_that_are_not_possible_are_refused(overrides: list[str], message: str):
     with pytest.raises(RecipeError, match=message):
         small(*overrides)
+
+
+def test_a_student_that_diverges_is_named_with_its_step(tmp_path):
+    wild = ("optimizer.learning_rate=1e30", "training.clip=none", "training.on_nonfinite=skip")
+    with pytest.raises(EvaluationError, match="cannot be measured after step 3: features raw"):
+        run(small("evaluation.every=3", *wild), tmp_path)
 
 
 def test_a_measure_that_the_samples_do_not_have_is_refused_before_training(tmp_path):
