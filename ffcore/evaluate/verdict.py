@@ -131,12 +131,13 @@ def worth(name: str, student: Replicates, ladder: Ladder) -> Worth:
     measure = MEASURES[name]
     floor = np.array(ladder.floor)
     mine = measure.excess(np.array(student), floor)
-    envelope = _envelope({k: measure.excess(np.array(e), floor) for k, e in ladder.euler.items()})
+    excess = {k: measure.excess(np.array(e), floor) for k, e in ladder.euler.items()}
+    envelope = _envelope(excess)
     # Twice the interval: samples at the floor are then told from this rung as well.
     told = [k for k, each in envelope.items() if each[0] - 2 * _T * _error(each) > measure.alike]
     last = max(told, default=0)
     if not last:
-        return Worth(text="not ordered", low=None, high=None, at=None, told=False, orders=0)
+        return _unordered(mine, excess, measure.alike)
     places, rungs = _rungs(envelope, last)
     away = mine - rungs
     error = _T * np.array([_error(each) for each in away])
@@ -159,6 +160,16 @@ def worth(name: str, student: Replicates, ladder: Ladder) -> Worth:
         told=True,
         orders=last,
     )
+
+
+def _unordered(mine: Array, excess: Mapping[int, Array], alike: float) -> Worth:
+    """Return the place in a measure that orders no Euler steps: none, or worse than all of them."""
+    beyond = [mine - alike, *(mine - each for each in excess.values())]
+    if not excess or any(each[0] <= _T * _error(each) for each in beyond):
+        return Worth(text="not ordered", low=None, high=None, at=None, told=False, orders=0)
+    first = min(excess)
+    text = f"less than {first}"
+    return Worth(text=text, low=0.0, high=float(first), at=None, told=True, orders=0)
 
 
 def _envelope(excess: Mapping[int, Array]) -> dict[int, Array]:
@@ -236,7 +247,7 @@ def verdict(standings: Standings, steps: int, samples: int) -> Verdict:
         (features, name, each.worth[steps])
         for features, measures in standings.items()
         for name, each in measures.items()
-        if each.worth[steps].orders
+        if each.worth[steps].orders or each.worth[steps].told
     ]
     if samples < FEWEST:
         return Verdict(

@@ -140,6 +140,18 @@ def test_noise_alone_is_no_ladder() -> None:
     assert told.low is None
 
 
+def test_a_student_that_is_worse_than_every_step_is_told_though_steps_are_not_ordered() -> None:
+    """Few Euler steps exaggerate classes: accuracy does not order them, but sees a poor student."""
+    euler = {1: still(1.0), 2: still(0.99)}
+    ladder = Ladder(floor=still(0.98, 1e-3), euler=euler)
+    poor = standing("accuracy", {1: still(0.5, 1e-3)}, ladder)
+    assert poor.worth[1].text == "less than 1"
+    assert verdict({"raw": {"accuracy": poor}}, 1, 200).sentence == (
+        "one step is worth less than 1 Euler step (limited by class accuracy)"
+    )
+    assert not worth("accuracy", still(0.98, 1e-3), ladder).told
+
+
 def still(value: float, spread: float = 0.0) -> Replicates:
     """Replicates of a value with a jackknife error of about 3 · spread."""
     return (value, *(value + spread * (-1) ** k for k in range(DRAWS)))
