@@ -229,7 +229,8 @@ class Verdict:
     high: float | None = None
     """Largest number of Euler steps; None without a bound."""
     limited_by: str | None = None
-    """The measure in which the student is worst; None if none tells it from its teacher."""
+    """The measure in which the student is worst, "sharpness" if a blur explains its coverage; None
+    if none tells it from its teacher."""
     features: str | None = None
     """The features of that measure."""
 
@@ -262,6 +263,7 @@ def verdict(standings: Standings, steps: int, samples: int) -> Verdict:
     limits = [each for each in places if each[2].told]
     if limits:
         features, name, found = min(limits, key=lambda each: _order(each[2]))
+        name = _cause(name, standings[features], steps)
         where = f" in features {features}" if len(standings) > 1 else ""
         return Verdict(
             sentence=f"{start} {_euler(found.text)} (limited by {MEASURES[name].title}{where})",
@@ -283,6 +285,18 @@ def verdict(standings: Standings, steps: int, samples: int) -> Verdict:
         "converged teacher",
         low=least,
     )
+
+
+def _cause(name: str, measures: Mapping[str, Standing], steps: int) -> str:
+    """Return the measure that names the fault.
+
+    A blurred sample is far from every sample of the teacher. So a blur takes coverage with it, and
+    is the fault where sharpness is as far from the teacher's as coverage is.
+    """
+    if name != "coverage" or not measures["sharpness"].worth[steps].told:
+        return name
+    blur, lost = (measures[each].student[steps].value for each in ("sharpness", "coverage"))
+    return "sharpness" if blur >= lost else name
 
 
 def _order(place: Worth) -> tuple[float, float, float]:

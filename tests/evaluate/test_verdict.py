@@ -215,6 +215,19 @@ def test_the_verdict_is_the_worst_measure_of_all_spaces_by_name() -> None:
     assert verdict(spaces, 4, 2000).sentence.startswith("4 steps are worth 7 to 8 Euler steps")
 
 
+def test_a_blur_that_takes_coverage_with_it_is_called_a_blur() -> None:
+    ladder = Ladder(floor=still(1.0), euler={1: still(1.5), 2: still(1.3), 4: still(1.1)})
+    steep = Ladder(floor=still(1.0), euler={1: still(9.0), 2: still(4.0), 4: still(2.0)})
+    for blur, limited in ((1.6, "sharpness"), (1.2, "coverage")):
+        measures = {
+            "sharpness": standing("sharpness", {1: still(blur, 1e-6)}, steep),
+            "coverage": standing("coverage", {1: still(1.4, 1e-6)}, ladder),
+        }
+        found = verdict({"raw": measures}, 1, 2000)
+        assert found.limited_by == limited
+        assert found.low == measures["coverage"].worth[1].low  # the worst place all the same
+
+
 def test_an_interval_widens_the_place() -> None:
     ladder = Ladder(floor=still(0.0), euler={k: still(8 / k) for k in (1, 2, 4, 8)})
     sure, unsure = (worth("energy", still(8 / 3, s), ladder) for s in (1e-3, 0.1))
