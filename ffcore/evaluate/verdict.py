@@ -293,9 +293,10 @@ def _cause(name: str, measures: Mapping[str, Standing], steps: int) -> str:
     A blurred sample is far from every sample of the teacher. So a blur takes coverage with it, and
     is the fault where sharpness is as far from the teacher's as coverage is.
     """
-    if name != "coverage" or not measures["sharpness"].worth[steps].told:
+    sharpness = measures.get("sharpness")
+    if name != "coverage" or sharpness is None or not sharpness.worth[steps].told:
         return name
-    blur, lost = (measures[each].student[steps].value for each in ("sharpness", "coverage"))
+    blur, lost = sharpness.student[steps].value, measures[name].student[steps].value
     return "sharpness" if blur >= lost else name
 
 
