@@ -254,6 +254,8 @@ def verdict(standings: Standings, steps: int, samples: int) -> Verdict:
         return Verdict(
             sentence=f"no verdict: {samples} samples are too few, at least {FEWEST} are needed"
         )
+    if not any(each.euler for measures in standings.values() for each in measures.values()):
+        return Verdict(sentence="no verdict: evaluation.euler names no steps to compare with")
     if not places:
         return Verdict(
             sentence=f"no verdict: {samples:,} samples do not tell the teacher's Euler steps from "

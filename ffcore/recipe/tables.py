@@ -210,9 +210,8 @@ class Evaluation:
     solver: Solver = key(factory=Solver, help="solver for the teacher's converged samples")
     euler: tuple[int, ...] = key(
         (1, 2, 4, 8, 16),
-        help="numbers of steps of the teacher's Euler baselines",
+        help="numbers of steps of the teacher's Euler baselines; the verdict needs some",
         at_least=1,
-        validator=named_once,
     )
     student_steps: tuple[int, ...] = key(
         (1,),

@@ -157,6 +157,12 @@ def still(value: float, spread: float = 0.0) -> Replicates:
     return (value, *(value + spread * (-1) ** k for k in range(DRAWS)))
 
 
+def test_without_euler_steps_there_is_no_verdict() -> None:
+    alone = standing("energy", {1: still(0.1)}, Ladder(floor=still(0.0), euler={}))
+    told = verdict({"raw": {"energy": alone}}, 1, 200)
+    assert told.sentence == "no verdict: evaluation.euler names no steps to compare with"
+
+
 def placed(name: str, student: float, floor: float, euler: Mapping[int, float]) -> Worth:
     ladder = Ladder(floor=still(floor), euler={k: still(each) for k, each in euler.items()})
     return worth(name, still(student, 1e-6), ladder)
