@@ -3,10 +3,11 @@
     python benchmarks/science/alarms.py [--runs runs/alarms] [--seed 1]
 
 Each run is small and uses one thread. The deserving ones are spoilt in one way: an online network
-that stands still, a student that learns too slowly or is too small, a corrector that takes over
-without having learnt anything, a coarse solver. Prints which alarms each run raised, and how many
-of the deserving and of the healthy runs raised the expected alarm, another one, or none. About 8
-minutes on one CPU core. The thresholds were set on runs with seed 0; another seed is the test.
+that stands still, a student that learns too slowly or is too small (for its pairs, too), a
+corrector that takes over without having learnt anything, a coarse solver. Prints which alarms each
+run raised, and how many of the deserving and of the healthy runs raised the expected alarm, another
+one, or none. About 8 minutes on one CPU core. The thresholds were set on runs with seed 0; another
+seed is the test.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class Case:
 
 LONG = frozenset({"gap_to_0.5", "gap_to_0.75", "gap_to_1"})
 ALONE = ("training.steps=1000", *VECTORS)
+PAIRS = ("corrector=none", 'predictor={type="pairs"}')
 CASES = (
     Case("gaussian", "gaussian.toml", VECTORS),
     Case("mixture", "mixture.toml", VECTORS),
@@ -134,6 +136,13 @@ CASES = (
         "gaussian.toml",
         (RING, *ALONE, "student.width=4", "student.depth=1"),
         LONG,
+    ),
+    Case("fits its pairs", "gaussian.toml", (RING, *ALONE, *PAIRS)),
+    Case(
+        "too small for its pairs",
+        "gaussian.toml",
+        (RING, *ALONE, *PAIRS, "student.width=4", "student.depth=1"),
+        frozenset({"pairs_error"}),
     ),
     Case(
         "coarse solver",

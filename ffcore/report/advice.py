@@ -1,4 +1,4 @@
-"""What to do next, after a run: sentences from its gaps, its verdict and its trajectory error.
+"""What to do next, after a run: sentences from its gaps and its verdict.
 
 The gap of a predictor is 0 at its optimum, so its fall tells whether a run still learns. A
 corrector's gap moves with its online network and tells nothing here.
@@ -13,14 +13,10 @@ from statistics import fmean, stdev
 from ffcore.report.record import Record
 
 GAP = "gap_prediction"
-PAIRS = "pairs"
-"""The predictor that shows what a student can express."""
 _FALLS = 0.1
 """A run still learns if the gap falls by more, from the middle fifth of the run to the last."""
 _ENOUGH = 8
 """A student that is worth so many Euler steps needs no advice."""
-_FITTED = 0.05
-"""The trajectory error of a student that has fitted its pairs."""
 _LEAST = 15
 """Fewest reports to judge by."""
 _SURE = 3.0
@@ -48,25 +44,12 @@ def advice(record: Record) -> Iterator[str]:
     if fall > doubt:
         yield f"the student still learns: {told}. Train longer (training.steps)"
         return
-    if fall > -doubt:
-        return
-    error = evaluation.trajectory_error[1.0]
-    if _predictor(record) != PAIRS:
+    if fall < -doubt:
         yield (
-            f"the student no longer learns: {told}. Is it too small? Train it on the teacher's own "
-            f"solutions (predictor.type = '{PAIRS}'): if it cannot fit them, use a larger one. If "
-            "it can, lower balancer.power or raise optimizer.learning_rate"
+            f"the student no longer learns: {told}. If it cannot fit solved pairs either, it is "
+            "too small (docs/evaluate.md tells how to find out). If it can, lower balancer.power "
+            "or raise optimizer.learning_rate"
         )
-    elif error > _FITTED and 1.0 in record.recipe["predictor"]["deltas"]:
-        yield (
-            f"the student cannot fit this teacher: it no longer learns ({told}), and its samples "
-            f"are {error:.1%} of the way off the teacher's own solutions. Use a larger one "
-            "(student.width, student.depth), a higher optimizer.learning_rate, or more pairs"
-        )
-
-
-def _predictor(record: Record) -> str:
-    return str(record.recipe["predictor"]["type"])
 
 
 def _mean(values: Sequence[float], start: float, stop: float) -> tuple[float, float]:

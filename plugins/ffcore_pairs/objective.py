@@ -11,11 +11,26 @@ from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 import torch
+from torch import Tensor
 
 from ffcore.flow.solver import Solver
-from ffcore.interfaces import Batch, Gap, Gaps, Networks, PredictorObjective, Teacher
+from ffcore.interfaces import (
+    Alarm,
+    Batch,
+    Gap,
+    Gaps,
+    Networks,
+    PredictorObjective,
+    Ratio,
+    Teacher,
+)
 from ffcore_pairs.defaults import BATCH, DELTAS, PAIRS, SOLVER
 from ffcore_pairs.trajectories import Trajectories, average_velocities, evaluations_of
+
+ERROR = "pairs_error"
+"""The number in a run's reports: √(E‖F − (x_δ − z)/δ‖² / E‖(x_δ − z)/δ‖²)."""
+FITTED = 0.05
+"""The error of a student that has fitted its pairs."""
 
 
 class PairsPredictor(PredictorObjective):
@@ -27,6 +42,17 @@ class PairsPredictor(PredictorObjective):
         solver: for the whole way from noise to data; a duration ends one of its steps.
         batch: trajectories to solve at a time.
     """
+
+    alarms = (
+        Alarm(
+            number=ERROR,
+            rule="stops falling",
+            limit=FITTED,
+            title="the student's relative error on the solved pairs",
+            remedy="it cannot fit this teacher; use a larger student, such as by student.width "
+            "and student.depth, or a higher optimizer.learning_rate",
+        ),
+    )
 
     def __init__(
         self,
@@ -78,4 +104,10 @@ class PairsPredictor(PredictorObjective):
         target = kept.average_velocity[pair, k].to(device)
         delta = torch.tensor(self.deltas, dtype=z.dtype)[k].to(device)
         output = networks.student(z, torch.ones_like(delta), delta, condition)
-        return Gaps(gaps=(Gap(output=output, gap=output.detach() - target),))
+        gap = output.detach() - target
+        error = Ratio(part=_squares(gap), whole=_squares(target), root=True)
+        return Gaps(gaps=(Gap(output=output, gap=gap),), numbers={ERROR: error})
+
+
+def _squares(x: Tensor) -> Tensor:
+    return x.flatten(1).square().sum(dim=1)

@@ -135,6 +135,17 @@ def test_the_gap_of_a_map_that_is_off_points_back() -> None:
     torch.testing.assert_close(off, torch.full_like(off, 0.3), rtol=0, atol=1e-5)
 
 
+def test_the_error_is_relative_to_the_solved_velocities() -> None:
+    teacher = GaussianCase.of(0).teacher
+    batch, networks = drawn(teacher, 0, 40), Networks(student=Recording(), teacher=teacher)
+    (error,) = prepared(teacher).gaps(networks, batch).numbers.values()  # of F = 0
+    assert error.root
+    torch.testing.assert_close(error.part, error.whole)
+    exact = Networks(student=ExactStudent(teacher), teacher=teacher)
+    (error,) = prepared(teacher).gaps(exact, batch).numbers.values()
+    assert (error.part.sum() / error.whole.sum()).sqrt() <= 1e-4
+
+
 class Recording(Student):
     """F = 0 with a gradient; keeps what it is called with."""
 

@@ -168,6 +168,12 @@ def alarms(recipe: str, directory: Path, *overrides: str) -> dict[str, str]:
 
 
 SLOW = ("optimizer.learning_rate=1e-6", "student.width=8")
+PAIRS = (
+    'predictor={type="pairs", pairs=1000}',
+    "corrector=none",
+    "training.steps=600",
+    "optimizer={learning_rate=0.01, schedule='constant'}",
+)
 LAGS = (
     'corrector={type="vsd", online={type="mlp"}, online_optimizer={learning_rate=1e-6}}',
     "balancer.alpha=0.1",
@@ -206,6 +212,12 @@ def test_a_copy_of_the_teacher_that_does_not_learn_deserves_an_alarm(tmp_path):
 def test_a_student_that_loses_a_mode_deserves_an_alarm(tmp_path):
     found = alarms("mixture.toml", tmp_path, *LOST)
     assert {"measure/coverage", "measure/class"} & found.keys()
+
+
+def test_a_student_that_cannot_fit_its_pairs_deserves_an_alarm(tmp_path):
+    found = alarms("mixture.toml", tmp_path / "small", *PAIRS, "student.width=2", "student.depth=1")
+    assert "use a larger student" in found["pairs_error"]
+    assert alarms("mixture.toml", tmp_path / "large", *PAIRS, "student.width=64") == {}
 
 
 def test_a_coarse_solver_deserves_an_alarm(tmp_path):
