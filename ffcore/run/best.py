@@ -16,7 +16,7 @@ from torch import Tensor
 from ffcore.evaluate.verdict import MEASURES
 from ffcore.export import write_student
 from ffcore.interfaces import Student
-from ffcore.run.measurements import MEASURE, badness
+from ffcore.run.measurements import MEASURE, Measurements
 from ffcore.system.distributed import Processes, whole_state
 from ffcore.system.faults import writable
 from ffcore.system.weights import WeightsError, read_weights
@@ -43,7 +43,7 @@ class Best:
         checkpoints: the folder of the run's checkpoints.
         measure: the name of the measure that decides; None keeps nothing.
         description: of the student, as in its file.
-        conditions: of the measurements; a best under others does not count.
+        measurements: of the run; a best under other conditions does not count.
         processes: that share the work.
     """
 
@@ -53,11 +53,11 @@ class Best:
         checkpoints: Path,
         measure: str | None,
         description: Mapping[str, Any],
-        conditions: str,
+        measurements: Measurements,
         processes: Processes,
     ) -> None:
         self.folder, self.checkpoints, self.measure = folder, checkpoints, measure
-        self.description, self.conditions = description, conditions
+        self.description, self.measurements = description, measurements
         self.processes = processes
         self.found: Found | None = None
 
@@ -74,7 +74,7 @@ class Best:
         value = numbers.get(f"{MEASURE}{self.measure}")
         if self.measure is None or value is None:
             return
-        if self.found and self._badness(value) > self._badness(self.found.value):
+        if self.found and self._excess(value) > self._excess(self.found.value):
             return
         self.found = Found(step=step, value=value)
         state = whole_state(student)
@@ -90,8 +90,8 @@ class Best:
         """The title of the measure that decides."""
         return MEASURES[str(self.measure)].title
 
-    def _badness(self, value: float) -> float:
-        return badness(str(self.measure), value)
+    def _excess(self, value: float) -> float:
+        return self.measurements.excess(str(self.measure), value)
 
     def _path(self, step: int) -> Path:
         return self.folder / f"{directory_name(step)}.safetensors"
@@ -113,7 +113,7 @@ class Best:
             for each, value in known.items()
             if each <= step and value is not None
         ]
-        return min(kept, key=lambda each: (self._badness(each.value), -each.step), default=None)
+        return min(kept, key=lambda each: (self._excess(each.value), -each.step), default=None)
 
     def _check(self, step: int) -> None:
         steps = [each for each in self._steps() if each <= step]
@@ -132,11 +132,18 @@ class Best:
             config = read_weights(str(self._path(step))).config.get(_CONFIG, {})
         except WeightsError:
             return None
-        same = (config.get("measure"), config.get("conditions")) == (self.measure, self.conditions)
+        same = (config.get("measure"), config.get("conditions")) == (
+            self.measure,
+            self.measurements.conditions,
+        )
         return float(config["value"]) if same else None
 
     def _write(self, step: int, value: float, state: Mapping[str, Tensor]) -> None:
-        config = {"measure": self.measure, "value": value, "conditions": self.conditions}
+        config = {
+            "measure": self.measure,
+            "value": value,
+            "conditions": self.measurements.conditions,
+        }
         with writable(self.folder.parent, f"{BEST}/{directory_name(step)}.safetensors"):
             self.folder.mkdir(exist_ok=True)
             write_student(

@@ -7,6 +7,7 @@ numbers of two steps differ by the student alone. The evaluation after training 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -76,19 +77,20 @@ class Measurements:
             f"EMA {recipe.measured_ema:g}"
         )
 
-        def prepare() -> None:
+        def prepare() -> Mapping[str, Replicates]:
             with enough_memory("the teacher's samples to measure against", _REMEDY):
                 both = evaluator.converged(2 * samples, directory, progress)
             self.yardstick = Yardstick(both[:samples], fewest_of_class=_FEWEST_OF_CLASS)
-            self.floor = self.yardstick.measures(both[samples:])
+            floor = self.yardstick.measures(both[samples:])
             best_by = evaluation.keep_best
-            if best_by is not None and best_by not in self.floor:
+            if best_by is not None and best_by not in floor:
                 raise ValueError(
                     f"keep_best: {samples} samples in features {self.features.name} have no "
-                    f"measure {best_by!r}; possible: {', '.join(self.floor)}"
+                    f"measure {best_by!r}; possible: {', '.join(floor)}"
                 )
+            return floor
 
-        processes.first(prepare)
+        self.floor = processes.first(prepare)
 
     @property
     def features(self) -> Features:
@@ -112,6 +114,14 @@ class Measurements:
             cut_again(self.built.student)
             return self.processes.first(lambda: self._numbers(cloud))
 
+    def excess(self, name: str, value: float) -> float:
+        """Return how much worse a measure is, as it is shown, than at the teacher's own samples.
+
+        Values that are better than the teacher's have no excess.
+        """
+        measure, floor = MEASURES[name], np.array(self.floor[name][:1])
+        return max(0.0, float(measure.excess(np.array([value]), measure.shown(floor, floor))[0]))
+
     def _seen(self, make: Sampling) -> Cloud:
         try:
             return self.built.evaluator.seen(make, self.measurement, _PURPOSE)
@@ -134,15 +144,3 @@ class Measurements:
 
 def _estimate(name: str, found: Replicates, floor: Replicates) -> Estimate:
     return Estimate.of(MEASURES[name].shown(np.array(found), np.array(floor)))
-
-
-def badness(name: str, value: float) -> float:
-    """Return a number that is smaller for a better value of a measure, as it is shown.
-
-    Coverage better than the teacher's own is no better.
-    """
-    if name == "accuracy":
-        return -value
-    if name == "coverage":
-        return max(value, 1.0)
-    return abs(float(np.log(value))) if name == "sharpness" else value

@@ -325,7 +325,7 @@ class Run:
             self.directory / CHECKPOINTS,
             self.recipe.evaluation.keep_best,
             description,
-            measurements.conditions,
+            measurements,
             self.processes,
         )
 

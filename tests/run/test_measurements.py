@@ -16,6 +16,7 @@ from ffcore.recipe.components import BuildError
 from ffcore.recipe.tables import Kept
 from ffcore.run.best import BEST
 from ffcore.run.directory import METRICS
+from ffcore.run.measurements import Measurements
 from ffcore.run.stages import run
 from ffcore.system.weights import read_weights
 from ffcore.training.loop import Stopped
@@ -185,6 +186,25 @@ def test_a_student_that_diverges_is_named_with_its_step(tmp_path):
 def test_a_measure_that_the_samples_do_not_have_is_refused_before_training(tmp_path):
     with pytest.raises(BuildError, match="no measure 'accuracy'; possible: frechet, energy"):
         run(small("evaluation.keep_best=accuracy"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("energy", [-0.1, 0.02, 0.5]),
+        ("accuracy", [0.99, 0.9, 0.2]),
+        ("coverage", [0.8, 1.1, 3.0]),
+        ("sharpness", [1.0, 1.1, 0.5, 3.0]),
+    ],
+)
+def test_excess_grows_with_the_distance_from_the_teachers_own(name: str, values: list[float]):
+    measurements = object.__new__(Measurements)
+    own = {"energy": 0.01, "accuracy": 0.95, "coverage": 0.3, "sharpness": 0.2}[name]
+    measurements.floor = {name: (own,) * 11}
+    found = [measurements.excess(name, value) for value in values]
+    assert found[0] == 0
+    assert found == sorted(found)
+    assert len(set(found)) == len(found)
 
 
 def test_a_known_reference_is_the_same_as_new_samples(tmp_path):
