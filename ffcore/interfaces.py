@@ -141,7 +141,24 @@ class DataSource(ABC):
         """
 
 
-class VelocityField(nn.Module, ABC):
+class _Network(nn.Module, ABC):
+    """A network whose answers have the dtype of its points, as far as casting loses nothing.
+
+    It casts answers in float64, and those that autocast made.
+    """
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Return the answer of `forward`."""
+        found = super().__call__(*arguments, **named)
+        given = arguments[0] if arguments else named.get("x_t")
+        asked, dtype = getattr(given, "dtype", None), getattr(found, "dtype", None)
+        if dtype is None or asked is None or dtype == asked or not dtype.is_floating_point:
+            return found
+        cast = dtype == torch.float64 or torch.is_autocast_enabled(found.device.type)
+        return found.to(asked) if cast else found
+
+
+class VelocityField(_Network):
     """A velocity u(x_t, t | c): a teacher, an online network g_ψ or a network of your own."""
 
     @abstractmethod
@@ -193,7 +210,7 @@ class Teacher(VelocityField):
         """
 
 
-class Student(nn.Module, ABC):
+class Student(_Network):
     """An average velocity F: the network that a run trains."""
 
     starts_at: Literal["prior", "anywhere"]

@@ -198,7 +198,7 @@ def _rows(recipe: Recipe, found: Parts, auxiliaries: Mapping[str, Auxiliary]) ->
     condition = teacher.conditions.draw(Draws(recipe.training.seed, 0, 0, 1))
     if recipe.guidance.guides:
         condition = condition.at(recipe.guidance.scale)
-    networks = {"teacher": teacher, "student": found.student}
+    networks: dict[str, nn.Module] = {"teacher": teacher, "student": found.student}
     networks |= {name: each.network for name, each in auxiliaries.items()}
     return {name: _row(each, teacher, condition) for name, each in networks.items()}
 

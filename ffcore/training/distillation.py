@@ -12,6 +12,7 @@ so the objectives' gradients are kept apart until then.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -42,10 +43,18 @@ from ffcore.training import ema, parallelize
 from ffcore.training.defaults import BATCH, CLIP, EMA_DECAY
 from ffcore.training.finite import Diverged, FiniteCheck
 from ffcore.training.learner import Learner
+from ffcore.training.network_check import (
+    TIMES,
+    check_kinds,
+    check_networks,
+    first_failure,
+    put_in_eval_mode,
+)
 from ffcore.training.optimizer import Optimizer
 from ffcore.training.parallelize import Strategy
 from ffcore.training.stopwatch import Stopwatch
 
+_LOG = logging.getLogger("ffcore")
 Precision = Literal["float32", "bfloat16"]
 SECTIONS: dict[Objective, str] = {"prediction": "predictor", "correction": "corrector"}
 """Names of the stopwatch's sections for the objectives."""
@@ -144,6 +153,7 @@ class Distillation:
         self.objectives = {name: each for name, each in given.items() if each is not None}
         if not self.objectives:
             raise ValueError("a distillation needs a predictor, a corrector or both")
+        check_kinds(teacher, student)
         self.teacher = teacher.to(device)
         self.data = data
         self._check_data()
@@ -158,6 +168,9 @@ class Distillation:
         self.finite_check = FiniteCheck(skip, device)
         self.step_index = 0
         """Number of steps made."""
+        self.checked = False
+        """Whether `self_check` has passed."""
+        self._notes = put_in_eval_mode(teacher, student)
         self.preparation: dict[str, float] | None = None
         """Numbers of the objectives' preparation, by "predictor/…" or "corrector/…"; None before
         it."""
@@ -409,15 +422,19 @@ class Distillation:
             self.finite_check.row[0],
             self.finite_check.row[self.finite_check.patience],
         )
-        again = self._not_finite_in(step)
+        with first_failure(self.teacher) as failure:
+            again = self._not_finite_in(step)
+        failures = [each for each in self.processes.each(failure) if each]
         steps = f"step {step + 1}" if step == last else f"steps {step + 1} to {last + 1}"
-        detail = f"\nRepeating the step shows NaN or infinity in {again}." if again else ""
-        error = Diverged(
-            f"{steps}: NaN or infinity in {', '.join(names)}.{detail}\nNo weight was changed. "
-            "Try a lower learning rate"
-            + (", or training.on_nonfinite = 'skip'" if self.finite_check.patience == 0 else "")
-        )
-        raise self.processes.alike(error)
+        message = f"{steps}: NaN or infinity in {', '.join(names)}."
+        if again and not failures:
+            message += f"\nRepeating the step shows NaN or infinity in {again}."
+        advice = [] if failures else ["a lower learning rate"]
+        if self.finite_check.patience == 0:
+            advice.append("training.on_nonfinite = 'skip'")
+        message += "".join(f"\nThe cause: {each}." for each in failures[:1])
+        message += "\nNo weight was changed." + (f" Try {', or '.join(advice)}" if advice else "")
+        raise self.processes.alike(Diverged(message))
 
     def _not_finite_in(self, step: int) -> str:
         """Repeat a step up to its gradients; return the names of what is not finite."""
@@ -523,17 +540,35 @@ class Distillation:
         )
 
     def self_check(self, samples: int = 8) -> list[str]:
-        """Run every objective's self-check on a few samples; return their messages.
+        """Check the networks, then let every objective check itself, on a few samples.
 
-        Raises ValueError if a check fails.
+        An own loop of steps calls it once before. `parallelize` and `train` call `check_once`.
+        Returns sentences to report.
+
+        Raises NetworkError if a network breaks its contract, ValueError if an objective's check
+        fails.
         """
         few = min(samples, self.batch)
+        asked = Draws(self.seed, 0, 0, len(TIMES), self.device).named("self-check")
+        networks = {
+            "teacher": self.teacher,
+            "student": self.student,
+            **{f"network {name!r}": each.network for name, each in self.auxiliaries.items()},
+        }
         with self._autocast():
-            said = [
+            said = [*self._notes, *check_networks(networks, self._prior(asked))]
+            found = [
                 objective.self_check(self.networks(), self._batch(name, few, slice(few)))
                 for name, objective in self.objectives.items()
             ]
-        return [sentence for sentence in said if sentence]
+        self.checked = True
+        return said + [sentence for sentence in found if sentence]
+
+    def check_once(self) -> None:
+        """Call `self_check` if nobody has, and log its sentences."""
+        if not self.checked:
+            for sentence in self.self_check():
+                _LOG.info(sentence)
 
     def parallelize(
         self,
@@ -554,8 +589,10 @@ class Distillation:
             activation_checkpointing: whether the backward pass recomputes activations.
             compiled: whether torch.compile compiles the networks.
 
-        Raises ValueError if the batch is too small for so many processes or must not be divided.
+        Raises ValueError if the batch is too small for so many processes or must not be divided,
+        and like `check_once`.
         """
+        self.check_once()
         self.processes = processes
         self._check_shares()
         teacher = remove_guidance(self.teacher)  # some callers use it without this guidance

@@ -138,7 +138,8 @@ def train(
 ) -> Generator[Report, None, None]:
     """Train to the last step; yield a report every `log_every` steps and at the end.
 
-    Before the first step, the objectives prepare; a finished run prepares nothing.
+    Before the first step, networks and objectives are checked unless that was done, and the
+    objectives prepare; a finished run does neither.
 
     Metrics leave the device only for a report or a checkpoint. A checkpoint starts every
     `checkpoint_every` steps and at the end. However the generator ends, it first finishes all
@@ -153,6 +154,7 @@ def train(
     """
     with checkpoints or nullcontext():
         if distillation.step_index < distillation.steps:
+            distillation.check_once()
             with enough_memory("the preparation of the objectives", _LESS_TO_KEEP):
                 distillation.prepare()
         yield from _train(distillation, log_every, checkpoints, checkpoint_every, stop, after_step)

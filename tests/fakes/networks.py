@@ -1,7 +1,7 @@
 """Small teachers and students whose answers are known."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,14 @@ class FunctionStudent(Student):
         return self.scale.to(x_t) * self.function(x_t, delta)
 
 
-class LinearStudent(Student):
+class Precise(nn.Module):
+    """Answers in float64 whatever the input: nothing casts them."""
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        return nn.Module.__call__(self, *inputs, **named)
+
+
+class LinearStudent(Precise, Student):
     """F(z, δ) = (A + δ B) z + b, in float64 whatever the input."""
 
     starts_at = "prior"

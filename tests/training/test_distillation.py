@@ -541,8 +541,8 @@ def test_every_objective_checks_itself_on_a_few_samples() -> None:
             return f"found {len(batch.z)}"
 
     run = distillation(predictor=Checking(), corrector=Correct())
-    assert run.self_check(samples=5) == ["found 5"]
-    assert run.self_check(samples=100) == ["found 40"]
+    assert run.self_check(samples=5)[-1] == "found 5"
+    assert run.self_check(samples=100) [-1] == "found 40"
 
 
 class Prepared(Towards):

@@ -254,6 +254,7 @@ def test_a_loop_of_ones_own_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None
 def test_between_reports_nothing_is_read_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[int] = []
     run = distillation()
+    run.self_check()
 
     def watch(name: str) -> None:
         plain = getattr(torch.Tensor, name)
@@ -311,6 +312,7 @@ def test_no_step_reads_a_number_from_the_device(recipe: list[str], waits: set[st
     name, *overrides = recipe
     short = ["training.steps=3", "training.batch=8", *overrides]
     run = build(load_recipe(name, short)).distillation
+    run.self_check()
     with Reads() as reads:
         list(train(run, log_every=2))
     assert set(reads.found) == waits

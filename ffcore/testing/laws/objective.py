@@ -126,7 +126,7 @@ def changes_no_network(case: Case, live: Any) -> None:
     `requires_grad`: only the trainer does."""
     asked = case.inputs_for(live)
     networks = asked.networks
-    every = {"the student": networks.student, "the teacher": networks.teacher}
+    every: dict[str, nn.Module] = {"the student": networks.student, "the teacher": networks.teacher}
     every |= _by_name(networks.auxiliaries)
     before = {name: _state(network) for name, network in every.items()}
     calls: dict[str, Callable[[], Any]] = {
@@ -310,7 +310,10 @@ def calls_networks_whatever_was_drawn(case: Case, live: Any) -> None:
     values. Processes that share a batch may have one sample each, and wait for each other in every
     call."""
     asked = case.prepared(live)
-    networks = {"student": asked.networks.student, "teacher": asked.networks.teacher}
+    networks: dict[str, nn.Module] = {
+        "student": asked.networks.student,
+        "teacher": asked.networks.teacher,
+    }
     networks |= dict(asked.networks.auxiliaries)
     calls: list[str] = []
     for name, network in networks.items():
