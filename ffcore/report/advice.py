@@ -1,13 +1,14 @@
 """What to do next, after a run: sentences from its gaps and its verdict.
 
-The gap of a predictor is 0 at its optimum, so its fall tells whether a run still learns. A
-corrector's gap moves with its online network and tells nothing here.
+The gap of a predictor is 0 at its optimum, so its fall tells whether a run still learns. Beside a
+corrector, which moves the student off that optimum, a gap that stands tells nothing. A corrector's
+gap moves with its online network and tells nothing either.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, stdev
 
 from ffcore.report.record import Record
@@ -44,7 +45,7 @@ def advice(record: Record) -> Iterator[str]:
     if fall > doubt:
         yield f"the student still learns: {told}. Train longer (training.steps)"
         return
-    if fall < -doubt:
+    if fall < -doubt and not isinstance(record.recipe.get("corrector"), Mapping):
         yield (
             f"the student no longer learns: {told}. If it cannot fit solved pairs either, it is "
             "too small (docs/evaluate.md tells how to find out). If it can, lower balancer.power "

@@ -26,7 +26,7 @@ from ffcore.evaluate.prior import prior
 from ffcore.export import EVALUATION, STUDENT, describe, write_student
 from ffcore.flow.guidance import remove_guidance
 from ffcore.flow.ode import likely_fault, noise_slope, points_wrongly
-from ffcore.interfaces import Context, Tracker
+from ffcore.interfaces import Alarm, Context, Tracker
 from ffcore.plugins import installed
 from ffcore.recipe import Changes, Recipe, binding_digest, decisions, to_toml
 from ffcore.recipe.components import build_component, computing, errors_of
@@ -340,11 +340,23 @@ class Run:
         self.history.append(line)
         steps = self.built.distillation.steps
         if alarms.due(step, before, steps):
-            rules = [
-                rule for each in self.built.distillation.objectives.values() for rule in each.alarms
-            ]
+            rules = self._rules()
             for each in alarms.raised(self.history, steps, rules):
                 self._raise_alarm(each)
+
+    def _rules(self) -> list[Alarm]:
+        """Return the objectives' alarms.
+
+        A corrector moves the student off the predictor's optimum, so beside one the predictor's
+        numbers need not fall.
+        """
+        objectives = self.built.distillation.objectives
+        return [
+            rule
+            for name, each in objectives.items()
+            for rule in each.alarms
+            if not (rule.rule == "stops falling" and name == "prediction" and len(objectives) > 1)
+        ]
 
     def _begin_alarms(self) -> None:
         """Take up the history of this run, since its recipe last changed."""

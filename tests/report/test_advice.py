@@ -19,12 +19,20 @@ def falling(rate: float, number: int = 20) -> list[dict[str, float]]:
     return [{"step": k, GAP: 1 / (1 + k) ** rate} for k in range(1, number + 1)]
 
 
-def told(run: Record, lines: list[dict[str, float]], *, high: float | None = 3.0) -> str:
+def told(
+    run: Record,
+    lines: list[dict[str, float]],
+    *,
+    high: float | None = 3.0,
+    corrected: bool = False,
+) -> str:
     assert run.evaluation is not None
     verdict = {1: Verdict(sentence="", high=high)}
     evaluation = attrs.evolve(run.evaluation, verdict=verdict)
     lines[-1]["step"] = run.steps
-    return " ".join(advice(attrs.evolve(run, evaluation=evaluation, metrics=lines)))
+    recipe = {**run.recipe, "corrector": {"type": "vsd"} if corrected else "none"}
+    changed = attrs.evolve(run, evaluation=evaluation, metrics=lines, recipe=recipe)
+    return " ".join(advice(changed))
 
 
 def test_a_run_that_still_learns_is_to_be_longer(run: Record) -> None:
@@ -35,6 +43,11 @@ def test_a_run_that_still_learns_is_to_be_longer(run: Record) -> None:
 def test_a_run_that_stalls_is_to_be_tried_on_pairs(run: Record) -> None:
     assert "no longer learns" in told(run, falling(0.05))
     assert "cannot fit solved pairs" in told(run, falling(0.05))
+
+
+def test_beside_a_corrector_a_gap_that_stands_tells_nothing(run: Record) -> None:
+    assert told(run, falling(0.05), corrected=True) == ""
+    assert "still learns" in told(run, falling(0.5), corrected=True)
 
 
 def test_a_fall_within_the_scatter_of_the_reports_tells_nothing(run: Record) -> None:

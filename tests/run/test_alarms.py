@@ -199,6 +199,10 @@ def test_a_student_that_does_not_learn_deserves_an_alarm(tmp_path):
     assert "optimizer.learning_rate" in found["gap_to_1"]
 
 
+def test_beside_a_corrector_the_predictors_gap_need_not_fall(tmp_path):
+    assert not [name for name in alarms("mixture.toml", tmp_path, *SLOW) if name.startswith("gap")]
+
+
 def test_an_online_network_that_does_not_learn_deserves_an_alarm(tmp_path):
     found = alarms("gaussian.toml", tmp_path, *LAGS)
     assert "corrector.online_optimizer.learning_rate" in found["online_excess"]

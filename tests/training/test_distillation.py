@@ -542,7 +542,7 @@ def test_every_objective_checks_itself_on_a_few_samples() -> None:
 
     run = distillation(predictor=Checking(), corrector=Correct())
     assert run.self_check(samples=5)[-1] == "found 5"
-    assert run.self_check(samples=100) [-1] == "found 40"
+    assert run.self_check(samples=100)[-1] == "found 40"
 
 
 class Prepared(Towards):
