@@ -147,6 +147,9 @@ class _Network(nn.Module, ABC):
     It casts answers in float64, and those that autocast made.
     """
 
+    casts = False
+    """Whether an answer in float64 was cast."""
+
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Return the answer of `forward`."""
         found = super().__call__(*arguments, **named)
@@ -154,8 +157,10 @@ class _Network(nn.Module, ABC):
         asked, dtype = getattr(given, "dtype", None), getattr(found, "dtype", None)
         if dtype is None or asked is None or dtype == asked or not dtype.is_floating_point:
             return found
-        cast = dtype == torch.float64 or torch.is_autocast_enabled(found.device.type)
-        return found.to(asked) if cast else found
+        if dtype == torch.float64:
+            self.casts = True
+            return found.to(asked)
+        return found.to(asked) if torch.is_autocast_enabled(found.device.type) else found
 
 
 class VelocityField(_Network):

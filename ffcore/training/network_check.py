@@ -235,7 +235,8 @@ class _Check:
             raise NetworkError(
                 f"{self.who} answers on {found.device} for points on {points.device}"
             )
-        if found.dtype == torch.float64 and points.dtype == torch.float32:
+        inner = any(getattr(each, "casts", False) for each in self.network.modules())
+        if inner or found.dtype == torch.float64:
             yield f"{self.who} answers in float64; its answers are cast to float32"
         elif found.dtype != points.dtype and not torch.is_autocast_enabled(points.device.type):
             raise NetworkError(

@@ -327,8 +327,10 @@ class Peeking(Towards):
 
 
 def test_a_step_that_reads_a_number_would_be_seen() -> None:
+    run = distillation(steps=3, predictor=Peeking())
+    run.self_check()
     with Reads() as reads:
-        list(train(distillation(steps=3, predictor=Peeking())))
+        list(train(run))
     assert reads.found == {"aten::_local_scalar_dense": 6}
 
 
