@@ -13,20 +13,30 @@ compute the value twice, spends nothing on weights, which have no tangent, and k
 fused kernel. The functions that take most of the time have rules here; torch.func.jvp does the
 others. For functions with a symmetric Jacobian, such as activations, softmax and layer
 normalisation, torch's backward kernel gives the tangent.
+
+torch does not pass `torch.autograd.Function.apply` to `__torch_function__`: it would run on dual
+numbers without a graph, and the layers before it would get no gradient. So this module replaces
+that one method of torch by `_apply`, which does the same for all other arguments.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
+from torch._ops import OpOverload, OpOverloadPacket
+from torch.autograd.forward_ad import unpack_dual
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 Rule = Callable[..., Any]
@@ -65,18 +75,7 @@ class Dual:
             rule = RULES.get(func)
             if rule is None or not args or any(isinstance(each, Dual) for each in kwargs.values()):
                 rule = _forward_mode(func)
-            tangent = rule(value, *args, **kwargs)
-            if tangent is None:
-                return value
-            if isinstance(value, Tensor):
-                return _join(value, tangent)
-            # Also in torch's named tuples; indices and None are unchanged.
-            return type(value)(
-                [
-                    _join(each, change) if _differentiable(each) else each
-                    for each, change in zip(value, tangent, strict=True)
-                ]
-            )
+            return _join(value, rule(value, *args, **kwargs))
 
     def __getattr__(self, name: str) -> Any:
         """Return a tensor's method for this number, or an attribute of its value (`shape`, …)."""
@@ -172,6 +171,8 @@ def _writes(func: Callable[..., Any], args: Any, kwargs: Any) -> bool:
     at = INPLACE_AT.get(func)
     if at is not None and len(args) > at and args[at]:
         return True
+    if any(each._schema.is_mutable for each in _custom_overloads(func)):
+        return True
     return bool(kwargs.get("inplace")) or kwargs.get("out") is not None
 
 
@@ -184,8 +185,14 @@ def _differentiable(value: Any) -> bool:
     return isinstance(first, Tensor) and (first.is_floating_point() or first.is_complex())
 
 
-def _join(value: Tensor, tangent: Tensor) -> Dual:
-    """Make a dual number; a constant may have widened the value's shape or dtype."""
+def _join(value: Any, tangent: Any) -> Any:
+    """Make a dual number of each result that has a tangent; leave indices, None and others."""
+    if isinstance(value, list | tuple):  # also torch's named tuples
+        tangents = [None] * len(value) if tangent is None else tangent
+        return type(value)([_join(*each) for each in zip(value, tangents, strict=True)])
+    if tangent is None or not _differentiable(value):
+        return value
+    # A constant may have widened the value's shape or dtype.
     if tangent.dtype != value.dtype:
         tangent = tangent.to(value.dtype)
     if tangent.shape != value.shape:
@@ -193,6 +200,63 @@ def _join(value: Tensor, tangent: Tensor) -> Dual:
     if tangent.requires_grad:  # the caller's own tangent may require it
         tangent = tangent.detach()
     return Dual(value, tangent)
+
+
+@contextlib.contextmanager
+def _no_draws(func: Callable[..., Any]) -> Iterator[None]:
+    """Raise NotImplementedError if this block draws random numbers: `func` runs in it again."""
+    if torch.compiler.is_compiling():
+        yield
+        return
+    before = _random_states()
+    yield
+    if not all(map(torch.equal, before, _random_states())):
+        raise NotImplementedError(f"{_function_name(func)} {DRAWS}")
+
+
+def _random_states() -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
+        states.append(torch.cuda.get_rng_state())
+    return states
+
+
+_apply_to_tensors: Callable[..., Any] = torch.autograd.Function.apply.__func__  # type: ignore[attr-defined]
+
+
+def _apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+    """Apply a function with its own backward, also to dual numbers.
+
+    The value gets that backward. The tangent is that of the function's `jvp`, if it has one,
+    otherwise that of its `forward`, which runs again on the dual numbers.
+
+    Raises NotImplementedError if `forward` draws at random, or takes dual numbers that are not
+    among its arguments.
+    """
+    found: list[Dual] = []
+    values, named = _replace((args, kwargs), lambda dual: found.append(dual) or dual.value)  # type: ignore[func-returns-value]
+    value = _apply_to_tensors(cls, *values, **named)
+    if not found:
+        _replace(value, functools.partial(_refuse_captured, cls))
+        return value
+    if _values_only:
+        return value
+    with torch.no_grad(), _no_draws(cls), warnings.catch_warnings(action="ignore"):
+        if cls.jvp is not torch.autograd.Function.jvp:
+            return _join(value, _forward_mode(cls.apply)(value, *args, **kwargs))
+        again = _apply_to_tensors(cls, *args, **kwargs)
+        several = isinstance(again, list | tuple)
+        return _join(value, [*map(_tangent, again)] if several else _tangent(again))
+
+
+def _refuse_captured(cls: type, dual: Dual) -> Tensor:
+    raise NotImplementedError(
+        f"{_function_name(cls)} uses a dual number that is not among its arguments: it would lose "
+        "the gradient"
+    )
+
+
+torch.autograd.Function.apply = classmethod(_apply)  # type: ignore[assignment]
 
 
 # The rules. Each is called without a graph, and may write to tensors that it made.
@@ -214,7 +278,7 @@ def _forward_mode(func: Callable[..., Any]) -> Rule:
             return tuple(each for each in found if each is not None) if several else found
 
         primals = tuple(dual.value.detach() for dual in duals)
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), _no_draws(func), custom_operations():
             found = torch.func.jvp(function, primals, tuple(dual.tangent for dual in duals))[1]
         if not several:
             return found
@@ -222,6 +286,43 @@ def _forward_mode(func: Callable[..., Any]) -> Rule:
         return [None if each is None else next(tangents) for each in value]
 
     return rule
+
+
+class _CustomOperations(TorchFunctionMode):
+    """See custom_operations."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        overloads = _custom_overloads(func)
+        moves = bool(overloads) and _moves((args, kwargs))
+        if moves and any(each._schema.is_mutable for each in overloads):
+            raise NotImplementedError(f"{func} {WRITES}")
+        found = func(*args, **(kwargs or {}))
+        if moves and _differentiable(found) and not _moves(found):
+            raise NotImplementedError(f"{func} is a custom operation without forward mode")
+        return found
+
+
+def _custom_overloads(func: Any) -> list[OpOverload]:
+    """Return the variants of an operation that is not torch's own; none for other functions."""
+    if not isinstance(func, OpOverload | OpOverloadPacket) or str(func).startswith("aten."):
+        return []
+    if isinstance(func, OpOverload):
+        return [func]
+    return [getattr(func, name) for name in func.overloads()]
+
+
+def custom_operations() -> AbstractContextManager[Any]:
+    """Raise NotImplementedError if a custom operation (`torch.library`) loses a tangent.
+
+    torch's forward mode takes the result of one that has no forward mode for a constant.
+    """
+    return nullcontext() if torch.compiler.is_compiling() else _CustomOperations()
+
+
+def _moves(given: Any) -> bool:
+    """Whether a tensor in here has a tangent of torch's own."""
+    tensors = (each for each in pytree.tree_leaves(given) if isinstance(each, Tensor))
+    return any(unpack_dual(each).tangent is not None for each in tensors)
 
 
 def _linear_map(func: Callable[..., Any]) -> Rule:
@@ -501,6 +602,7 @@ CONSTANT = {
 WRITES = "writes into a tensor that has a tangent"
 READS = "reads a tensor that has a tangent and would lose it"
 DRAWS = "draws at random: its tangent would come from another draw"
+READING = ("item", "tolist", "numpy", "data_ptr", "untyped_storage", "storage")
 _WRITING = {
     getattr(Tensor, name)
     for name in dir(Tensor)
@@ -515,7 +617,7 @@ _WRITING = {
 }
 REFUSED: dict[Any, str] = {
     **dict.fromkeys(_WRITING, WRITES),
-    **dict.fromkeys([Tensor.item, Tensor.tolist, Tensor.numpy], READS),
+    **dict.fromkeys([getattr(Tensor, name) for name in READING], READS),
     **dict.fromkeys([functional.gumbel_softmax, torch.normal, torch.poisson], DRAWS),
 }
 """Functions that do not accept dual numbers, and why."""

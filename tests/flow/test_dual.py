@@ -530,9 +530,171 @@ def test_the_compiler_does_not_hide_that_a_function_writes(function: Function) -
     assert torch.equal(value, X)
 
 
+# Functions with their own backward, and custom operations.
+
+
+class OwnSilu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x.sigmoid()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        s = x.sigmoid()
+        return g * (s + x * s * (1 - s))
+
+
+class OwnProduct(torch.autograd.Function):
+    """Several arguments, one of them a number; several results, one of them of integers."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, power: int) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(x, weight)
+        sign = x.sign().long()
+        ctx.mark_non_differentiable(sign) if isinstance(sign, Tensor) else None
+        return x @ weight.T, x**power, sign
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, h: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        return g @ weight + 2 * h * x, g.T @ x, None
+
+
+class OwnForwardMode(torch.autograd.Function):
+    """Computed where torch cannot see it."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return torch.from_numpy(np.sin(x.detach().numpy()))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+        return g * ctx.saved_tensors[0].cos()
+
+    @staticmethod
+    def jvp(ctx: Any, change: Tensor) -> Tensor:  # type: ignore[override]
+        return change * ctx.saved_tensors[0].cos()
+
+
+class RandomSign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * (torch.rand(4) - 0.5).sign()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+        return g
+
+
+def own_product(h: Any, weight: Tensor) -> Any:
+    product, square, sign = OwnProduct.apply(h, weight, 2)
+    return product + square + sign
+
+
+LIKE: dict[str, tuple[Function, Function]] = {
+    "one result": (lambda h, w: OwnSilu.apply(h), lambda h, w: functional.silu(h)),
+    "several": (own_product, lambda h, w: h @ w.T + h**2 + h.sign().long()),
+    "own forward mode": (lambda h, w: OwnForwardMode.apply(h), lambda h, w: h.sin()),
+    "nested": (
+        lambda h, w: checkpoint(OwnSilu.apply, h, use_reentrant=True),
+        lambda h, w: functional.silu(h),
+    ),
+    "reentrant checkpoint": (
+        lambda h, w: checkpoint(lambda a: (a @ w).tanh(), h, use_reentrant=True),
+        lambda h, w: (h @ w).tanh(),
+    ),
+    "without a gradient": (
+        lambda h, w: torch.no_grad()(OwnSilu.apply)(h) + h,
+        lambda h, w: torch.no_grad()(functional.silu)(h) + h,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIKE)
+def test_a_function_with_its_own_backward_keeps_gradient_and_tangent(name: str) -> None:
+    own, like = LIKE[name]
+    found = []
+    for function in (own, like):
+        first, weight = (normal(4, 4, seed=seed).requires_grad_() for seed in (1, 2))
+        output = function(functional.linear(D, first), weight)
+        output.value.square().sum().backward()  # a reentrant checkpoint allows no other way
+        found.append([output.value, output.tangent, first.grad, weight.grad])
+    for one, other in zip(*found, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_without_that_the_gradient_would_be_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.autograd.Function, "apply", classmethod(dual._apply_to_tensors))
+    first = normal(4, 4).requires_grad_()
+    assert not OwnSilu.apply(functional.linear(D, first)).value.requires_grad
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # by the compiler
+def test_a_function_with_its_own_backward_is_as_before_for_tensors() -> None:
+    x = X.clone().requires_grad_()
+    torch.autograd.gradcheck(OwnSilu.apply, x)
+    torch._dynamo.reset()
+    found = torch.compile(lambda a: OwnSilu.apply(a).sum(), backend="aot_eager", fullgraph=True)(x)
+    torch.testing.assert_close(found, functional.silu(x).sum())
+
+
+def test_a_function_that_captures_a_dual_number_is_refused() -> None:
+    h = functional.linear(D, normal(4, 4).requires_grad_())
+    with pytest.raises(NotImplementedError, match="not among its arguments"):
+        checkpoint(lambda a: a * h, X.clone().requires_grad_(), use_reentrant=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated", "ignore:The .grad attribute")
+def test_the_compiler_keeps_the_gradient_of_a_function_with_its_own_backward() -> None:
+    torch._dynamo.reset()
+    first = normal(4, 4).requires_grad_()
+    found = torch.compile(lambda a: OwnSilu.apply(functional.linear(a, first)), backend="eager")(D)
+    wanted = functional.silu(functional.linear(D, first))
+    torch.testing.assert_close(found.tangent, wanted.tangent)
+    one, other = (torch.autograd.grad(each.value.sum(), first)[0] for each in (found, wanted))
+    torch.testing.assert_close(one, other)
+
+
+@torch.library.custom_op("ffcore_tests::double", mutates_args=())
+def custom_double(x: Tensor) -> Tensor:
+    return 2 * x
+
+
+@torch.library.custom_op("ffcore_tests::double_into", mutates_args=("out",))
+def custom_double_into(x: Tensor, out: Tensor) -> None:
+    out.copy_(2 * x)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (custom_double, "without forward mode"),
+        (torch.ops.ffcore_tests.double, "without forward mode"),
+        (lambda a: custom_double_into(a, torch.empty(3, 4).double()), "writes into"),
+        (lambda a: torch.ops.ffcore_tests.double_into(a, torch.empty(3, 4).double()), "writes"),
+    ],
+)
+def test_a_custom_operation_that_would_lose_its_tangent_is_refused(
+    function: Function, said: str
+) -> None:
+    with pytest.raises(NotImplementedError, match=said):
+        function(D)
+    with pytest.raises(NotImplementedError, match=said), dual.custom_operations():
+        torch.func.jvp(function, (X,), (Y,))
+
+
 # What is no number to differentiate, and what cannot be done.
 
-READ = ("item", "tolist", "numpy")
+READ = ("item", "tolist", "numpy", "data_ptr", "untyped_storage", "storage")
 
 
 @pytest.mark.parametrize(
@@ -591,6 +753,13 @@ def seeded(function: Function, *given: Any) -> Any:
         torch.normal,
         lambda a: functional.scaled_dot_product_attention(a, a, a, dropout_p=0.5),
         lambda a: nn.MultiheadAttention(4, 2, dropout=0.5).double()(a, a, a)[0],
+        lambda a: torch.dropout(a, 0.5, True),
+        lambda a: torch.native_dropout(a, 0.5, True),
+        lambda a: torch.alpha_dropout(a, 0.5, True),
+        lambda a: torch.feature_dropout(a, 0.5, True),
+        lambda a: torch.rrelu(a, training=True),
+        lambda a: a.bernoulli(0.5) if isinstance(a, Tensor) else RandomSign.apply(a),
+        lambda a: nn.GRU(4, 4, 2, dropout=0.5).double()(a[0])[0],
     ],
 )
 def test_what_would_draw_anew_for_the_tangent_is_refused(function: Function) -> None:
@@ -640,11 +809,25 @@ def test_a_function_without_forward_mode_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "convert",
-    [torch.as_tensor, torch.tensor, float, int, *(operator.methodcaller(each) for each in READ)],
+    [
+        torch.as_tensor,
+        torch.tensor,
+        float,
+        int,
+        *(operator.methodcaller(each) for each in READ),
+    ],
 )
 def test_none_is_taken_for_a_tensor_or_a_number(convert: Function) -> None:
     with pytest.raises((TypeError, NotImplementedError)):
         convert(D[:1, 0])
+
+
+@pytest.mark.parametrize(
+    "read", [lambda a: a.data, torch.from_dlpack, torch.utils.dlpack.to_dlpack]
+)
+def test_no_way_around_torch_s_functions_gives_the_value_alone(read: Function) -> None:
+    with pytest.raises((TypeError, NotImplementedError, AttributeError, RuntimeError)):
+        read(Dual(X.clone().requires_grad_(), Y))
 
 
 def test_it_is_true_where_its_value_is() -> None:
