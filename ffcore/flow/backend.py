@@ -6,8 +6,9 @@ from ffcore.keys import key
 
 Backend = Literal["dual", "jvp", "finite-difference"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
-"""In order of preference; see derivative.backend_for."""
+"""Exact before approximate, cheap before expensive: "auto" is the first that works."""
 Choice = Literal["auto", "dual", "jvp", "finite-difference"]
+CHOICES: tuple[Choice, ...] = get_args(Choice)
 Scheme = Literal["one-sided", "central"]
 STEP = 1e-3
 SCHEME: Scheme = "one-sided"

@@ -13,7 +13,7 @@ from torch import Tensor
 from ffcore.evaluate.prior import Measurement, prior
 from ffcore.evaluate.trajectory import DELTAS
 from ffcore.flow.backend import Backend
-from ffcore.flow.derivative import backend_for
+from ffcore.flow.derivative_check import backend_for
 from ffcore.flow.exact import ExactTeacher
 from ffcore.flow.guidance import remove_guidance
 from ffcore.flow.ode import integrate

@@ -53,7 +53,7 @@ def residual(
         z: prior noise, Float[B, *S].
         condition: of size B.
         delta: at least 4 STEP.
-        backend: from `ffcore.flow.derivative.backend_for`.
+        backend: from `ffcore.flow.derivative_check.backend_for`.
     """
     ones = torch.ones(len(z), dtype=z.dtype, device=z.device)
     duration = delta * ones

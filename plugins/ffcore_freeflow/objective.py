@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ffcore.flow.derivative import Derivative, self_check
+from ffcore.flow.derivative import Derivative
+from ffcore.flow.derivative_check import choose, self_check
 from ffcore.flow.duration import STOPS_FALLING, relative_gaps
 from ffcore.flow.flow_map import generating_velocity, push
 from ffcore.flow.time_distribution import TimeDistribution
@@ -28,17 +29,17 @@ class FreeFlowPredictor(PredictorObjective):
         self.derivative = derivative or Derivative()
 
     def self_check(self, networks: Networks, batch: Batch) -> str:
-        """Compare both derivative backends on this student; see derivative.self_check."""
-        error = self_check(networks.student, self.derivative, batch.z, batch.condition, batch.draws)
-        if error is None:
-            return "the student has no forward-mode derivative to check finite differences with"
-        return f"the derivative backends agree on this student to {error:.1e}"
+        """Check the derivative on this student; choose its backend if it is "auto"."""
+        found = self_check(networks.student, self.derivative, batch.z, batch.condition, batch.draws)
+        self.derivative = found.derivative
+        return str(found)
 
     def gaps(self, networks: Networks, batch: Batch) -> Gaps:
         """Return one gap, v_G − u(f, 1 − δ)."""
         z, condition = batch.z, batch.condition
         delta = self.delta.draw(batch.draws, "delta").to(z)
         ones = torch.ones_like(delta)
+        self.derivative = choose(self.derivative, networks.student, z, condition)
 
         def average_velocity(duration: Tensor) -> Tensor:
             output: Tensor = networks.student(z, ones, duration, condition)

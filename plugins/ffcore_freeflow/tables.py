@@ -37,7 +37,7 @@ class FreeFlow:
 
     def decide(self, context: Context) -> FreeFlow:
         """Return the same table with the derivative chosen for the student."""
-        from ffcore.flow.derivative import choose_backend
+        from ffcore.flow.derivative_check import choose_backend
 
         return attrs.evolve(self, derivative=choose_backend(self.derivative, context))
 
@@ -46,7 +46,7 @@ class FreeFlow:
         from ffcore.flow.derivative import Derivative
         from ffcore_freeflow.objective import FreeFlowPredictor
 
-        return FreeFlowPredictor(delta=self.delta, derivative=Derivative.of(self, context))
+        return FreeFlowPredictor(delta=self.delta, derivative=Derivative.of(self))
 
 
 @attrs.frozen(kw_only=True)

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ffcore.draws import Draws
-from ffcore.flow.derivative import Derivative, self_check
+from ffcore.flow.derivative import Derivative
+from ffcore.flow.derivative_check import choose, self_check
 from ffcore.flow.duration import relative_gaps
 from ffcore.flow.guidance import Guided
 from ffcore.flow.path import expand_like, interpolate
@@ -69,7 +70,7 @@ class MeanFlowPredictor(PredictorObjective):
         self.drop = drop
 
     def self_check(self, networks: Networks, batch: Batch) -> str:
-        """Compare both derivative backends on this student; see derivative.self_check.
+        """Check the derivative on this student; choose its backend if it is "auto".
 
         Raises ValueError for a student that starts only at the prior.
         """
@@ -80,17 +81,13 @@ class MeanFlowPredictor(PredictorObjective):
             )
         assert batch.data is not None
         v = batch.data - batch.z
-        error = self_check(
+        found = self_check(
             networks.student, self.derivative, batch.z, batch.condition, batch.draws, velocity=v
         )
-        said = (
-            "the student has no forward-mode derivative to check finite differences with"
-            if error is None
-            else f"the derivative backends agree on this student to {error:.1e}"
-        )
+        self.derivative = found.derivative
         if batch.condition.guidance is None or self.guided:
-            return said
-        return f"{said}; guided = false: the data must be samples of the guided teacher"
+            return str(found)
+        return f"{found}; guided = false: the data must be samples of the guided teacher"
 
     def gaps(self, networks: Networks, batch: Batch) -> Gaps:
         """Return one gap, F + δ D F − v."""
@@ -121,6 +118,7 @@ class MeanFlowPredictor(PredictorObjective):
         moving, still = self._apart(delta)
         outputs, changes = [], []
         if len(moving):
+            self.derivative = choose(self.derivative, student, x_t, condition)
             primals = (x_t[moving], t[moving], delta[moving])
             ones = torch.ones_like(primals[1])
             output, d_output = self.derivative.with_value(

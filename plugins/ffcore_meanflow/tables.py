@@ -118,7 +118,7 @@ class MeanFlow:
 
     def decide(self, context: Context) -> MeanFlow:
         """Return the same table with the derivative chosen for the student."""
-        from ffcore.flow.derivative import choose_backend
+        from ffcore.flow.derivative_check import choose_backend
 
         return attrs.evolve(self, derivative=choose_backend(self.derivative, context))
 
@@ -131,7 +131,7 @@ class MeanFlow:
             velocity=self.velocity,
             times=self.times,
             unequal=self.unequal,
-            derivative=Derivative.of(self, context),
+            derivative=Derivative.of(self),
             guided=self.guided,
             kappa=self.kappa,
             drop=self.drop,

@@ -1,20 +1,15 @@
-"""The derivative of a network along a direction: exact, by differences, and the check of both."""
+"""The derivative of a network along a direction: exact, and by differences."""
 
 from collections.abc import Callable
-from typing import Any, cast
 
-import attrs
 import pytest
 import torch
 from hypothesis import given
 from inputs import Stream, seeds, shapes, slope
-from networks import FunctionStudent
-from torch import Tensor, nn
+from torch import Tensor
 
-from ffcore.draws import Draws
-from ffcore.flow.derivative import Derivative, DerivativeMismatch, backend_for, jvp, self_check
+from ffcore.flow.derivative import Derivative, jvp
 from ffcore.flow.path import expand_like
-from ffcore.interfaces import Condition, Student
 from ffcore.nn.transformer import Attention
 
 Backend = Callable[..., Tensor]
@@ -177,7 +172,7 @@ def test_each_sample_turns_around_for_itself(scheme: str) -> None:
 @pytest.mark.parametrize(
     ("derivative", "calls"),
     [
-        (Derivative(), 1),
+        (Derivative(backend="dual"), 1),
         (Derivative(backend="jvp"), 1),
         (Derivative(backend="finite-difference"), 1),
         (Derivative(backend="finite-difference", scheme="central"), 2),
@@ -202,179 +197,9 @@ def test_a_derivative_costs_what_it_says_and_records_no_graph(
     torch.testing.assert_close(found, torch.ones_like(found), rtol=0, atol=1.1e-3)
 
 
-# The check before training.
-
-DRAWS = Draws(0, 0, 0, 8)
-DUAL, JVP = Derivative(), Derivative(backend="jvp")
-DIFFERENCE = Derivative(backend="finite-difference")
-BACKENDS = pytest.mark.parametrize(
-    "derivative", [DUAL, JVP, DIFFERENCE], ids=["dual", "jvp", "difference"]
-)
-
-
-def check(student: nn.Module, derivative: Derivative) -> float | None:
-    z = Stream(0).normal(8, 3)
-    return self_check(student, derivative, z, Condition(size=8), DRAWS)
-
-
-class NoForwardMode(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x.sin()
-
-    @staticmethod
-    def setup_context(ctx: object, inputs: tuple[Tensor], output: Tensor) -> None:
-        pass
-
-
-@BACKENDS
-def test_the_check_passes_where_the_backends_agree(derivative: Derivative) -> None:
-    error = check(FunctionStudent(wave), derivative)
-    assert error is not None
-    assert 0 < error < 2e-3  # |F''| / 2 · step, relative
-
-
-@BACKENDS
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda z, delta: wave(z, delta.detach()),
-        lambda z, delta: wave(z, (1000 * delta).floor() / 1000),
-        lambda z, delta: wave(z, delta) + wave(z, delta.detach()),
-    ],
-    ids=["detached", "a thousand time steps", "half detached"],
-)
-def test_the_check_fails_a_student_that_is_not_differentiable(
-    function: Callable[[Tensor, Tensor], Tensor], derivative: Derivative
-) -> None:
-    with pytest.raises(DerivativeMismatch, match="disagree"):
-        check(FunctionStudent(function), derivative)
-
-
-@BACKENDS
-def test_the_check_fails_a_student_that_takes_its_time_in_jumps(derivative: Derivative) -> None:
-    """Both backends may say 0 then, and agree, unless a difference straddles a jump."""
-    with pytest.raises(DerivativeMismatch, match=r"may round|disagree"):
-        check(FunctionStudent(lambda z, delta: wave(z, (4 * delta).floor() / 4)), derivative)
-
-
-@BACKENDS
-def test_the_check_lets_a_student_be_that_does_not_depend_on_time(derivative: Derivative) -> None:
-    assert check(FunctionStudent(lambda z, delta: z + 0 * delta[:, None]), derivative) == 0
-
-
-@BACKENDS
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_the_check_tells_a_student_that_is_not_finite(derivative: Derivative, value: float) -> None:
-    with pytest.raises(ValueError, match="the student's output is NaN or infinite"):
-        check(FunctionStudent(lambda z, delta: value * wave(z, delta)), derivative)
-
-
-def test_the_check_fails_a_step_that_is_too_long() -> None:
-    with pytest.raises(DerivativeMismatch, match=r"step than 0\.1"):
-        check(FunctionStudent(wave), attrs.evolve(DIFFERENCE, step=0.1))
-
-
-def test_forward_mode_is_not_chosen_for_a_student_without_it() -> None:
-    student = FunctionStudent(lambda z, delta: NoForwardMode.apply(wave(z, delta)))
-    with pytest.raises(DerivativeMismatch, match='Use derivative = "auto"'):
-        check(student, JVP)
-
-
-def test_differences_need_no_forward_mode() -> None:
-    student = FunctionStudent(lambda z, delta: NoForwardMode.apply(wave(z, delta)))
-    assert check(student, DIFFERENCE) is None
-
-
-def test_the_check_sees_through_a_student_that_starts_without_delta() -> None:
-    """Its weight on δ is zero; a copy with other weights shows that δ is detached."""
-
-    class Started(FunctionStudent):
-        def __init__(self) -> None:
-            super().__init__(lambda z, delta: z)
-            self.weight = nn.Parameter(torch.zeros(1))
-
-        def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
-            del t, condition
-            return x_t + self.weight.to(x_t) * expand_like(delta.detach(), x_t)
-
-    with pytest.raises(DerivativeMismatch):
-        check(Started(), JVP)
-
-
-def test_the_check_leaves_the_student_and_the_random_state_alone() -> None:
-    student = FunctionStudent(wave).train()
-    state = torch.get_rng_state()
-    check(student, JVP)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert student.training
-    assert student.scale.requires_grad
-    assert torch.equal(student.scale, torch.ones(1))
-
-
-# What "auto" picks.
-
-
-class OwnGradient(torch.autograd.Function):
-    """scale · x, whose gradient is lost beside dual numbers, and which has no forward mode."""
-
-    @staticmethod
-    def forward(ctx: Any, scale: Tensor, x: Tensor) -> Tensor:
-        ctx.x = x
-        return scale.to(x) * x
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return (gradient * ctx.x).sum()[None].float(), None
-
-
-class Owned(FunctionStudent):
-    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
-        del t, condition
-        return cast(Tensor, OwnGradient.apply(self.scale, wave(x_t, delta)))
-
-
-def of_tensors_alone(z: Tensor, delta: Tensor) -> Tensor:
-    assert isinstance(delta, Tensor)
-    return wave(z, delta)
-
-
-def refused(z: Tensor, delta: Tensor) -> Tensor:
-    if not isinstance(delta, Tensor):
-        raise ValueError("δ must be a tensor")
-    return wave(z, delta)
-
-
-def picked(student: Student) -> str:
-    return backend_for(student, Stream(0).normal(2, 3), Condition(size=2))
-
-
-@pytest.mark.parametrize(
-    ("student", "backend"),
-    [
-        (FunctionStudent(wave), "dual"),
-        (FunctionStudent(lambda z, delta: NoForwardMode.apply(wave(z, delta))), "dual"),
-        (FunctionStudent(of_tensors_alone), "jvp"),
-        (FunctionStudent(refused), "jvp"),
-        (FunctionStudent(lambda z, delta: wave(z, torch.as_tensor(delta))), "jvp"),
-        (Owned(wave), "finite-difference"),
-    ],
-    ids=["plain", "own function", "asserts", "refuses", "converts", "own gradient"],
-)
-def test_the_first_backend_that_works_is_picked(student: Student, backend: str) -> None:
-    assert picked(student) == backend
-    derivative = Derivative(backend=cast(Any, backend))
-    assert check(student, derivative) in (None, pytest.approx(0, abs=2e-3))
-
-
-def test_a_lost_gradient_is_seen_where_dual_numbers_are_asked_for() -> None:
-    with pytest.raises(DerivativeMismatch, match="another gradient"):
-        check(Owned(wave), DUAL)
-
-
-def test_an_error_of_the_student_s_own_is_not_taken_for_a_refusal() -> None:
-    def broken(z: Tensor, delta: Tensor) -> Tensor:
-        raise ValueError("no such class")
-
-    with pytest.raises(ValueError, match="no such class"):
-        picked(FunctionStudent(broken))
+def test_a_derivative_without_a_chosen_backend_is_refused() -> None:
+    d = torch.full((3,), 0.5)
+    with pytest.raises(ValueError, match='still "auto"'):
+        Derivative()(torch.sin, (d,), (d,), value=d.sin(), room=(d, d))
+    with pytest.raises(ValueError, match='still "auto"'):
+        Derivative().with_value(torch.sin, (d,), (d,), room=(d, d))

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ffcore.draws import Draws
-from ffcore.flow.derivative import Derivative, DerivativeMismatch, jvp
+from ffcore.flow.derivative import Derivative, jvp
+from ffcore.flow.derivative_check import DerivativeMismatch
 from ffcore.flow.exact import Gaussian, GaussianMixture
 from ffcore.flow.guidance import Guided
 from ffcore.flow.path import expand_like, interpolate
@@ -42,6 +43,7 @@ class Tampered:
 
     tangents: Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]] = lambda *each: each
     answer: Callable[[Tensor, Tensor], Tensor] = lambda found, delta: found
+    backend = "jvp"
 
     def __call__(self, function: Any, primals: Any, tangents: Any, **rest: Any) -> Tensor:
         del rest
@@ -562,6 +564,9 @@ def test_the_teachers_velocity_is_guided_by_the_teacher() -> None:
 # What it asks of its student.
 
 
+DUAL = Derivative(backend="dual")
+
+
 def asked_times(predictor: MeanFlowPredictor, size: int = 4000) -> tuple[Tensor, Tensor, Tensor]:
     """Return x_t, t and δ that the student is asked for."""
     seen: list[tuple[Any, ...]] = []
@@ -585,7 +590,7 @@ def asked_times(predictor: MeanFlowPredictor, size: int = 4000) -> tuple[Tensor,
 
 
 def test_times_are_two_of_their_law_and_mostly_equal() -> None:
-    x_t, t, delta = asked_times(MeanFlowPredictor())
+    x_t, t, delta = asked_times(MeanFlowPredictor(derivative=DUAL))
     assert ((t > 0) & (t < 1) & (delta >= 0) & (delta < t)).all()
     assert float((delta > 0).float().mean()) == pytest.approx(0.25, abs=0.03)
     torch.testing.assert_close(x_t[:, 0], 1 - t)  # of data 1 and noise 0
@@ -597,7 +602,7 @@ def test_times_are_two_of_their_law_and_mostly_equal() -> None:
 
 def test_the_share_of_unequal_times_and_their_law_can_be_set() -> None:
     law = TimeDistribution(low=0.4, high=0.6)
-    _, t, delta = asked_times(MeanFlowPredictor(times=law, unequal=1.0))
+    _, t, delta = asked_times(MeanFlowPredictor(times=law, unequal=1.0, derivative=DUAL))
     assert (delta > 0).all()
     assert t.max() <= 0.6
     assert (t - delta).min() >= 0.4 - 1e-6
@@ -644,7 +649,7 @@ def test_the_predictor_checks_all_three_derivatives_on_the_student() -> None:
         return MeanFlowPredictor().self_check(networks_of(case, student), batch_of(case))
 
     good = MlpAverageVelocity(3, 0, width=8, depth=2, starts_at="anywhere").double()
-    assert "agree on this student" in said(good)
+    assert "derivative: dual" in said(good)
     with pytest.raises(ValueError, match="starts only at the prior"):
         said(MlpAverageVelocity(3, 0, width=8, depth=2).double())
 

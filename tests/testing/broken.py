@@ -687,7 +687,7 @@ class TakesItsDurationInJumps(SmallStudent):
         return super().forward(x_t, t, (5 * delta).round() / 5, condition)
 
 
-@breaks("is-differentiable-in-the-duration", "backends disagree", role="student")
+@breaks("is-differentiable-in-the-duration", "not be differentiable in δ", role="student")
 class DetachesItsDuration(SmallStudent):
     def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
         return super().forward(x_t, t, delta.detach(), condition)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ffcore import interfaces
 from ffcore.draws import Draws
-from ffcore.flow.derivative import Derivative, backend_for
+from ffcore.flow.derivative import Derivative
+from ffcore.flow.derivative_check import backend_for
 from ffcore.flow.dual import Dual
 from ffcore.interfaces import (
     Balancer,

@@ -64,7 +64,10 @@ class Nothing(Derivative):
     ("name", "wrong"),
     [
         ("Gaussian, prediction", Undifferentiated()),
-        ("Gaussian, MeanFlow by the teacher", MeanFlowPredictor("teacher", derivative=Nothing())),
+        (
+            "Gaussian, MeanFlow by the teacher",
+            MeanFlowPredictor("teacher", derivative=Nothing(backend="jvp")),
+        ),
     ],
 )
 def test_an_objective_that_does_not_converge_would_be_seen(

@@ -7,7 +7,7 @@ from networks import ExactStudent, FunctionStudent
 from torch import Tensor
 
 from ffcore.evaluate.trajectory import DELTAS
-from ffcore.flow.derivative import backend_for
+from ffcore.flow.derivative_check import backend_for
 from ffcore.interfaces import Condition, Student, VelocityField
 from ffcore.verify.residual import STEP, residual
 
