@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ffcore.draws import Draws
 from ffcore.flow.backend import BACKENDS, Backend
 from ffcore.flow.derivative import Derivative
-from ffcore.flow.dual import custom_operations
+from ffcore.flow.dual import custom_operations, random_states
 from ffcore.flow.path import expand_like
 from ffcore.interfaces import Condition, Context, Student
 
@@ -37,6 +37,8 @@ _REFUSALS = (RuntimeError, TypeError, AttributeError, ValueError, AssertionError
 
 SAMPLES = 4
 """Most samples of a check."""
+REPEATS = 16
+"""Calls of a student that draws, to see whether its answer does not depend on the draw."""
 PERTURBATION, PERIOD = 0.05, 8191
 STRETCHES = [2.0**-k for k in range(1, 14, 2)]
 """Lengths to integrate over, as shares of the input's room."""
@@ -211,6 +213,8 @@ class _Probe:
     condition: Condition
     rounding: float
     """Relative rounding of the coarsest numbers in a forward."""
+    draws: str
+    """The first operation of a forward that draws random numbers; "" if none does."""
 
     @staticmethod
     def of(
@@ -243,6 +247,7 @@ class _Probe:
             directions=directions,
             condition=condition,
             rounding=watch.rounding,
+            draws=watch.draws,
         )
 
     def output(self, **moved: Any) -> Tensor:
@@ -266,28 +271,26 @@ class _Probe:
                 f"{PERTURBATION:g}): check the weights that it starts from, its own or the "
                 "teacher's."
             )
-        again = self.output()
-        if torch.equal(again, first):
-            _restore(state)
-            return
+        others = (self.output() for _ in range(REPEATS if self.draws else 1))
+        again = next((each for each in others if not torch.equal(each, first)), None)
         written = self.written(state)
         _restore(state)
-        if torch.equal(self.output(), first):
-            cause = f"it changes its buffer {', '.join(written)} and reads it in the next call"
+        if again is None:
+            return
+        if self.draws:
             raise ValueError(
-                f"the student is stateful in {_mode(self.network)} mode: {cause}. A step calls it "
-                "several times, and each call would have another network. Make the buffer "
-                "constant, for example by eval mode"
-            )
-        with _Watch() as watch:
-            self.output()
-        _restore(state)
-        if watch.draws:
-            raise ValueError(
-                f"the student answers at random in {_mode(self.network)} mode ({watch.draws} "
+                f"the student answers at random in {_mode(self.network)} mode ({self.draws} "
                 "draws): its output and derivative would come from different draws. Remove dropout "
                 "and label dropout, or set their probability to 0"
             )
+        if written and torch.equal(self.output(), first):
+            raise ValueError(
+                f"the student is stateful in {_mode(self.network)} mode: it changes its buffer "
+                f"{', '.join(written)} and reads it in the next call. A step calls it several "
+                "times, and each call would have another network. Make the buffer constant, for "
+                "example by eval mode"
+            )
+        _restore(state)
         if (again - first).norm() > 1e-3 * first.norm():
             raise ValueError("the student gives two answers to the same question: is it stateful?")
 
@@ -547,9 +550,9 @@ class _Watch(TorchDispatchMode):
         self.rounding, self.draws = 0.0, ""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        before = torch.get_rng_state()
+        before = random_states()
         found = func(*args, **(kwargs or {}))
-        if not self.draws and not torch.equal(before, torch.get_rng_state()):
+        if not self.draws and not all(map(torch.equal, before, random_states())):
             self.draws = f"torch's {func.overloadpacket.__name__}"
         for each in pytree.tree_leaves(found):
             if isinstance(each, Tensor) and each.is_floating_point():

@@ -14,9 +14,10 @@ fused kernel. The functions that take most of the time have rules here; torch.fu
 others. For functions with a symmetric Jacobian, such as activations, softmax and layer
 normalisation, torch's backward kernel gives the tangent.
 
-torch does not pass `torch.autograd.Function.apply` to `__torch_function__`: it would run on dual
-numbers without a graph, and the layers before it would get no gradient. So this module replaces
-that one method of torch by `_apply`, which does the same for all other arguments.
+torch does not pass two of its functions to `__torch_function__`, so this module replaces them.
+`torch.autograd.Function.apply` would run on dual numbers without a graph, and the layers before it
+would get no gradient. `torch.is_tensor` would say no, and a network would take another branch. For
+all other arguments both do as before.
 """
 
 from __future__ import annotations
@@ -208,13 +209,14 @@ def _no_draws(func: Callable[..., Any]) -> Iterator[None]:
     if torch.compiler.is_compiling():
         yield
         return
-    before = _random_states()
+    before = random_states()
     yield
-    if not all(map(torch.equal, before, _random_states())):
+    if not all(map(torch.equal, before, random_states())):
         raise NotImplementedError(f"{_function_name(func)} {DRAWS}")
 
 
-def _random_states() -> list[Tensor]:
+def random_states() -> list[Tensor]:
+    """Return the states of torch's global generators: the CPU's and the current GPU's."""
     states = [torch.get_rng_state()]
     if torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
         states.append(torch.cuda.get_rng_state())
@@ -256,7 +258,14 @@ def _refuse_captured(cls: type, dual: Dual) -> Tensor:
     )
 
 
+def _is_tensor(obj: Any, /) -> bool:
+    """Return whether obj is a tensor or a dual number; for the compiler, which knows this function
+    by its name, only whether it is a tensor."""
+    return isinstance(obj, (Tensor, Dual))
+
+
 torch.autograd.Function.apply = classmethod(_apply)  # type: ignore[assignment]
+torch.is_tensor = _is_tensor  # type: ignore[assignment]
 
 
 # The rules. Each is called without a graph, and may write to tensors that it made.

@@ -3,6 +3,7 @@
 `expects` was written down before the first run: the backend, or a part of the refusal.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +12,13 @@ import attrs
 import numpy as np
 import torch
 import torch.nn.functional as functional
+from inputs import Stream
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ffcore.draws import Draws
+from ffcore.flow.derivative import Derivative
+from ffcore.flow.derivative_check import Agreement, _perturb, self_check
 from ffcore.interfaces import Condition, Student
 
 VECTOR, TOKENS, IMAGE = (6,), (5, 8), (2, 8, 8)
@@ -565,11 +570,19 @@ def written(self: Any, h: Any) -> Any:
 on_vectors("in-place writes", written, "jvp", layer=linear)
 
 
-@kept("asks whether δ is a tensor", VECTOR, "jvp")
+@kept("asks torch whether δ is a tensor", VECTOR)
 class Asks(Binned):
     def forward(self, x: Any, delta: Any, label: Tensor) -> Any:
         if not torch.is_tensor(delta):
             delta = torch.tensor([delta], dtype=x.dtype)
+        return super().forward(x, delta, label)
+
+
+@kept("asks whether δ is a Tensor", VECTOR, "jvp")
+class AsksItsType(Binned):
+    def forward(self, x: Any, delta: Any, label: Tensor) -> Any:
+        if not isinstance(delta, Tensor):
+            delta = torch.full((len(x),), delta, dtype=x.dtype)
         return super().forward(x, delta, label)
 
 
@@ -639,3 +652,61 @@ class Running(Hyper):
     def forward(self, x: Any, delta: Any, label: Tensor) -> Any:
         self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
         return super().forward(x - self.mean, delta, label)
+
+
+# The measurement.
+
+SIZE = 4
+DRAWS = Draws(0, 0, 0, SIZE)
+
+
+def independent(
+    student: Student, z: Tensor, delta: Tensor, condition: Condition, h: float
+) -> Tensor:
+    """∂_δ F by central differences, extrapolated four times: an error of order h^8."""
+    ones = torch.ones_like(delta)
+
+    def difference(step: float) -> Tensor:
+        one, other = (student(z, ones, delta + sign * step, condition) for sign in (1, -1))
+        return (one - other) / (2 * step)
+
+    with torch.no_grad():
+        table = [difference(h / 2**k) for k in range(4)]
+    for order in range(1, 4):
+        table = [
+            (4**order * fine - coarse) / (4**order - 1)
+            for coarse, fine in itertools.pairwise(table)
+        ]
+    return table[0]
+
+
+def gradients(student: Student, output: Tensor) -> list[Tensor]:
+    student.zero_grad()
+    output.square().sum().backward()
+    return [each.grad for each in student.parameters() if each.grad is not None]
+
+
+def measured(animal: Animal) -> tuple[Agreement, float]:
+    """Return what "auto" picks, and the error of its derivative; check output and gradient."""
+    stream = Stream(0)
+    z, delta = stream.normal(SIZE, *animal.shape), stream.uniform(0.1, 0.9, SIZE)
+    condition = Condition(size=SIZE, label=torch.arange(SIZE) % CLASSES)
+    student = animal.student()
+    found = self_check(student, Derivative(), z, condition, DRAWS)
+    _perturb(student, DRAWS)  # otherwise a last layer of zeros would hide the derivative
+
+    def function(moved: Tensor) -> Tensor:
+        output: Tensor = student(z, torch.ones_like(delta), moved, condition)
+        return output
+
+    output, change = found.derivative.with_value(
+        function, (delta,), (torch.ones_like(delta),), room=(delta, 1 - delta)
+    )
+    wanted = independent(student, z, delta, condition, animal.step)
+    error = float((change - wanted).norm() / wanted.norm())
+    plain = function(delta)
+    torch.testing.assert_close(output, plain, rtol=1e-12, atol=1e-12)
+    pairs = zip(gradients(student, output), gradients(student, function(delta)), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    return found, error

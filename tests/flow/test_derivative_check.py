@@ -459,6 +459,7 @@ DRAWING: dict[str, Callable[[Tensor], Tensor]] = {
     "rrelu": lambda h: torch.rrelu(h, training=True),
     "bernoulli_": lambda h: h * torch.empty(16).bernoulli_(0.5),
     "rand": lambda h: h * (torch.rand(16) < 0.9),
+    "now and then": lambda h: torch.where(torch.rand(len(h), 1) < 0.1, 0 * h, h),
     "randn_like": lambda h: h + 0.1 * torch.randn_like(h),
 }
 
@@ -468,6 +469,11 @@ DRAWING: dict[str, Callable[[Tensor], Tensor]] = {
 def test_a_student_that_draws_is_refused_by_name(name: str, derivative: Derivative) -> None:
     with pytest.raises(ValueError, match=r"at random in training mode \(torch's \w+ draws\)"):
         checked(Random(DRAWING[name]), derivative)
+
+
+def test_a_student_passes_that_draws_for_nothing() -> None:
+    student = Random(lambda h: torch.where(torch.rand(len(h), 1) < 0, 0 * h, h).tanh())
+    assert checked(student, DUAL) < 1e-3
 
 
 @pytest.mark.parametrize("derivative", [*BACKENDS.args[1], Derivative()])

@@ -822,6 +822,15 @@ def test_none_is_taken_for_a_tensor_or_a_number(convert: Function) -> None:
         convert(D[:1, 0])
 
 
+def test_it_is_a_tensor_where_torch_is_asked() -> None:
+    assert torch.is_tensor(D)
+    assert torch.is_tensor(X)
+    assert not torch.is_tensor(1.0)
+    torch._dynamo.reset()
+    asks = torch.compile(lambda a: torch.is_tensor(a), backend="eager", fullgraph=True)
+    assert asks(X)
+
+
 @pytest.mark.parametrize(
     "read", [lambda a: a.data, torch.from_dlpack, torch.utils.dlpack.to_dlpack]
 )

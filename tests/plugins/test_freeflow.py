@@ -219,6 +219,58 @@ def test_the_predictor_checks_its_derivative_on_the_student() -> None:
         said(detached(case.teacher))
 
 
+def test_the_derivative_is_chosen_at_the_first_gaps_and_kept() -> None:
+    case = GaussianCase.of(0)
+    predictor = FreeFlowPredictor()
+    assert predictor.derivative.backend == "auto"
+    gap_of(predictor, ExactStudent(case.teacher), case.teacher, case)
+    assert predictor.derivative == Derivative(backend="dual")
+    checked = FreeFlowPredictor()
+    networks = Networks(student=ExactStudent(case.teacher), teacher=case.teacher)
+    checked.self_check(networks, batch_of(case))
+    assert checked.derivative == predictor.derivative
+
+
+class OwnSilu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x.sigmoid()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        s = x.sigmoid()
+        return g * (s + x * s * (1 - s))
+
+
+class Layers(Student):
+    starts_at = "prior"
+
+    def __init__(self, act: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last, self.act = torch.nn.Linear(4, 8), torch.nn.Linear(8, 3), act
+        for index, each in enumerate(self.parameters()):
+            each.data = Stream(index).normal(*each.shape)
+
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
+        output: Tensor = self.last(self.act(self.first(torch.cat([x_t, delta[:, None]], 1))))
+        return output
+
+
+def test_a_student_with_its_own_backward_gets_the_same_gradient() -> None:
+    case = GaussianCase.of(0)
+    found = []
+    for act in (OwnSilu.apply, torch.nn.functional.silu):
+        network = Layers(act)
+        gap = gap_of(FreeFlowPredictor(), network, case.teacher, case)
+        (gap.output * gap.gap).sum().backward()
+        found.append([each.grad for each in network.parameters()])
+    for one, other in zip(*found, strict=True):
+        assert other.abs().max() > 0
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
 # The balancer.
 
 Weights = Callable[[AdaptiveBalancer, Tensor], Tensor]
