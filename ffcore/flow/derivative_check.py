@@ -35,8 +35,8 @@ _LOG = logging.getLogger(__name__)
 _REFUSALS = (RuntimeError, TypeError, AttributeError, ValueError, AssertionError, KeyError)
 """Errors of a network that does not accept dual numbers or has no forward mode."""
 
-SAMPLES = 4
-"""Most samples of a check."""
+SAMPLES = 2
+"""Most samples of a check: it takes about as long as 22 forwards of each."""
 REPEATS = 16
 """Calls of a student that draws, to see whether its answer does not depend on the draw."""
 PERTURBATION, PERIOD = 0.05, 8191
@@ -111,6 +111,7 @@ def self_check(
         probe = _Probe.of(student, x, condition, draws, velocity)
         if not x.is_meta:
             probe.check_answers()
+        _restore(probe.state)
         return _checked(probe, derivative)
 
 
@@ -152,8 +153,7 @@ def backend_for(student: Student, x: Tensor, condition: Condition) -> Backend:
     with _kept_random_state(x.device):
         velocity = x if student.starts_at == "anywhere" else None
         probe = _Probe.of(student, x, condition, Draws(0, 0, 0, len(x)), velocity)
-        with torch.no_grad():
-            probe.output()
+        _restore(probe.state)
         try:
             return cast(Backend, _checked(probe, Derivative()).derivative.backend)
         except DerivativeMismatch:
@@ -215,6 +215,10 @@ class _Probe:
     """Relative rounding of the coarsest numbers in a forward."""
     draws: str
     """The first operation of a forward that draws random numbers; "" if none does."""
+    first: Tensor
+    """The output."""
+    state: list[tuple[nn.Module, str, Tensor]]
+    """The buffers before it."""
 
     @staticmethod
     def of(
@@ -239,8 +243,7 @@ class _Probe:
             directions |= {"t": ones, "x": velocity[:size]}
         state = _buffers(network)
         with torch.no_grad(), _Watch() as watch:
-            network(x, t, delta, condition)
-        _restore(state)
+            first = network(x, t, delta, condition)
         return _Probe(
             network=network,
             inputs={"x": x, "t": t, "δ": delta},
@@ -248,6 +251,8 @@ class _Probe:
             condition=condition,
             rounding=watch.rounding,
             draws=watch.draws,
+            first=first,
+            state=state,
         )
 
     def output(self, **moved: Any) -> Tensor:
@@ -263,8 +268,7 @@ class _Probe:
     @torch.no_grad()
     def check_answers(self) -> None:
         """Raise ValueError if the output is not finite, or if a second call gives another one."""
-        state = _buffers(self.network)
-        first = self.output()
+        state, first = self.state, self.first
         if not first.isfinite().all():
             raise ValueError(
                 "the student's output is NaN or infinite (with weights perturbed by "
@@ -402,9 +406,9 @@ class _Probe:
         def moved(by: Tensor) -> Tensor:
             return at + expand_like(by, at).to(at.dtype) * direction
 
-        def change(start: Tensor, end: Tensor) -> Tensor:
-            one, other = (self.output(**{name: moved(each)}) for each in (start, end))
-            return other.double() - one.double()
+        def output(by: Tensor) -> Tensor:
+            with torch.autocast(at.device.type, enabled=False):
+                return self.output(**{name: moved(by)}).double()
 
         def slope(by: Tensor) -> Tensor:
             with custom_operations():
@@ -425,10 +429,9 @@ class _Probe:
                 d = slope(middle + node * half)
                 terms.append((kronrod * expand_like(half, d) * d, gauss / kronrod))
             end = middle + half
-            with torch.autocast(at.device.type, enabled=False):
-                whole, short = change(middle - half, end), change(end - half / 64, end)
-                rounding = self.rounding * float(self.output().double().norm())
-            found = _Stretch.of(terms, whole, short, rounding)
+            last = output(end)
+            whole, short = last - output(middle - half), last - output(end - half / 64)
+            found = _Stretch.of(terms, whole, short, self.rounding * float(last.norm()))
             yield found
             if found.unresolved <= RESOLVED / 5:
                 return
