@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import attrs
@@ -242,8 +242,8 @@ class _Probe:
         if velocity is not None:
             directions |= {"t": ones, "x": velocity[:size]}
         state = _buffers(network)
-        with torch.no_grad(), _Watch() as watch:
-            first = network(x, t, delta, condition)
+        with torch.no_grad():
+            first, watch = _watched(lambda: network(x, t, delta, condition))
         return _Probe(
             network=network,
             inputs={"x": x, "t": t, "δ": delta},
@@ -558,6 +558,29 @@ class _Watch(TorchDispatchMode):
         if not self.draws and before != random_states():
             self.draws = f"torch's {func.overloadpacket.__name__}"
         for each in pytree.tree_leaves(found):
-            if isinstance(each, Tensor) and each.is_floating_point():
-                self.rounding = max(self.rounding, torch.finfo(each.dtype).eps)
+            if isinstance(each, Tensor):
+                self.note(each)
         return found
+
+    def note(self, number: Tensor) -> None:
+        if number.is_floating_point():
+            self.rounding = max(self.rounding, torch.finfo(number.dtype).eps)
+
+
+def _watched(call: Callable[[], Tensor]) -> tuple[Tensor, _Watch]:
+    """Return the result of a call, and what was noted in a second one.
+
+    torch does not let some calls be watched, such as torch.cond's. Of these only the result is
+    noted, and whether they draw.
+    """
+    before, watch = random_states(), _Watch()
+    found = call()
+    watch.note(found)
+    drawn = random_states() != before
+    try:
+        with watch:
+            call()
+    except RuntimeError:
+        torch._dynamo.reset()  # otherwise the compiler repeats its error in later calls
+    watch.draws = (watch.draws or "something in it") if drawn else ""
+    return found, watch

@@ -266,6 +266,16 @@ def test_what_dual_numbers_change_is_seen_where_they_are_asked_for(
         check(student, DUAL)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+def test_a_student_that_torch_does_not_let_be_watched_gets_a_difference() -> None:
+    def branch(z: Tensor, delta: Tensor) -> Tensor:
+        chosen: Tensor = torch.cond(torch.tensor(True), torch.sin, torch.cos, (wave(z, delta),))
+        return chosen
+
+    torch._dynamo.reset()
+    assert picked(FunctionStudent(branch)) == "finite-difference"
+
+
 def test_an_error_of_the_student_s_own_is_not_taken_for_a_refusal() -> None:
     def broken(z: Tensor, delta: Tensor) -> Tensor:
         raise ValueError("no such class")
