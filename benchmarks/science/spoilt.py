@@ -38,8 +38,8 @@ from ffcore.interfaces import Condition, Context, Student
 EXPECTED = {
     "short": {"frechet", "energy", "sharpness"},
     "blurred": {"sharpness"},
-    "dropped": {"class", "coverage"},
-    "collapsed": {"class", "coverage"},
+    "dropped": {"class", "coverage", "class_coverage"},
+    "collapsed": {"class", "coverage", "class_coverage"},
 }
 """The measures that should limit each spoilt student."""
 VARIETY = 20

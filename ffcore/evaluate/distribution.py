@@ -7,6 +7,9 @@
 - `coverage`: mean distance from a sample of the reference to the nearest sample; sees lost modes.
 - `class`: energy distance within the class for which it is largest; sees a class that collapsed, or
   that samples of another class replaced. Classes with few samples count together, as one.
+- `class_coverage`: coverage within the class for which it is largest, relative to the mean distance
+  of the reference's own samples in that class to each other's nearest; sees a class that lost its
+  variety, which hardly moves the coverage of all classes.
 - `accuracy`: share of samples that a classifier reads as the class asked for.
 
 Each comes as replicates: its value over all samples, then its value without each of DRAWS
@@ -90,7 +93,8 @@ class Yardstick:
         Args:
             cloud: at least FEWEST samples, in the features of the reference.
 
-        Without labels there is no `class`, and without a classifier no `accuracy`.
+        Without labels there are no `class` and `class_coverage`, and without a classifier no
+        `accuracy`.
         """
         points, draws, there = self._centred(cloud), cloud.draws, self.reference.draws
         between, nearest, covered = _compare(points, draws, self.points, there)
@@ -100,8 +104,7 @@ class Yardstick:
             "sharpness": _mean_nearest(nearest, draws),
             "coverage": _mean_nearest(covered, there),
         }
-        if (worst := self._worst_class(cloud, points)) is not None:
-            found["class"] = worst
+        found |= self._worst_class(cloud, points)
         if cloud.read is not None and cloud.labels is not None:
             found["accuracy"] = _shares(cloud.read == cloud.labels, draws)
         return found
@@ -122,17 +125,19 @@ class Yardstick:
             )
         return tuple(found)
 
-    def _worst_class(self, cloud: Cloud, points: Tensor) -> Replicates | None:
-        """Return the energy distance within the worst class; None with fewer than two classes.
+    def _worst_class(self, cloud: Cloud, points: Tensor) -> dict[str, Replicates]:
+        """Return the energy distance and the coverage within the worst class, each for itself.
 
-        Classes with fewer than `fewest_of_class` samples count as one: the mean is over the pairs
-        within each of them.
+        Empty with fewer than two classes. Classes with fewer than `fewest_of_class` samples count
+        as one: the energy's mean is over the pairs within each of them.
         """
         here, there = cloud.labels, self.reference.labels
         if here is None or there is None or len(here.unique()) < 2:
-            return None
+            return {}
         found: list[Replicates] = []
+        covered: list[Replicates] = []
         rare: list[tuple[_Sums, _Sums, _Sums]] = []
+        left = torch.zeros_like(here, dtype=torch.bool), torch.zeros_like(there, dtype=torch.bool)
         for label in torch.cat([here, there]).unique().tolist():
             mine, theirs = here == label, there == label
             a, b = points[mine], self.points[theirs]
@@ -140,13 +145,20 @@ class Yardstick:
             sums = (_sums(a, i, b, j), _sums(a, i, a, i), _sums(b, j, b, j))
             if min(len(a), len(b)) < self.fewest_of_class:
                 rare.append(sums)
+                left[0].logical_or_(mine)
+                left[1].logical_or_(theirs)
             else:
                 found.append(_energy(*sums))
+                covered.append(_coverage(a, i, b, j))
         if rare:
             together = [_together(each) for each in zip(*rare, strict=True)]
             if all(bool((_without_each(each.pairs) > 0).all()) for each in together):
                 found.append(_energy(*together))
-        return max(found, default=None)
+        if min(int(each.sum()) for each in left) >= FEWEST:
+            b, j = self.points[left[1]], self.reference.draws[left[1]]
+            covered.append(_coverage(points[left[0]], cloud.draws[left[0]], b, j))
+        worst = {"class": max(found, default=None), "class_coverage": max(covered, default=None)}
+        return {name: each for name, each in worst.items() if each is not None}
 
 
 @attrs.frozen(eq=False)
@@ -226,6 +238,18 @@ def _mean_nearest(nearest: Tensor, draws: Tensor) -> Replicates:
         kept = draws != draw
         found.append(torch.where(which == draw, second, best)[kept].mean())
     return tuple(map(float, found))
+
+
+def _coverage(a: Tensor, draws_a: Tensor, b: Tensor, draws_b: Tensor) -> Replicates:
+    """Return the mean distance from each b to the nearest a, relative to that to the nearest b."""
+    _, _, covered = _compare(a, draws_a, b, draws_b)
+    least = []
+    for here, among in _rows(b, b):
+        rows = torch.arange(len(b))[here]
+        among[torch.arange(len(rows)), rows] = torch.inf
+        least.append(among.amin(1))
+    own = max(float(torch.cat(least).mean()), 1e-12)
+    return tuple(each / own for each in _mean_nearest(covered, draws_b))
 
 
 def _shares(right: Tensor, draws: Tensor) -> Replicates:

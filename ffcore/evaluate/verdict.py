@@ -73,6 +73,9 @@ MEASURES = {
         alike=_ALIKE,
     ),
     "class": Measure(title="worst class", excess=_difference),
+    "class_coverage": Measure(
+        title="worst-class coverage", excess=_more, shown=_ratio, alike=_ALIKE
+    ),
     "accuracy": Measure(title="class accuracy", excess=lambda found, floor: floor - found),
 }
 """The measures by name."""

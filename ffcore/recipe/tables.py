@@ -185,7 +185,9 @@ class Parallel:
     )
 
 
-Kept = Literal["frechet", "energy", "sharpness", "coverage", "class", "accuracy"]
+Kept = Literal[
+    "frechet", "energy", "sharpness", "coverage", "class", "class_coverage", "accuracy"
+]  # fmt: skip
 """The measures that may choose the student; those of ffcore/evaluate/verdict.py."""
 FEWEST_DURING = 200
 """Fewest samples of an evaluation that leave enough for one during training."""

@@ -78,11 +78,49 @@ def test_a_class_that_is_swapped_for_another_shows_only_within_classes() -> None
     assert found["class"][0] > 10
 
 
+def own(points: Tensor) -> float:
+    """The mean distance of points to their nearest other."""
+    apart = distances(points.double(), points.double())
+    return float((apart + torch.diag(torch.full((len(points),), torch.inf))).amin(1).mean())
+
+
+def test_the_coverage_of_the_worst_class_is_relative_to_the_class_itself() -> None:
+    here, there = cloud(0, 600), cloud(1, 600)
+    wide = 1.0 + 9.0 * (there.labels == 0)[:, None]  # its distances are the largest
+    few = torch.where((here.labels == 1)[:, None], here.points[:1], wide * here.points)
+    found = Yardstick(Cloud(points=wide * there.points, labels=there.labels)).measures(
+        Cloud(points=few, labels=here.labels)
+    )["class_coverage"]
+    ones = there.points[there.labels == 1]
+    lost = distances(here.points[:1].double(), ones.double()).mean() / own(ones)
+    assert found[0] == pytest.approx(float(lost), rel=1e-4)
+    assert found[0] > 2
+
+
+def test_a_class_without_variety_shows_in_its_own_coverage_above_all() -> None:
+    labels = torch.arange(2000) % 10
+    there, here = (Stream(seed).normal(2000, 6) + 20.0 * labels[:, None] for seed in (1, 0))
+    few = torch.where((labels == 0)[:, None], here[torch.arange(2000) % 20 * 10], here)
+    yardstick = Yardstick(Cloud(points=there, labels=labels))
+    whole, collapsed = (yardstick.measures(Cloud(points=p, labels=labels)) for p in (here, few))
+    for name, least, most in (("coverage", 1.0, 1.25), ("class_coverage", 1.3, 3.0)):
+        assert least < collapsed[name][0] / whole[name][0] < most
+
+
+def test_rare_classes_are_covered_together() -> None:
+    labels = torch.arange(1000) % 50
+    there, here = (Stream(seed).normal(1000, 2) + 5.0 * labels[:, None] for seed in (1, 0))
+    yardstick = Yardstick(Cloud(points=there, labels=labels))
+    right = yardstick.measures(Cloud(points=here, labels=labels))["class_coverage"]
+    plain = float(distances(here.double(), there.double()).amin(0).mean()) / own(there)
+    assert right[0] == pytest.approx(plain, rel=1e-6)
+
+
 @pytest.mark.parametrize("labels", [None, torch.zeros(400)])
 def test_without_two_classes_of_enough_samples_none_is_the_worst(labels: Tensor | None) -> None:
     points = Stream(0).normal(400, 2)
     here = Cloud(points=points, labels=None if labels is None else labels.long())
-    assert "class" not in Yardstick(here).measures(here)
+    assert not {"class", "class_coverage"} & Yardstick(here).measures(here).keys()
 
 
 def test_classes_with_few_samples_count_together() -> None:

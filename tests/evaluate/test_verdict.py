@@ -98,8 +98,8 @@ def one_class_without_variety(exact: Cloud) -> Tensor:
     [
         (blurred, {"sharpness"}),
         (contracted, {"sharpness", "coverage"}),
-        (one_mode_lost, {"coverage", "class"}),
-        (one_class_without_variety, {"coverage", "class"}),
+        (one_mode_lost, {"coverage", "class", "class_coverage"}),
+        (one_class_without_variety, {"coverage", "class", "class_coverage"}),
     ],
 )
 def test_a_fault_is_told_by_the_measure_that_sees_it(
