@@ -216,7 +216,7 @@ def _compare(
     covered = torch.full((len(b), DRAWS), torch.inf, dtype=torch.float64)
     for here, distances in _rows(a, b):
         total += ones_a[here].T @ (distances @ ones_b)
-        for draw in range(DRAWS):
+        for draw in draws_b.unique().tolist():
             nearest[here, draw] = distances[:, draws_b == draw].amin(1)
         for draw in draws_a[here].unique().tolist():
             least = distances[draws_a[here] == draw].amin(0)
