@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         Gap,
         Gaps,
         Labels,
+        NamedConditions,
         Networks,
         Norms,
         PredictorObjective,
@@ -46,7 +47,9 @@ if TYPE_CHECKING:
         Unconditional,
         VelocityField,
         class_condition,
+        digest_of,
     )
+    from ffcore.nn.conditions import read_fields
     from ffcore.recipe import Recipe, RecipeError, load_recipe, to_toml
     from ffcore.sample.load import load_sampler, load_teacher_sampler
     from ffcore.system.files import MissingFile
@@ -78,6 +81,7 @@ _HOMES = {
     "Guided": "ffcore.flow.guidance",
     "Labels": "ffcore.interfaces",
     "MissingFile": "ffcore.system.files",
+    "NamedConditions": "ffcore.interfaces",
     "Networks": "ffcore.interfaces",
     "Norms": "ffcore.interfaces",
     "Optimizer": "ffcore.training.optimizer",
@@ -96,11 +100,13 @@ _HOMES = {
     "integrate": "ffcore.flow.ode",
     "interpolate": "ffcore.flow.path",
     "class_condition": "ffcore.interfaces",
+    "digest_of": "ffcore.interfaces",
     "load_recipe": "ffcore.recipe",
     "load_sampler": "ffcore.sample.load",
     "load_student": "ffcore.export",
     "load_teacher_sampler": "ffcore.sample.load",
     "push": "ffcore.flow.flow_map",
+    "read_fields": "ffcore.nn.conditions",
     "to_toml": "ffcore.recipe",
     "train": "ffcore.training.loop",
 }
@@ -129,6 +135,7 @@ __all__ = [
     "Guided",
     "Labels",
     "MissingFile",
+    "NamedConditions",
     "Networks",
     "Norms",
     "Optimizer",
@@ -143,6 +150,7 @@ __all__ = [
     "Unconditional",
     "VelocityField",
     "class_condition",
+    "digest_of",
     "expand_like",
     "generate",
     "integrate",
@@ -152,6 +160,7 @@ __all__ = [
     "load_student",
     "load_teacher_sampler",
     "push",
+    "read_fields",
     "to_toml",
     "train",
 ]

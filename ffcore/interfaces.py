@@ -17,8 +17,9 @@ into one loss. The trainer knows nothing else about a method.
 from __future__ import annotations
 
 import copy
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from ffcore.training.optimizer import Optimizer
 
 Objective = Literal["prediction", "correction"]
+
+UNKNOWN = "unknown"
+"""The fingerprint of a function, and of conditions that do not know theirs."""
 
 
 @attrs.frozen(kw_only=True)
@@ -50,21 +54,27 @@ class Condition:
     """Tokens of each sample, for example of its prompt."""
     mask: Bool[Tensor, "B L"] | None = None
     """True for the tokens of `embedding` that count."""
+    pooled: Float[Tensor, "B P"] | None = None
+    """A vector of each sample: parameters such as a pose, or a pooled embedding of its prompt."""
+    image: Float[Tensor, "B *I"] | None = None
+    """An image of each sample, or another array with positions: a depth map, a mask, a clip.
+    Several images are channels of one."""
     guidance: Float[Tensor, "B"] | None = None
     """Guidance scale γ of each sample. None and 1 both mean unguided."""
 
     def __attrs_post_init__(self) -> None:
-        for name, value in self._tensors().items():
+        for name, value in self.tensors().items():
             if len(value) != self.size:
                 raise ValueError(f"condition.{name} has {len(value)} rows for {self.size} samples")
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the fields that are not None, by name."""
         values = {a.name: getattr(self, a.name) for a in attrs.fields(Condition)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def __getitem__(self, index: slice | Tensor) -> Condition:
         """Return the samples that a slice, a boolean mask or an index tensor selects."""
-        parts = {name: value[index] for name, value in self._tensors().items()}
+        parts = {name: value[index] for name, value in self.tensors().items()}
         if isinstance(index, slice):
             size = len(range(*index.indices(self.size)))
         else:
@@ -74,7 +84,7 @@ class Condition:
     @staticmethod
     def cat(conditions: Sequence[Condition]) -> Condition:
         """Concatenate along the batch. Raises ValueError if only some have a field."""
-        names = [set(condition._tensors()) for condition in conditions]
+        names = [set(condition.tensors()) for condition in conditions]
         if any(name != names[0] for name in names):
             raise ValueError(f"cannot concatenate conditions with different fields: {names}")
         parts = {
@@ -89,23 +99,61 @@ class Condition:
 
     def to(self, device: torch.device | str) -> Condition:
         """Return the same condition on `device`."""
-        parts = {name: value.to(device) for name, value in self._tensors().items()}
+        parts = {name: value.to(device) for name, value in self.tensors().items()}
         return Condition(size=self.size, **parts)
 
 
 class ConditionSource(ABC):
-    """Source of the conditions that a data-free run draws with the noise."""
+    """Source of conditions: those that a run draws with the noise, and those that a user names.
+
+    All its conditions have the same fields. A source is a constant: what it draws depends on the
+    draws alone.
+    """
+
+    names: Sequence[str] = ()
+    """The names that a picture or `ffd sample` goes through by default; `of` may know more. Empty
+    if there is no list of names."""
 
     @abstractmethod
     def draw(self, draws: Draws) -> Condition:
-        """Draw one condition for each sample of `draws`, unguided (γ None)."""
+        """Draw one condition for each sample of `draws`, unguided (γ None), on its device.
+
+        The condition of a sample depends on that sample's draws alone.
+        """
 
     @abstractmethod
     def null(self, condition: Condition) -> Condition:
-        """Return the unconditional counterpart of `condition`, of the same size.
+        """Return the unconditional counterpart of `condition`: unguided, of the same size and
+        device, with fields of the same shapes and dtypes.
 
         Raises ValueError if the teacher has none and so cannot be guided.
         """
+
+    def of(self, names: Sequence[str]) -> Condition:
+        """Return the condition with each of these names, unguided, on the CPU.
+
+        Names may be class numbers, words, prompts, or numbers as text. Raises ValueError for a name
+        that is not known, saying which are, and by default for any name.
+        """
+        raise ValueError(f"{type(self).__name__} has no names: its conditions can only be drawn")
+
+    def texts(self, condition: Condition) -> Sequence[str]:
+        """Return a short text for each sample, which stands beside its picture.
+
+        The text of a condition from `of` is its name, if that is in `names`. By default the texts
+        are empty.
+        """
+        return [""] * condition.size
+
+    def fingerprint(self) -> str:
+        """Return what identifies the source: equal only for sources that draw, name and leave out
+        the same conditions. `digest_of` makes one from texts and tensors.
+
+        It belongs to the teacher's identity: stored statistics, checkpoints and exports hold for
+        this fingerprint only. By default it is UNKNOWN: ffcore then uses no stored statistics and
+        says that it cannot check the conditions.
+        """
+        return UNKNOWN
 
 
 class DataError(Exception):
@@ -568,6 +616,9 @@ class Tracker(ABC):
 class Context:
     """The argument of a recipe table's `build`, which runs with seeded global random state."""
 
+    conditions: ConditionSource | None = None
+    """What the recipe's table [conditions] has built, for a teacher that needs it, which has it as
+    its `conditions`; None without such a table."""
     teacher: Teacher | None = None
     """The built teacher; None while it is being built. A data source gets it guided, if the recipe
     guides; all other components get it unguided."""
@@ -588,6 +639,16 @@ class Context:
         return source.classes if isinstance(source, Labels) else None
 
 
+def digest_of(text: str, tensors: Iterable[tuple[str, Tensor]] = ()) -> str:
+    """Return a digest of a text and of named tensors: their dtypes, shapes and values."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in tensors:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        plain = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        digest.update(plain.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 class Unconditional(ConditionSource):
     """For teachers without conditions."""
 
@@ -599,13 +660,48 @@ class Unconditional(ConditionSource):
         """Raise ValueError: there is no null condition."""
         raise ValueError("an unconditional teacher has no null condition and cannot be guided")
 
+    def of(self, names: Sequence[str]) -> Condition:
+        """Raise ValueError: there is nothing to name."""
+        raise ValueError(f"there are no conditions to choose from, found {list(names)}")
+
+    def fingerprint(self) -> str:
+        """Return "none"; UNKNOWN for a subclass that does something else."""
+        return "none" if _is_as(self, Unconditional) else UNKNOWN
+
+
+def _is_as(source: ConditionSource, kind: type[ConditionSource]) -> bool:
+    """Whether a source of a kind makes its conditions as that kind does."""
+    methods = ("draw", "null", "of")
+    return all(getattr(type(source), name) is getattr(kind, name) for name in methods)
+
+
+def _is_count(labels: Labels, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"Labels: classes must be a whole number, at least 1, found {value!r}")
+
+
+def _is_no_class(labels: Labels, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and (type(value) is not int or value < labels.classes):
+        raise ValueError(
+            f"Labels: null_label must be None or a whole number after the classes, at least "
+            f"{labels.classes}, found {value!r}"
+        )
+
 
 @attrs.frozen
 class Labels(ConditionSource):
-    """Class labels drawn uniformly."""
+    """Class labels drawn uniformly; their names are their numbers.
 
-    classes: int
-    null_label: int | None = None
+    Raises ValueError for less than one class, and for a null label that is one of the classes.
+    """
+
+    classes: int = attrs.field(validator=_is_count)
+    null_label: int | None = attrs.field(default=None, validator=_is_no_class)
+
+    @property
+    def names(self) -> Sequence[str]:  # type: ignore[override]
+        """The numbers of all classes."""
+        return [str(each) for each in range(self.classes)]
 
     def draw(self, draws: Draws) -> Condition:
         """Draw labels in [0, classes)."""
@@ -617,6 +713,127 @@ class Labels(ConditionSource):
             raise ValueError("this teacher has no null label and cannot be guided")
         label = torch.full_like(_label(condition), self.null_label)
         return attrs.evolve(condition, label=label, guidance=None)
+
+    def of(self, names: Sequence[str]) -> Condition:
+        """Return the classes with these numbers."""
+        unknown = [name for name in names if not self._is_class(name)]
+        if unknown:
+            found = ", ".join(map(repr, unknown))
+            raise ValueError(f"must be classes from 0 to {self.classes - 1}, found {found}")
+        return Condition(size=len(names), label=torch.tensor([*map(int, names)], dtype=torch.long))
+
+    def texts(self, condition: Condition) -> Sequence[str]:
+        """Return the numbers of the classes, "null" for the null label."""
+        labels = _label(condition).tolist()
+        return ["null" if each == self.null_label else str(each) for each in labels]
+
+    def fingerprint(self) -> str:
+        """Return the number of classes and the null label in words; UNKNOWN for a subclass that
+        draws otherwise."""
+        if not _is_as(self, Labels):
+            return UNKNOWN
+        null = "" if self.null_label is None else f", null label {self.null_label}"
+        return f"{self.classes} classes{null}"
+
+    def _is_class(self, name: str) -> bool:
+        return name.isdecimal() and int(name) < self.classes
+
+
+class NamedConditions(ConditionSource):
+    """A list of conditions with names, drawn uniformly: poses, cached prompts, images.
+
+    Args:
+        names: one for each condition, no two the same.
+        conditions: of any fields, in the order of the names.
+        null: the null condition, of size 1 and with the same fields; None if there is none.
+
+    Raises ValueError if these do not fit together.
+    """
+
+    def __init__(
+        self, names: Sequence[str], conditions: Condition, null: Condition | None = None
+    ) -> None:
+        if not 0 < len(names) == len(set(names)) == conditions.size:
+            raise ValueError(
+                f"each of the {conditions.size} conditions needs a name of its own, found "
+                f"{len(names)} names, {len(set(names))} of them different"
+            )
+        if null is not None:
+            here, there = (
+                {n: t.shape[1:] for n, t in c.tensors().items()} for c in (conditions, null)
+            )
+            if null.size != 1 or here != there:
+                raise ValueError(
+                    f"the null condition must be of size 1 and have the fields {here}, found size "
+                    f"{null.size} and {there}"
+                )
+        self.names = tuple(names)
+        self.conditions, self.null_condition = conditions, null
+
+    def draw(self, draws: Draws) -> Condition:
+        """Draw conditions of the list."""
+        here = attrs.evolve(draws, device="cpu")  # where the list is
+        index = here.integers("condition", len(self.names))
+        return self.conditions[index].to(draws.device)
+
+    def null(self, condition: Condition) -> Condition:
+        """Return the null condition for every sample, unguided."""
+        if self.null_condition is None:
+            raise ValueError("these conditions have no null condition: no teacher can be guided")
+        device = next(each.device for each in condition.tensors().values())
+        row = self.null_condition.to(device)
+        return row[torch.zeros(condition.size, dtype=torch.long, device=device)]
+
+    def of(self, names: Sequence[str]) -> Condition:
+        """Return the conditions with these names."""
+        places = {name: place for place, name in enumerate(self.names)}
+        if unknown := [name for name in names if name not in places]:
+            some = ", ".join(map(repr, self.names[:SHOWN]))
+            more = f" and {len(self.names) - SHOWN} more" if len(self.names) > SHOWN else ""
+            found = ", ".join(map(repr, unknown))
+            raise ValueError(f"must be names of conditions ({some}{more}), found {found}")
+        return self.conditions[torch.tensor([places[name] for name in names], dtype=torch.long)]
+
+    def texts(self, condition: Condition) -> Sequence[str]:
+        """Return the name of each condition, "null" for the null condition."""
+        known = self.conditions
+        if self.null_condition is not None:
+            known = Condition.cat([known, self.null_condition])
+        names = (*self.names, "null", "")
+        return [names[place] for place in _places(condition.to("cpu"), known)]
+
+    def fingerprint(self) -> str:
+        """Return a digest of the names and of all conditions; UNKNOWN for a subclass that draws
+        otherwise."""
+        if not _is_as(self, NamedConditions):
+            return UNKNOWN
+        rows = {"": self.conditions} | (
+            {} if self.null_condition is None else {"null ": self.null_condition}
+        )
+        named = (
+            (f"{which}{name}", each)
+            for which, condition in rows.items()
+            for name, each in sorted(condition.tensors().items())
+        )
+        return digest_of(repr(self.names), named)
+
+
+SHOWN = 10
+"""Most names in a message."""
+
+
+def _places(rows: Condition, known: Condition) -> list[int]:
+    """Return the place of each row among known conditions; -1 for one that is not there."""
+    found = []
+    for row in range(rows.size):
+        same = torch.ones(known.size, dtype=torch.bool)
+        for name, values in known.tensors().items():
+            here = same.nonzero()[:, 0]
+            equal = values[here] == rows.tensors()[name][row]
+            same[here] = equal.flatten(1).all(1) if equal.ndim > 1 else equal
+        at = same.nonzero()[:, 0]
+        found.append(int(at[0]) if len(at) else -1)
+    return found
 
 
 def class_condition(conditions: ConditionSource, labels: Int[Tensor, "B"]) -> Condition:

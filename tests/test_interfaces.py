@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 from ffcore.draws import Draws
 from ffcore.interfaces import (
+    UNKNOWN,
     Auxiliary,
     Condition,
+    ConditionSource,
     FrozenTeacher,
     Gap,
     Gaps,
     Labels,
+    NamedConditions,
     Unconditional,
     VelocityField,
 )
@@ -120,6 +123,8 @@ def condition_of(seed: int, size: int) -> Condition:
         label=stream.integers(5, size),
         embedding=stream.normal(size, 3, 4),
         mask=stream.integers(2, size, 3).bool(),
+        pooled=stream.normal(size, 6),
+        image=stream.normal(size, 1, 2, 3),
         guidance=stream.uniform(1, 3, size),
     )
 
@@ -148,7 +153,7 @@ def test_a_mask_chooses_the_samples_that_its_indices_choose(seed: int, size: int
     assert torch.equal(chosen.label, whole.label[mask])
 
 
-@pytest.mark.parametrize("field", ["label", "embedding", "mask", "guidance"])
+@pytest.mark.parametrize("field", ["label", "embedding", "mask", "pooled", "image", "guidance"])
 def test_every_field_of_a_condition_has_a_row_for_each_sample(field: str) -> None:
     with pytest.raises(ValueError, match=f"condition.{field} has 3 rows for 2 samples"):
         Condition(size=2, **{field: torch.ones(3)})
@@ -162,7 +167,7 @@ def test_conditions_of_different_fields_are_not_concatenated() -> None:
 def test_a_condition_moves_as_a_whole() -> None:
     moved = condition_of(0, 3).to("meta")
     tensors = [each for each in attrs.astuple(moved) if isinstance(each, Tensor)]
-    assert [str(each.device) for each in tensors] == ["meta"] * 4
+    assert [str(each.device) for each in tensors] == ["meta"] * 6
 
 
 def test_labels_are_drawn_evenly_and_never_the_null_one() -> None:
@@ -191,6 +196,141 @@ def test_what_has_no_null_condition_cannot_be_guided() -> None:
 
 def test_without_conditions_only_the_size_is_drawn() -> None:
     assert same(Unconditional().draw(Draws(0, 0, 3, 8)), Condition(size=5))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0,), "classes must be a whole number, at least 1, found 0"),
+        ((-3,), "classes must be a whole number, at least 1, found -3"),
+        ((10.0,), "classes must be a whole number, at least 1, found 10.0"),
+        ((True,), "classes must be a whole number, at least 1, found True"),
+        (
+            (10, 3),
+            "null_label must be None or a whole number after the classes, at least 10, found 3",
+        ),
+        ((10, -1), "at least 10, found -1"),
+        ((10, "10"), "at least 10, found '10'"),
+    ],
+)
+def test_impossible_classes_are_refused(arguments: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Labels(*arguments)
+
+
+def test_classes_are_named_by_their_numbers() -> None:
+    source = Labels(3, null_label=7)
+    assert same(source.of(["2", "0"]), Condition(size=2, label=torch.tensor([2, 0])))
+    assert list(source.names) == ["0", "1", "2"]
+    assert source.texts(Condition(size=2, label=torch.tensor([2, 7]))) == ["2", "null"]
+    for wrong in ("3", "7", "-1", "two", "1.0", ""):
+        with pytest.raises(ValueError, match=f"must be classes from 0 to 2, found '{wrong}'"):
+            source.of(["0", wrong])
+    with pytest.raises(ValueError, match=r"no conditions to choose from, found \['0'\]"):
+        Unconditional().of(["0"])
+    assert Unconditional().texts(Condition(size=2)) == ["", ""]
+
+
+def test_other_classes_have_other_fingerprints() -> None:
+    sources = [Labels(3), Labels(4), Labels(3, 3), Labels(3, 4), Unconditional()]
+    assert len({each.fingerprint() for each in sources}) == len(sources)
+    assert Labels(3, 3).fingerprint() == Labels(3, 3).fingerprint() != UNKNOWN
+
+
+def test_a_source_that_says_nothing_is_drawn_only_and_unidentified() -> None:
+    class Drawn(Unconditional):
+        of, texts = ConditionSource.of, ConditionSource.texts
+        fingerprint = ConditionSource.fingerprint
+
+    with pytest.raises(ValueError, match="Drawn has no names: its conditions can only be drawn"):
+        Drawn().of(["a"])
+    assert Drawn().texts(Condition(size=2)) == ["", ""]
+    assert Drawn().fingerprint() == UNKNOWN
+
+
+class Often(Labels):
+    """The first class only."""
+
+    def draw(self, draws: Draws) -> Condition:
+        return Condition(size=len(draws), label=torch.zeros(len(draws), dtype=torch.long))
+
+
+class First(NamedConditions):
+    """The first condition only."""
+
+    def draw(self, draws: Draws) -> Condition:
+        return self.of([self.names[0]] * len(draws))
+
+
+class Centred(NamedConditions):
+    """Made in another way, and drawn in the same."""
+
+    def __init__(self) -> None:
+        super().__init__(["a"], Condition(size=1, pooled=torch.zeros(1, 2)))
+
+
+def test_who_draws_otherwise_has_another_identity() -> None:
+    assert Often(3).fingerprint() == UNKNOWN
+    one = Centred()
+    assert First(one.names, one.conditions).fingerprint() == UNKNOWN
+    assert one.fingerprint() == NamedConditions(one.names, one.conditions).fingerprint()
+
+
+# Conditions with names.
+
+
+@given(seed=seeds, count=st.integers(1, 6))
+def test_named_conditions_are_drawn_named_told_and_left_out(seed: int, count: int) -> None:
+    rows, stream = condition_of(seed, count), Stream(seed + 1)
+    rows = attrs.evolve(rows, guidance=None, pooled=stream.normal(count, 6))
+    null = condition_of(seed + 2, 1)
+    null = attrs.evolve(null, guidance=None)
+    names = [f"pose {each}" for each in range(count)]
+    source = NamedConditions(names, rows, null)
+    assert same(source.of(names), rows)
+    drawn = source.draw(Draws(seed, 0, 0, 50))
+    assert same(source.of(source.texts(drawn)), drawn)
+    assert {*source.texts(drawn)} <= {*names}
+    assert same(source.null(drawn.at(2.0)), Condition.cat([null] * 50))
+    assert source.texts(null) == ["null"]
+    assert source.texts(attrs.evolve(null, pooled=null.pooled + 1)) == [""]
+
+
+@pytest.mark.parametrize("field", ["label", "embedding", "mask", "pooled", "image"])
+def test_named_conditions_are_identified_by_every_field(field: str) -> None:
+    rows = condition_of(0, 3)
+    changed = getattr(rows, field).clone()
+    changed.view(-1)[-1] = ~changed.view(-1)[-1] if field == "mask" else 9
+    other = attrs.evolve(rows, **{field: changed})
+    names = ["a", "b", "c"]
+    found = [
+        NamedConditions(names, rows),
+        NamedConditions(names, other),
+        NamedConditions(["a", "c", "b"], rows),
+        NamedConditions(names, rows, rows[:1]),
+        NamedConditions(names, rows, other[2:]),
+        NamedConditions(names, Condition(size=3, **{field: rows.tensors()[field]})),
+    ]
+    assert len({each.fingerprint() for each in found}) == len(found)
+    assert NamedConditions(names, condition_of(0, 3)).fingerprint() == found[0].fingerprint()
+
+
+def test_named_conditions_that_do_not_fit_are_refused() -> None:
+    rows = Condition(size=2, pooled=torch.zeros(2, 3))
+    for names in (["a"], ["a", "a"], [], ["a", "b", "c"]):
+        with pytest.raises(ValueError, match="each of the 2 conditions needs a name of its own"):
+            NamedConditions(names, rows)
+    for null in (rows, Condition(size=1), Condition(size=1, pooled=torch.zeros(1, 4))):
+        with pytest.raises(ValueError, match="must be of size 1 and have the fields"):
+            NamedConditions(["a", "b"], rows, null)
+    source = NamedConditions(["a", "b"], rows)
+    with pytest.raises(ValueError, match=r"\('a', 'b'\), found 'c'"):
+        source.of(["a", "c"])
+    with pytest.raises(ValueError, match="no null condition"):
+        source.null(rows)
+    many = NamedConditions([str(n) for n in range(30)], Condition(size=30, label=torch.arange(30)))
+    with pytest.raises(ValueError, match="'9' and 20 more"):
+        many.of(["x"])
 
 
 # Teachers made of something else.

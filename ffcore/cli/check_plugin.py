@@ -42,6 +42,11 @@ _EXAMPLES = (
 @click.argument("plugin", metavar="DISTRIBUTION|MODULE:CLASS")
 @options.role("Role of MODULE:CLASS, if ffcore cannot infer it from what the class builds.")
 @click.option(
+    "--conditions",
+    metavar="TYPE",
+    help="Type of a table [conditions] for MODULE:CLASS, if that is a teacher that needs one.",
+)
+@click.option(
     "--expect",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help='TOML file of known failures: "role/name/law" = "reason". A listed law that holds '
@@ -50,7 +55,12 @@ _EXAMPLES = (
 @options.as_json
 @click.pass_context
 def check_plugin(
-    ctx: click.Context, plugin: str, role: str | None, expect: Path | None, as_json: bool
+    ctx: click.Context,
+    plugin: str,
+    role: str | None,
+    conditions: str | None,
+    expect: Path | None,
+    as_json: bool,
 ) -> None:
     """Check the components of a distribution, or one class, against the laws of their roles.
 
@@ -62,7 +72,7 @@ def check_plugin(
     if (logger := logging.getLogger("ffcore")).level > logging.DEBUG:
         logger.setLevel(logging.ERROR)
     with contextlib.redirect_stdout(sys.stderr):  # a plugin may print anything
-        results = _check(plugin, role, expected)
+        results = _check(plugin, role, conditions, expected)
     fails = any(each.fails for each in results)
     if as_json:
         listed = [attrs.asdict(each) | {"name": each.name} for each in results]
@@ -74,16 +84,19 @@ def check_plugin(
     ctx.exit(ExitCode.FAILED if fails else ExitCode.OK)
 
 
-def _check(plugin: str, role: str | None, expected: dict[str, str]) -> list[Result]:
+def _check(
+    plugin: str, role: str | None, conditions: str | None, expected: dict[str, str]
+) -> list[Result]:
     """Return the results. Raises UsageError for a wrong command line."""
     from ffcore.testing import check_class, check_distribution
 
     try:
         if ":" in plugin:
-            return check_class(plugin, role, expected=expected)
-        if role is not None:
+            return check_class(plugin, role, conditions=conditions, expected=expected)
+        if role is not None or conditions is not None:
             raise click.UsageError(
-                "--role is for MODULE:CLASS; a distribution declares the roles of its components"
+                "--role and --conditions are for MODULE:CLASS; a distribution declares the roles "
+                "of its components, and ffcore finds the conditions that its teachers need"
             )
         return check_distribution(
             plugin,

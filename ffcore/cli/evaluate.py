@@ -56,6 +56,7 @@ _EXAMPLES = (
 )
 @options.number("Number of samples. [default: 50000; all, if they are stored]", least=4)
 @options.labels
+@options.condition
 @options.guidance
 @options.steps(
     "Number of steps of a student with starts_at = 'anywhere' [default: 1], or of the teacher's "
@@ -176,8 +177,8 @@ def _judge(
 
 
 _JUDGED = (
-    "spaces", "metrics", "number", "labels", "guidance", "steps", "seed", "teacher", "batch",
-    "earlier",
+    "spaces", "metrics", "number", "labels", "condition", "guidance", "steps", "seed", "teacher",
+    "batch", "earlier",
 )  # fmt: skip
 """Options that only make sense with --reference."""
 
@@ -198,7 +199,9 @@ def _refuse_without_reference(ctx: click.Context) -> None:
         )
 
 
-def _asked(device: str | None, *, labels: str | None, **making: Any) -> Making:
+def _asked(
+    device: str | None, *, labels: str | None, condition: tuple[str, ...], **making: Any
+) -> Making:
     """Return the settings for samples that have yet to be generated."""
     if making["solver"] is not None and not making["teacher"]:
         raise click.UsageError("--solver needs --teacher: a student has no solver")
@@ -208,7 +211,7 @@ def _asked(device: str | None, *, labels: str | None, **making: Any) -> Making:
 
     with errors_of("--device"):
         place = own_device(usable_device(device or "auto"))
-    return Making(labels=labelling(labels), device=place, **making)
+    return Making(labels=labelling(labels), conditions=condition or None, device=place, **making)
 
 
 def _again(
@@ -295,7 +298,7 @@ class _Work:
             _require_files(tables)
         kept = (self.samples, self.reference.samples)
         if not any(isinstance(each, judge.Made) for each in kept):
-            asked.refuse("seed", "labels", "guidance")
+            asked.refuse("seed", "labels", "conditions", "guidance")
         self.features = [built_features(table, asked.device) for table in tables]
         self.metrics = _metrics(metrics, self.features)
         judge.check_metrics(self.metrics, self.features, self.reference)

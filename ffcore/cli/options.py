@@ -34,7 +34,15 @@ labels = click.option(
     "--labels",
     metavar="HOW",
     help="Class labels: 'balanced' (0, 1, 2, …, repeated), 'random', or a list to repeat, as in "
-    "0,3,7. [default: balanced, if there are classes]",
+    "0,3,7. The two words also choose conditions of other kinds. [default: balanced, if there are "
+    "classes or names]",
+)
+condition = click.option(
+    "--condition",
+    metavar="NAME",
+    multiple=True,
+    help="Name of a condition, such as a prompt. May be repeated; the samples go through all of "
+    "them in turn.",
 )
 guidance = click.option("--guidance", type=float, help="Guidance scale γ. [default: the recipe's]")
 
@@ -52,7 +60,7 @@ def number(text: str, *, least: int = 1, default: int | None = None) -> Option:
 
 
 def seed(text: str, *, default: int | None = 0) -> Option:
-    """Return --seed, of noise and labels."""
+    """Return --seed, of noise and conditions."""
     return click.option(
         "--seed",
         default=default,

@@ -31,7 +31,10 @@ _EXAMPLES = (
 @click.argument("source")
 @options.number("Number of samples.", default=16)
 @options.labels
-@options.seed("Seed of noise and labels; those of a sample depend only on the seed and its index.")
+@options.condition
+@options.seed(
+    "Seed of noise and conditions; those of a sample depend only on the seed and its index."
+)
 @options.guidance
 @options.out(
     "Output path: NAME.png for one picture, NAME.npz for one array file, any other NAME for a "
@@ -48,7 +51,9 @@ _EXAMPLES = (
 )
 @options.batch
 @options.device
-@options.overrides("Override a key of the recipe; for a student, only of its decoder.")
+@options.overrides(
+    "Override a key of the recipe; for a student, only of its decoder and its conditions."
+)
 @options.as_json
 @click.pass_context
 def sample(
@@ -56,6 +61,7 @@ def sample(
     source: str,
     number: int,
     labels: str | None,
+    condition: tuple[str, ...],
     seed: int,
     guidance: float | None,
     out: Path,
@@ -70,8 +76,8 @@ def sample(
 ) -> None:
     """Sample the student of SOURCE, in one step by default, and save the samples.
 
-    Their labels and conditions are saved with them: in NAME.png.json, NAME.npz.json or, within a
-    folder, samples.json.
+    Their settings, and the condition of each, are saved with them: in NAME.png.json, NAME.npz.json
+    or, within a folder, samples.json.
 
     SOURCE is a run directory, an export, a student file, or a recipe with --teacher. To resume an
     interrupted sampling, run the same command again. To use several processes, run `torchrun -m
@@ -96,6 +102,7 @@ def sample(
         number,
         seed=seed,
         labels=labelling(labels),
+        conditions=condition or None,
         guidance=guidance,
         steps=None if teacher else steps,
     )

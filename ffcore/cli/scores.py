@@ -96,6 +96,7 @@ def _described(record: Mapping[str, Any]) -> str:
     for key, title in (
         ("seed", "seed"),
         ("labels", "labels"),
+        ("conditions", "conditions"),
         ("guidance", "γ"),
         ("nfe", "NFE"),
         ("decoder", "decoder"),
@@ -103,6 +104,8 @@ def _described(record: Mapping[str, Any]) -> str:
         ("content", "file"),
     ):
         if key in record:
+            if key == "labels" and record.get("conditions") is not None:
+                continue
             none = key == "labels" and record[key] is None and record.get("fingerprint") is not None
             told.append(f"{title} {'none' if none else _value(key, record[key])}")
     return ", ".join(told)
@@ -115,6 +118,9 @@ def _value(key: str, value: Any) -> str:
         return f"{value['scale']:g}"
     if key == "decoder":
         return str(value["type"])
+    if key == "conditions":
+        chosen = value["chosen"]
+        return chosen if isinstance(chosen, str) else ", ".join(map(repr, chosen))
     return value[:12] if key in ("fingerprint", "content") else str(value)
 
 

@@ -97,6 +97,7 @@ _EXAMPLES = "\b\nExample:\n  ffd search runs/digits -v module:function -f digits
     help="Number of solver steps that render the best candidate.",
 )
 @options.labels
+@options.condition
 @options.guidance
 @options.seed("Seed of noise and labels; the first candidates are the noise of ffd sample.")
 @options.features(
@@ -121,6 +122,7 @@ def search(
     solver: Method | None,
     teacher_steps: int,
     labels: str | None,
+    condition: tuple[str, ...],
     guidance: float | None,
     seed: int,
     spaces: tuple[str, ...],
@@ -166,9 +168,15 @@ def search(
         device=device,
         overrides=overrides,
     )
-    for_decoder = [each for each in overrides if each.startswith("decoder.")]
-    student = load_sampler(source, device=device, overrides=for_decoder)
-    asked = student.request(number, seed=seed, labels=labelling(labels), guidance=guidance)
+    of_student = [each for each in overrides if each.startswith(("decoder.", "conditions."))]
+    student = load_sampler(source, device=device, overrides=of_student)
+    asked = student.request(
+        number,
+        seed=seed,
+        labels=labelling(labels),
+        conditions=condition or None,
+        guidance=guidance,
+    )
     check_alike(student, teacher, asked)
     features = [built_features(table, teacher.device) for table in tables]
     reference = _reference(against, of_teacher or source, student, asked) if features else None
@@ -215,7 +223,7 @@ def _reference(against: str | None, source: str, student: Sampler, asked: Reques
         against = str(own) if own.is_file() else recipe.evaluation.reference
     if against is None:
         raise click.UsageError(f"{source} has no reference for --features: name one by --reference")
-    making = Making(labels=asked.labels, guidance=asked.guidance, device=student.device)
+    making = Making(conditions=asked.conditions, guidance=asked.guidance, device=student.device)
     return open_reference(against, Made(student, asked), making)
 
 

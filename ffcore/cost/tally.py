@@ -133,11 +133,11 @@ def _null_rows(condition: Condition, source: ConditionSource) -> int:
         null = source.null(condition)
     except ValueError:
         return 0
+    others = null.tensors()
     same = [
-        (found == other).flatten(1).all(1) if found.ndim > 1 else found == other
-        for name in ("label", "embedding", "mask")
-        if (found := getattr(condition, name)) is not None
-        if (other := getattr(null, name)) is not None
+        (found == others[name]).flatten(1).all(1) if found.ndim > 1 else found == others[name]
+        for name, found in condition.tensors().items()
+        if name in others and name != "guidance"
     ]
     return int(torch.stack(same).all(0).sum()) if same else 0
 

@@ -19,7 +19,7 @@ from ffcore.interfaces import Features
 from ffcore.system.weights import fingerprint
 
 SCHEMA = 1
-_OF_SAMPLES = ("number", "seed", "labels", "decoder", "shape")
+_OF_SAMPLES = ("number", "seed", "labels", "conditions", "decoder", "shape")
 _NAMES = ("source", "ffcore", "schema", "recipe")
 """What may differ between equal references: their names, and the program that made them."""
 _UNKNOWN = "unknown"

@@ -51,13 +51,13 @@ from ffcore.recipe.components import (
 )
 from ffcore.system.faults import enough_memory
 from ffcore.system.files import MissingFile, locate
-from ffcore.system.weights import UNKNOWN
+from ffcore.system.weights import unidentified
 
 REFERENCE = "reference.safetensors"
 """The file of a teacher's statistics in a run, if its recipe names no stored ones."""
 SMALLER = "Make evaluation.batch smaller."
 """The advice if memory runs out in an evaluation."""
-_OWN = frozenset({"teacher", "evaluation"})
+_OWN = frozenset({"conditions", "teacher", "evaluation"})
 
 
 _SAMPLED = "the teacher, sampled now"
@@ -138,8 +138,11 @@ class Evaluator:
         if self.reference is None:
             return
         found = self._identity()
-        if found["teacher"] == UNKNOWN:
-            raise ValueError("a reference cannot identify a teacher without parameters")
+        if unknown := unidentified(found):
+            raise ValueError(
+                f"{unknown}, so ffcore cannot check stored statistics against it: use "
+                'evaluation.reference = "none"'
+            )
         try:
             self.reference.check(found)
         except ValueError as error:
@@ -148,8 +151,8 @@ class Evaluator:
     def known_reference(self, directory: Path) -> Reference | None:
         """Return the recipe's reference, or the one that an evaluation stored in the directory.
 
-        None if neither has these conditions. The statistics of a teacher without parameters never
-        count, since it may have changed.
+        None if neither has these conditions. The statistics of a teacher that cannot be identified
+        never count, since it may have changed.
         """
         if self.reference is not None:
             return self.reference
@@ -161,8 +164,8 @@ class Evaluator:
         except EarlierReference:
             return None
         found = self._identity()
-        known = found["teacher"] != UNKNOWN
-        return reference if known and reference.identity == found else None
+        fits = not unidentified(found) and reference.identity == found
+        return reference if fits else None
 
     def make_reference(self, progress: Progress = silent) -> Reference:
         """Sample the teacher: converged twice, and by each number of Euler steps.

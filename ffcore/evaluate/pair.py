@@ -10,12 +10,12 @@ import attrs
 import torch
 
 from ffcore.export import RECIPE, SourceError, StudentFile, read_student, student_path
-from ffcore.interfaces import Context, Teacher
+from ffcore.interfaces import UNKNOWN, Teacher
 from ffcore.recipe import Recipe, load_recipe
-from ffcore.recipe.components import build_component
-from ffcore.recipe.merge import parse_override
+from ffcore.recipe.components import build_teacher
+from ffcore.recipe.merge import Tree, merge, parse_override
 from ffcore.system.files import require
-from ffcore.system.weights import UNKNOWN, fingerprint
+from ffcore.system.weights import identity_of, unidentified
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -37,7 +37,7 @@ class Pair:
         source: str | PathLike[str],
         overrides: Iterable[str] = (),
         *,
-        tables: Set[str] = frozenset({"teacher"}),
+        tables: Set[str] = frozenset({"conditions", "teacher"}),
     ) -> Pair:
         """Open the student of a source, and the teacher that the recipe beside it names.
 
@@ -50,12 +50,17 @@ class Pair:
         student's; MissingFile, WeightsError, BuildError, RecipeError.
         """
         path = student_path(source)
-        file = read_student(path)
-        recipe = _recipe(path, tuple(overrides), tables)
-        require(getattr(recipe.teacher, "files", ()))
+        texts = tuple(overrides)
+        recipe = _recipe(path, texts, tables)
+        changed: Tree = {}
+        for each in texts:
+            changed = merge(changed, parse_override(each))
+        file = read_student(path, conditions=changed.get("conditions"))
+        for table in (recipe.conditions, recipe.teacher):
+            require(getattr(table, "files", ()))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.training.seed)
-            teacher: Teacher = build_component("teacher", recipe.teacher, Context(), Teacher)
+            teacher = build_teacher(recipe)
         notes = tuple(_check_teacher(path, teacher, file))
         return Pair(path=path, file=file, recipe=recipe, teacher=teacher, notes=notes)
 
@@ -82,15 +87,19 @@ def _recipe(path: Path, overrides: tuple[str, ...], tables: Set[str]) -> Recipe:
 
 def _check_teacher(path: Path, teacher: Teacher, file: StudentFile) -> Iterable[str]:
     """Raise SourceError if a teacher is not the student's; yield notes on what is unchecked."""
-    there, here = file.config["teacher"]["fingerprint"], fingerprint(teacher)
-    if here == UNKNOWN:
-        yield (
-            "the teacher has no parameters to identify it: ffcore cannot check that the student "
-            "was distilled from it"
-        )
-    elif here != there:
+    here = identity_of(teacher)
+    if unknown := unidentified(here):
+        yield f"{unknown}: ffcore cannot check that the student was distilled from it"
+    there = file.config["teacher"]["fingerprint"]
+    if here["teacher"] not in (UNKNOWN, there):
         raise SourceError(
             f"{path} was distilled from another teacher, with fingerprint {there[:12]}; the "
-            f"teacher of the recipe beside it has {here[:12]}. Name the original file: --set "
-            "teacher.weights=PATH"
+            f"teacher of the recipe beside it has {here['teacher'][:12]}. Name the original file: "
+            "--set teacher.weights=PATH"
+        )
+    there = file.config["teacher"].get("conditions", here["conditions"])
+    if here["conditions"] not in (UNKNOWN, there):
+        raise SourceError(
+            f"{path} was distilled with other conditions ({there[:12]}) than its teacher has now "
+            f"({here['conditions'][:12]}): restore what they were made from"
         )

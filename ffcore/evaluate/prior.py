@@ -22,7 +22,7 @@ from ffcore.flow.guidance import Guided, remove_guidance
 from ffcore.flow.solver import Solver
 from ffcore.interfaces import Condition, Features, Teacher
 from ffcore.recipe.tables import Evaluation
-from ffcore.system.weights import fingerprint
+from ffcore.system.weights import fingerprint, identity_of
 
 Sampling = Callable[[Tensor, Condition], Tensor]
 """(noise, condition) -> samples."""
@@ -52,9 +52,8 @@ def identity(
     del conditions["batch"], conditions["student_steps"]
     if isinstance(teacher, Guided) and measurement.guidance != 1:
         conditions |= {"interval": list(teacher.interval), "channels": teacher.channels}
-    base = remove_guidance(teacher)
     networks = {f"features {each.name}": fingerprint(each) for each in features}
-    plain = {"teacher": fingerprint(base), **networks, **conditions}
+    plain = {**identity_of(remove_guidance(teacher)), **networks, **conditions}
     return dict(json.loads(json.dumps(plain)))  # tuples become lists, as in a file
 
 

@@ -21,12 +21,14 @@ from torch import Tensor
 from ffcore.evaluate.stored import LABELS, EvaluationError, Stored, open_stored
 from ffcore.export import is_export, is_run
 from ffcore.flow.solver import Method
-from ffcore.sample import CHUNK, Labelling, Request, Sampler, to_uint8
+from ffcore.sample import CHUNK, Choice, Labelling, Request, Sampler, to_uint8
 from ffcore.sample.load import load_sampler, load_teacher_sampler
 
 NUMBER = 50_000
 """Default number of samples, as in published FIDs."""
 _SEEDS = 2**63
+OF_EACH = ("label_of_each", "condition_of_each")
+"""What a record has of each sample."""
 
 
 class Samples(ABC):
@@ -102,7 +104,7 @@ class Kept(Samples):
             "guidance": None,
             "nfe": "unknown",
             "decoder": None,
-            **{name: each for name, each in found.items() if name != "label_of_each"},
+            **{name: each for name, each in found.items() if name not in OF_EACH},
             "number": self.number,
             "shape": list(self.shape),
             "content": stored.fingerprint(),
@@ -127,6 +129,7 @@ class Making:
     number: int | None = None
     seed: int | None = None
     labels: Labelling | None = None
+    conditions: Choice = None
     guidance: float | None = None
     steps: int | None = None
     """Of a student, or of a teacher's solver."""
@@ -169,6 +172,7 @@ def open_samples(source: str, asked: Making) -> Samples:
         NUMBER if asked.number is None else asked.number,
         seed=asked.seed or 0,
         labels=asked.labels,
+        conditions=asked.conditions,
         guidance=asked.guidance,
         steps=None if asked.teacher else asked.steps,
     )
@@ -187,9 +191,9 @@ def same_samples(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     """Whether two records share samples."""
     if a.get("content") is not None and a.get("content") == b.get("content"):
         return True
-    made = ("fingerprint", "seed", "labels", "guidance", "solver", "nfe", "decoder", "shape")
+    of_each = ("seed", "labels", "conditions", "guidance", "solver", "nfe", "decoder", "shape")
     known = all(each.get(name) is not None for each in (a, b) for name in ("fingerprint", "seed"))
-    return known and all(a.get(name) == b.get(name) for name in made)
+    return known and all(a.get(name) == b.get(name) for name in ("fingerprint", *of_each))
 
 
 def other_noise(samples: Samples) -> int:

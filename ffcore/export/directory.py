@@ -1,7 +1,8 @@
 """A finished run's student in a self-contained directory: weights, config, card, recipe.
 
 An export is made for publishing: it names files of this machine by name and digest, without their
-path. Only the decoder's path stays, in the student file, since sampling needs the decoder.
+path. Only the paths of the decoder and of the conditions stay, in the student file, since sampling
+needs both.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def export(run: Path, out: Path, *, overwrite: bool = False) -> None:
     """Write the student of a finished run into a directory, whole or not at all.
 
     The directory holds the student file, its description as config.json, a model card as README.md,
-    and the recipe. Every path of this machine but the decoder's is cut to the file's name.
+    and the recipe. Every path of this machine is cut to the file's name, but not those of the
+    decoder and the conditions.
 
     Args:
         run: a run directory.
@@ -52,6 +54,11 @@ def export(run: Path, out: Path, *, overwrite: bool = False) -> None:
             f"{run}: this student can be rebuilt only with its teacher, so it cannot be exported. "
             "Give its table a method `alone` that returns a table without that need."
         )
+    if config["conditions"] is None:
+        raise SourceError(
+            f"{run}: only the teacher knows this student's conditions, so it cannot be exported. "
+            "Build them in a table [conditions] that the teacher needs."
+        )
     if config.get("recipe") != digest(recipe):
         raise SourceError(f"{run / RECIPE} is not the recipe that {source} came from")
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -61,12 +68,13 @@ def export(run: Path, out: Path, *, overwrite: bool = False) -> None:
         tree = without_places(tomllib.loads(to_toml(recipe)))
         (aside / RECIPE).write_text(tomli_w.dumps(tree), encoding="utf-8")
         recipe = load_recipe(aside / RECIPE)
-        kept = {name: config[name] for name in ("decoder", "decoder_sha256")}
+        names = ("decoder", "decoder_sha256", "conditions", "conditions_sha256")
+        kept = {name: config[name] for name in names if name in config}
         config = {**without_places(config), **kept, "recipe": digest(recipe)}
         write_student(aside / STUDENT, found.student.state_dict(), config)
         said = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         (aside / CONFIG).write_text(said, encoding="utf-8")
-        card = model_card(out.absolute().name, config, recipe, evaluation)
+        card = model_card(out.absolute().name, config, recipe, found.conditions, evaluation)
         (aside / CARD).write_text(card, encoding="utf-8")
         _put_in_place(aside, out)
     finally:

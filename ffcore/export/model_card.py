@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ffcore.interfaces import is_image
+from ffcore.interfaces import SHOWN, ConditionSource, Labels, Unconditional, is_image
 from ffcore.plugins import installed
 from ffcore.recipe import Recipe, needed_files
 from ffcore.recipe.tables import components
@@ -32,6 +32,7 @@ def model_card(
     name: str,
     config: Mapping[str, Any],
     recipe: Recipe,
+    conditions: ConditionSource,
     evaluation: Mapping[str, Any] | None,
 ) -> str:
     """Return the README of an export, in Markdown with a header of YAML.
@@ -40,6 +41,7 @@ def model_card(
         name: of the export.
         config: the student's description; see `describe`.
         recipe: the export's.
+        conditions: the student's.
         evaluation: the run's evaluation.json; None if it was switched off.
     """
     return "\n".join(
@@ -52,7 +54,7 @@ def model_card(
             f"step. ffcore {config['ffcore']} distilled it {_from_what(recipe)}. Method: "
             f"{_method(recipe)}.",
             "",
-            *_use(name, config, recipe),
+            *_use(name, config, recipe, conditions),
             "",
             *_origin(config, recipe),
             "",
@@ -104,11 +106,14 @@ def _header(config: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
     yield "---"
 
 
-def _use(name: str, config: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
-    classes = (config["conditions"] or {}).get("classes")
+def _use(
+    name: str, config: Mapping[str, Any], recipe: Recipe, conditions: ConditionSource
+) -> Iterator[str]:
     scale, low_high = config["guidance"]["scale"], config["guidance"]["range"]
-    files: tuple[File, ...] = getattr(recipe.decoder, "files", ())
-    yours = [f"{key}=PATH" for key in _keys_to_set(files)]
+    files: dict[str, tuple[File, ...]] = {
+        role: getattr(getattr(recipe, role), "files", ()) for role in ("decoder", "conditions")
+    }
+    yours = [f"{key}=PATH" for each in files.values() for key in _keys_to_set(each)]
     overrides = f", overrides={json.dumps(yours)}" if yours else ""
     out = f"samples.{'png' if _makes_images(config) else 'npz'}"
     yield "## Use"
@@ -131,8 +136,7 @@ def _use(name: str, config: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
     yield ""
     yield f"- {_samples(config)}"
     yield f"- steps: {_steps(config)}"
-    known = "none" if classes is None else f"0 to {classes - 1}; `labels=` selects them"
-    yield f"- classes: {known}"
+    yield _conditions(conditions, recipe)
     if low_high is None:
         yield "- guidance: none" if scale == 1 else f"- guidance: built in, at scale {scale:g}"
     else:
@@ -141,7 +145,26 @@ def _use(name: str, config: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
             f"- guidance: `guidance=` selects a scale from {low:g} to {high:g}; {scale:g} by "
             "default"
         )
-    yield from _decoder_files(config, files)
+    for role, each in files.items():
+        yield from _files(role, each, config.get(f"{role}_sha256", {}))
+
+
+def _conditions(source: ConditionSource, recipe: Recipe) -> str:
+    """Return how to choose the conditions of samples."""
+    if isinstance(source, Unconditional):
+        return "- classes: none"
+    if isinstance(source, Labels):
+        return f"- classes: 0 to {source.classes - 1}; `labels=` selects them"
+    kind = installed().type_name("conditions", recipe.conditions)
+    if not source.names:
+        return (
+            f"- conditions: `{kind}`, drawn by default; `conditions=` selects any that have names"
+        )
+    some = ", ".join(f"`{each}`" for each in source.names[:SHOWN])
+    more = f" and {len(source.names) - SHOWN} more" if len(source.names) > SHOWN else ""
+    return (
+        f"- conditions: `{kind}`; `conditions=` or `--condition` selects them by name: {some}{more}"
+    )
 
 
 def _steps(config: Mapping[str, Any]) -> str:
@@ -169,18 +192,18 @@ def _samples(config: Mapping[str, Any]) -> str:
     return f"samples: arrays of shape {size}, without a decoder"
 
 
-def _decoder_files(config: Mapping[str, Any], files: tuple[File, ...]) -> Iterator[str]:
-    """Yield the files of the decoder, and how to name them."""
+def _files(role: str, files: tuple[File, ...], digests: Mapping[str, str]) -> Iterator[str]:
+    """Yield the files of the decoder or the conditions, and how to name them."""
     if not files:
         return
     origins = "; ".join(dict.fromkeys(map(_origin_of, files)))
     yours = [f"{key}=PATH" for key in dict.fromkeys(file.key for file in files)]
     where = "Name your copies" if _keys_to_set(files) else "If yours are elsewhere, name them"
     yield (
-        f"- the decoder's files are not included; they come from {origins}. {where}: `--set "
+        f"- the files of the {role} are not included; they come from {origins}. {where}: `--set "
         f"{' --set '.join(yours)}`, in Python `overrides={json.dumps(yours)}`"
     )
-    for name, digest in config.get("decoder_sha256", {}).items():
+    for name, digest in digests.items():
         yield f"  - SHA-256 of {name}: {digest}"
 
 
@@ -207,11 +230,9 @@ def _times(shape: Iterable[int]) -> str:
 
 
 def _installation(config: Mapping[str, Any], recipe: Recipe) -> str:
-    """Return the packages needed to rebuild student and decoder."""
-    claims = {
-        role: installed().provider(role, table)
-        for role, table in (("student", recipe.student), ("decoder", recipe.decoder))
-    }
+    """Return the packages needed to rebuild student, decoder and conditions."""
+    roles = ("student", "decoder", *(["conditions"] if recipe.conditions is not None else []))
+    claims = {role: installed().provider(role, getattr(recipe, role)) for role in roles}
     brought = {
         f"`{config[role]['type'].partition(':')[0]}`" if claim is None else claim[0].distribution
         for role, claim in claims.items()

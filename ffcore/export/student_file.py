@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ffcore.interfaces import (
+    UNKNOWN,
     Condition,
     ConditionSource,
     Context,
@@ -28,10 +29,17 @@ from ffcore.interfaces import (
 )
 from ffcore.plugins import installed
 from ffcore.recipe import Recipe, RecipeError, component, digest, load_recipe
-from ffcore.recipe.components import BuildError, build_component, parts
+from ffcore.recipe.components import BuildError, build_component, build_teacher, parts
+from ffcore.recipe.merge import merge
 from ffcore.recipe.plain import NONE, plain
-from ffcore.system.files import File, file_digest, locate
-from ffcore.system.weights import Weights, WeightsError, fingerprint, read_weights, write_weights
+from ffcore.system.files import File, file_digest, locate, require
+from ffcore.system.weights import (
+    Weights,
+    WeightsError,
+    identity_of,
+    read_weights,
+    write_weights,
+)
 
 RECIPE, STUDENT, EVALUATION = "recipe.toml", "student.safetensors", "evaluation.json"
 """The names of these files in a run directory and in an export."""
@@ -46,8 +54,8 @@ class StudentFile:
     student: Student
     """On the CPU, in eval mode, frozen."""
     sample_shape: tuple[int, ...]
-    conditions: ConditionSource | None
-    """The student's conditions; None if a file cannot describe them."""
+    conditions: ConditionSource
+    """The student's conditions."""
     scale: float
     """The guidance scale that it was trained for; of a range, the default."""
     range: tuple[float, float] | None
@@ -79,16 +87,20 @@ def describe(
 
     `student` and `decoder` are component tables as in a recipe. `student` is null if its table
     needs something of the teacher and has no method `alone`, which returns a table without that
-    need. `starts_at` is the student's. `conditions` is {} for an unconditional teacher, null if a
-    file cannot describe them. `decoded_shape` is the shape of one decoded sample. `sha256` and
-    `decoder_sha256` have the digest of each file of the teacher and the decoder.
+    need. `starts_at` is the student's. `conditions` is the table [conditions], as in a recipe;
+    without one it is {} for an unconditional teacher, or has `classes` and `null_label`, and is
+    null if only the teacher knows its conditions. `decoded_shape` is the shape of one decoded
+    sample. `sha256`, `decoder_sha256` and `conditions_sha256` have the digest of each file of the
+    teacher, the decoder and the conditions. The teacher's `fingerprint` and `conditions` are its
+    identity.
     """
     return {
         "schema": SCHEMA,
         "student": _alone(recipe.student, student),
         "starts_at": student.starts_at,
         "sample_shape": list(teacher.sample_shape),
-        "conditions": _conditions_tree(teacher.conditions),
+        "conditions": conditions_tree(recipe, teacher.conditions),
+        "conditions_sha256": _digests(recipe.conditions),
         "guidance": attrs.asdict(recipe.guidance),
         "decoder": _tree("decoder", recipe.decoder),
         "decoder_sha256": _digests(recipe.decoder),
@@ -105,31 +117,42 @@ def write_student(path: Path, state: Mapping[str, Tensor], config: Mapping[str, 
     write_weights(path, state, config)
 
 
-def read_student(path: Path) -> StudentFile:
-    """Read a student file and rebuild the student.
+def read_student(path: Path, conditions: Mapping[str, Any] | None = None) -> StudentFile:
+    """Read a student file and rebuild the student and its conditions.
 
-    If the student cannot be rebuilt without its teacher, the recipe beside the file rebuilds both.
+    If one of them cannot be rebuilt without the teacher, the recipe beside the file rebuilds both.
 
-    Raises WeightsError if the file is damaged, is not a student file, or lacks that recipe;
-    RecipeError if the student's plugin is not installed.
+    Args:
+        path: of the file.
+        conditions: keys of the table [conditions] to use instead of the file's. Without any, the
+            conditions must be those of the training.
+
+    Raises WeightsError if the file is damaged, is not a student file, lacks that recipe, or if its
+    conditions have changed; MissingFile if a file of the conditions is missing; RecipeError if the
+    student's plugin is not installed.
     """
     weights = read_weights(str(path))
     config = weights.config
     found = _structure(weights)
+    if conditions is not None:
+        config = _with_conditions(path, config, conditions)
     try:
         with torch.random.fork_rng(devices=[]):
-            student = _rebuilt(path, found, config)
+            source = _rebuilt_conditions(path, config)
+            student = _rebuilt(path, found, source, config)
     except RecipeError as error:
         if error.about == "plugin":
             raise
         raise WeightsError(f"{path} does not describe a student: {error}") from None
     except BuildError as error:
         raise WeightsError(f"{path} describes a student that cannot be built: {error}") from None
+    if conditions is None:
+        _check_conditions(path, source, config)
     weights.load_into(student)
     return StudentFile(
         student=student.requires_grad_(False).eval(),
         sample_shape=found.sample_shape,
-        conditions=found.conditions,
+        conditions=source,
         scale=found.scale,
         range=found.range,
         config=config,
@@ -139,7 +162,6 @@ def read_student(path: Path) -> StudentFile:
 @attrs.frozen(kw_only=True)
 class _Structured:
     sample_shape: tuple[int, ...]
-    conditions: ConditionSource | None
     scale: float
     range: tuple[float, float] | None
 
@@ -158,15 +180,15 @@ def _structure(weights: Weights) -> _Structured:
             f"{config.get('ffcore')}; this is ffcore {version('ffcore')}, which reads {SCHEMA}"
         )
     try:
-        for name in ("student", "decoder", "recipe", "teacher", "ffcore", "step"):
+        for name in ("decoder", "recipe", "teacher", "ffcore", "step"):
             _ = config[name]
-        if not isinstance(config["student"], dict | None):
-            raise TypeError(f"student must be a table or null, found {config['student']!r}")
-        guidance, conditions = config["guidance"], config["conditions"]
+        for name in ("student", "conditions"):
+            if not isinstance(config[name], dict | None):
+                raise TypeError(f"{name} must be a table or null, found {config[name]!r}")
+        guidance = config["guidance"]
         low_high = guidance["range"]
         return _Structured(
             sample_shape=tuple(map(int, config["sample_shape"])),
-            conditions=None if conditions is None else _conditions(conditions),
             scale=float(guidance["scale"]),
             range=None if low_high is None else (float(low_high[0]), float(low_high[1])),
         )
@@ -176,20 +198,68 @@ def _structure(weights: Weights) -> _Structured:
         ) from None
 
 
-def _rebuilt(path: Path, found: _Structured, config: Mapping[str, Any]) -> Student:
+def _rebuilt(
+    path: Path, found: _Structured, conditions: ConditionSource, config: Mapping[str, Any]
+) -> Student:
     """Return the student with new weights, without its teacher if that is possible."""
     tree = config["student"]
     if tree is not None:
-        context = _context(found.sample_shape, found.conditions, found.range)
+        context = _context(found.sample_shape, conditions, found.range)
         student: Student = build_component("student", component("student", tree), context, Student)
         return student
+    return parts(_recipe_beside(path, "a student that")).student
+
+
+def _rebuilt_conditions(path: Path, config: Mapping[str, Any]) -> ConditionSource:
+    """Return the student's conditions, without its teacher if that is possible."""
+    tree = config["conditions"]
+    if tree is None:
+        return build_teacher(_recipe_beside(path, "a student whose conditions")).conditions
+    if "type" not in tree:
+        try:
+            return Labels(int(tree["classes"]), tree["null_label"]) if tree else Unconditional()
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(
+                f"{path} is a damaged student file: {type(error).__name__} {error}"
+            ) from None
+    table = component("conditions", tree)
+    require(getattr(table, "files", ()))
+    source: ConditionSource = build_component("conditions", table, Context(), ConditionSource)
+    return source
+
+
+def _with_conditions(
+    path: Path, config: Mapping[str, Any], keys: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a description with other keys of its conditions."""
+    here = config["conditions"]
+    if "type" not in (here or {}):
+        raise WeightsError(
+            f"{path} has no table [conditions] whose keys can be set: its teacher brought its own"
+        )
+    return {**config, **merge({"conditions": here}, {"conditions": keys})}
+
+
+def _recipe_beside(path: Path, what: str) -> Recipe:
+    """Return the recipe that rebuilds the teacher of a student file."""
     recipe = path.with_name(RECIPE)
     if not recipe.exists():
         raise WeightsError(
-            f"{path} holds a student that can be rebuilt only with its teacher, and has no "
-            f"{RECIPE} beside it"
+            f"{path} holds {what} can be rebuilt only with its teacher, and has no {RECIPE} beside "
+            "it"
         )
-    return parts(load_recipe(recipe)).student
+    return load_recipe(recipe)
+
+
+def _check_conditions(path: Path, source: ConditionSource, config: Mapping[str, Any]) -> None:
+    """Raise WeightsError if the conditions are known to be others than those of the training."""
+    there, here = config["teacher"].get("conditions", UNKNOWN), source.fingerprint()
+    if UNKNOWN not in (there, here) and there != here:
+        raise WeightsError(
+            f"the conditions of {path} have changed since its training, from {there[:12]} to "
+            f"{here[:12]}: restore what they were made from. To sample the same student with other "
+            "conditions, name them by --set conditions.KEY=VALUE"
+        )
 
 
 def _alone(table: Any, student: Student) -> dict[str, Any] | None:
@@ -205,7 +275,13 @@ def _tree(role: str, table: Any) -> dict[str, Any]:
 
 def _teacher_tree(table: Any, teacher: Teacher) -> dict[str, Any]:
     known = {name: value for name, value in _tree("teacher", table).items() if value != NONE}
-    return {**known, "sha256": _digests(table), "fingerprint": fingerprint(teacher)}
+    identity = identity_of(teacher)
+    return {
+        **known,
+        "sha256": _digests(table),
+        "fingerprint": identity["teacher"],
+        "conditions": identity["conditions"],
+    }
 
 
 def _digests(table: Any) -> dict[str, str]:
@@ -220,19 +296,18 @@ def _decoded_shape(decoder: Decoder, teacher: Teacher, student: Student) -> list
     return list(decoder(torch.zeros(1, *teacher.sample_shape, device=device)).shape[1:])
 
 
-def _conditions_tree(conditions: ConditionSource) -> dict[str, Any] | None:
-    if isinstance(conditions, Unconditional):
+def conditions_tree(recipe: Recipe, conditions: ConditionSource) -> dict[str, Any] | None:
+    """Return the description of conditions in a student file; None if it cannot have one."""
+    if recipe.conditions is not None:
+        return _tree("conditions", recipe.conditions)
+    if type(conditions) is Unconditional:
         return {}
-    return attrs.asdict(conditions) if isinstance(conditions, Labels) else None
-
-
-def _conditions(tree: Mapping[str, Any]) -> ConditionSource:
-    return Labels(int(tree["classes"]), tree["null_label"]) if tree else Unconditional()
+    return attrs.asdict(conditions) if type(conditions) is Labels else None
 
 
 def _context(
     shape: tuple[int, ...],
-    conditions: ConditionSource | None,
+    conditions: ConditionSource,
     guidance_range: tuple[float, float] | None,
 ) -> Context:
     return Context(

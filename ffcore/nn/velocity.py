@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ffcore.flow.path import expand_like
 from ffcore.interfaces import Condition, Context, VelocityField
+from ffcore.nn.conditions import read_fields
 from ffcore.nn.embedding import ScalarEmbedder
 from ffcore.nn.size import TransformerSize
 from ffcore.nn.transformer import Transformer
@@ -118,6 +119,7 @@ def new_velocity(
     Raises ValueError if the sizes do not fit the teacher.
     """
     assert context.teacher is not None
+    read_fields("a transformer", context.teacher.conditions, {"label"})
     size.check_teacher(context.teacher.sample_shape, context.classes)
     ranged = context.guidance_range is not None
     return TransformerVelocity(new_transformer(size, context), preconditioning, ranged)

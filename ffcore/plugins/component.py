@@ -12,6 +12,7 @@ ROLES = {
     "student": "the flow map to train",
     "predictor": "the objective that aligns the generating velocity with the teacher's",
     "corrector": "the objective that aligns the noising velocity with the teacher's",
+    "conditions": "the source of conditions, for a teacher that does not bring its own",
     "data": "the source of samples, for an objective that needs data",
     "balancer": "the weights that make one loss of the gaps of both objectives",
     "network": "a velocity network that an objective may train beside the student",

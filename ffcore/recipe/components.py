@@ -12,6 +12,7 @@ import torch
 from ffcore.flow.guidance import Guided
 from ffcore.interfaces import (
     Balancer,
+    ConditionSource,
     Context,
     CorrectorObjective,
     PredictorObjective,
@@ -53,7 +54,7 @@ def parts(recipe: Recipe, *, meta: bool = False) -> Parts:
     WeightsError for weights files.
     """
     guidance = recipe.guidance
-    teacher = build_component("teacher", recipe.teacher, Context(meta=meta), Teacher)
+    teacher = build_teacher(recipe, meta=meta)
     context = Context(teacher=teacher, guidance_range=guidance.range, meta=meta)
     student = build_component("student", recipe.student, context, Student)
     context = attrs.evolve(context, student=student)
@@ -71,6 +72,26 @@ def parts(recipe: Recipe, *, meta: bool = False) -> Parts:
         context=context,
         recipe=recipe,
     )
+
+
+def build_teacher(recipe: Recipe, *, meta: bool = False) -> Teacher:
+    """Build a recipe's conditions, and its teacher with them; see Context for `meta`.
+
+    Raises BuildError as `build_component` does, and for a teacher that does not use the recipe's
+    conditions.
+    """
+    conditions = build_component(
+        "conditions", recipe.conditions, Context(meta=meta), ConditionSource
+    )
+    context = Context(conditions=conditions, meta=meta)
+    teacher: Teacher = build_component("teacher", recipe.teacher, context, Teacher)
+    if conditions is not None and teacher.conditions is not conditions:
+        kind = type(teacher.conditions).__name__
+        raise BuildError(
+            f"[conditions] the teacher brings its own conditions, {kind}, and does not use these: "
+            "leave the table out, or build the teacher with context.conditions"
+        )
+    return teacher
 
 
 def apply_guidance(recipe: Recipe, teacher: Teacher) -> Teacher:

@@ -2,7 +2,8 @@
 
 A table may have the properties `needs` and `offers`, each a `frozenset[str]`. The teacher, the
 student or the data must offer what the student and the objectives need. Every [data] table offers
-"data", and the trainer offers "whole batch". A table that reads files lists them in a property
+"data", and the trainer offers "whole batch". A teacher's needs are met by [conditions] alone; every
+[conditions] table offers "conditions". A table that reads files lists them in a property
 `files`, a tuple of `File`s.
 
 A table may have a method `check_recipe(recipe)`. It raises ValueError if another table contradicts
@@ -11,7 +12,7 @@ teacher's, `sample_shape` (None if only the weights know it) and `guidable`; of 
 (whether its samples come from the guided teacher).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -28,12 +29,16 @@ OFFERING = ("teacher", "student", "data")
 NEEDING = ("student", "predictor", "corrector")
 DATA, ANYWHERE = "data", "student starts anywhere"
 """Needs for which core can suggest a fix."""
+CONDITIONS = "conditions"
+"""A role, what each of its components offers, and the need of a teacher that does not bring its
+own."""
 WHOLE = "whole batch"
 """The need of an objective whose gaps couple the samples of a batch: it must see all of them."""
 
 
 def unmet_needs(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
-    """Yield a problem for each component with an unmet need, and for data that nobody needs.
+    """Yield a problem for each component with an unmet need, and for data or conditions that nobody
+    needs.
 
     It names both sides.
     """
@@ -41,6 +46,7 @@ def unmet_needs(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
     def name(role: str) -> str:
         return f"{role} {registry.type_name(role, getattr(recipe, role))!r}"
 
+    yield from _of_conditions(recipe, registry, name)
     there = [role for role in (*OFFERING, *NEEDING) if getattr(recipe, role) is not None]
     offers = {role: _offers(recipe, role) for role in OFFERING if role in there}
     needs = {role: _words(getattr(recipe, role), "needs") for role in NEEDING if role in there}
@@ -57,10 +63,36 @@ def unmet_needs(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
         yield Problem(text, (DATA, "type"))
 
 
+def _of_conditions(
+    recipe: Recipe, registry: Registry, name: Callable[[str], str]
+) -> Iterator[Problem]:
+    """Yield a problem unless the teacher needs conditions and the recipe's fit, or neither is."""
+    needed = _words(recipe.teacher, "needs")
+    teacher = name("teacher")
+    if recipe.conditions is None:
+        if needed:
+            use = f"Add a [conditions] table of type {_types(CONDITIONS, registry)}"
+            yield Problem(
+                f"{teacher} needs {_list(needed)}, but the recipe has no conditions. {use}",
+                ("teacher",),
+            )
+        return
+    offered = _offers(recipe, CONDITIONS)
+    if missing := needed - offered:
+        text = f"{teacher} needs {_list(missing)}, but {name(CONDITIONS)} offers {_list(offered)}"
+        yield Problem(text, ("teacher",))
+    elif not needed:
+        yield Problem(
+            f"{teacher} brings its own conditions, since it needs none: leave out "
+            f"{name(CONDITIONS)}, or let the teacher's table need 'conditions'",
+            (CONDITIONS, "type"),
+        )
+
+
 def _offers(recipe: Recipe, role: str) -> frozenset[str]:
-    """Return the offers of a component; every data table offers DATA."""
+    """Return the offers of a component; data and conditions also offer the name of their role."""
     offered = _words(getattr(recipe, role), "offers")
-    return offered | {DATA} if role == DATA else offered
+    return offered | {role} if role in (DATA, CONDITIONS) else offered
 
 
 def _fitting(missing: frozenset[str], recipe: Recipe, registry: Registry) -> Iterator[str]:

@@ -120,8 +120,11 @@ class _Schemas:
         found: Schema = {
             "type": "object",
             "properties": {"type": {"anyOf": [names, {"pattern": _ELSEWHERE, "type": "string"}]}},
-            "allOf": [self._of_type(names, each, whole=whole) for names, each in known.items()],
         }
+        if known:  # draft 7 has no empty allOf
+            found["allOf"] = [
+                self._of_type(names, each, whole=whole) for names, each in known.items()
+            ]
         return found | {"required": ["type"]} if whole else found
 
     def _of_type(self, names: tuple[str, str], component: Component, *, whole: bool) -> Schema:

@@ -300,6 +300,11 @@ class Recipe:
     you pass every component; `load_recipe` fills in the defaults that a file leaves out.
     """
 
+    conditions: Any = component(
+        "conditions",
+        None,
+        help="source of the teacher's conditions, for a teacher that does not bring its own",
+    )
     teacher: Any = component("teacher", help="velocity field to distil, a component table")
     student: Any = component("student", help="flow map to train, a component table")
     predictor: Any = component("predictor", None, help="objective on the generating velocity")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,39 +29,62 @@ _LINES = (
 _SMALLEST, _LARGEST = 64, 128
 """Pixels along a side of an image in a preview."""
 _COLUMNS, _GAP = 10, 4
+_LETTERS_ABOVE, _LINES_ABOVE = 13, 3
+"""Most letters in a line, and most lines, of the text above a column."""
 _PLANE, _DOT = 320, 4
 """Pixels along a side of a scatter plot in a preview; thirds of one from a dot's middle out."""
 
 
-def draw_samples(path: Path, rows: Mapping[str, Tensor]) -> None:
-    """Write the rows as a PNG: images in [−1, 1] as a grid, vectors as scatter plots."""
+def draw_samples(path: Path, rows: Mapping[str, Tensor], texts: Sequence[str] = ()) -> None:
+    """Write the rows as a PNG: images in [−1, 1] as a grid, vectors as scatter plots.
+
+    Args:
+        path: of the PNG.
+        rows: samples by the name of their row.
+        texts: one to stand above each column of images; vectors have no columns.
+    """
     rows = {name: row.cpu() for name, row in rows.items()}
     first = next(iter(rows.values()))
     if first.ndim == 4 and first.shape[1] in (1, 3):
-        _draw_images(path, rows)
+        _draw_images(path, rows, texts)
     elif first.ndim == 4:
         # Latents: without a decoder, their first channel shows whether anything is learnt.
-        _draw_images(path, {name: row[:, :1] for name, row in rows.items()})
+        _draw_images(path, {name: row[:, :1] for name, row in rows.items()}, texts)
     else:
         _draw_points(path, {name: row.flatten(1) for name, row in rows.items()})
 
 
-def _draw_images(path: Path, rows: Mapping[str, Tensor]) -> None:
+def _draw_images(path: Path, rows: Mapping[str, Tensor], texts: Sequence[str]) -> None:
     count, apart = len(next(iter(rows.values()))), 1.06
-    figure, axes = _figure(len(rows), 1, width=1.0 + 0.62 * count, height=0.66 * len(rows))
+    titles = [_title(each) for each in texts]
+    lines = max((each.count("\n") + 1 for each in titles if each), default=0)
+    above = 0.04 + 0.09 * lines if lines else 0.0
+    height = 0.66 * len(rows) + above
+    figure, axes = _figure(len(rows), 1, width=1.0 + 0.62 * count, height=height)
     for (name, row), axis in zip(rows.items(), axes[:, 0], strict=True):
         for index, image in enumerate(row):
             pixels = ((image.clamp(-1, 1) + 1) / 2).permute(1, 2, 0).numpy()
             place = (apart * index, apart * index + 1, 0, 1)
-            axis.imshow(
-                pixels.squeeze(), extent=place, cmap="gray", vmin=0, vmax=1, interpolation="nearest"
-            )
+            axis.imshow(pixels, extent=place, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axis.set(xlim=(0, apart * (count - 1) + 1), ylim=(0, 1))
         axis.set_axis_off()
         axis.text(-0.25, 0.5, name, ha="right", va="center", fontsize=8, color=_INK)
-    left = 0.95 / (1.0 + 0.62 * count)
-    figure.subplots_adjust(left=left, right=0.995, top=0.99, bottom=0.01, hspace=0.06)
+    for index, title in enumerate(titles):
+        axes[0, 0].text(
+            apart * index + 0.5, 1.05, title, ha="center", va="bottom", fontsize=5, color=_MUTED,
+            parse_math=False,
+        )  # fmt: skip
+    left, top = 0.95 / (1.0 + 0.62 * count), 0.99 - above / height
+    figure.subplots_adjust(left=left, right=0.995, top=top, bottom=0.01, hspace=0.06)
     _save(figure, path)
+
+
+def _title(text: str) -> str:
+    """Return a text in at most _LINES_ABOVE short lines."""
+    lines = textwrap.wrap(text, _LETTERS_ABOVE)
+    if len(lines) > _LINES_ABOVE:
+        lines = [*lines[: _LINES_ABOVE - 1], f"{lines[_LINES_ABOVE - 1][: _LETTERS_ABOVE - 1]}…"]
+    return "\n".join(lines)
 
 
 def _draw_points(path: Path, rows: Mapping[str, Tensor]) -> None:

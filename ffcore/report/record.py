@@ -18,6 +18,7 @@ import attrs
 RECIPE, PROVENANCE, METRICS = "recipe.toml", "provenance.json", "metrics.jsonl"
 EVALUATION, STUDENT, CHECKPOINTS = "evaluation.json", "student.safetensors", "checkpoints"
 PREVIEWS, SAMPLES, REPORT = "previews", "samples.png", "report.html"
+TEXTS = "conditions.json"
 VERIFICATION, VERIFICATION_PICTURE = "verify.json", "verify.png"
 ALARMS = "alarms.jsonl"
 
@@ -98,6 +99,8 @@ class Record:
     teachers: Picture | None
     """The teacher's samples, from the same noise."""
     samples: Picture | None
+    texts: Sequence[str]
+    """The texts of the conditions of all pictures, in the order of their images."""
     verification: Mapping[str, Any] | None
     verification_picture: Picture | None
     alarms: Sequence[str] = ()
@@ -190,6 +193,7 @@ def _read(directory: Path, name: str) -> Record:
         previews=dict(sorted(each for each in previews if each is not None)),
         teachers=read_if_whole(f"{PREVIEWS}/teacher.png", _picture),
         samples=read_if_whole(SAMPLES, _picture),
+        texts=read_if_whole(f"{PREVIEWS}/{TEXTS}", lambda path: _parse(path, _texts)) or (),
         verification=read_if_whole(VERIFICATION, lambda path: _parse(path, _mapping)),
         verification_picture=read_if_whole(VERIFICATION_PICTURE, _picture),
         alarms=read_if_whole(ALARMS, lambda path: _parse(path, _alarms)) or (),
@@ -263,6 +267,13 @@ def _lines(text: str) -> list[Mapping[str, Any]]:
 def _alarms(text: str) -> list[str]:
     found = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
     return [f"at step {int(each['step']):,}, {each['sentence']}" for each in found]
+
+
+def _texts(text: str) -> list[str]:
+    found = json.loads(text)
+    if not isinstance(found, list):
+        raise TypeError(f"must be an array, found {type(found).__name__}")
+    return [str(each) for each in found]
 
 
 def _evaluation(text: str) -> Evaluation:

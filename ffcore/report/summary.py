@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from ffcore.report.advice import advice
 from ffcore.report.record import Record
 
 UNKNOWN = "unknown"
-"""The fingerprint of a teacher without parameters; see system/weights.py."""
+"""The fingerprint of a teacher without parameters; see interfaces.py."""
 _LACKING = object()
 
 
@@ -56,6 +57,8 @@ def differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]
     ]
     if first.get("teacher") == UNKNOWN == other.get("teacher"):
         found.append("the teachers may differ: they have no parameters to identify them")
+    if first.get("conditions") == UNKNOWN == other.get("conditions"):
+        found.append("the conditions may differ: they have no fingerprints to identify them")
     return found
 
 
@@ -72,8 +75,8 @@ def _differing(first: Any, other: Any, prefix: str = "") -> Iterator[tuple[str, 
 def _text(name: str, value: Any) -> str:
     if value is _LACKING:
         return "none"
-    is_fingerprint = name == "teacher" or name.startswith("features ")
-    return str(value)[:12] if is_fingerprint else str(value)
+    is_digest = isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)
+    return str(value)[:12] if is_digest else str(value)
 
 
 @attrs.frozen(kw_only=True, eq=False)

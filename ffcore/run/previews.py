@@ -7,6 +7,7 @@ previews/step-00000125.png, beside teacher.png with the teacher's own samples.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,21 +20,24 @@ from ffcore.evaluate.prior import prior
 from ffcore.flow.flow_map import generate
 from ffcore.flow.ode import integrate
 from ffcore.flow.solver import Solver
-from ffcore.interfaces import Condition, Labels, Student, Teacher
+from ffcore.interfaces import Condition, ConditionSource, Student, Teacher
 from ffcore.recipe import Recipe
 from ffcore.report import plots
 from ffcore.run.build import Built
 from ffcore.system.distributed import Processes
 from ffcore.system.faults import enough_memory, writable
+from ffcore.system.files import write_text
 from ffcore.training.checkpoint.name import directory_name
 from ffcore.training.parallelize import cut_again
 
 PREVIEWS = "previews"
+TEXTS = "conditions.json"
+"""The texts of the conditions, in the order of the images; only if there are any."""
 _REMEDY = "Make evaluation.rows smaller, or evaluation.previews = 0."
 
 
 def shown_noise(built: Built, rows: int) -> tuple[Tensor, Condition]:
-    """Return the noise of all pictures of a run, and its conditions in the order of classes.
+    """Return the noise of all pictures of a run, and its conditions in the order of names.
 
     Args:
         built: the run's.
@@ -44,7 +48,14 @@ def shown_noise(built: Built, rows: int) -> tuple[Tensor, Condition]:
     z, condition = next(
         prior(teacher, attrs.evolve(built.evaluator.measurement, batch=count), "picture")
     )
-    return z, in_class_order(teacher, condition)
+    return z, in_order(teacher.conditions, condition).to(z.device)
+
+
+def texts_of(teacher: Teacher, condition: Condition) -> list[str]:
+    """Return the text of each condition for a picture; none for vectors, which stand in no order,
+    and none if all are empty."""
+    texts = [*teacher.conditions.texts(condition)] if len(teacher.sample_shape) > 1 else []
+    return texts if any(texts) else []
 
 
 def shown_steps(steps: int, previews: int) -> set[int]:
@@ -74,11 +85,13 @@ class Previews:
         self.steps = shown_steps(distillation.steps, evaluation.previews)
         self.conditions = (
             f"seed {evaluation.seed}, guidance {recipe.guidance.scale:g}, {evaluation.rows} rows, "
-            f"EMA {recipe.measured_ema:g}, {recipe.decoder}"
+            f"EMA {recipe.measured_ema:g}, {recipe.decoder}, "
+            f"conditions {distillation.teacher.conditions.fingerprint()}"
         )
         if not self.steps:
             return
         self.z, self.condition = shown_noise(built, evaluation.rows)
+        self.texts = texts_of(distillation.teacher, self.condition)
 
         @torch.no_grad()
         def sample() -> Tensor:
@@ -94,6 +107,7 @@ class Previews:
         self.processes.first(lambda: self._forget(step))
         if self.steps:
             self.processes.first(lambda: self._draw("teacher", self.teachers))
+            self.processes.first(self._write_texts)
             self.show(step)
 
     @torch.no_grad()
@@ -120,6 +134,14 @@ class Previews:
         with writable(self.folder.parent, f"{PREVIEWS}/{name}.png"):
             self.folder.mkdir(exist_ok=True)
             plots.draw_preview(self.folder / f"{name}.png", images, behind, self.conditions)
+
+    def _write_texts(self) -> None:
+        path = self.folder / TEXTS
+        with writable(self.folder.parent, f"{PREVIEWS}/{TEXTS}"):
+            if self.texts:
+                write_text(path, json.dumps(self.texts, ensure_ascii=False) + "\n")
+            else:
+                path.unlink(missing_ok=True)
 
     def _forget(self, step: int) -> None:
         with writable(self.folder.parent, PREVIEWS):
@@ -156,9 +178,10 @@ def _steps(number: int) -> str:
     return f"{number} step{'s' if number > 1 else ''}"
 
 
-def in_class_order(teacher: Teacher, condition: Condition) -> Condition:
-    """Return `condition` with labels 0, 1, 2, … if the teacher has classes."""
-    if not isinstance(teacher.conditions, Labels) or condition.label is None:
-        return condition
-    order = torch.arange(condition.size, device=condition.label.device)
-    return attrs.evolve(condition, label=order % teacher.conditions.classes)
+def in_order(source: ConditionSource, drawn: Condition) -> Condition:
+    """Return the source's named conditions in turn, with the scale γ of those drawn; without names,
+    those drawn."""
+    if not source.names:
+        return drawn
+    names = [source.names[place % len(source.names)] for place in range(drawn.size)]
+    return attrs.evolve(source.of(names), guidance=drawn.guidance)

@@ -1,6 +1,7 @@
 """Resuming a run: from which checkpoint, and with which changes.
 
-A checkpoint names the recipe, the teacher and the number of data samples of its training. A run
+A checkpoint names the recipe, the teacher, its conditions and the number of data samples of its
+training. A run
 that resumes with others (--allow-changes) records the checkpoint in its provenance, so that it can
 stop and resume again.
 """
@@ -45,11 +46,15 @@ def resume(
     different = [name for name in found.run if found.run[name] != checkpoints.run.get(name)]
     if different and not allow_changes and found.run not in accepted:
         raise CheckpointError(
-            f"{where} was made with another {' and another '.join(different)}. Restore the "
-            "original, or use --allow-changes to resume anyway, or --restart to start again."
+            f"{where} was made with {' and '.join(map(_other, different))}. Restore the original, "
+            "or use --allow-changes to resume anyway, or --restart to start again."
         )
     checkpoints.restore(found, distillation)
     return found
+
+
+def _other(name: str) -> str:
+    return f"other {name}" if name in ("conditions", "data") else f"another {name}"
 
 
 def note(found: Manifest | None, changed: Sequence[str]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import torch
 
 from ffcore.evaluate.evaluator import REFERENCE, SMALLER, Evaluation
 from ffcore.evaluate.prior import prior
-from ffcore.export import EVALUATION, STUDENT, describe, write_student
+from ffcore.export import EVALUATION, STUDENT, conditions_tree, describe, write_student
 from ffcore.flow.guidance import remove_guidance
 from ffcore.flow.ode import likely_fault, noise_slope, points_wrongly
 from ffcore.interfaces import Alarm, Context, Tracker
@@ -45,7 +45,7 @@ from ffcore.run.directory import (
     Start,
 )
 from ffcore.run.measurements import Measurements
-from ffcore.run.previews import PREVIEWS, Previews, rows_of_samples, shown_noise
+from ffcore.run.previews import PREVIEWS, Previews, rows_of_samples, shown_noise, texts_of
 from ffcore.run.resume import note, resume
 from ffcore.run.tracking import Tracking
 from ffcore.system.distributed import (
@@ -56,7 +56,7 @@ from ffcore.system.distributed import (
 )
 from ffcore.system.faults import enough_memory, writable
 from ffcore.system.files import write_text
-from ffcore.system.weights import UNKNOWN
+from ffcore.system.weights import unidentified
 from ffcore.training.checkpoint import Checkpoints
 from ffcore.training.loop import Report, Stopped, train
 
@@ -197,6 +197,12 @@ class Run:
         """
         built, say = self.built, self.observer.say
         teacher = built.distillation.teacher
+        if conditions_tree(self.recipe, teacher.conditions) is None:
+            say(
+                f"only the teacher knows its conditions ({type(teacher.conditions).__name__}): "
+                "ffcore samples this student beside its teacher's files only, and cannot export "
+                "it. Build the conditions in a table [conditions] to change that."
+            )
         with errors_of("self-check"):
             for sentence in built.distillation.self_check():
                 say(sentence)
@@ -240,7 +246,7 @@ class Run:
                 activation_checkpointing=parallel.activation_checkpointing,
                 compiled=training.compile,
             )
-        checkpoints = self._checkpoints(description["teacher"]["fingerprint"])
+        checkpoints = self._checkpoints(description["teacher"])
         self.resume(checkpoints)
         begun = distillation.step_index
         self.processes.first(lambda: self.directory.forget_after(begun))
@@ -372,13 +378,14 @@ class Run:
         self.directory.append(ALARMS, attrs.asdict(alarm))
         self.observer.say(f"alarm at step {alarm.step}: {alarm.sentence}")
 
-    def _checkpoints(self, teacher: str) -> Checkpoints:
+    def _checkpoints(self, teacher: Mapping[str, Any]) -> Checkpoints:
         training, data = self.recipe.training, self.built.distillation.data
         return Checkpoints(
             self.directory / CHECKPOINTS,
             run={
                 "recipe": binding_digest(self.recipe),
-                "teacher": teacher,
+                "teacher": teacher["fingerprint"],
+                "conditions": teacher["conditions"],
                 "data": "none" if data is None else f"{len(data)} samples",
             },
             keep_last=training.keep_last,
@@ -402,11 +409,8 @@ class Run:
             say(_progress(found.step, distillation.steps))
             if other := self.directory.other_versions(self.recipe):
                 say(f"this run started with other versions: {', '.join(other)}")
-            if checkpoints.run["teacher"] == UNKNOWN:
-                say(
-                    "this teacher has no parameters to identify it: ffcore cannot check that the "
-                    "run started with the same one"
-                )
+            if unknown := unidentified(checkpoints.run):
+                say(f"{unknown}: ffcore cannot check that the run started with the same one")
         if changed:
             say("\n  ".join(["the recipe has changed:", *changed.lines]))
         if changed.has("training.steps") and distillation.scheduled:
@@ -441,6 +445,7 @@ class Run:
             student_steps=built.evaluator.measurement.student_steps,
         )
         images = {name: built.decoder(row) for name, row in rows.items()}
+        texts = texts_of(teacher, condition)
 
         def save() -> None:
             with writable(directory.path, EVALUATION):
@@ -448,7 +453,7 @@ class Run:
                     reference.write(directory / REFERENCE)
                 text = json.dumps(attrs.asdict(evaluation), indent=2) + "\n"
                 write_text(directory / EVALUATION, text)
-                plots.draw_samples(directory / SAMPLES, images)
+                plots.draw_samples(directory / SAMPLES, images, texts)
             self.alarms = [each for each in self.alarms if each.name != alarms.SOLVER]
             directory.forget_alarm(alarms.SOLVER)
             solver = self.recipe.evaluation.solver

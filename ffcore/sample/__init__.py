@@ -1,9 +1,10 @@
 """Samples of a student or a teacher: made, decoded and saved."""
 
-from ffcore.sample.chunks import CHUNK
 from ffcore.sample.output import output
 from ffcore.sample.partial import Partial, differences
 from ffcore.sample.sampler import (
+    CHUNK,
+    Choice,
     Generator,
     Labelling,
     NotFinite,
@@ -19,6 +20,7 @@ from ffcore.sample.writing import StoppedSampling, write_samples
 
 __all__ = [
     "CHUNK",
+    "Choice",
     "Generator",
     "Labelling",
     "NotFinite",

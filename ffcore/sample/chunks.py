@@ -15,9 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffcore.sample.partial import Partial
-
-CHUNK = 256
-"""Samples in a chunk."""
+from ffcore.sample.sampler import CHUNK
 
 _PLACING = "placing"
 

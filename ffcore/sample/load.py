@@ -6,18 +6,18 @@ from collections.abc import Iterable
 from functools import reduce
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import attrs
 import torch
 
 from ffcore.export.sources import SourceError, is_export, is_run, student_path
-from ffcore.export.student_file import RECIPE, StudentFile, read_student
+from ffcore.export.student_file import RECIPE, read_student
 from ffcore.flow.solver import Method, Solver
-from ffcore.interfaces import ConditionSource, Context, Decoder, Teacher
+from ffcore.interfaces import Context, Decoder
 from ffcore.plugins import installed
 from ffcore.recipe import component, digest, load_recipe
-from ffcore.recipe.components import build_component, errors_of, usable_device
+from ffcore.recipe.components import build_component, build_teacher, errors_of, usable_device
 from ffcore.recipe.merge import merge, parse_override
 from ffcore.recipe.plain import plain
 from ffcore.sample.sampler import SampleError, Sampler, StudentSampler, TeacherSampler, whole_number
@@ -36,20 +36,24 @@ def load_sampler(
     Args:
         source: a run directory, an export or a student file.
         device: a torch device; "auto" takes a GPU if there is one.
-        overrides: of the decoder's keys, as in "decoder.weights=vae.safetensors".
+        overrides: of the keys of the decoder and of the conditions, as in
+            "decoder.weights=vae.safetensors".
 
-    Raises SourceError if there is no student, WeightsError if its file is damaged, MissingFile if
-    the decoder's is missing, BuildError or SampleError if it does not fit.
+    Raises SourceError if there is no student, WeightsError if its file is damaged or its conditions
+    have changed, MissingFile if a file of the decoder or the conditions is missing, BuildError or
+    SampleError if it does not fit.
     """
     path = student_path(source)
-    found = read_student(path)
-    decoder = component("decoder", _override(found.config["decoder"], overrides))
+    changed = _overrides(overrides)
+    found = read_student(path, conditions=changed.get("conditions"))
+    tree = {"decoder": found.config["decoder"]}
+    decoder = component("decoder", merge(tree, {"decoder": changed.get("decoder", {})})["decoder"])
     require(getattr(decoder, "files", ()))
     return Sampler(
         StudentSampler(
             found.student,
             found.sample_shape,
-            _conditions(path, found),
+            found.conditions,
             scale=found.scale,
             range=found.range,
         ),
@@ -79,13 +83,13 @@ def load_teacher_sampler(
     student file, which have no teacher; SampleError for an unknown solver.
     """
     recipe = load_recipe(_recipe_of(source), overrides)
-    for table in (recipe.teacher, recipe.decoder):
+    for table in (recipe.conditions, recipe.teacher, recipe.decoder):
         require(getattr(table, "files", ()))
     guidance = recipe.guidance
     solver = _solver(recipe.evaluation.solver, method, steps)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed)
-        teacher = build_component("teacher", recipe.teacher, Context(), Teacher)
+        teacher = build_teacher(recipe)
     context = Context(teacher=teacher, guidance_range=guidance.range)
     decoder = _built_decoder(recipe.decoder, context)
     with errors_of("guidance"):
@@ -115,30 +119,23 @@ def _recipe_of(source: str | PathLike[str]) -> str | PathLike[str]:
     return source
 
 
-def _conditions(path: Path, found: StudentFile) -> ConditionSource:
-    if found.conditions is None:
-        raise SourceError(
-            f"{path}: this student's conditions are not classes, and a student file cannot "
-            "describe them. In Python, pass them to ffcore.sample.StudentSampler."
-        )
-    return found.conditions
-
-
-def _override(tree: Any, overrides: Iterable[str]) -> dict[str, Any]:
-    """Return a decoder's tree with overrides; the student's own keys cannot change."""
+def _overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """Return overrides as a tree; only keys of the decoder and of the conditions are possible."""
     layers = []
     for text in overrides:
         try:
             layer = parse_override(text)
         except ValueError as error:
             raise SourceError(f"--set {text}: {error}") from None
-        if layer.keys() != {"decoder"} or not isinstance(layer["decoder"], dict):
+        if not layer.keys() <= {"decoder", "conditions"} or not all(
+            isinstance(each, dict) for each in layer.values()
+        ):
             raise SourceError(
-                f"--set {text}: training fixed the student's keys; only keys of its decoder "
-                "can be set, as in decoder.weights=PATH"
+                f"--set {text}: training fixed the student's keys; only keys of its decoder and "
+                "its conditions can be set, as in decoder.weights=PATH"
             )
         layers.append(layer)
-    return cast(dict[str, Any], reduce(merge, layers, {"decoder": tree})["decoder"])
+    return reduce(merge, layers, {})
 
 
 def _solver(solver: Solver, method: Method | None, steps: int | None) -> Solver:

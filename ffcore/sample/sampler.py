@@ -30,6 +30,7 @@ from ffcore.interfaces import (
     Labels,
     Student,
     Teacher,
+    Unconditional,
     is_image,
 )
 from ffcore.keys import did_you_mean
@@ -38,6 +39,11 @@ from ffcore.system.weights import fingerprint
 Labelling = str | int | Sequence[int]
 """The class of each sample: "balanced" (index mod classes), "random", one class, or a list of
 classes to cycle through by index."""
+Choice = Literal["balanced", "random"] | tuple[str, ...] | None
+"""The condition of each sample: "balanced" cycles through all names of the source by index,
+"random" draws, a tuple holds the names to cycle through. None if there are no conditions."""
+CHUNK = 256
+"""Samples in a chunk."""
 
 
 class SampleError(ValueError):
@@ -243,8 +249,7 @@ class Request:
 
     number: int
     seed: int
-    labels: Literal["balanced", "random"] | tuple[int, ...] | None
-    """See Labelling; None if the conditions are not classes, and are drawn."""
+    conditions: Choice
     guidance: float
     steps: int | None = None
     """Of a student; None means one. A teacher's steps are its solver's."""
@@ -303,6 +308,7 @@ class Sampler:
         *,
         seed: int = 0,
         labels: Labelling | None = None,
+        conditions: Literal["balanced", "random"] | Sequence[str] | None = None,
         guidance: float | None = None,
         steps: int | None = None,
         batch: int = 64,
@@ -311,9 +317,10 @@ class Sampler:
 
         Args:
             number: of samples.
-            seed: of noise and labels.
-            labels: "balanced" (0, 1, 2, …, repeated; the default), "random", or classes to cycle
-                through; None if the conditions are not classes.
+            seed: of noise and conditions.
+            labels: "balanced" (0, 1, 2, …, repeated), "random", or classes to cycle through.
+            conditions: the same for conditions of any kind: "balanced" (all listed names in turn;
+                the default if there are any), "random", or names to cycle through.
             guidance: the scale γ; by default that of the student's or teacher's recipe.
             steps: number of equal steps of a student that starts anywhere; by default one.
             batch: number of samples at a time.
@@ -322,10 +329,17 @@ class Sampler:
             float32 on the CPU: images Float[number, C, H, W] in [−1, 1]. Vectors, and latents
             without a decoder, are returned unchanged.
 
-        Raises SampleError for an impossible number, seed, labels, guidance scale, steps or batch;
-        NotFinite if a sample is not finite; FlowError.
+        Raises SampleError for an impossible number, seed, condition, guidance scale, steps or
+        batch; NotFinite if a sample is not finite; FlowError.
         """
-        asked = self.request(number, seed=seed, labels=labels, guidance=guidance, steps=steps)
+        asked = self.request(
+            number,
+            seed=seed,
+            labels=labels,
+            conditions=conditions,
+            guidance=guidance,
+            steps=steps,
+        )
         return self.make(asked, batch=batch)
 
     def make(self, asked: Request, *, batch: int = 64) -> Tensor:
@@ -343,17 +357,25 @@ class Sampler:
         *,
         seed: int = 0,
         labels: Labelling | None = None,
+        conditions: Literal["balanced", "random"] | Sequence[str] | None = None,
         guidance: float | None = None,
         steps: int | None = None,
     ) -> Request:
         """Return the complete request. Raises SampleError if it is impossible."""
+        if labels is not None and conditions is not None:
+            raise SampleError("labels and conditions: only one of them can be given")
+        source = self.generator.conditions
         scale = self.generator.scale if guidance is None else _checked_scale(guidance)
         steps = None if steps is None else whole_number("steps", steps, 1)
         self.generator.check(scale, steps)
         return Request(
             number=whole_number("number", number, 1),
             seed=whole_number("seed", seed, 0, 2**63 - 1),
-            labels=_checked_labels(labels, self.generator.conditions),
+            conditions=(
+                _checked_conditions(conditions, source)
+                if labels is None
+                else _checked_labels(labels, source)
+            ),
             guidance=scale,
             steps=steps,
         )
@@ -385,11 +407,13 @@ class Sampler:
 
     def condition(self, asked: Request, start: int, stop: int) -> Condition:
         """Return the conditions of the samples [start, stop) of a request, on the device."""
-        if isinstance(asked.labels, tuple) or asked.labels == "balanced":
-            condition = Condition(size=stop - start, label=self._labels(asked, start, stop))
-        else:
+        source = self.generator.conditions
+        if (names := self._names(asked)) is None:
             draws = Draws(asked.seed, 0, start, stop, self.device).named("sample")
-            condition = self.generator.conditions.draw(draws)
+            condition = source.draw(draws)
+        else:
+            chosen = [names[place % len(names)] for place in range(start, stop)]
+            condition = source.of(chosen).to(self.device)
         return condition if asked.guidance == 1 else condition.at(asked.guidance, self.device)
 
     @torch.no_grad()
@@ -423,7 +447,7 @@ class Sampler:
             **({"batch": batch} if adapts and batch is not None else {}),
             "number": asked.number,
             "seed": asked.seed,
-            "labels": list(asked.labels) if isinstance(asked.labels, tuple) else asked.labels,
+            **self._recorded(asked.conditions),
             "shape": list(self.shape),
             **({"noise": list(asked.noise)} if isinstance(asked.noise, tuple) else {}),
             "ffcore": version("ffcore"),
@@ -431,15 +455,51 @@ class Sampler:
 
     def drawn_labels(self, asked: Request) -> list[int] | None:
         """Return the class of each sample of a request; None if its conditions have none."""
-        label = self.condition(asked, 0, asked.number).label
-        return None if label is None else [int(each) for each in label]
+        found: list[int] = []
+        for start in range(0, asked.number, CHUNK):
+            label = self.condition(asked, start, min(asked.number, start + CHUNK)).label
+            if label is None:
+                return None
+            found += label.tolist()
+        return found
 
-    def _labels(self, asked: Request, start: int, stop: int) -> Tensor:
-        index = torch.arange(start, stop)
-        if isinstance(asked.labels, tuple):
-            return torch.tensor(asked.labels)[index % len(asked.labels)].to(self.device)
-        assert isinstance(self.generator.conditions, Labels)
-        return (index % self.generator.conditions.classes).to(self.device)
+    def texts(self, asked: Request) -> list[str] | None:
+        """Return a text for the condition of each sample of a request; None if there are only
+        classes, or no conditions."""
+        source = self.generator.conditions
+        if isinstance(source, Labels | Unconditional):
+            return None
+        if (names := self._names(asked)) is not None:
+            return [names[place % len(names)] for place in range(asked.number)]
+        found: list[str] = []
+        for start in range(0, asked.number, CHUNK):
+            condition = self.condition(asked, start, min(asked.number, start + CHUNK))
+            found += source.texts(condition)
+        return found
+
+    def of_each(self, asked: Request) -> dict[str, Any]:
+        """Return the class or the text of each sample of a request, for a record of samples."""
+        texts = self.texts(asked)
+        told = {} if texts is None else {"condition_of_each": texts}
+        return {"label_of_each": self.drawn_labels(asked), **told}
+
+    def _names(self, asked: Request) -> Sequence[str] | None:
+        """Return the names to cycle through; None if the conditions are drawn."""
+        if asked.conditions == "balanced":
+            return self.generator.conditions.names
+        return asked.conditions if isinstance(asked.conditions, tuple) else None
+
+    def _recorded(self, chosen: Choice) -> dict[str, Any]:
+        """Return the choice of conditions, and which they are, for a record of samples."""
+        source = self.generator.conditions
+        if isinstance(source, Labels | Unconditional):
+            told = [*map(int, chosen)] if isinstance(chosen, tuple) else chosen
+            return {"labels": told}
+        told_names = list(chosen) if isinstance(chosen, tuple) else chosen
+        return {
+            "labels": None,
+            "conditions": {"chosen": told_names, "fingerprint": source.fingerprint()},
+        }
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -479,16 +539,48 @@ def _checked_scale(found: Any) -> float:
     return scale
 
 
-def _checked_labels(
-    labels: Labelling | None, conditions: ConditionSource
-) -> Literal["balanced", "random"] | tuple[int, ...] | None:
-    """Return the labelling in its canonical form, or raise SampleError for impossible labels."""
-    if not isinstance(conditions, Labels):
-        if labels is not None:
-            raise SampleError("labels: these samples have no classes to choose from")
+def _checked_conditions(chosen: str | Sequence[str] | None, source: ConditionSource) -> Choice:
+    """Return a choice of conditions, or raise SampleError for an impossible one."""
+    if isinstance(source, Unconditional):
+        if chosen is not None:
+            raise SampleError("conditions: these samples have none to choose from")
         return None
-    if labels is None:
+    if chosen is None:
+        return "balanced" if source.names else "random"
+    if chosen == "random":
+        return "random"
+    if chosen == "balanced":
+        if not source.names:
+            raise SampleError("conditions: there is no list of names to go through: use 'random'")
         return "balanced"
+    return _checked_names(chosen, source)
+
+
+def _checked_names(names: str | Sequence[str], source: ConditionSource) -> tuple[str, ...]:
+    """Return names of conditions, or raise SampleError unless the source knows them all."""
+    if isinstance(names, str) or not all(isinstance(each, str) for each in names) or not names:
+        raise SampleError(
+            f"conditions: must be 'balanced', 'random' or a list of names, found {names!r}"
+        )
+    try:
+        found = source.of(list(names))
+    except ValueError as error:
+        raise SampleError(f"conditions: {error}") from None
+    if found.size != len(names):
+        kind = type(source).__name__
+        raise SampleError(f"conditions: {kind} makes {found.size} of {len(names)} names")
+    return tuple(names)
+
+
+def _checked_labels(labels: Labelling, conditions: ConditionSource) -> Choice:
+    """Return a choice of classes, or raise SampleError for an impossible one."""
+    if not isinstance(conditions, Labels):
+        if labels in ("balanced", "random") and not isinstance(conditions, Unconditional):
+            return _checked_conditions(str(labels), conditions)
+        other = (
+            "" if isinstance(conditions, Unconditional) else "; choose conditions by their names"
+        )
+        raise SampleError(f"labels: these samples have no classes to choose from{other}")
     if isinstance(labels, str):
         if labels == "balanced":
             return "balanced"
@@ -508,4 +600,4 @@ def _checked_labels(
     if unknown or not chosen:
         found = f"found {', '.join(unknown)}" if unknown else "found none"
         raise SampleError(f"labels: must be classes from 0 to {conditions.classes - 1}, {found}")
-    return chosen
+    return tuple(map(str, chosen))

@@ -12,10 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ffcore.sample.chunks import CHUNK, Chunks
+from ffcore.sample.chunks import Chunks
 from ffcore.sample.output import Output, output
 from ffcore.sample.partial import differences
-from ffcore.sample.sampler import Request, SampleError, Sampler, to_uint8, whole_number
+from ffcore.sample.sampler import (
+    CHUNK,
+    Request,
+    SampleError,
+    Sampler,
+    to_uint8,
+    whole_number,
+)
 from ffcore.system.distributed import Processes
 
 
@@ -82,7 +89,7 @@ def write_samples(
         if processes.leads:
             progress(asked.number, asked.number)
             chunks.place()
-            record = conditions | {"label_of_each": sampler.drawn_labels(asked)}
+            record = conditions | sampler.of_each(asked)
             place.put(_stoppable(chunks, stop), asked.number, record, chunks.directory)
             chunks.partial.remove()
 

@@ -18,7 +18,7 @@ from ffcore.evaluate.measure import Scores, feature_statistics
 from ffcore.evaluate.samples import from_uint8, pieces
 from ffcore.evaluate.stream import Progress, silent
 from ffcore.flow.solver import Solver
-from ffcore.interfaces import ConditionSource, Features, Labels
+from ffcore.interfaces import UNKNOWN, ConditionSource, Features, Labels
 from ffcore.sample import Request, SampleError, Sampler, TeacherSampler, to_uint8
 from ffcore.search.best_of import search
 from ffcore.search.verifier import Function, Verifier
@@ -142,7 +142,9 @@ def check_alike(student: Sampler, teacher: Sampler, asked: Request) -> None:
 def _kind(conditions: ConditionSource) -> str:
     if isinstance(conditions, Labels):
         return f"{conditions.classes} classes"
-    return f"conditions {type(conditions).__name__}"
+    known = conditions.fingerprint()
+    identity = "" if known == UNKNOWN else f" {known[:12]}"
+    return f"conditions {type(conditions).__name__}{identity}"
 
 
 def affordable(solver: Solver, budget: int, interval: tuple[float, float] | None) -> int:

@@ -72,7 +72,8 @@ def keep(
         whole.mkdir()
         write_text(whole / RESULT, json.dumps(result, indent=2) + "\n")
         draw(whole / PLOT, found)
-        draw_samples(whole / EXAMPLES, _examples(found, student, teacher))
+        texts = _texts(found, teacher)
+        draw_samples(whole / EXAMPLES, _examples(found, student, teacher), texts)
         _write(whole / f"best_of_{most}.npz", teacher, found.chosen[most], batch, aside)
         if out.exists():
             out.rename(aside / "old")
@@ -138,9 +139,17 @@ def _examples(found: Comparison, student: Sampler, teacher: Sampler) -> dict[str
     }
 
 
+def _texts(found: Comparison, teacher: Sampler) -> list[str]:
+    """Return the text of each condition of the examples, if they are images."""
+    count = min(found.chosen[1].number, _EXAMPLES) if teacher.makes_images else 0
+    if not count:
+        return []
+    return [*teacher.generator.conditions.texts(teacher.condition(found.chosen[1], 0, count))]
+
+
 def _write(path: Path, sampler: Sampler, asked: Request, batch: int, aside: Path) -> None:
     place = output(path, sampler.shape, asked.number, images=sampler.makes_images)
-    record = sampler.record(asked) | {"label_of_each": sampler.drawn_labels(asked)}
+    record = sampler.record(asked) | sampler.of_each(asked)
     place.put(_kept(sampler, asked, batch), asked.number, record, aside)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import errno
 import fnmatch
-import hashlib
 import json
 import logging
 import os
@@ -29,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ffcore.interfaces import Teacher
+from ffcore.interfaces import UNKNOWN, Teacher, digest_of
 from ffcore.system.distributed import whole
 from ffcore.system.files import locate
 
@@ -346,22 +345,28 @@ def write_weights(
         partial.unlink(missing_ok=True)
 
 
-UNKNOWN = "unknown"
-"""The fingerprint of a teacher without parameters and buffers."""
-
-
 def fingerprint(network: nn.Module) -> str:
     """Return a digest of a network's class, parameters and buffers.
 
     It is UNKNOWN for a teacher without either, such as a plain function.
     """
     # A sharded network's class has a prefix in its name, and its tensors are sharded.
-    digest = hashlib.sha256(type(network).__name__.removeprefix("FSDP").encode())
+    name = type(network).__name__.removeprefix("FSDP")
     state = network.state_dict()
     if not state and isinstance(network, Teacher):
         return UNKNOWN
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        plain: Tensor = whole(tensor.detach()).cpu().clone(memory_format=torch.contiguous_format)
-        digest.update(plain.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return digest_of(name, ((name, whole(each.detach())) for name, each in sorted(state.items())))
+
+
+def identity_of(teacher: Teacher) -> dict[str, str]:
+    """Return what identifies an unguided teacher: its own fingerprint, and its conditions'."""
+    return {"teacher": fingerprint(teacher), "conditions": teacher.conditions.fingerprint()}
+
+
+def unidentified(identity: Mapping[str, Any]) -> str:
+    """Return what of a teacher's identity is UNKNOWN, in words; empty if nothing is."""
+    words = {
+        "teacher": "this teacher has no parameters to identify it",
+        "conditions": "this teacher's conditions have no fingerprint",
+    }
+    return " and ".join(text for name, text in words.items() if identity.get(name) == UNKNOWN)

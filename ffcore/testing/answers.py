@@ -11,7 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ffcore.interfaces import Condition, DataSource, Gap, Norms, Objective, Tracker
+from ffcore.interfaces import (
+    Condition,
+    ConditionSource,
+    DataSource,
+    Gap,
+    Norms,
+    Objective,
+    Tracker,
+)
 from ffcore.testing.case import OBJECTIVES, SIZE, Case
 
 Answers = dict[str, Tensor]
@@ -31,7 +39,10 @@ def answers(case: Case, live: Any) -> Answers:
         return _of_balancer(live)
     if case.role == "data":
         data, condition = live.read(indices_of(live), case.draws().named("data"))
-        return {"data": data, **fields(condition)}
+        return {"data": data, **condition.tensors()}
+    if case.role == "conditions":
+        drawn: Condition = live.draw(case.draws().named("condition"))
+        return drawn.tensors() | {f"null {name}": x for name, x in _null(live, drawn).items()}
     if case.role == "tracker":
         with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             write_picture(Path(folder))
@@ -96,19 +107,8 @@ def tensors(inputs: tuple[Any, ...]) -> list[Tensor]:
     """Return the tensors among the arguments, including those of conditions."""
     found: list[Tensor] = []
     for each in inputs:
-        found += fields(each).values() if isinstance(each, Condition) else [each]
+        found += each.tensors().values() if isinstance(each, Condition) else [each]
     return found
-
-
-def fields(condition: Condition) -> Answers:
-    """Return the tensors of a condition by name."""
-    parts = {
-        "label": condition.label,
-        "embedding": condition.embedding,
-        "mask": condition.mask,
-        "guidance": condition.guidance,
-    }
-    return {name: part for name, part in parts.items() if part is not None}
 
 
 def indices_of(source: DataSource) -> Tensor:
@@ -144,6 +144,13 @@ def _of_objective(case: Case, live: Any) -> Answers:
             losses = each.loss(each.network, found.samples, found.condition, draws)
             named[f"loss of {name}"] = losses
     return named
+
+
+def _null(source: ConditionSource, condition: Condition) -> Answers:
+    try:
+        return source.null(condition).tensors()
+    except ValueError:
+        return {}
 
 
 def _of_balancer(live: Any) -> Answers:

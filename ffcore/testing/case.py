@@ -20,6 +20,7 @@ from ffcore.interfaces import (
     Balancer,
     Batch,
     Condition,
+    ConditionSource,
     Context,
     CorrectorObjective,
     DataSource,
@@ -35,13 +36,20 @@ from ffcore.interfaces import (
 )
 from ffcore.recipe.needs import ANYWHERE, COPY, DATA, WHOLE
 from ffcore.testing import process
-from ffcore.testing.small import SmallStudent, gaussian_teacher, small_teacher
+from ffcore.testing.small import (
+    POSES,
+    SmallStudent,
+    gaussian_teacher,
+    small_teacher,
+    teacher_given,
+)
 
 KINDS: dict[str, type] = {
     "teacher": Teacher,
     "student": Student,
     "predictor": PredictorObjective,
     "corrector": CorrectorObjective,
+    "conditions": ConditionSource,
     "data": DataSource,
     "balancer": Balancer,
     "network": VelocityField,
@@ -52,8 +60,8 @@ KINDS: dict[str, type] = {
 """The class of each role."""
 
 OBJECTIVES = ("predictor", "corrector")
-SETTLED = ("teacher", "tracker")
-"""Roles that do not depend on the teacher: one setting is enough."""
+SETTLED = ("teacher", "conditions", "tracker")
+"""Roles that do not depend on another teacher: one setting is enough."""
 
 SIZE = 6
 """Samples in a batch."""
@@ -61,13 +69,15 @@ SIZE = 6
 
 @attrs.frozen
 class Setting:
-    """A teacher to build components for."""
+    """A teacher to build components for, or conditions to build a teacher with."""
 
     name: str
     teacher: Callable[[], Teacher]
     offers: frozenset[str] = frozenset()
-    """The `offers` of the teacher's table."""
+    """The `offers` of the teacher's table, or of the conditions'."""
     guidance_range: tuple[float, float] | None = None
+    conditions: Callable[[], ConditionSource] | None = None
+    """Conditions for a teacher that does not bring its own."""
 
     def with_black_box(self) -> Setting:
         """Return this setting with a teacher that cannot be copied."""
@@ -93,6 +103,7 @@ SETTINGS = (
         "exact vectors of classes",
         lambda: GaussianMixture([[1.0, 0.0], [-1.0, 0.5], [0.0, -1.0]], 0.4, labels=[0, 1, 1]),
     ),
+    Setting("vectors, each for a vector", lambda: teacher_given((2,), POSES), frozenset({COPY})),
     Setting("images of classes", lambda: small_teacher((1, 8, 8), 10), frozenset({COPY})),
     Setting(
         "latents of classes, a range of γ",
@@ -123,10 +134,12 @@ class Case:
 
     def context(self, *, meta: bool = False) -> Context:
         """Return the argument of `build`."""
-        if self.role == "teacher":
-            return Context(meta=meta)
-        teacher = self._of_setting()
-        return Context(teacher=teacher, guidance_range=self.setting.guidance_range, meta=meta)
+        source = self.setting.conditions
+        context = Context(conditions=None if source is None else source(), meta=meta)
+        if self.role in SETTLED:
+            return context
+        ranged = self.setting.guidance_range
+        return attrs.evolve(context, teacher=self._of_setting(), guidance_range=ranged)
 
     def build(self, seed: int = 0, *, meta: bool = False) -> Any:
         """Build the component with weights from a seed. Raises ValueError if it refuses."""

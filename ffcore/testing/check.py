@@ -17,6 +17,7 @@ from ffcore.interfaces import Teacher
 from ffcore.plugins import Component, Plugin, PluginError, Registry
 from ffcore.plugins.metadata import canonical
 from ffcore.plugins.place import describe_error, place
+from ffcore.recipe.needs import CONDITIONS
 from ffcore.system.files import MissingFile, locate
 from ffcore.testing import process
 from ffcore.testing.answers import arguments
@@ -84,24 +85,35 @@ def check_distribution(
 
 
 def check_class(
-    target: str, role: str | None = None, *, expected: Mapping[str, str] | None = None
+    target: str,
+    role: str | None = None,
+    *,
+    conditions: str | None = None,
+    expected: Mapping[str, str] | None = None,
 ) -> list[Result]:
     """Check one table class, "module:Class", which needs no plugin.
 
-    Without `role`, the object that `build` returns decides the role.
+    Args:
+        target: the class.
+        role: its role; by default the object that `build` returns decides.
+        conditions: the `type` of a table [conditions], for a teacher that needs one.
+        expected: reasons for known failures by name; see `as_expected`.
 
     Raises PluginError if there is no such class, ValueError if its role is unclear, and
     ExpectationError.
     """
-    table = Registry.load().table(role or "component", target)
+    registry = Registry.load()
+    table = registry.table(role or "component", target)
+    beside = list(_of_conditions(conditions, registry)) if conditions else []
     try:
         tables = examples(table)
     except Exception as error:  # noqa: BLE001 - third-party code may raise anything
         label = f"{role or 'component'}/{table.__qualname__}"
         found = [plugin_result(label, "is-buildable", describe_error(error))]
         return as_expected(found, expected or {})
-    role = role or _role(target, tables)
-    return as_expected(check_tables(f"{role}/{table.__qualname__}", role, tables), expected or {})
+    role = role or _role(target, tables, [*beside, *SETTINGS])
+    label = f"{role}/{table.__qualname__}"
+    return as_expected(check_tables(label, role, tables, [*beside, *SETTINGS]), expected or {})
 
 
 def check_tables(
@@ -144,8 +156,10 @@ def _of_component(plugin: Plugin, component: Component, registry: Registry) -> l
         needed = frozenset[str]().union(*(words(table, "needs") for table in tables))
     except Exception as error:  # noqa: BLE001 - third-party code may raise anything
         return _unchecked(label, role, plugin_result(label, "is-buildable", describe_error(error)))
-    teachers = [] if role in SETTLED else list(_teachers(plugin, needed, registry))
-    return check_tables(label, role, tables, (*SETTINGS, *teachers))
+    settings = _teachers(plugin, needed, registry) if role not in SETTLED else ()
+    if role == "teacher" and needed:
+        settings = _all_conditions(needed, registry)
+    return check_tables(label, role, tables, (*SETTINGS, *settings))
 
 
 def _teachers(plugin: Plugin, needed: frozenset[str], registry: Registry) -> Iterator[Setting]:
@@ -157,7 +171,26 @@ def _teachers(plugin: Plugin, needed: frozenset[str], registry: Registry) -> Ite
                 continue
             for table in _examples(other, component, registry):
                 if other == plugin or (needed - common) & words(table, "offers"):
-                    yield from _settings(component.name, table)
+                    yield from _settings(component.name, table, registry)
+
+
+def _all_conditions(needed: frozenset[str], registry: Registry) -> Iterator[Setting]:
+    """Yield settings with every installed table of conditions that offers what a teacher needs."""
+    for component in registry.components:
+        if component.role == CONDITIONS:
+            for setting in _of_conditions(component.name, registry):
+                if needed <= setting.offers:
+                    yield setting
+
+
+def _of_conditions(name: str, registry: Registry) -> Iterator[Setting]:
+    """Yield settings with the conditions of a table's examples."""
+    for table in examples(registry.table(CONDITIONS, name)):
+        if not _missing(table):
+            case = Case(role=CONDITIONS, table=table, setting=SETTINGS[0])
+            offers = words(table, "offers") | {CONDITIONS}
+            teacher = SETTINGS[0].teacher
+            yield Setting(f"conditions {name}", teacher, offers, conditions=case.build)
 
 
 def _examples(plugin: Plugin, component: Component, registry: Registry) -> list[Any]:
@@ -169,10 +202,13 @@ def _examples(plugin: Plugin, component: Component, registry: Registry) -> list[
     return [each for each in found if not _missing(each)]
 
 
-def _settings(name: str, table: Any) -> Iterator[Setting]:
+def _settings(name: str, table: Any, registry: Registry) -> Iterator[Setting]:
     """Yield settings with a teacher that can be built, over a range of γ if it can be guided."""
-    case = Case(role="teacher", table=table, setting=SETTINGS[0])
+    needed = words(table, "needs")
     try:
+        beside = next(_all_conditions(needed, registry)) if needed else SETTINGS[0]
+        case = Case(role="teacher", table=table, setting=beside)
+
         teacher = case.build()
         assert isinstance(teacher, Teacher)
     except Exception:  # noqa: BLE001 - third-party code may raise anything
@@ -186,10 +222,10 @@ def _settings(name: str, table: Any) -> Iterator[Setting]:
     yield Setting(f"teacher {name}, a range of γ", case.build, offers, RANGE)
 
 
-def _role(target: str, tables: list[Any]) -> str:
+def _role(target: str, tables: list[Any], settings: list[Setting]) -> str:
     """Return the role of what these tables build in the first setting that they accept."""
     found = ""
-    for table, setting in itertools.product(tables, SETTINGS):
+    for table, setting in itertools.product(tables, settings):
         try:
             live = Case(role="", table=table, setting=setting).build()
         except Exception as error:  # noqa: BLE001 - third-party code may raise anything
@@ -200,9 +236,11 @@ def _role(target: str, tables: list[Any]) -> str:
             return roles[0]
         found = f"it builds {type(live).__name__}"
         break
+    needy = any(words(table, "needs") for table in tables)
+    hint = "; for a teacher that needs conditions, name them: --conditions TYPE" if needy else ""
     raise ValueError(
         f"{target}: cannot tell its role from what it builds ({found}): use --role (possible: "
-        f"{', '.join(KINDS)})"
+        f"{', '.join(KINDS)}){hint}"
     )
 
 
@@ -225,7 +263,8 @@ def _cases(
     cases: list[Case] = []
     refusals: dict[str, None] = {}
     for table in tables:
-        for setting in settings[:1] if role in SETTLED else settings:
+        fit = [each for each in settings if each.meets(role, table)] or settings
+        for setting in fit[:1] if role in SETTLED else settings:
             case = Case(role=role, table=table, setting=setting)
             try:
                 with process.restore():
@@ -245,6 +284,10 @@ def _cases(
 def _refusal(case: Case) -> str:
     """Return why a component refuses the case, if it does; any other error is a fault."""
     if not case.setting.meets(case.role, case.table):
+        if case.role == "teacher":
+            return (
+                "the table needs conditions: name a table of them, as in --conditions module:Class"
+            )
         return "it does not offer what the table needs"
     try:
         live = case.build()

@@ -82,6 +82,11 @@ def _others(
     if isinstance(source, Labels) and source.classes > 1:
         label = (condition.label + 1) % source.classes
         yield "its label", (x_t, *times, attrs.evolve(condition, label=label))
+    drawn = source.draw(case.draws(step=1).named("condition")).tensors()
+    for name in ("embedding", "pooled", "image"):
+        if name in drawn and not torch.equal(drawn[name], getattr(condition, name)):
+            other = attrs.evolve(condition, **{name: drawn[name]})
+            yield f"its {name}", (x_t, *times, other)
     if condition.guidance is not None and case.role != "teacher":
         other = attrs.evolve(condition, guidance=condition.guidance + 0.5)
         yield "γ, although the recipe gives a range", (x_t, *times, other)

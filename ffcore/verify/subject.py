@@ -103,6 +103,7 @@ def open_subject(
             "teacher": {
                 "type": installed().type_name("teacher", recipe.teacher),
                 "fingerprint": fingerprint(teacher),
+                "conditions": teacher.conditions.fingerprint(),
             },
             "guidance": {**trained, "scale": scale},
             "device": place,

@@ -1,4 +1,4 @@
-"""Perceptrons of a point, a class, and a time, a duration or both."""
+"""Perceptrons of a point, a class or a vector, and a time, a duration or both."""
 
 from __future__ import annotations
 
@@ -14,15 +14,22 @@ FREQUENCIES = 16
 
 
 class _Perceptron(nn.Module):
-    """Maps a vector, scalars in [0, 1] and a class to a vector.
+    """Maps a vector, scalars in [0, 1], a class and a condition's vector to a vector.
 
     Each scalar enters as itself and as sinusoids of low to moderate frequency.
     """
 
     def __init__(
-        self, dimension: int, classes: int, width: int, depth: int, scalars: int = 1
+        self,
+        dimension: int,
+        classes: int,
+        width: int,
+        depth: int,
+        scalars: int = 1,
+        pooled: int = 0,
     ) -> None:
         super().__init__()
+        self.pooled = nn.Linear(pooled, width, bias=False) if pooled else None
         self.label = nn.Embedding(classes + 1, width) if classes else None
         self.enter = nn.Linear(dimension + scalars * (FREQUENCIES + 1), width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
@@ -36,6 +43,9 @@ class _Perceptron(nn.Module):
         h = self.enter(torch.cat(entering, dim=1))
         if self.label is not None:
             h = h + self.label(condition.label)
+        if self.pooled is not None:
+            assert condition.pooled is not None
+            h = h + self.pooled(condition.pooled.to(x.dtype))
         for layer in self.hidden:
             h = h + layer(nn.functional.silu(h))
         out: Tensor = self.leave(nn.functional.silu(h)).to(x.dtype)  # under autocast too
@@ -43,7 +53,7 @@ class _Perceptron(nn.Module):
 
 
 class MlpAverageVelocity(Student):
-    """A student for vectors, from scratch."""
+    """A student for vectors, from scratch; `pooled` is the length of a condition's vector."""
 
     def __init__(
         self,
@@ -52,11 +62,12 @@ class MlpAverageVelocity(Student):
         width: int,
         depth: int,
         starts_at: Literal["prior", "anywhere"] = "prior",
+        pooled: int = 0,
     ) -> None:
         super().__init__()
         self.starts_at = starts_at
         scalars = 1 if starts_at == "prior" else 2
-        self.body = _Perceptron(dimension, classes, width, depth, scalars)
+        self.body = _Perceptron(dimension, classes, width, depth, scalars, pooled)
 
     def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
         """Return F; see Student."""
@@ -68,9 +79,11 @@ class MlpAverageVelocity(Student):
 class MlpVelocity(VelocityField):
     """A velocity for vectors, from scratch: g_ψ for a black-box teacher."""
 
-    def __init__(self, dimension: int, classes: int, width: int, depth: int) -> None:
+    def __init__(
+        self, dimension: int, classes: int, width: int, depth: int, pooled: int = 0
+    ) -> None:
         super().__init__()
-        self.body = _Perceptron(dimension, classes, width, depth)
+        self.body = _Perceptron(dimension, classes, width, depth, pooled=pooled)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Return the velocity; see VelocityField."""

@@ -30,6 +30,18 @@ def _dimension(who: str, context: Context) -> int:
     return context.teacher.sample_shape[0]
 
 
+def _pooled(who: str, context: Context) -> int:
+    """Return the length of a condition's vector, 0 without one. Raises ValueError for conditions
+    that a perceptron cannot read."""
+    from ffcore.nn.conditions import read_fields
+
+    assert context.teacher is not None
+    (length,) = read_fields(who, context.teacher.conditions, {"label", "pooled"}).get(
+        "pooled", (0,)
+    )
+    return length
+
+
 @attrs.frozen(kw_only=True)
 class MlpStudent:
     """F(x_t, t, δ, c) as a perceptron."""
@@ -65,6 +77,7 @@ class MlpStudent:
             self.width,
             self.depth,
             self.starts_at,
+            _pooled("student mlp", context),
         )
 
 
@@ -84,5 +97,9 @@ class MlpNetwork:
         from ffcore_mlp.student import MlpVelocity
 
         return MlpVelocity(
-            _dimension("network mlp", context), context.classes or 0, self.width, self.depth
+            _dimension("network mlp", context),
+            context.classes or 0,
+            self.width,
+            self.depth,
+            _pooled("network mlp", context),
         )

@@ -194,7 +194,7 @@ def test_a_plugin_that_cannot_be_imported_breaks_its_first_law(distribute: Distr
         (("nobody",), ExitCode.PLUGIN, "no plugin of 'nobody' is installed (distributions: "),
         (("ffcore_mlp.tables:Mlp",), ExitCode.PLUGIN, "has no attribute 'Mlp'"),
         (("no_such_module:Mlp", "--role", "student"), ExitCode.PLUGIN, "no_such_module"),
-        (("ffcore", "--role", "student"), ExitCode.USAGE, "--role is for MODULE:CLASS"),
+        (("ffcore", "--role", "student"), ExitCode.USAGE, "--role and --conditions are for MODULE"),
         (("ffcore", "--role", "pupil"), ExitCode.USAGE, "'pupil' is not one of"),
         (("ffcore", "--expect", "nowhere.toml"), ExitCode.USAGE, "does not exist"),
     ],

@@ -391,7 +391,7 @@ def test_a_folder_that_has_grown_is_not_gone_on_with():
         run(recipe, Path("run"), stop=lambda: True)
     labels = torch.zeros(3, dtype=torch.int64)
     write(Path("data/c.safetensors"), 0, 0, latents=torch.randn(3, 2), labels=labels)
-    with pytest.raises(Exception, match="was made with another data"):
+    with pytest.raises(Exception, match="was made with other data"):
         run(recipe, Path("run"))
 
 

@@ -132,6 +132,7 @@ MISTAKES = {
     "student": ("torch.cat([x_t, delta", "torch.cat([x_t, 0 * delta"),
     "predictor": ("(reached, 1 - before,", "(reached, before,"),
     "corrector": ("gap=v_N - u", "gap=u - v_N"),
+    "conditions": ("[angle.cos(), angle.sin()]", "[angle.sin(), angle.cos()]"),
     "data": ("self.scale * noise", "noise"),
     "balancer": ('"correction": self.factor', '"correction": 1.0'),
     "network": ("torch.cat([x_t, t", "torch.cat([x_t, 0 * t"),

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCE = Path(__file__).parents[1] / "third_party" / "acme-flow"
-ACME = {"teacher": "ring", "predictor": "halves", "balancer": "huber"}
+ACME = {"teacher": "ring", "conditions": "centres", "predictor": "halves", "balancer": "huber"}
 
 
 @attrs.frozen
@@ -104,6 +104,8 @@ def test_its_recipe_distils_its_teacher_into_a_student_that_samples(
     provenance = json.loads((done / "provenance.json").read_text())
     origins = {each["role"]: each for each in provenance["components"]}
     for role, name in ACME.items():
+        if role == "conditions":
+            continue
         assert origins[role]["type"] == name
         assert (origins[role]["distribution"], origins[role]["version"]) == ("acme-flow", "0.3.1")
     assert origins["student"]["distribution"] == "ffcore"
@@ -115,3 +117,21 @@ def test_its_recipe_distils_its_teacher_into_a_student_that_samples(
     radii = np.linalg.norm(samples, axis=1)
     assert np.median(radii) == pytest.approx(2.0, abs=0.1)
     assert np.quantile(radii, 0.2) > 1.5
+
+
+def test_its_conditions_move_its_teacher_and_name_the_samples(
+    acme: Installed, tmp_path: Path
+) -> None:
+    moves = ("--set", "conditions.type=centres", "--set", "teacher.moves=true")
+    alone = acme.ffd("validate", "ring.toml", "--set", "teacher.moves=true", code=2)
+    assert "teacher 'ring' needs 'centres', but the recipe has no conditions" in alone.stderr
+    useless = acme.ffd("validate", "ring.toml", "--set", "conditions.type=centres", code=2)
+    assert "leave out conditions 'centres'" in useless.stderr
+    acme.ffd("run", "ring.toml", "--directory", str(tmp_path / "run"), *moves)
+    acme.ffd("export", str(tmp_path / "run"), "--out", str(tmp_path / "ex"))
+    for name, place in (("left", -3.0), ("right", 3.0)):
+        out = str(tmp_path / f"{name}.npz")
+        acme.ffd("sample", str(tmp_path / "ex"), "-n", "500", "--condition", name, "--out", out)
+        with np.load(out) as kept:
+            samples = kept["arr_0"]
+        assert samples.mean(0) == pytest.approx([place, 0.0], abs=0.4)

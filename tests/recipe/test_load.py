@@ -49,9 +49,9 @@ layer = 1
 clip = "yes"
 """
     assert errors(text, "balancer.alpha=-1") == [
-        "x.toml:12: unknown key 'optimzer'; did you mean 'optimizer'? (keys: teacher, student, "
-        "predictor, corrector, data, balancer, decoder, guidance, optimizer, training, parallel, "
-        "evaluation, trackers)",
+        "x.toml:12: unknown key 'optimzer'; did you mean 'optimizer'? (keys: conditions, teacher, "
+        "student, predictor, corrector, data, balancer, decoder, guidance, optimizer, training, "
+        "parallel, evaluation, trackers)",
         "x.toml:3: [teacher] dim: must be at least 1, found 0",
         "x.toml:4: [teacher] means[1][0]: must be a finite number, found true",
         "x.toml:7: [student] unknown key 'dpeth'; did you mean 'depth'? "

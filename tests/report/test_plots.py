@@ -8,7 +8,7 @@ from ffcore.flow.exact import Gaussian, GaussianMixture
 from ffcore.flow.solver import Solver
 from ffcore.interfaces import Condition, Student
 from ffcore.report.plots import Points, draw_against_nfe, draw_curves, draw_samples
-from ffcore.run.previews import in_class_order, rows_of_samples
+from ffcore.run.previews import in_order, rows_of_samples
 
 
 class Still(Student):
@@ -64,9 +64,9 @@ def test_a_student_that_is_measured_in_several_steps_is_shown_in_them():
 def test_columns_are_in_class_order_where_there_are_classes():
     teacher = GaussianMixture([[0.0], [1.0], [2.0]], labels=[0, 1, 2])
     condition = Condition(size=5, label=torch.tensor([2, 2, 2, 2, 2]))
-    assert in_class_order(teacher, condition).label.tolist() == [0, 1, 2, 0, 1]
+    assert in_order(teacher.conditions, condition).label.tolist() == [0, 1, 2, 0, 1]
     plain = Condition(size=5)
-    assert in_class_order(Gaussian([0.0]), plain) is plain
+    assert in_order(Gaussian([0.0]).conditions, plain) is plain
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (4, 8, 8), (2,), (1,), (5,)])

@@ -22,7 +22,7 @@ def test_files_are_called_as_runs_call_them():
     for name in ("RECIPE", "PROVENANCE", "METRICS", "EVALUATION", "STUDENT", "CHECKPOINTS",
                  "SAMPLES", "REPORT", "ALARMS"):  # fmt: skip
         assert getattr(record, name) == getattr(run_directory, name)
-    assert record.PREVIEWS == previews.PREVIEWS
+    assert (record.PREVIEWS, record.TEXTS) == (previews.PREVIEWS, previews.TEXTS)
 
 
 def test_a_whole_run_is_read_whole(runs: Path):

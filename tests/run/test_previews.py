@@ -31,7 +31,7 @@ def short(name: str, *overrides: str) -> Recipe:
 
 def pictures(directory: Path) -> dict[str, bytes]:
     """The previews of a run, by their names."""
-    return {path.name: path.read_bytes() for path in (directory / "previews").iterdir()}
+    return {path.name: path.read_bytes() for path in (directory / "previews").glob("*.png")}
 
 
 class Interrupts(Listens):
@@ -87,7 +87,7 @@ def test_a_preview_is_of_the_average_that_is_evaluated(tmp_path):
             built.distillation.teacher, z, condition, built.evaluator.measurement.solver
         ),
     }
-    assert {path.stem for path in previews.folder.iterdir()} == {*expected, "step-00000000"}
+    assert {path.stem for path in previews.folder.glob("*.png")} == {*expected, "step-00000000"}
     for name, samples in expected.items():
         with Image.open(previews.folder / f"{name}.png") as image:
             assert image.size == (3 * 64 + 2 * 4, 64)

@@ -17,6 +17,7 @@ from healthy import (
     PullCorrector,
     PullPredictor,
     Straight,
+    Trio,
     Tutor,
     table,
 )
@@ -695,8 +696,8 @@ class DetachesItsDuration(SmallStudent):
 
 @breaks("trains-every-parameter", "reaches idle", role="student")
 class StudentWithAParameterToSpare(SmallStudent):
-    def __init__(self, shape: tuple[int, ...], labels: int) -> None:
-        super().__init__(shape, labels)
+    def __init__(self, shape: tuple[int, ...], labels: int, features: int = 0) -> None:
+        super().__init__(shape, labels, features)
         self.idle = nn.Parameter(torch.zeros(1))
 
 
@@ -1101,6 +1102,137 @@ class AsksTheTeacherWhereSamplesArePositive(Pull):
 class AsksTheTeacherAtTheDuration(Follow):
     def time(self, delta: Tensor) -> Tensor:
         return delta
+
+
+# Conditions
+
+
+@breaks("draws-from-the-draws", "depends on which others are drawn", role="conditions")
+class DrawnByPlace(Trio):
+    def draw(self, draws: Draws) -> Condition:
+        return self.of([self.names[place % 3] for place in range(len(draws))])
+
+
+@breaks("draws-from-the-draws", "every step draws the same", role="conditions")
+class DrawnFromTheIndexAlone(Trio):
+    def draw(self, draws: Draws) -> Condition:
+        return super().draw(attrs.evolve(draws, step=0))
+
+
+@breaks("draws-from-the-draws", "has a guidance scale", role="conditions")
+class DrawnWithGuidance(Trio):
+    def draw(self, draws: Draws) -> Condition:
+        return super().draw(draws).at(1.5)
+
+
+NULL = "has-a-null-condition-or-says-not"
+
+
+@breaks(NULL, "null condition has no fields", role="conditions")
+class NullWithoutFields(Trio):
+    def null(self, condition: Condition) -> Condition:
+        return Condition(size=condition.size)
+
+    def texts(self, condition: Condition) -> list[str]:
+        return [""] * condition.size if condition.pooled is None else [*super().texts(condition)]
+
+
+@breaks(NULL, "1 null conditions for 6", role="conditions")
+class OneNull(Trio):
+    def null(self, condition: Condition) -> Condition:
+        return super().null(condition[:1])
+
+
+@breaks(NULL, "has a guidance scale", role="conditions")
+class GuidedNull(Trio):
+    def null(self, condition: Condition) -> Condition:
+        return attrs.evolve(super().null(condition), guidance=condition.guidance)
+
+
+@breaks(NULL, "changes the condition", role="conditions")
+class NullInPlace(Trio):
+    def null(self, condition: Condition) -> Condition:
+        assert condition.pooled is not None
+        condition.pooled.zero_()
+        return super().null(condition)
+
+
+BY_NAME = "finds-conditions-by-name"
+
+
+@breaks(BY_NAME, "raises KeyError", role="conditions")
+class KeyErrors(Trio):
+    def of(self, names: Any) -> Condition:
+        for name in names:
+            dict.fromkeys(self.names)[name]
+        return super().of(names)
+
+
+@breaks(BY_NAME, "a named condition has", role="conditions", also=("tells-each-condition",))
+class NamedOfOtherFields(Trio):
+    def of(self, names: Any) -> Condition:
+        return Condition(size=super().of(names).size, label=torch.zeros(len(names)).long())
+
+    def texts(self, condition: Condition) -> list[str]:
+        return [""] * condition.size
+
+
+@breaks(BY_NAME, "depends on which others", role="conditions")
+class NamedInTheOrderOfTheList(Trio):
+    def of(self, names: Any) -> Condition:
+        return super().of(sorted(names))
+
+
+@breaks("tells-each-condition", "1 texts for 6 samples", role="conditions")
+class OneText(Trio):
+    def texts(self, condition: Condition) -> list[str]:
+        return [*super().texts(condition)][:1]
+
+
+@breaks("tells-each-condition", "not all strings", role="conditions")
+class NumbersForTexts(Trio):
+    def texts(self, condition: Condition) -> list[str]:
+        return [0] * condition.size  # type: ignore[list-item]
+
+
+@breaks("tells-each-condition", "are told as", role="conditions")
+class EmptyTexts(Trio):
+    def texts(self, condition: Condition) -> list[str]:
+        return [""] * condition.size
+
+
+@breaks("knows-its-identity", "two builds of a table", role="conditions")
+class IdentityOfTheObject(Trio):
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = next(_COUNT)
+
+    def fingerprint(self) -> str:
+        return str(self.number)
+
+
+_COUNT = itertools.count()
+
+
+@breaks("knows-its-identity", "have the same fingerprint", role="conditions")
+@attrs.frozen(kw_only=True)
+class TableWhoseKeyIsForgotten:
+    """A table whose conditions do not say what they depend on."""
+
+    shift: float = key(0.0, help="number to add")
+
+    @classmethod
+    def examples(cls) -> Any:
+        return cls(), cls(shift=1.0)
+
+    def build(self, context: Context) -> Any:
+        del context
+        made = Trio()
+        rows = made.conditions.pooled
+        assert rows is not None
+        made.conditions = attrs.evolve(made.conditions, pooled=rows + self.shift)
+        made.fingerprint = lambda: "poses"  # type: ignore[method-assign]
+        return made
 
 
 # Data

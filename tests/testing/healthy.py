@@ -26,13 +26,14 @@ from ffcore.interfaces import (
     Gap,
     Gaps,
     Labels,
+    NamedConditions,
     Networks,
     PredictorObjective,
     Student,
     Teacher,
 )
 from ffcore.recipe.needs import ANYWHERE, COPY
-from ffcore.testing.small import SmallStudent, SmallVelocity
+from ffcore.testing.small import POSES, SmallStudent, SmallVelocity, features_of
 from ffcore.training.optimizer import Optimizer
 
 
@@ -150,6 +151,13 @@ class Straight(Decoder):
         return samples.float()
 
 
+class Trio(NamedConditions):
+    """Three vectors with names, and a null vector."""
+
+    def __init__(self) -> None:
+        super().__init__(POSES.names, POSES.conditions, POSES.null_condition)
+
+
 class Numbered(DataSource):
     """Twenty samples of noise, their classes in turn, with a little more noise at each reading."""
 
@@ -176,14 +184,22 @@ class Numbered(DataSource):
 def _student(kind: type, context: Context) -> Any:
     assert context.teacher is not None
     classes = context.classes
-    return kind(context.teacher.sample_shape, 0 if classes is None else classes + 1)
+    labels = 0 if classes is None else classes + 1
+    return kind(context.teacher.sample_shape, labels, **_features(context.teacher))
 
 
 def _network(kind: type, context: Context) -> Any:
     assert context.teacher is not None
     classes, ranged = context.classes, context.guidance_range is not None
     labels = 0 if classes is None else classes + 1
-    return kind(context.teacher.sample_shape, labels, takes_guidance=ranged)
+    given = _features(context.teacher)
+    return kind(context.teacher.sample_shape, labels, takes_guidance=ranged, **given)
+
+
+def _features(teacher: Teacher) -> dict[str, int]:
+    """How many numbers conditions have beside labels, if any."""
+    count = features_of(teacher.conditions.draw(Draws(0, 0, 0, 1))).shape[1]
+    return {"features": count} if count else {}
 
 
 MAKERS: dict[str, Callable[[type, Context], Any]] = {
@@ -220,6 +236,7 @@ HEALTHY = {
     "student": table("student", SmallStudent),
     "predictor": table("predictor", Follow, needs=frozenset()),
     "corrector": table("corrector", PullCorrector),
+    "conditions": table("conditions", Trio),
     "data": table("data", Numbered),
     "balancer": table("balancer", Even),
     "network": table("network", SmallVelocity),

@@ -16,6 +16,7 @@ from healthy import HEALTHY, Flat, PullPredictor, Straight, Tutor, table
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ffcore.draws import Draws
 from ffcore.interfaces import Batch, Context, Features, Networks, Student
 from ffcore.keys import key
 from ffcore.plugins import PluginError, Registry, without_third_parties
@@ -30,7 +31,7 @@ from ffcore.testing import (
 )
 from ffcore.testing.case import ANYWHERE, EXACT
 from ffcore.testing.plugin_laws import PLUGIN_LAWS, of_plugin
-from ffcore.testing.small import SmallStudent
+from ffcore.testing.small import SmallStudent, features_of
 from ffcore_data.tables import Latents
 from ffcore_vae.tables import SdVae
 
@@ -78,6 +79,7 @@ def test_every_component_of_ours_keeps_every_law() -> None:
     assert fails(results) == {}
     # Their files are made below, and in the tests of ffcore_inception.
     assert unchecked(results) == {
+        "conditions/named",
         "decoder/sd-vae",
         "data/latents",
         "features/dinov2",
@@ -287,6 +289,7 @@ def test_the_wrong_role_is_told(module: Callable[[str, str], None]) -> None:
         ("ffcore_mlp.tables:MlpNetwork", "network"),
         ("ffcore_exact.tables:GaussianTeacher", "teacher"),
         ("ffcore_exact.tables:Identity", "decoder"),
+        ("conditioned:Poses", "conditions"),
         ("ffcore_freeflow.tables:FreeFlow", "predictor"),
         ("ffcore_freeflow.tables:Adaptive", "balancer"),
     ],
@@ -296,10 +299,42 @@ def test_what_a_class_builds_says_its_role(
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(
-        "ffcore.testing.check.check_tables", lambda label, role, tables: asked.append(role) or []
+        "ffcore.testing.check.check_tables",
+        lambda label, role, tables, settings: asked.append(role) or [],
     )
     check_class(name)
     assert asked == [role]
+
+
+def test_a_teacher_that_needs_conditions_is_checked_with_those_that_are_named() -> None:
+    (found,) = fails(check_class("conditioned:Needy", "teacher")).values()
+    assert "the table needs conditions: name a table of them, as in --conditions" in found
+    results = check_class("conditioned:Needy", conditions="conditioned:Poses")
+    assert fails(results) == {}
+    assert {each.component for each in results} == {"teacher/Needy"}
+    (found,) = fails(check_class("conditioned:Boaster", conditions="conditioned:Poses")).values()
+    assert "needs conditions, but the teacher brings its own" in found
+
+
+PLUGIN_OF_CONDITIONS = """
+from ffcore.plugins import Component, hookimpl
+
+@hookimpl
+def ffcore_components():
+    yield Component("conditions", "poses", "conditioned:Poses", "Three vectors")
+    yield Component("teacher", "posed", "conditioned:Needy", "A teacher of vectors")
+    yield Component("student", "posed", "conditioned:Small", "A student of anything")
+"""
+
+
+def test_a_plugin_checks_its_teacher_with_its_conditions_and_its_student_with_both(
+    distribute: Distribute,
+) -> None:
+    distribute("posed-dist", {"posed": "posed_plugin"}, posed_plugin=PLUGIN_OF_CONDITIONS)
+    results = check_distribution("posed-dist")
+    assert fails(results).keys() == {"plugin/posed/is-light"}  # conditioned.py imports torch
+    holds = {each.component for each in results if each.status == "holds"}
+    assert holds == {"plugin/posed", "conditions/poses", "teacher/posed", "student/posed"}
 
 
 def test_a_role_that_cannot_be_told_is_asked_for(module: Callable[[str, str], None]) -> None:
@@ -370,8 +405,10 @@ class Sometimes:
         if len(context.teacher.sample_shape) == self.width:
             raise ValueError("no")
         kind = StudentWithAParameterToSpare if self.width == 2 else SmallStudent
-        classes = context.classes
-        return kind(context.teacher.sample_shape, 0 if classes is None else classes + 1)
+        source, classes = context.teacher.conditions, context.classes
+        count = features_of(source.draw(Draws(0, 0, 0, 1))).shape[1]
+        labels = 0 if classes is None else classes + 1
+        return kind(context.teacher.sample_shape, labels, features=count)
 
 
 def test_a_fault_says_in_which_setting_and_of_which_example() -> None:

@@ -84,6 +84,13 @@ NAMES = {
         "passes-its-own-check",
         "draws-the-student-to-the-teacher",
     ],
+    "conditions": [
+        "draws-from-the-draws",
+        "has-a-null-condition-or-says-not",
+        "finds-conditions-by-name",
+        "tells-each-condition",
+        "knows-its-identity",
+    ],
     "data": [
         "states-its-size",
         "gives-samples",

@@ -4,6 +4,7 @@ from ffcore.testing.law import ANY, LAWS, Law
 from ffcore.testing.laws import (  # noqa: F401 - each registers its laws
     balancer,
     component,
+    conditions,
     data,
     decoder,
     features,

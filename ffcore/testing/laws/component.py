@@ -78,8 +78,9 @@ def explains_its_keys(case: Case, live: Any) -> None:
 def is_honest_about_its_needs(case: Case, live: Any) -> None:
     """A table's `needs` and `offers` are frozensets of words, and they are true. A teacher's table
     offers "trainable copy" if there is one; a student's offers "student starts anywhere" if it
-    does; an objective's needs "data" or "whole batch" if the objective does. An objective whose
-    table needs nothing works with a black box."""
+    does; an objective's needs "data" or "whole batch" if the objective does. A teacher whose table
+    needs conditions has those of its context. An objective whose table needs nothing works with a
+    black box."""
     for side in ("needs", "offers"):
         declared: Any = getattr(case.table, side, frozenset())
         require(
@@ -88,6 +89,10 @@ def is_honest_about_its_needs(case: Case, live: Any) -> None:
         )
     if case.role == "teacher":
         _offers(case, COPY, live.trainable_copy() is not None, "the teacher")
+        context = case.context()
+        if words(case.table, "needs"):
+            own = case.table.build(context).conditions is not context.conditions
+            require(not own, "its table needs conditions, but the teacher brings its own")
     elif isinstance(live, Student):
         _offers(case, ANYWHERE, live.starts_at == "anywhere", "the student")
     elif case.role in OBJECTIVES:

@@ -8,7 +8,7 @@ import torch
 
 from ffcore.interfaces import Condition, Labels
 from ffcore.testing import network
-from ffcore.testing.answers import fields, indices_of
+from ffcore.testing.answers import indices_of
 from ffcore.testing.case import SIZE, Case
 from ffcore.testing.law import ask_only_where, law, require
 
@@ -60,7 +60,7 @@ def reads_a_sample_by_its_index_alone(case: Case, live: Any) -> None:
     for part in (slice(0, 1), slice(2, SIZE)):
         found, condition = live.read(indices[part], draws[part])
         require(torch.equal(found, whole[part]), "a sample depends on which others are read")
-        wanted, had = fields(conditions[part]), fields(condition)
+        wanted, had = conditions[part].tensors(), condition.tensors()
         same = wanted.keys() == had.keys() and all(
             torch.equal(value, had[name]) for name, value in wanted.items()
         )

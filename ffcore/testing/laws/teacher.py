@@ -10,9 +10,10 @@ import torch
 from ffcore.flow.ode import likely_fault, noise_slope, points_wrongly
 from ffcore.interfaces import VelocityField
 from ffcore.testing import network
-from ffcore.testing.answers import arguments, fields
-from ffcore.testing.case import SIZE, Case
+from ffcore.testing.answers import arguments
+from ffcore.testing.case import Case
 from ffcore.testing.law import ask_only_where, law, require
+from ffcore.testing.laws.conditions import draws_each_by_itself, is_null_for
 
 SLOPED = 64
 """Number of noise samples that the slope of a velocity is measured on."""
@@ -48,29 +49,19 @@ def reads_what_it_is_given(case: Case, live: Any) -> None:
 def draws_conditions_from_the_draws(case: Case, live: Any) -> None:
     """`conditions.draw` returns one unguided condition for each sample. A sample's condition does
     not depend on which part of the batch is drawn."""
-    draws = case.draws(2 * SIZE)
-    part = slice(SIZE - 1, SIZE + 2)
-    whole, drawn = live.conditions.draw(draws), live.conditions.draw(draws[part])
-    require(whole.size == 2 * SIZE, f"{whole.size} conditions for {2 * SIZE} samples")
-    require(whole.guidance is None, "a drawn condition has a guidance scale")
-    one, other = fields(whole[part]), fields(drawn)
-    require(one.keys() == other.keys(), "some parts of a batch have fields that others lack")
-    for name, value in one.items():
-        same = torch.equal(value, other[name])
-        require(same, f"the {name} of a sample depends on which others are drawn")
+    draws_each_by_itself(case, live.conditions)
 
 
 @law("teacher", 9)
 def has_a_null_condition_or_says_not(case: Case, live: Any) -> None:
-    """`conditions.null` returns an unguided condition of the same size that the teacher accepts,
-    or raises ValueError if the teacher cannot be guided."""
+    """`conditions.null` returns an unguided condition with the same fields and of the same size,
+    which the teacher accepts, or raises ValueError if the teacher cannot be guided."""
     x, t, condition = arguments(case, live)
     try:
         null = live.conditions.null(condition.at(2.0))
     except ValueError:
         return
-    require(null.size == SIZE, f"{null.size} null conditions for {SIZE} samples")
-    require(null.guidance is None, "the null condition has a guidance scale")
+    is_null_for(null, condition)
     with torch.no_grad():
         require(live(x, t, null).isfinite().all(), "the unconditional velocity is not finite")
 

@@ -7,12 +7,18 @@ from ffcore.plugins import Component, hookimpl
 
 @hookimpl
 def ffcore_components() -> Iterator[Component]:
-    """Offer the teacher, the predictor and the balancer."""
+    """Offer the teacher and its conditions, the predictor and the balancer."""
     yield Component(
         role="teacher",
         name="ring",
         target="acme_flow.tables:RingTeacher",
         summary="A blurred circle in the plane; the exact velocity is known",
+    )
+    yield Component(
+        role="conditions",
+        name="centres",
+        target="acme_flow.tables:CentresTable",
+        summary="Centres of rings, by name",
     )
     yield Component(
         role="predictor",

@@ -10,7 +10,15 @@ from ffcore import TimeDistribution
 from ffcore.keys import key
 
 if TYPE_CHECKING:
-    from ffcore.interfaces import Balancer, Context, PredictorObjective, Teacher
+    from collections.abc import Iterator
+
+    from ffcore.interfaces import (
+        Balancer,
+        ConditionSource,
+        Context,
+        PredictorObjective,
+        Teacher,
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -19,15 +27,56 @@ class RingTeacher:
 
     radius: float = key(2.0, help="radius of the circle", above=0)
     blur: float = key(0.2, help="standard deviation of the blur, in either direction", above=0)
+    moves: bool = key(False, help="whether the recipe's conditions are the centres of the circle")
     sample_shape = (2,)
-    guidable = False
+
+    @classmethod
+    def examples(cls) -> Iterator[RingTeacher]:
+        """Yield one of each kind."""
+        yield cls()
+        yield cls(moves=True)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Centres, if it moves."""
+        return frozenset({"centres"} if self.moves else ())
+
+    @property
+    def guidable(self) -> bool:
+        """Whether there is a null condition."""
+        return self.moves
 
     def build(self, context: Context) -> Teacher:
         """Return the teacher."""
-        del context
         from acme_flow.teacher import Ring
 
-        return Ring(self.radius, self.blur)
+        return Ring(self.radius, self.blur, context.conditions)
+
+
+@attrs.frozen(kw_only=True)
+class CentresTable:
+    """Centres of circles, by name."""
+
+    names: tuple[str, ...] = key(("left", "right"), help="names of the centres")
+    places: tuple[tuple[float, float], ...] = key(
+        ((-3.0, 0.0), (3.0, 0.0)), help="a place for each name"
+    )
+    offers = frozenset({"centres"})
+
+    @classmethod
+    def examples(cls) -> Iterator[CentresTable]:
+        """Yield two that differ in a place."""
+        yield cls()
+        yield cls(places=((-3.0, 0.0), (3.0, 1.0)))
+
+    def build(self, context: Context) -> ConditionSource:
+        """Return the conditions. Raises ValueError unless there is one place for each name."""
+        del context
+        from acme_flow.conditions import Centres
+
+        if len(self.names) != len(self.places):
+            raise ValueError(f"{len(self.places)} places for {len(self.names)} names")
+        return Centres(self.names, self.places)
 
 
 @attrs.frozen(kw_only=True)

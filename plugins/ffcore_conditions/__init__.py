@@ -1,0 +1,1 @@
+"""Conditions with names from a file: vectors, images, or embeddings of prompts."""
