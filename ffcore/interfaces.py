@@ -226,8 +226,8 @@ class VelocityField(_Network):
             condition: of size B.
 
         Returns:
-            Velocities in x_t's dtype, under autocast too: finite, pointing from noise to data,
-            each sample's independent of the rest of the batch.
+            Velocities in x_t's dtype (a call casts float64 and autocast's dtype): finite, pointing
+            from noise to data, each sample's independent of the rest of the batch.
         """
 
     @staticmethod
@@ -290,7 +290,7 @@ class Student(_Network):
             condition: of size B.
 
         Returns:
-            Average velocities in x_t's dtype, under autocast too.
+            Average velocities in x_t's dtype (a call casts float64 and autocast's dtype).
         """
 
 

@@ -370,11 +370,16 @@ class ShapeInAList(Tutor):
         self.sample_shape = [2]
 
 
-@breaks("keeps-shape-and-dtype", "returns torch.bfloat16", role="teacher")
-class AnswersInThePrecisionOfAutocast(Tutor):
+@breaks(
+    "keeps-shape-and-dtype",
+    "returns torch.bfloat16",
+    role="teacher",
+    also=("copies-itself-to-train",),
+)
+class AnswersInBfloat16(Tutor):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         found = super().forward(x_t, t, condition)
-        return found.bfloat16() if torch.is_autocast_enabled("cpu") else found
+        return found.bfloat16()
 
 
 @breaks(
@@ -619,10 +624,10 @@ class SaysAWordOfItsOwn(SmallStudent):
 
 
 @breaks("keeps-shape-and-dtype", "returns torch.bfloat16", role="student")
-class StudentInThePrecisionOfAutocast(SmallStudent):
+class StudentInBfloat16(SmallStudent):
     def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
         found = super().forward(x_t, t, delta, condition)
-        return found.bfloat16() if torch.is_autocast_enabled("cpu") else found
+        return found.bfloat16()
 
 
 @breaks("is-the-identity-at-no-duration", "not the identity", role="student")
@@ -759,10 +764,10 @@ class RebuildsAnotherNetwork:
 
 
 @breaks("keeps-shape-and-dtype", "returns torch.bfloat16", role="network")
-class NetworkInThePrecisionOfAutocast(SmallVelocity):
+class NetworkInBfloat16(SmallVelocity):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         found = super().forward(x_t, t, condition)
-        return found.bfloat16() if torch.is_autocast_enabled("cpu") else found
+        return found.bfloat16()
 
 
 @breaks("is-finite-at-both-ends", "at 1, ", role="network")
