@@ -29,17 +29,18 @@ Strategy = Literal["ddp", "fsdp"]
 def units(network: nn.Module) -> list[nn.Module]:
     """Return the repeated parts of a network: the items of its outermost `nn.ModuleList`s.
 
-    Each is sharded, recomputed and compiled separately. A network without any is a single unit.
+    Each is sharded, recomputed and compiled separately. Of an item that cannot be called, such as
+    another list, its own items are the parts. A network without any is a single unit.
     """
 
-    def walk(module: nn.Module) -> Iterator[nn.Module]:
+    def walk(module: nn.Module, repeated: bool) -> Iterator[nn.Module]:
         for child in module.children():
-            if isinstance(child, nn.ModuleList):
-                yield from (item for item in child if next(item.parameters(), None) is not None)
-            else:
-                yield from walk(child)
+            if not repeated or type(child).forward is nn.Module.forward:
+                yield from walk(child, repeated or isinstance(child, nn.ModuleList))
+            elif next(child.parameters(), None) is not None:
+                yield child
 
-    return list(walk(network)) or [network]
+    return list(dict.fromkeys(walk(network, False))) or [network]
 
 
 def recompute(network: nn.Module) -> None:
@@ -51,12 +52,13 @@ def recompute(network: nn.Module) -> None:
         unit.forward = functools.partial(_recompute, unit.forward)
 
 
-def _recompute(forward: Callable[..., Any], *inputs: Any) -> Any:
+def _recompute(forward: Callable[..., Any], /, *inputs: Any, **named: Any) -> Any:
     if not torch.is_grad_enabled():
-        return forward(*inputs)
+        return forward(*inputs, **named)
+    work = functools.partial(forward, **named)  # a name may be one of `checkpoint`'s own
     if torch.compiler.is_compiling():  # the compiler already omits what no gradient needs
-        return checkpoint(forward, *inputs, use_reentrant=False)
-    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=_once_for_tangents)
+        return checkpoint(work, *inputs, use_reentrant=False)
+    return checkpoint(work, *inputs, use_reentrant=False, context_fn=_once_for_tangents)
 
 
 def _once_for_tangents() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

@@ -3,18 +3,23 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import distillations
 import pytest
 import torch
 from forked import apart
 from parity import built, work
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from unusual import ByKeyword, Network
 
+from ffcore.flow.backend import Backend
+from ffcore.flow.derivative import Derivative
 from ffcore.recipe import load_recipe
 from ffcore.recipe.components import BuildError
 from ffcore.run.build import build
 from ffcore.system.distributed import Processes
 from ffcore.training.parallelize import units
+from ffcore_freeflow.objective import FreeFlowPredictor
 
 TOLERANCE = 1e-10
 GUIDED = "digits_guided.toml;training.batch=16;corrector.guidance_interval=[0.0,0.6]"
@@ -103,12 +108,45 @@ def test_units_are_the_items_of_the_outermost_lists() -> None:
             super().__init__()
             self.blocks = nn.ModuleList([nn.Linear(2, 2), nn.GELU()])
 
+        def forward(self, x: Tensor) -> Tensor:
+            raise NotImplementedError
+
     inner = nn.Module()
     inner.stages = nn.ModuleList([Stage(), Stage()])
     outer = nn.Sequential(nn.Linear(2, 2), inner)
     assert units(outer) == list(inner.stages)
     assert units(inner.stages[0]) == [inner.stages[0].blocks[0]]
     assert units(outer[0]) == [outer[0]]
+
+
+def test_an_item_that_cannot_be_called_is_no_unit_but_its_items_are() -> None:
+    network = ByKeyword()
+    first, second, rest = network.blocks
+    assert units(network) == [first, second, *rest]
+
+
+def test_an_item_in_two_places_is_one_unit() -> None:
+    block = nn.Linear(2, 2)
+    assert units(nn.Sequential(nn.ModuleList([block, block]), nn.ModuleList([block]))) == [block]
+
+
+@pytest.mark.parametrize("backend", ["dual", "jvp", "finite-difference"])
+def test_blocks_called_by_keyword_are_recomputed_to_the_last_bit(backend: Backend) -> None:
+    predictor = FreeFlowPredictor(derivative=Derivative(backend=backend))
+    found = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        run = distillations.alone(student=Network(ByKeyword()), predictor=predictor)
+        calls = [0]
+        layer = run.student.middle.blocks[0].layer
+        layer.register_forward_hook(lambda *_, calls=calls: calls.__setitem__(0, calls[0] + 1))
+        run.parallelize(Processes(), activation_checkpointing=again)
+        losses = [float(run.step()["loss"]) for _ in range(3)]
+        found.append((losses, distillations.contents(run), calls[0]))
+    (losses, weights, calls), (again, others, more) = found
+    assert losses == again
+    assert distillations.same(weights, others)
+    assert more == calls + 3  # once more in each step
 
 
 def test_a_batch_too_small_for_so_many_parts_is_refused() -> None:
