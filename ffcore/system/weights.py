@@ -90,24 +90,27 @@ class Weights:
         """Load every tensor into `network`, or raise WeightsError and change nothing.
 
         Every tensor must be used, every parameter and persistent buffer must be found with its
-        shape, and every parameter must be finite. Logs one line with counts.
+        shape, and every parameter must be finite. Of several names of one tensor, as of tied
+        weights, one is enough; several must agree. Logs one line with counts.
 
         Raises ValueError for a network on the meta device, which has no memory.
         """
         if any(each.is_meta for each in (*network.parameters(), *network.buffers())):
             raise ValueError("the network is on the meta device and cannot load weights")
         expected = network.state_dict()
-        problems = [f"missing: {name}" for name in sorted(expected.keys() - self.tensors.keys())]
-        extra = sorted(self.tensors.keys() - expected.keys())
+        tensors = _with_tied(_with_complex(self.tensors, expected), expected)
+        problems = [f"missing: {name}" for name in sorted(expected.keys() - tensors.keys())]
+        extra = sorted(tensors.keys() - expected.keys())
         problems += [f"unexpected: {name}" for name in extra]
-        for name in sorted(expected.keys() & self.tensors.keys()):
-            found, wanted = self.tensors[name], expected[name]
+        for name in sorted(expected.keys() & tensors.keys()):
+            found, wanted = tensors[name], expected[name]
             problems += _other_kind(name, found, wanted) or _other_shape(name, found, wanted)
         self._refuse(problems)
         # A buffer may hold infinities: a mask does.
         parameters = network.named_parameters(remove_duplicate=False)
         self.check_finite(name for name, _ in parameters if name in self.tensors)
-        network.load_state_dict(self.tensors)
+        self._refuse([*_apart(tensors, expected)])
+        network.load_state_dict(tensors)
         _LOG.info("%s", self._coverage(network))
 
     def check_kinds(self, expected: Mapping[str, Tensor]) -> None:
@@ -171,8 +174,51 @@ def _other_shape(name: str, found: Tensor, wanted: Tensor) -> list[str]:
     return [f"{name}: the file has {tuple(found.shape)}, the network {tuple(wanted.shape)}"]
 
 
+def _same_memory(state: Mapping[str, Tensor]) -> list[list[str]]:
+    """Return the names of each tensor that a network's state has under several, as tied weights."""
+    names: dict[Any, list[str]] = {}
+    for name, each in state.items():
+        place = (each.untyped_storage()._cdata, each.storage_offset(), each.shape, each.stride())
+        names.setdefault((place, each.dtype), []).append(name)
+    return [found for found in names.values() if len(found) > 1]
+
+
+def _with_tied(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add the other names of tensors that the network has under several."""
+    found = dict(tensors)
+    for names in _same_memory(expected):
+        known = [name for name in names if name in tensors]
+        found |= {name: tensors[known[0]] for name in names if known and name not in tensors}
+    return found
+
+
+def _apart(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Iterable[str]:
+    """Yield a problem for each tensor of the network that the file holds in two versions."""
+    for first, *others in _same_memory(expected):
+        for other in others:
+            if not torch.equal(tensors[first], tensors[other]):
+                yield f"{first} and {other} differ, but are one tensor in the network"
+
+
+def _with_complex(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Join the pairs of real numbers as which `write_weights` writes complex ones."""
+
+    def joined(name: str, each: Tensor) -> Tensor:
+        wanted = expected.get(name)
+        if wanted is None or not wanted.is_complex() or each.is_complex():
+            return each
+        pairs = each.shape == (*wanted.shape, 2) and each.is_floating_point()
+        return torch.complex(each[..., 0], each[..., 1]) if pairs else each
+
+    return {name: joined(name, each) for name, each in tensors.items()}
+
+
 def _is_finite(tensor: Tensor) -> bool:
     """Check only the least and the greatest number: a tenth of the time of `isfinite`."""
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
     if tensor.dtype not in _FLOATS or tensor.layout != torch.strided or tensor.numel() == 0:
         return True
     return all(bool(bound.isfinite()) for bound in tensor.aminmax())
@@ -331,11 +377,15 @@ def _unwrap(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def write_weights(
     path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a safetensors file whole or not at all, with `config` as JSON in its metadata."""
+    """Write a safetensors file whole or not at all, with `config` as JSON in its metadata.
+
+    Each name gets its own copy of memory that several tensors share. Complex numbers become pairs
+    of real ones: a last dimension of 2.
+    """
     metadata = {_CONFIG: json.dumps(dict(config or {}), sort_keys=True)}
     partial = path.with_name(f".{path.name}.partial")
     try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, metadata)
+        save_file(_storable(tensors), partial, metadata)
         partial.chmod(0o644)  # safetensors makes files that only their owner can read
         partial.replace(path)
     except SafetensorError as error:
@@ -343,6 +393,21 @@ def write_weights(
         raise OSError(number, os.strerror(number), str(path)) from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, each in tensors.items():
+        plain = each.detach().cpu()
+        if plain.is_complex():
+            plain = torch.view_as_real(plain.resolve_conj())
+        plain = plain.contiguous()
+        if plain.untyped_storage()._cdata in memory:
+            plain = plain.clone()
+        memory.add(plain.untyped_storage()._cdata)
+        found[name] = plain
+    return found
 
 
 def fingerprint(network: nn.Module) -> str:

@@ -53,6 +53,7 @@ from ffcore.training.network_check import (
 from ffcore.training.optimizer import Optimizer
 from ffcore.training.parallelize import Strategy
 from ffcore.training.stopwatch import Stopwatch
+from ffcore.training.tensors import check_tensors
 
 _LOG = logging.getLogger("ffcore")
 Precision = Literal["float32", "bfloat16"]
@@ -157,6 +158,7 @@ class Distillation:
         self.teacher = teacher.to(device)
         self.data = data
         self._check_data()
+        check_tensors(student, "the student", device)
         self.student = student.to(device)
         self.balancer = balancer
         self.steps, self.batch, self.seed, self.clip = steps, batch, seed, clip
@@ -454,7 +456,7 @@ class Distillation:
         }
         gradients = {name: each.grad for name, each in named.items() if each.grad is not None}
         for learner in (self.learner, *self.auxiliary_learners.values()):
-            learner.optimizer.zero_grad(set_to_none=True)
+            learner.take_gradients()
         if weights := self._not_finite(named):
             return f"the weights {weights}"
         found = self._not_finite(gradients)
@@ -659,6 +661,7 @@ class Distillation:
             for name, auxiliary in objective.auxiliaries(self.student, self.teacher).items():
                 if name in self.auxiliaries:
                     raise ValueError(f"both objectives name an auxiliary network {name!r}")
+                check_tensors(auxiliary.network, f"the network {name!r}", self.device)
                 auxiliary.network.to(self.device)
                 self.auxiliaries[name], self.owners[name] = auxiliary, owner
 

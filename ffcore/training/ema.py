@@ -9,13 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from ffcore.system.distributed import local
+from ffcore.training.tensors import copied, in_parameters, shared
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def ema_copy(network: Network) -> Network:
-    """Return an independent copy of `network` without gradients, for `update`."""
-    return copy.deepcopy(network).requires_grad_(False).eval()
+    """Return an independent copy of `network` without gradients, for `update`.
+
+    Its tensors share memory with each other as the network's do.
+    """
+    return copy.deepcopy(network, copied(shared(network))).requires_grad_(False).eval()
 
 
 @torch.no_grad()
@@ -29,16 +33,25 @@ def update(
     """Move `ema` towards `network`: ema ← d · ema + (1 − d) · network.
 
     d is min(`decay`, (1 + step) / (10 + step)): the usual warm-up, which quickly forgets early
-    weights; `step` counts from 0. Buffers are copied. Each process updates its own shards. If
-    `finite`, a bool on the device, is false, nothing changes.
+    weights; `step` counts from 0. Buffers and integers are copied, unless they are in the memory
+    of a parameter. Each process updates its own shards. If `finite`, a bool on the device, is
+    false, nothing changes.
     """
     decay = min(decay, (1 + step) / (10 + step))
     kept, new = local(ema.parameters()), local(network.parameters())
+    fixed = [each for each in zip(kept, new, strict=True) if not _has_mean(each[0])]
+    kept, new = [*filter(_has_mean, kept)], [*filter(_has_mean, new)]
     if finite is None:
         torch._foreach_lerp_(kept, new, weight=1.0 - decay)
     else:
         dtypes = {each.dtype for each in kept}
         weights = {dtype: (1.0 - decay) * finite.to(dtype) for dtype in dtypes}
         torch._foreach_lerp_(kept, new, [weights[each.dtype] for each in kept])
-    for old, buffer in zip(ema.buffers(), network.buffers(), strict=True):
-        old.copy_(buffer if finite is None else torch.where(finite, buffer, old))
+    within = in_parameters(ema)
+    buffers = zip(ema.buffers(), network.buffers(), strict=True)
+    for old, now in (*fixed, *(each for each in buffers if id(each[0]) not in within)):
+        old.copy_(now if finite is None else torch.where(finite, now, old))
+
+
+def _has_mean(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()

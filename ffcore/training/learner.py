@@ -20,15 +20,22 @@ class Learner:
     """The network, or the wrapper that averages its gradients."""
     table: Optimizer
     optimizer: torch.optim.Optimizer
+    parameters: list[nn.Parameter]
+    """The parameters of the network that it trains."""
 
     @staticmethod
     def of(network: nn.Module, table: Optimizer) -> Learner:
-        """Build the optimizer of a network."""
-        return Learner(network, table, table.build(network.parameters()))
+        """Build the optimizer of a network's parameters that require a gradient.
+
+        The optimizer holds a complex parameter as pairs of real numbers, in the same memory: they
+        are what AdamW updates (torch's fused one takes no complex numbers).
+        """
+        trained = [each for each in network.parameters() if each.requires_grad]
+        return Learner(network, table, table.build(map(_as_real, trained)), trained)
 
     @property
-    def parameters(self) -> list[Tensor]:
-        """The parameters that the optimizer updates."""
+    def held(self) -> list[nn.Parameter]:
+        """The optimizer's own tensor for each of `parameters`: the same one, unless complex."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def clip(self, most: float | None) -> Tensor:
@@ -47,15 +54,18 @@ class Learner:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.table.learning_rate * rate
+        for parameter, own in zip(self.parameters, self.held, strict=True):
+            if own is not parameter and parameter.grad is not None:
+                own.grad = torch.view_as_real(parameter.grad)
         # GradScaler sets this for a fused optimizer, which then skips the update.
         self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._drop_gradients()
 
     def take_gradients(self) -> list[Tensor | None]:
         """Remove the gradients from the parameters and return them."""
         gradients = [p.grad for p in self.parameters]
-        self.optimizer.zero_grad(set_to_none=True)
+        self._drop_gradients()
         return gradients
 
     def give_gradients(self, gradients: Sequence[tuple[Tensor, list[Tensor | None]]]) -> None:
@@ -66,3 +76,14 @@ class Learner:
                     continue
                 scaled = gradient.mul_(factor.to(gradient.dtype))
                 parameter.grad = scaled if parameter.grad is None else parameter.grad.add_(scaled)
+
+    def _drop_gradients(self) -> None:
+        for each in (*self.parameters, *self.held):
+            each.grad = None
+
+
+def _as_real(parameter: nn.Parameter) -> nn.Parameter:
+    """Return the parameter itself; of a complex one, its real and imaginary parts, in place."""
+    if not parameter.is_complex():
+        return parameter
+    return nn.Parameter(torch.view_as_real(parameter.detach()))

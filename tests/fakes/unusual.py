@@ -1,13 +1,15 @@
-"""Small students that are built in unusual ways."""
+"""Small students that are built in unusual ways, and their table, "unusual:Unusual"."""
 
 import dataclasses
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ffcore.interfaces import Condition, Student
+from ffcore.interfaces import Condition, Context, Student
+from ffcore.keys import key
 
 WIDTH = 8
 
@@ -89,3 +91,78 @@ class ByKeyword(nn.Module):
         for block in rest:
             hidden, _ = block(hidden=hidden, embedding=None, context_fn="one's own")
         return hidden
+
+
+class Tied(nn.Module):
+    """Two layers with one weight, once directly and once by calling a layer twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.two.weight = self.one.weight
+        self.again = self.one
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        out: Tensor = self.again(self.two(functional.silu(self.one(hidden))))
+        return out
+
+
+class Viewed(nn.Module):
+    """Buffers that are a parameter and a view of one; two parameters that divide one storage."""
+
+    transposed: Tensor
+    bias: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, WIDTH)
+        self.register_buffer("transposed", self.layer.weight.detach().T)
+        self.register_buffer("bias", self.layer.bias)
+        columns = torch.randn(WIDTH, 2 * WIDTH) / 4
+        self.left, self.right = (nn.Parameter(each) for each in columns.chunk(2, 1))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        hidden = functional.silu(self.layer(hidden)) + hidden @ self.transposed + self.bias
+        return hidden @ self.left @ self.right
+
+
+class Spectral(nn.Module):
+    """Complex parameters, one of them without dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filter = nn.Parameter(torch.ones(WIDTH // 2 + 1, dtype=torch.cfloat))
+        self.gain = nn.Parameter(torch.tensor(1 + 0.5j))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return torch.fft.irfft(torch.fft.rfft(hidden) * self.filter * self.gain, n=WIDTH)
+
+
+class Masked(nn.Module):
+    """Buffers of dtypes that not every file can hold."""
+
+    mask: Tensor
+    count: Tensor
+    phase: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(1.0))
+        self.register_buffer("mask", torch.arange(WIDTH) % 3 > 0)
+        self.register_buffer("count", torch.tensor(2))
+        self.register_buffer("phase", torch.full((WIDTH,), 0.6 + 0.8j, dtype=torch.cdouble))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.gain * torch.where(self.mask, hidden, hidden * self.phase.real.float())
+
+
+@attrs.frozen(kw_only=True)
+class Unusual:
+    """The table of a student with one of the parts above."""
+
+    middle: str = key(help="name of the part")
+
+    def build(self, context: Context) -> Student:
+        """Build the student."""
+        del context
+        return Network(globals()[self.middle]())

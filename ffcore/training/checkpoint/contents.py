@@ -18,13 +18,21 @@ from ffcore.training.learner import Learner
 
 _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module"}
 """What torch.compile and activation checkpointing add to names."""
+_DTYPES = frozenset(
+    {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+    | {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+)
+"""The dtypes that torch reads from a checkpoint's files."""
+_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""The dtype that stands for any other of this many bytes."""
 
 
 def tensors_of(distillation: Distillation) -> dict[str, Tensor]:
     """Return the distillation's tensors, not copies: writing to them changes it.
 
     "student/…", "ema/DECAY/…" and "auxiliary/NAME/…" are networks. "optimizer/…" and
-    "auxiliary-optimizer/NAME/…" are AdamW's step and moments of each parameter.
+    "auxiliary-optimizer/NAME/…" are AdamW's step and moments of each parameter. Files cannot hold
+    every dtype: complex numbers are pairs of real ones here, booleans are bytes.
     """
     found: dict[str, Tensor] = {}
     for prefix, network in _networks(distillation):
@@ -51,7 +59,7 @@ def not_finite(distillation: Distillation) -> list[str]:
         for name, each in _moments(learner)
     ]
     names = [name for name, _ in named]
-    held = zip(names, local(each.detach() for _, each in named), strict=True)
+    held = zip(names, local(_plain_dtype(each.detach()) for _, each in named), strict=True)
     # Checking only the least and the greatest number takes a tenth of `isfinite`'s time.
     bounds = {
         name: torch.stack(each.aminmax()).isfinite().all() for name, each in held if each.numel()
@@ -78,7 +86,7 @@ def _learners(distillation: Distillation) -> Iterator[tuple[str, Learner]]:
 
 def _state(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, each in _bare(network).state_dict().items():
-        yield _plain(name), each.detach()
+        yield _plain(name), _plain_dtype(each.detach())
 
 
 def _parameters(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -92,17 +100,27 @@ def _moments(learner: Learner) -> Iterator[tuple[str, Tensor]]:
     AdamW makes its state in its first step. Here the same state is made earlier, so that a
     checkpoint has the same tensors at every step.
     """
-    trained = {id(each) for group in learner.optimizer.param_groups for each in group["params"]}
+    own = {id(each): held for each, held in zip(learner.parameters, learner.held, strict=True)}
     for name, parameter in _parameters(learner.network):
-        if id(parameter) not in trained:
+        held = own.get(id(parameter))
+        if held is None:
             continue
-        state = learner.optimizer.state[parameter]
+        state = learner.optimizer.state[held]
         if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            state["step"] = torch.zeros((), dtype=torch.float32, device=held.device)
             for moment in ("exp_avg", "exp_avg_sq"):
-                state[moment] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                state[moment] = torch.zeros_like(held, memory_format=torch.preserve_format)
         for key, value in state.items():
             yield f"{name}/{key}", value.detach()
+
+
+def _plain_dtype(tensor: Tensor) -> Tensor:
+    """Return the same memory in a dtype that the checkpoint's files can hold."""
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    if tensor.dtype in _DTYPES:
+        return tensor
+    return tensor.view(_OF_SIZE[tensor.itemsize])
 
 
 def _bare(network: nn.Module) -> nn.Module:

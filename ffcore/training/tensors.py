@@ -1,0 +1,120 @@
+"""The parameters and buffers of a network that trains: which ones can be updated and stored.
+
+Different tensors may share memory, as views of one. Tied weights, one parameter of several modules,
+are a single tensor.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ffcore.system.distributed import local
+
+
+def shared(network: nn.Module) -> list[list[Tensor]]:
+    """Return the network's parameters and buffers that share a storage with others, by storage."""
+    groups: dict[int, dict[int, Tensor]] = {}
+    for each in (*network.parameters(), *network.buffers()):
+        (held,) = local([each])
+        groups.setdefault(held.untyped_storage()._cdata, {})[id(each)] = each
+    return [[*group.values()] for group in groups.values() if len(group) > 1]
+
+
+def copied(groups: Sequence[Sequence[Tensor]]) -> dict[int, Any]:
+    """Return a memo for `copy.deepcopy`, with copies of these tensors that share memory alike.
+
+    By itself, deepcopy gives each parameter memory of its own.
+    """
+    memo: dict[int, Any] = {}
+    for group in groups:
+        storage = group[0].untyped_storage().clone()
+        for each in group:
+            view = torch.empty(0, dtype=each.dtype, device=each.device)
+            view.set_(storage, each.storage_offset(), each.shape, each.stride())
+            memo[id(each)] = nn.Parameter(view) if isinstance(each, nn.Parameter) else view
+    return memo
+
+
+def in_parameters(network: nn.Module) -> set[int]:
+    """Return the ids of the buffers that are parameters, or in the memory of one."""
+    buffers = {id(each) for each in network.buffers()}
+    if not buffers:
+        return set()
+    within = {id(each) for each in network.parameters()}
+    return buffers & (within | {id(each) for _, each in _overlapping(network)})
+
+
+def check_tensors(network: nn.Module, name: str, device: torch.device | str) -> None:
+    """Check that training on `device` can update each number once, and store all of them.
+
+    Raises ValueError, with `name` and the tensor or module, for state outside of parameters and
+    buffers, parameters without a shape yet, two parameters in the same memory, and a buffer in the
+    memory of a parameter if it would lose its place there on the way to `device`.
+    """
+    for key, module in network.named_modules():
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            raise ValueError(
+                f"{name}: {key or 'it'} has state that is neither a parameter nor a buffer "
+                "(get_extra_state), and no file of ffcore's can hold it: keep it in a buffer"
+            )
+    for key, each in (*network.named_parameters(), *network.named_buffers()):
+        if nn.parameter.is_lazy(each):
+            raise ValueError(
+                f"{name}: {key} has no shape before the first call: give the layer its number of "
+                "inputs, or call the network once in the component's build"
+            )
+    for one, other in _overlapping(network):
+        first, second = (_name(network, each) for each in (one, other))
+        if isinstance(other, nn.Parameter):
+            raise ValueError(
+                f"{name}: {first} and {second} are two parameters in the same memory, which an "
+                "optimizer would update twice: assign the same nn.Parameter to both places, or "
+                "copy one"
+            )
+        if torch.device(device).type != one.device.type:
+            raise ValueError(
+                f"{name}: the parameter {first} and the buffer {second} are in the same memory on "
+                f"{one.device}, but would be apart on {device}: compute the buffer in forward"
+            )
+
+
+def _overlapping(network: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield each parameter with the later parameters, and the buffers, that are in its memory."""
+    for group in shared(network):  # parameters first
+        for one, other in itertools.combinations(group, 2):
+            if isinstance(one, nn.Parameter) and _overlap(one, other):
+                yield one, other
+
+
+def _name(network: nn.Module, tensor: Tensor) -> str:
+    named = (*network.named_parameters(), *network.named_buffers())
+    return next(name for name, each in named if each is tensor)
+
+
+def _overlap(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors of the same storage have bytes in common."""
+    (low, high), (start, stop) = _range(one), _range(other)
+    if not one.numel() or not other.numel() or high <= start or stop <= low:
+        return False
+    if one.itemsize != other.itemsize:
+        return True
+    # They may still alternate, as the columns of a matrix do.
+    first = min(one.storage_offset(), other.storage_offset())
+    taken = torch.zeros((max(high, stop) - min(low, start)) // one.itemsize, dtype=torch.bool)
+    taken.as_strided(one.shape, one.stride(), one.storage_offset() - first).fill_(True)
+    found = taken.as_strided(other.shape, other.stride(), other.storage_offset() - first)
+    return bool(found.any())
+
+
+def _range(tensor: Tensor) -> tuple[int, int]:
+    """Return the first byte of a tensor in its storage, and the one after its last."""
+    last = sum(
+        (size - 1) * int(step) for size, step in zip(tensor.shape, tensor.stride(), strict=True)
+    )
+    first = int(tensor.storage_offset())
+    return first * tensor.itemsize, (first + last + 1) * tensor.itemsize
