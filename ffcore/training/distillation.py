@@ -12,6 +12,7 @@ so the objectives' gradients are kept apart until then.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
@@ -37,6 +38,7 @@ from ffcore.interfaces import (
     Ratio,
     Student,
     Teacher,
+    VelocityField,
 )
 from ffcore.system.distributed import Processes, local
 from ffcore.training import ema, parallelize
@@ -248,6 +250,7 @@ class Distillation:
         }
         rate = self.learner.table.factor(self.step_index, self.steps)
         with self.time("optimizer"):
+            self.learner.complete(self.processes)
             metrics["gradient_norm"] = self.learner.clip(self.clip)
             self.finite_check.admit(metrics)
             self.learner.step(rate, self.finite_check.finite)
@@ -281,7 +284,7 @@ class Distillation:
             [factors[name].to(each.inner.dtype) * each.inner for name, each in answers.items()]
         )
         with self.time("backward"):
-            self._backward(inner.sum(), self.batch)
+            self._backward(self.learner, inner.sum(), self.batch)
         return {name: [each] for name, each in answers.items()}, metrics
 
     def _gradient_by_parts(
@@ -296,7 +299,7 @@ class Distillation:
                 with parallelize.silent(self.learner.network, micro + 1 < self.accumulation):
                     answer = self._answer(name, share, micro)
                     with self.time("backward"):
-                        self._backward(answer.inner, self.batch)
+                        self._backward(self.learner, answer.inner, self.batch)
                 answers[name].append(attrs.evolve(answer, inner=answer.inner.detach()))
             gradients[name] = self.learner.take_gradients()
         factors, metrics = self._factors(
@@ -341,12 +344,12 @@ class Distillation:
         metrics["loss"] = torch.stack(squares).sum() / (2 * self.batch)
         return factors, metrics
 
-    def _backward(self, total: Tensor, count: int) -> None:
+    def _backward(self, learner: Learner, total: Tensor, count: int) -> None:
         """Add the gradient of `total` / count; `total` is a sum over this process's samples.
 
         Processes average their gradients, but the loss needs their sum.
         """
-        (total * self.processes.size / count).backward()
+        parallelize.reach(learner.network, total * self.processes.size / count).backward()
 
     def _update_emas(self) -> None:
         step, finite = self.step_index, self.finite_check.finite
@@ -364,6 +367,7 @@ class Distillation:
         for name, learner, loss in self._auxiliary_gradients(objective, share, answers):
             rate = learner.table.factor(self.step_index, self.steps)
             with self.time(f"{name} network"):
+                learner.complete(self.processes)
                 norm = learner.clip(self.clip)
                 self.finite_check.admit({f"gradient_norm_{name}": norm})
                 learner.step(rate, self.finite_check.finite)
@@ -408,7 +412,7 @@ class Distillation:
                     losses = auxiliary.loss(
                         learner.network, answer.samples, answer.condition, draws[answer.part]
                     )
-                self._backward(losses.sum(), share)
+                self._backward(learner, losses.sum(), share)
             total = total + losses.detach().sum()
         return total * self.processes.size / share
 
@@ -591,8 +595,8 @@ class Distillation:
             activation_checkpointing: whether the backward pass recomputes activations.
             compiled: whether torch.compile compiles the networks.
 
-        Raises ValueError if the batch is too small for so many processes or must not be divided,
-        and like `check_once`.
+        Raises ValueError if the batch is too small for so many processes or must not be divided, if
+        a network cannot be sharded, and like `check_once`.
         """
         self.check_once()
         self.processes = processes
@@ -608,12 +612,28 @@ class Distillation:
         if processes.size == 1:
             return
         if strategy == "fsdp":
-            for network in (teacher, self.student, *self.emas.values(), *auxiliaries):
-                parallelize.shard(network, self.device)
+            self._shard(teacher)
         self.learner = self._distribute(self.learner, strategy)
         self.auxiliary_learners = {
             name: self._distribute(each, strategy) for name, each in self.auxiliary_learners.items()
         }
+
+    def _shard(self, teacher: Teacher) -> None:
+        """Shard all networks; `teacher` is the unguided one."""
+        batch = self._prior(self.draws("sharding")[:2])
+        z, ones, condition = batch.z, torch.ones(len(batch.z), device=self.device), batch.condition
+        students = {"the student": self.student}
+        students |= {f"the EMA {decay:g}": each for decay, each in self.emas.items()}
+        fields: dict[str, nn.Module] = {"the teacher": teacher}
+        fields |= {f"the network {name!r}": each.network for name, each in self.auxiliaries.items()}
+        with self._autocast():
+            for name, student in students.items():
+                call = functools.partial(student, z, ones, ones, condition)
+                parallelize.shard(student, self.device, name, call)
+            for name, field in fields.items():
+                known = isinstance(field, VelocityField)
+                call = functools.partial(field, z, ones, condition)
+                parallelize.shard(field, self.device, name, call if known else None)
 
     def _distribute(self, learner: Learner, strategy: Strategy) -> Learner:
         network = learner.network

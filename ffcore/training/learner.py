@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import attrs
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from ffcore.system.distributed import whole
+from ffcore.system.distributed import Processes, whole
 from ffcore.training.optimizer import Optimizer
 
 
@@ -31,6 +33,7 @@ class Learner:
         are what AdamW updates (torch's fused one takes no complex numbers).
         """
         trained = [each for each in network.parameters() if each.requires_grad]
+        trained.sort(key=_is_whole)  # the optimizer cannot update both kinds together
         return Learner(network, table, table.build(map(_as_real, trained)), trained)
 
     @property
@@ -38,12 +41,34 @@ class Learner:
         """The optimizer's own tensor for each of `parameters`: the same one, unless complex."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
+    def complete(self, processes: Processes) -> None:
+        """Complete the gradient after a step's backward passes.
+
+        A parameter that the loss does not depend on gets the gradient zero, however many processes
+        there are. Of a sharded network, the processes average the gradients of the parameters that
+        each of them holds whole.
+        """
+        for each in self.parameters:
+            if each.grad is None:
+                each.grad = torch.zeros_like(each)
+        for part in self._parts():
+            if _is_whole(part[0]) and len(part) < len(self.parameters):
+                for each in part:
+                    assert each.grad is not None
+                    each.grad = processes.total(each.grad) / processes.size
+
     def clip(self, most: float | None) -> Tensor:
-        """Clip the gradient's norm to `most`; return the norm before."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = whole(torch.nn.utils.get_total_norm(gradients))
-        torch.nn.utils.clip_grads_with_norm_(self.parameters, most or float("inf"), norm)
+        """Clip the gradient's norm to `most`; return the norm before. Call `complete` first."""
+        gradients = [[p.grad for p in part if p.grad is not None] for part in self._parts()]
+        norms = [whole(torch.nn.utils.get_total_norm(part)) for part in gradients]
+        norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+        for part in self._parts():
+            torch.nn.utils.clip_grads_with_norm_(part, most or float("inf"), norm)
         return norm
+
+    def _parts(self) -> list[list[nn.Parameter]]:
+        """Return the sharded parameters and those that are whole, without an empty list."""
+        return [[*part] for _, part in itertools.groupby(self.parameters, _is_whole)]
 
     def step(self, rate: float, finite: Tensor) -> None:
         """Take an optimizer step and drop the gradient.
@@ -80,6 +105,10 @@ class Learner:
     def _drop_gradients(self) -> None:
         for each in (*self.parameters, *self.held):
             each.grad = None
+
+
+def _is_whole(parameter: Tensor) -> bool:
+    return not isinstance(parameter, DTensor)
 
 
 def _as_real(parameter: nn.Parameter) -> nn.Parameter:

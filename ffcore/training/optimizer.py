@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
@@ -50,12 +51,17 @@ class Optimizer:
         return 1.0 + (self.final - 1.0) * progress
 
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """Return AdamW for the `parameters` that require a gradient."""
+        """Return AdamW for the `parameters` that require a gradient.
+
+        Neighbours that are all sharded, or all whole, form a group: one update takes only one kind.
+        """
         import torch
+        from torch.distributed.tensor import DTensor
 
         trainable = [parameter for parameter in parameters if parameter.requires_grad]
+        groups = itertools.groupby(trainable, lambda each: isinstance(each, DTensor))
         return torch.optim.AdamW(
-            trainable,
+            [{"params": [*group]} for _, group in groups],
             lr=self.learning_rate,
             betas=self.betas,
             weight_decay=self.weight_decay,

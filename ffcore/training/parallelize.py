@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
 from ffcore.flow.dual import values_only
+from ffcore.training.tensors import name_in, overlapping
 
 Strategy = Literal["ddp", "fsdp"]
 
@@ -72,13 +76,117 @@ def compile_units(network: nn.Module) -> None:
         unit.compile()
 
 
-def shard(network: nn.Module, device: str) -> None:
-    """Shard a network's parameters over all processes, in place, one unit at a time (FSDP2)."""
+def shard(network: nn.Module, device: str, name: str, call: Callable[[], object] | None) -> None:
+    """Shard a network's parameters over all processes, in place, one unit at a time (FSDP2).
+
+    Units that share a parameter are sharded with the rest of the network. FSDP2 shards neither
+    numbers without dimensions nor complex ones, and only one dtype in a unit: every process keeps
+    the other parameters whole (ffcore/training/learner.py averages their gradients).
+
+    Args:
+        network: the network.
+        device: its device.
+        name: its name, for messages.
+        call: calls the network on a few samples, to find weights that no call will gather.
+
+    Raises ValueError for such weights, and for a buffer in the memory of a parameter, which would
+    not follow it into shards.
+    """
+    for each, buffer in overlapping(network):
+        first, second = (name_in(network, tensor) for tensor in (each, buffer))
+        raise ValueError(
+            f"{name}: the parameter {first} and the buffer {second} are in the same memory, but "
+            "strategy 'fsdp' would take them apart: use 'ddp', or compute the buffer in forward"
+        )
     mesh = init_device_mesh(torch.device(device).type, (dist.get_world_size(),))
-    for unit in units(network):
-        if unit is not network:
-            fully_shard(unit, mesh=mesh)
-    fully_shard(network, mesh=mesh)
+    whole = dict(network.named_parameters())
+    alone = _separate_units(network)
+    left = set(whole.values())
+    kept: set[nn.Parameter] = set()
+    for unit in (*alone.values(), network):
+        own = left & set(unit.parameters())
+        left -= own
+        kept |= own - set(_largest_part(own))
+        unit.register_forward_hook(_reach_gathered)
+        fully_shard(unit, mesh=mesh, ignored_params=kept)
+    if call is None:
+        return
+    replaced = {id(each): key for key, each in whole.items() if each not in kept}
+    with _Gathered(name, alone, replaced), torch.no_grad():
+        call()
+    cut_again(network)
+
+
+def _separate_units(network: nn.Module) -> dict[str, nn.Module]:
+    """Return the units, by name, that share no parameter with another part of the network."""
+    found = {id(unit): unit for unit in units(network) if unit is not network}
+    homes: dict[int, set[int]] = {}
+    for key, each in network.named_parameters(remove_duplicate=False):
+        path = [network.get_submodule(key[:end]) for end in _ends(key)]
+        home = next((id(module) for module in path if id(module) in found), 0)
+        homes.setdefault(id(each), set()).add(home)
+    for several in homes.values():
+        if len(several) > 1:
+            found = {key: unit for key, unit in found.items() if key not in several}
+    names = {id(module): name for name, module in network.named_modules()}
+    return {names[key]: unit for key, unit in found.items()}
+
+
+def _largest_part(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """Return those that FSDP2 can shard together: of the dtype with the most numbers."""
+    parts: dict[torch.dtype, list[nn.Parameter]] = {}
+    for each in parameters:
+        if each.dim() and each.is_floating_point():
+            parts.setdefault(each.dtype, []).append(each)
+    return max(parts.values(), key=lambda part: sum(each.numel() for each in part), default=[])
+
+
+def _ends(key: str) -> list[int]:
+    return [index for index, letter in enumerate(key) if letter == "."]
+
+
+class _Gathered(TorchFunctionMode):
+    """Raises ValueError if a function gets weights that the call of a unit would have gathered."""
+
+    def __init__(
+        self, name: str, alone: Mapping[str, nn.Module], replaced: Mapping[int, str]
+    ) -> None:
+        super().__init__()
+        self.name, self.replaced = name, replaced
+        self.sharded = {
+            id(each): key
+            for key, unit in alone.items()
+            for each in unit.parameters()
+            if isinstance(each, DTensor)
+        }
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Call the function; look at its arguments if it fails or computes a tensor."""
+        wrong = next(filter(None, map(self._wrong, pytree.tree_leaves((args, kwargs)))), "")
+        try:
+            found = func(*args, **(kwargs or {}))
+        except RuntimeError:
+            if wrong:
+                raise ValueError(wrong) from None
+            raise
+        if wrong and any(isinstance(each, Tensor) for each in pytree.tree_leaves(found)):
+            raise ValueError(wrong)
+        return found
+
+    def _wrong(self, given: object) -> str:
+        if (unit := self.sharded.get(id(given))) is not None:
+            return (
+                f"{self.name} uses the weights of {unit} without calling it, so that strategy "
+                "'fsdp' cannot gather them: call the module, or use 'ddp'"
+            )
+        if (key := self.replaced.get(id(given))) is not None:
+            return (
+                f"{self.name} also keeps its parameter {key} elsewhere than in its module, where "
+                "strategy 'fsdp' cannot replace it by a shard: use 'ddp'"
+            )
+        return ""
 
 
 def cut_again(network: nn.Module) -> None:
@@ -113,6 +221,54 @@ def replicate(network: nn.Module, *, keeps_gradients: bool) -> Replicated:
     leave = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     options: dict[str, Any] = {leave: False, "gradient_as_bucket_view": not keeps_gradients}
     return Replicated(network, **options)
+
+
+class _Reach(torch.autograd.Function):
+    """The identity of a tensor, with edges to parameters on which it may not depend.
+
+    Along these edges flows a gradient of zero, or none, which costs nothing.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, zero: bool, *parameters: Tensor) -> Tensor:
+        ctx.parameters = parameters if zero else [None] * len(parameters)
+        return output.detach()  # in the same memory, but no view
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        zeros = ((None if p is None else p.new_zeros(()).expand_as(p)) for p in ctx.parameters)
+        return gradient, None, *zeros
+
+
+def reach(network: nn.Module, total: Tensor) -> Tensor:
+    """Return `total`, from which the backward pass reaches every parameter of a replicated network.
+
+    DistributedDataParallel waits for a gradient of each; those that `total` does not depend on
+    count as zero.
+    """
+    if not isinstance(network, Replicated):
+        return total
+    trained = [each for each in network.parameters() if each.requires_grad]
+    reached: Tensor = _Reach.apply(total, False, *trained)  # type: ignore[no-untyped-call]
+    return reached
+
+
+def _reach_gathered(unit: nn.Module, inputs: object, output: Any) -> Any:
+    """Let the output of a sharded unit reach all its parameters: a hook of its forward.
+
+    All processes average the gradients of the same parameters, although a unit may use some of
+    them in one process only, for example for a label that no sample of another process has.
+    """
+    del inputs
+    trained = [
+        each for each in unit.parameters() if each.requires_grad and not isinstance(each, DTensor)
+    ]
+    leaves, form = pytree.tree_flatten(output)
+    for index, each in enumerate(leaves):
+        if isinstance(each, Tensor) and each.requires_grad:
+            leaves[index] = _Reach.apply(each, True, *trained)  # type: ignore[no-untyped-call]
+            return pytree.tree_unflatten(leaves, form)
+    return output
 
 
 def silent(network: nn.Module, quiet: bool) -> AbstractContextManager[None]:

@@ -46,7 +46,7 @@ def in_parameters(network: nn.Module) -> set[int]:
     if not buffers:
         return set()
     within = {id(each) for each in network.parameters()}
-    return buffers & (within | {id(each) for _, each in _overlapping(network)})
+    return buffers & (within | {id(each) for _, each in overlapping(network)})
 
 
 def check_tensors(network: nn.Module, name: str, device: torch.device | str) -> None:
@@ -68,8 +68,8 @@ def check_tensors(network: nn.Module, name: str, device: torch.device | str) -> 
                 f"{name}: {key} has no shape before the first call: give the layer its number of "
                 "inputs, or call the network once in the component's build"
             )
-    for one, other in _overlapping(network):
-        first, second = (_name(network, each) for each in (one, other))
+    for one, other in overlapping(network):
+        first, second = (name_in(network, each) for each in (one, other))
         if isinstance(other, nn.Parameter):
             raise ValueError(
                 f"{name}: {first} and {second} are two parameters in the same memory, which an "
@@ -83,7 +83,7 @@ def check_tensors(network: nn.Module, name: str, device: torch.device | str) -> 
             )
 
 
-def _overlapping(network: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+def overlapping(network: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield each parameter with the later parameters, and the buffers, that are in its memory."""
     for group in shared(network):  # parameters first
         for one, other in itertools.combinations(group, 2):
@@ -91,7 +91,8 @@ def _overlapping(network: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
                 yield one, other
 
 
-def _name(network: nn.Module, tensor: Tensor) -> str:
+def name_in(network: nn.Module, tensor: Tensor) -> str:
+    """Return the name of one of a network's parameters or buffers."""
     named = (*network.named_parameters(), *network.named_buffers())
     return next(name for name, each in named if each is tensor)
 

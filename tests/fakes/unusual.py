@@ -25,9 +25,13 @@ class Network(Student):
         self.middle = middle
 
     def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
-        del t, condition
+        del t
         hidden = functional.silu(self.enter(torch.cat([x_t, delta[:, None]], 1)))
-        out: Tensor = self.leave(self.middle(hidden))
+        if isinstance(self.middle, ByLabel):
+            hidden = self.middle(hidden, condition.label)
+        else:
+            hidden = self.middle(hidden)
+        out: Tensor = self.leave(hidden)
         return out
 
 
@@ -131,7 +135,7 @@ class Spectral(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.filter = nn.Parameter(torch.ones(WIDTH // 2 + 1, dtype=torch.cfloat))
+        self.filter = nn.Parameter(torch.ones(WIDTH // 2 + 1) + 0j)
         self.gain = nn.Parameter(torch.tensor(1 + 0.5j))
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -153,7 +157,79 @@ class Masked(nn.Module):
         self.register_buffer("phase", torch.full((WIDTH,), 0.6 + 0.8j, dtype=torch.cdouble))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.gain * torch.where(self.mask, hidden, hidden * self.phase.real.float())
+        return self.gain * torch.where(self.mask, hidden, hidden * self.phase.real.to(hidden.dtype))
+
+
+class ByLabel(nn.Module):
+    """A layer for label 1, unused where no sample has it, and one that is never used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.never = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, hidden: Tensor, label: Tensor) -> Tensor:
+        if bool((label == 1).any()):
+            hidden = hidden + (label == 1)[:, None] * self.one(hidden)
+        return hidden
+
+
+class SharedBlocks(nn.Module):
+    """Blocks of which some share a weight with each other, or with a layer outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.head = nn.Linear(WIDTH, WIDTH)
+        self.blocks[2].weight = self.blocks[0].weight
+        self.head.weight = self.blocks[1].weight
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        for block in self.blocks:
+            hidden = torch.tanh(block(hidden))
+        out: Tensor = self.head(hidden)
+        return out
+
+
+class Mixed(nn.Module):
+    """Blocks with parameters of several dtypes, and one without dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Spectral() for _ in range(2))
+        self.gain = nn.Parameter(torch.tensor(1.0))
+        self.narrow = nn.Linear(WIDTH, WIDTH, dtype=torch.float32)
+        self.index = nn.Parameter(torch.arange(WIDTH), requires_grad=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        for block in self.blocks:
+            hidden = hidden + self.gain * block(hidden)
+        return hidden[:, self.index] + self.narrow(hidden.float()).to(hidden.dtype)
+
+
+class Direct(nn.Module):
+    """Uses the weights of its blocks without calling them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(2))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        for block in self.blocks:
+            hidden = hidden + functional.linear(hidden, block.weight, block.bias)
+        return hidden
+
+
+class Keeps(nn.Module):
+    """Keeps a parameter in a list of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, WIDTH)
+        self.weights = [self.layer.weight]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        out: Tensor = self.layer(hidden) @ self.weights[0]
+        return out
 
 
 @attrs.frozen(kw_only=True)
