@@ -36,10 +36,10 @@ from scipy.stats import t as student_t
 from ffcore.evaluate.measure import feature_statistics
 from ffcore.evaluate.metrics import frechet_distance
 from ffcore.evaluate.prior import Drawn
+from ffcore.export import CHECKPOINTS
 from ffcore.flow.flow_map import generate
 from ffcore.recipe import Recipe, binding_digest, load_recipe, to_toml
 from ffcore.run.build import build
-from ffcore.run.directory import CHECKPOINTS
 from ffcore.run.stages import run
 from ffcore.training.checkpoint import Checkpoints, Manifest
 

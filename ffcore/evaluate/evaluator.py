@@ -367,7 +367,7 @@ def evaluate_again(
     """Repeat the evaluation of a run, from its directory or from an export.
 
     Args:
-        source: a run directory or an export.
+        source: a run directory, one of its checkpoints or an export.
         device: a torch device; None for the recipe's.
         overrides: of the keys of the recipe's teacher and evaluation.
         progress: called after each batch.
@@ -388,7 +388,7 @@ def evaluate_again(
         evaluator = Evaluator.of(pair.recipe, teacher, context, place)
         with errors_of("evaluation.reference"):
             evaluator.check()
-        reference = evaluator.known_reference(pair.path.parent)
+        reference = evaluator.known_reference(pair.folder)
         if reference is None and evaluator.features:
             notes.append("no stored statistics of the teacher were found: it was sampled again")
         student = pair.file.student.to(place)

@@ -9,7 +9,14 @@ from pathlib import Path
 import attrs
 import torch
 
-from ffcore.export import RECIPE, SourceError, StudentFile, read_student, student_path
+from ffcore.export import (
+    RECIPE,
+    SourceError,
+    StudentFile,
+    open_student,
+    source_folder,
+    student_path,
+)
 from ffcore.interfaces import UNKNOWN, Teacher
 from ffcore.recipe import Recipe, load_recipe
 from ffcore.recipe.components import build_teacher
@@ -22,8 +29,8 @@ from ffcore.system.weights import identity_of, unidentified
 class Pair:
     """A student and its teacher, on the CPU."""
 
-    path: Path
-    """The student file."""
+    folder: Path
+    """The run directory or the export."""
     file: StudentFile
     recipe: Recipe
     """The recipe beside it, with the overrides."""
@@ -42,35 +49,37 @@ class Pair:
         """Open the student of a source, and the teacher that the recipe beside it names.
 
         Args:
-            source: a run directory or an export.
+            source: a run directory, one of its checkpoints or an export.
             overrides: of the recipe's keys, as in "teacher.weights=PATH".
             tables: whose keys may be overridden.
 
         Raises SourceError if there is no student or no recipe, or if the teacher is not the
         student's; MissingFile, WeightsError, BuildError, RecipeError.
         """
-        path = student_path(source)
         texts = tuple(overrides)
-        recipe = _recipe(path, texts, tables)
+        folder = source_folder(student_path(source))
+        recipe = _recipe(source, folder, texts, tables)
         changed: Tree = {}
         for each in texts:
             changed = merge(changed, parse_override(each))
-        file = read_student(path, conditions=changed.get("conditions"))
+        opened = open_student(source, conditions=changed.get("conditions"))
         for table in (recipe.conditions, recipe.teacher):
             require(getattr(table, "files", ()))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.training.seed)
             teacher = build_teacher(recipe)
-        notes = tuple(_check_teacher(path, teacher, file))
-        return Pair(path=path, file=file, recipe=recipe, teacher=teacher, notes=notes)
+        notes = tuple(_check_teacher(opened.path, teacher, opened.file))
+        return Pair(folder=folder, file=opened.file, recipe=recipe, teacher=teacher, notes=notes)
 
 
-def _recipe(path: Path, overrides: tuple[str, ...], tables: Set[str]) -> Recipe:
-    recipe = path.with_name(RECIPE)
+def _recipe(
+    source: str | PathLike[str], folder: Path, overrides: tuple[str, ...], tables: Set[str]
+) -> Recipe:
+    recipe = folder / RECIPE
     if not recipe.is_file():
         raise SourceError(
-            f"{path} has no {RECIPE} beside it to name its teacher: use the run directory or the "
-            "export that it came from"
+            f"{source} has no {RECIPE} beside it to name its teacher: use the run directory "
+            "or the export that it came from"
         )
     for text in overrides:
         try:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ffcore.evaluate.stored import LABELS, EvaluationError, Stored, open_stored
-from ffcore.export import is_export, is_run
+from ffcore.export import is_checkpoint, is_export, is_run
 from ffcore.flow.solver import Method
 from ffcore.sample import CHUNK, Choice, Labelling, Request, Sampler, to_uint8
 from ffcore.sample.load import load_sampler, load_teacher_sampler
@@ -183,7 +183,7 @@ def is_kept(source: str) -> bool:
     """Whether a source holds stored samples."""
     path = Path(source)
     if path.is_dir():
-        return not is_run(path) and not is_export(path)
+        return not (is_run(path) or is_export(path) or is_checkpoint(path))
     return path.suffix.lower() in (".npz", ".png", ".jpg", ".jpeg")
 
 

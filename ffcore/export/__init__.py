@@ -2,13 +2,19 @@
 
 from ffcore.export.directory import EXPORT_FILES, export
 from ffcore.export.sources import (
+    CHECKPOINTS,
+    Opened,
     SourceError,
+    is_checkpoint,
     is_export,
     is_run,
     load_student,
+    open_student,
+    source_folder,
     student_path,
 )
 from ffcore.export.student_file import (
+    DESCRIPTION,
     EVALUATION,
     RECIPE,
     STUDENT,
@@ -20,19 +26,25 @@ from ffcore.export.student_file import (
 )
 
 __all__ = [
+    "CHECKPOINTS",
+    "DESCRIPTION",
     "EVALUATION",
     "EXPORT_FILES",
     "RECIPE",
     "STUDENT",
+    "Opened",
     "SourceError",
     "StudentFile",
     "conditions_tree",
     "describe",
     "export",
+    "is_checkpoint",
     "is_export",
     "is_run",
     "load_student",
+    "open_student",
     "read_student",
+    "source_folder",
     "student_path",
     "write_student",
 ]

@@ -1,4 +1,4 @@
-"""A finished run's student in a self-contained directory: weights, config, card, recipe.
+"""A run's student in a self-contained directory: weights, config, card, recipe.
 
 An export is made for publishing: it names files of this machine by name and digest, without their
 path. Only the paths of the decoder and of the conditions stay, in the student file, since sampling
@@ -17,38 +17,47 @@ from typing import Any
 import tomli_w
 
 from ffcore.export.model_card import model_card
-from ffcore.export.sources import CARD, CONFIG, SourceError, is_export, is_run, student_path
-from ffcore.export.student_file import EVALUATION, RECIPE, STUDENT, read_student, write_student
+from ffcore.export.sources import (
+    CARD,
+    CONFIG,
+    SourceError,
+    is_checkpoint,
+    is_export,
+    is_run,
+    open_student,
+)
+from ffcore.export.student_file import EVALUATION, RECIPE, STUDENT, write_student
 from ffcore.recipe import Recipe, digest, load_recipe, to_toml
 
 EXPORT_FILES = (STUDENT, CONFIG, CARD, RECIPE)
 
 
 def export(run: Path, out: Path, *, overwrite: bool = False) -> None:
-    """Write the student of a finished run into a directory, whole or not at all.
+    """Write the student of a run into a directory, whole or not at all.
 
     The directory holds the student file, its description as config.json, a model card as README.md,
     and the recipe. Every path of this machine is cut to the file's name, but not those of the
     decoder and the conditions.
 
     Args:
-        run: a run directory.
+        run: a run directory, or one of its checkpoints; of an unfinished run, the newest whole
+            checkpoint is exported, without an evaluation.
         out: the directory to create.
         overwrite: replace an earlier export at `out`.
 
-    Raises SourceError if the run is not finished or `out` is not free; WeightsError if the student
-    file is damaged.
+    Raises SourceError if there is no student, if a finished one is not evaluated yet, or if `out`
+    is not free; WeightsError or CheckpointError if the student cannot be read.
     """
     _check_free(out, overwrite)
     if run.is_dir() and is_export(run):
         raise SourceError(f"{run} is already an export")
-    if not (run.is_dir() and is_run(run)):
-        raise SourceError(f"{run} is not a run directory")
-    source = student_path(run)
-    recipe = load_recipe(run / RECIPE)
-    evaluation = _evaluation(run, recipe)
-    found = read_student(source)
-    config = found.config
+    if not (run.is_dir() and (is_run(run) or is_checkpoint(run))):
+        raise SourceError(f"{run} is not a run directory, nor a checkpoint of one")
+    opened = open_student(run)
+    finished = opened.path.is_file()
+    recipe = load_recipe(opened.folder / RECIPE)
+    evaluation = _evaluation(run, recipe) if finished else None
+    found, config = opened.file, opened.file.config
     if config["student"] is None:
         raise SourceError(
             f"{run}: this student can be rebuilt only with its teacher, so it cannot be exported. "
@@ -60,7 +69,8 @@ def export(run: Path, out: Path, *, overwrite: bool = False) -> None:
             "Build them in a table [conditions] that the teacher needs."
         )
     if config.get("recipe") != digest(recipe):
-        raise SourceError(f"{run / RECIPE} is not the recipe that {source} came from")
+        recipe_of = opened.folder / RECIPE
+        raise SourceError(f"{recipe_of} is not the recipe that {opened.path} came from")
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
     try:

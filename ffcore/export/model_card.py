@@ -42,7 +42,7 @@ def model_card(
         config: the student's description; see `describe`.
         recipe: the export's.
         conditions: the student's.
-        evaluation: the run's evaluation.json; None if it was switched off.
+        evaluation: the run's evaluation.json; None if it was switched off or has yet to come.
     """
     return "\n".join(
         [
@@ -265,7 +265,7 @@ def _origin(config: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
         **{f"SHA-256 of {name}": digest for name, digest in teacher["sha256"].items()},
         "fingerprint": teacher["fingerprint"],
         "recipe": f"`recipe.toml`, digest {config['recipe']}",
-        "training steps": config["step"],
+        "training steps": _trained(config["step"], recipe),
     }
     yield "## Origin"
     yield ""
@@ -284,11 +284,16 @@ def _origin(config: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
         )
 
 
+def _trained(step: int, recipe: Recipe) -> str:
+    planned = recipe.training.steps
+    return f"{step}" if step == planned else f"{step} of {planned}"
+
+
 def _results(evaluation: Mapping[str, Any] | None) -> Iterator[str]:
     yield "## Results"
     yield ""
     if evaluation is None:
-        yield "The run was not evaluated."
+        yield "This student was not evaluated."
         return
     for each in evaluation["verdict"].values():
         yield f"**{each['sentence'][0].upper()}{each['sentence'][1:]}.**"

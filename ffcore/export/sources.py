@@ -1,20 +1,49 @@
-"""Sources of a student: a run directory, an export, or a student file."""
+"""Sources of a student: a run directory, one of its checkpoints, an export, or a student file."""
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
-from ffcore.export.student_file import RECIPE, STUDENT, read_student
+import attrs
+
+from ffcore.export.student_file import (
+    DESCRIPTION,
+    RECIPE,
+    STUDENT,
+    StudentFile,
+    read_checkpoint,
+    read_student,
+)
 from ffcore.interfaces import Student
 from ffcore.recipe import load_recipe
+from ffcore.training.checkpoint import CheckpointError, Damaged, Manifest, named_whole, step_of
 
 CONFIG, CARD = "config.json", "README.md"
 """The files of an export beside the student and the recipe."""
+CHECKPOINTS = "checkpoints"
+"""The folder of a run's checkpoints."""
+
+_LOG = logging.getLogger(__name__)
 
 
 class SourceError(Exception):
     """A source has nothing to sample or export. The message is for the user."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Opened:
+    """A student and where it is from."""
+
+    path: Path
+    """The student file, or the checkpoint's directory."""
+    folder: Path
+    """The run directory, the export, or the folder of the student file."""
+    file: StudentFile
 
 
 def is_run(directory: Path) -> bool:
@@ -27,8 +56,13 @@ def is_export(directory: Path) -> bool:
     return (directory / STUDENT).is_file() and (directory / CONFIG).is_file()
 
 
+def is_checkpoint(directory: Path) -> bool:
+    """Whether a directory is named as a checkpoint of a run."""
+    return step_of(directory) is not None and is_run(directory.absolute().parent.parent)
+
+
 def student_path(source: str | PathLike[str]) -> Path:
-    """Return the student file of a run directory or an export, or the file itself.
+    """Return the student file of a source; of an unfinished run, the newest whole checkpoint.
 
     Raises SourceError if there is none, and RecipeError if the source does not exist.
     """
@@ -36,11 +70,10 @@ def student_path(source: str | PathLike[str]) -> Path:
     if path.is_dir():
         if (path / STUDENT).is_file():
             return path / STUDENT
+        if is_checkpoint(path):
+            return _checked(path)
         if is_run(path):
-            raise SourceError(
-                f"{path} has no student yet: its training has not finished. Run the same `ffd run` "
-                "to resume it. `ffd sample --teacher` samples its teacher."
-            )
+            return _newest(path)
         raise SourceError(f"{path} is neither a run directory nor an export: it has no {STUDENT}")
     if path.is_file() and path.suffix != ".toml":
         return path
@@ -51,12 +84,68 @@ def student_path(source: str | PathLike[str]) -> Path:
     )
 
 
+def source_folder(path: Path) -> Path:
+    """Return the run directory or the export of a student's path, as of `student_path`."""
+    return path.parent if path.is_file() else path.absolute().parent.parent
+
+
+def open_student(
+    source: str | PathLike[str], *, conditions: Mapping[str, Any] | None = None
+) -> Opened:
+    """Open the student of a source: the EMA, on the CPU; for `conditions`, see read_student.
+
+    Reports the step if the source is not a finished student: a checkpoint, or an unfinished run, of
+    which the newest whole checkpoint is used.
+
+    Raises SourceError or RecipeError if there is no student, WeightsError or CheckpointError if it
+    cannot be read.
+    """
+    path = student_path(source)
+    if path.is_file():
+        return Opened(path=path, folder=path.parent, file=read_student(path, conditions))
+    folder = source_folder(path)
+    if not (folder / DESCRIPTION).is_file():
+        raise SourceError(
+            f"{folder} has no {DESCRIPTION}, without which its checkpoints cannot be used: the "
+            "same `ffd run` writes it when it resumes"
+        )
+    file = read_checkpoint(path, folder / DESCRIPTION, conditions)
+    level = logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.DEBUG
+    unfinished = f"the training of {source} has not finished: " if is_run(Path(source)) else ""
+    decay, step = file.config["ema_decay"], file.config["step"]
+    _LOG.log(
+        level, "%susing the EMA of decay %g after step %d, from %s", unfinished, decay, step, path
+    )
+    return Opened(path=path, folder=folder, file=file)
+
+
 def load_student(source: str | Path) -> Student:
-    """Return the student of a finished run or of an export: the EMA, on the CPU.
+    """Return the student of a run, a checkpoint or an export: the EMA, on the CPU.
 
     Args:
-        source: the directory of either, or a student file.
+        source: the directory of one of them, or a student file.
 
     Raises SourceError or RecipeError if there is no student, WeightsError if its file is damaged.
     """
-    return read_student(student_path(source)).student
+    return open_student(source).file.student
+
+
+def _checked(checkpoint: Path) -> Path:
+    try:
+        Manifest.read(checkpoint)
+    except (Damaged, OSError) as error:
+        raise SourceError(f"the checkpoint {checkpoint} is damaged: {error}") from None
+    return checkpoint
+
+
+def _newest(run: Path) -> Path:
+    """Return the newest whole checkpoint of a run; changes nothing, since the run may go on."""
+    for _, path in reversed(named_whole(run / CHECKPOINTS)):
+        try:
+            return _checked(path)
+        except (SourceError, CheckpointError) as error:
+            _LOG.warning("%s", error)
+    raise SourceError(
+        f"{run} has no student yet: its training has not finished, and it has no whole checkpoint. "
+        "Run the same `ffd run` to resume it. `ffd sample --teacher` samples its teacher."
+    )

@@ -6,7 +6,8 @@ and an export contains such a file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,13 @@ from ffcore.recipe.components import BuildError, build_component, build_teacher,
 from ffcore.recipe.merge import merge
 from ffcore.recipe.plain import NONE, plain
 from ffcore.system.files import File, file_digest, locate, require
-from ffcore.system.weights import (
-    Weights,
-    WeightsError,
-    identity_of,
-    read_weights,
-    write_weights,
-)
+from ffcore.system.weights import WeightsError, identity_of, read_weights, write_weights
+from ffcore.training.checkpoint import ema_prefix, restore, step_of, tensors_in
 
 RECIPE, STUDENT, EVALUATION = "recipe.toml", "student.safetensors", "evaluation.json"
 """The names of these files in a run directory and in an export."""
+DESCRIPTION = "student.json"
+"""The description of a run's student, with which its checkpoints can be sampled."""
 
 SCHEMA = 1
 
@@ -109,6 +107,7 @@ def describe(
         "teacher": _teacher_tree(recipe.teacher, teacher),
         "ffcore": version("ffcore"),
         "step": step,
+        "ema_decay": recipe.measured_ema,
     }
 
 
@@ -132,8 +131,43 @@ def read_student(path: Path, conditions: Mapping[str, Any] | None = None) -> Stu
     student's plugin is not installed.
     """
     weights = read_weights(str(path))
-    config = weights.config
-    found = _structure(weights)
+    return _opened(path, weights.config, conditions, weights.load_into)
+
+
+def read_checkpoint(
+    checkpoint: Path, description: Path, conditions: Mapping[str, Any] | None = None
+) -> StudentFile:
+    """Rebuild a student and read its EMA from a checkpoint.
+
+    Args:
+        checkpoint: the directory of a whole checkpoint.
+        description: the DESCRIPTION of its run.
+        conditions: see read_student.
+
+    Raises CheckpointError for a checkpoint without this EMA; otherwise as read_student.
+    """
+    try:
+        config = json.loads(description.read_text())
+        decay = float(config["ema_decay"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise WeightsError(f"{description} is damaged: {type(error).__name__} {error}") from None
+    config["step"] = step_of(checkpoint)
+
+    def load(student: Student) -> None:
+        prefix = ema_prefix(decay)
+        restore(checkpoint, tensors_in(prefix, student), part=f"{prefix}/")
+
+    return _opened(description, config, conditions, load)
+
+
+def _opened(
+    path: Path,
+    config: dict[str, Any],
+    conditions: Mapping[str, Any] | None,
+    load: Callable[[Student], None],
+) -> StudentFile:
+    """Rebuild the student that `path` describes, and load its weights; see read_student."""
+    found = _structure(path, config)
     if conditions is not None:
         config = _with_conditions(path, config, conditions)
     try:
@@ -148,7 +182,7 @@ def read_student(path: Path, conditions: Mapping[str, Any] | None = None) -> Stu
         raise WeightsError(f"{path} describes a student that cannot be built: {error}") from None
     if conditions is None:
         _check_conditions(path, source, config)
-    weights.load_into(student)
+    load(student)
     return StudentFile(
         student=student.requires_grad_(False).eval(),
         sample_shape=found.sample_shape,
@@ -166,17 +200,16 @@ class _Structured:
     range: tuple[float, float] | None
 
 
-def _structure(weights: Weights) -> _Structured:
-    """Parse the metadata; raise WeightsError if it is not a student's."""
-    config = weights.config
+def _structure(path: Path, config: dict[str, Any]) -> _Structured:
+    """Parse a student's description; raise WeightsError if it is none."""
     if "schema" not in config:
         raise WeightsError(
-            f"{weights.source} is not a student file: it does not say how to rebuild one. If it is "
+            f"{path} is not a student file: it does not say how to rebuild one. If it is "
             "from an older run, the same `ffd run` writes it again."
         )
     if config["schema"] != SCHEMA:
         raise WeightsError(
-            f"{weights.source} is of schema {config['schema']!r}, written by ffcore "
+            f"{path} is of schema {config['schema']!r}, written by ffcore "
             f"{config.get('ffcore')}; this is ffcore {version('ffcore')}, which reads {SCHEMA}"
         )
     try:
@@ -194,7 +227,7 @@ def _structure(weights: Weights) -> _Structured:
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise WeightsError(
-            f"{weights.source} is a damaged student file: {type(error).__name__} {error}"
+            f"{path} is a damaged student file: {type(error).__name__} {error}"
         ) from None
 
 

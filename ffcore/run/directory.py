@@ -16,7 +16,7 @@ import attrs
 import torch
 
 from ffcore.evaluate.evaluator import REFERENCE
-from ffcore.export import EVALUATION, RECIPE, STUDENT
+from ffcore.export import CHECKPOINTS, DESCRIPTION, EVALUATION, RECIPE, STUDENT
 from ffcore.plugins import installed
 from ffcore.recipe import Changes, Recipe, changes, provenance, to_toml, versions, with_decisions
 from ffcore.run.best import BEST
@@ -26,7 +26,6 @@ from ffcore.system.files import hold_directory, write_text
 from ffcore.training.checkpoint import foreign
 
 PROVENANCE, METRICS = "provenance.json", "metrics.jsonl"
-CHECKPOINTS = "checkpoints"
 SAMPLES, CURVES = "samples.png", "curves.png"
 VERIFICATION, VERIFICATION_PICTURE = "verify.json", "verify.png"  # what `ffd verify` leaves
 TRACKING = "tracking"  # if the recipe names trackers
@@ -39,6 +38,7 @@ FILES = (
     CHECKPOINTS,
     PREVIEWS,
     STUDENT,
+    DESCRIPTION,
     EVALUATION,
     REFERENCE,
     SAMPLES,
@@ -156,6 +156,11 @@ class RunDirectory:
         with writable(self.path, "the changed recipe"):
             self._write_provenance(recipe, device, changes)
             write_text(self / RECIPE, to_toml(recipe))
+
+    def describe(self, description: Mapping[str, Any]) -> None:
+        """Store the description of the student, for those who use a checkpoint."""
+        with writable(self.path, DESCRIPTION):
+            write_text(self / DESCRIPTION, json.dumps(dict(description), indent=2) + "\n")
 
     def _write_provenance(self, recipe: Recipe, device: str, changed: list[dict[str, Any]]) -> None:
         data = recipe.data

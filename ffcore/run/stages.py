@@ -23,7 +23,14 @@ import torch
 
 from ffcore.evaluate.evaluator import REFERENCE, SMALLER, Evaluation
 from ffcore.evaluate.prior import prior
-from ffcore.export import EVALUATION, STUDENT, conditions_tree, describe, write_student
+from ffcore.export import (
+    CHECKPOINTS,
+    EVALUATION,
+    STUDENT,
+    conditions_tree,
+    describe,
+    write_student,
+)
 from ffcore.flow.guidance import remove_guidance
 from ffcore.flow.ode import likely_fault, noise_slope, points_wrongly
 from ffcore.interfaces import Alarm, Context, Tracker
@@ -36,7 +43,6 @@ from ffcore.run.best import BEST, Best
 from ffcore.run.build import Built, build
 from ffcore.run.directory import (
     ALARMS,
-    CHECKPOINTS,
     CURVES,
     METRICS,
     SAMPLES,
@@ -249,6 +255,7 @@ class Run:
         checkpoints = self._checkpoints(description["teacher"])
         self.resume(checkpoints)
         begun = distillation.step_index
+        self.processes.first(lambda: self.directory.describe(description))
         self.processes.first(lambda: self.directory.forget_after(begun))
         previews.begin()
         best = self._best(measurements, description)

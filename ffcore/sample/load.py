@@ -11,8 +11,8 @@ from typing import Any
 import attrs
 import torch
 
-from ffcore.export.sources import SourceError, is_export, is_run, student_path
-from ffcore.export.student_file import RECIPE, read_student
+from ffcore.export.sources import SourceError, is_export, is_run, open_student
+from ffcore.export.student_file import RECIPE
 from ffcore.flow.solver import Method, Solver
 from ffcore.interfaces import Context, Decoder
 from ffcore.plugins import installed
@@ -28,13 +28,14 @@ from ffcore.system.files import require
 def load_sampler(
     source: str | PathLike[str], *, device: str = "auto", overrides: Iterable[str] = ()
 ) -> Sampler:
-    """Return a sampler of the student of a run directory, an export or a student file.
+    """Return a sampler of the student of a run, a checkpoint, an export or a student file.
 
         sampler = load_sampler("exported")
         images = sampler(16, seed=0)  # Float[16, C, H, W] in [−1, 1]
 
     Args:
-        source: a run directory, an export or a student file.
+        source: a run directory, one of its checkpoints, an export or a student file; of an
+            unfinished run, the newest whole checkpoint is sampled.
         device: a torch device; "auto" takes a GPU if there is one.
         overrides: of the keys of the decoder and of the conditions, as in
             "decoder.weights=vae.safetensors".
@@ -43,9 +44,8 @@ def load_sampler(
     have changed, MissingFile if a file of the decoder or the conditions is missing, BuildError or
     SampleError if it does not fit.
     """
-    path = student_path(source)
     changed = _overrides(overrides)
-    found = read_student(path, conditions=changed.get("conditions"))
+    found = open_student(source, conditions=changed.get("conditions")).file
     tree = {"decoder": found.config["decoder"]}
     decoder = component("decoder", merge(tree, {"decoder": changed.get("decoder", {})})["decoder"])
     require(getattr(decoder, "files", ()))

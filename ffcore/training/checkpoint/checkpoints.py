@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch.distributed as dist
+from torch import Tensor
 
 from ffcore.system.distributed import PATIENCE, Processes
 from ffcore.system.faults import enough_memory, writable
@@ -117,9 +118,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         Raises CheckpointError, and changes nothing, if the tensors do not fit.
         """
         directory = self.directory / name.directory_name(manifest.step)
-        tensors = tensors_of(distillation)
-        _require_fit(directory, {key: tuple(each.shape) for key, each in tensors.items()})
-        read(directory, tensors)
+        restore(directory, tensors_of(distillation))
         distillation.step_index = manifest.step
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
@@ -198,11 +197,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         shutil.rmtree(removed)
 
     def _whole(self) -> list[tuple[int, Path]]:
-        """Return the step and the path of each directory named as a checkpoint, oldest first."""
-        if not self.directory.is_dir():
-            return []
-        named = ((name.step_of(path), path) for path in self.directory.iterdir())
-        return sorted((step, path) for step, path in named if step is not None)
+        return named_whole(self.directory)
 
     def _newest(self) -> Manifest | None:
         if self.directory.is_dir():
@@ -228,6 +223,23 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         return None
 
 
+def named_whole(directory: Path) -> list[tuple[int, Path]]:
+    """Return the step and the path of each directory named as a checkpoint, oldest first."""
+    if not directory.is_dir():
+        return []
+    named = ((name.step_of(path), path) for path in directory.iterdir())
+    return sorted((step, path) for step, path in named if step is not None)
+
+
+def restore(directory: Path, tensors: Mapping[str, Tensor], *, part: str = "") -> None:
+    """Read a checkpoint into `tensors`, by name; only its tensors that begin with `part`.
+
+    Raises CheckpointError, and changes nothing, if they do not fit.
+    """
+    _require_fit(directory, {key: tuple(each.shape) for key, each in tensors.items()}, part)
+    read(directory, tensors)
+
+
 def _processes() -> Processes:
     """Return this job's processes in a separate group, so that messages do not mix with training's.
 
@@ -250,8 +262,8 @@ def _set_aside(path: Path, why: str, step: int) -> None:
     )  # fmt: skip
 
 
-def _require_fit(directory: Path, expected: dict[str, tuple[int, ...]]) -> None:
-    found = shapes_in(directory)
+def _require_fit(directory: Path, expected: dict[str, tuple[int, ...]], part: str) -> None:
+    found = {key: each for key, each in shapes_in(directory).items() if key.startswith(part)}
     problems = [f"missing: {key}" for key in sorted(expected.keys() - found.keys())]
     problems += [f"unexpected: {key}" for key in sorted(found.keys() - expected.keys())]
     problems += [

@@ -27,6 +27,11 @@ _OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """The dtype that stands for any other of this many bytes."""
 
 
+def tensors_in(prefix: str, network: nn.Module) -> dict[str, Tensor]:
+    """Return a network's tensors by their names in a checkpoint; see tensors_of."""
+    return {f"{prefix}/{name}": each for name, each in _state(network)}
+
+
 def tensors_of(distillation: Distillation) -> dict[str, Tensor]:
     """Return the distillation's tensors, not copies: writing to them changes it.
 
@@ -36,7 +41,7 @@ def tensors_of(distillation: Distillation) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
     for prefix, network in _networks(distillation):
-        found |= {f"{prefix}/{name}": each for name, each in _state(network)}
+        found |= tensors_in(prefix, network)
     for prefix, learner in _learners(distillation):
         found |= {f"{prefix}/{name}": each for name, each in _moments(learner)}
     return found
@@ -70,10 +75,15 @@ def not_finite(distillation: Distillation) -> list[str]:
     return [name for name, fine in zip(bounds, finite.tolist(), strict=True) if not fine]
 
 
+def ema_prefix(decay: float) -> str:
+    """Return how the names of an EMA's tensors begin."""
+    return f"ema/{decay}"
+
+
 def _networks(distillation: Distillation) -> Iterator[tuple[str, nn.Module]]:
     yield "student", distillation.student
     for decay, ema in distillation.emas.items():
-        yield f"ema/{decay}", ema
+        yield ema_prefix(decay), ema
     for name, auxiliary in distillation.auxiliaries.items():
         yield f"auxiliary/{name}", auxiliary.network
 
