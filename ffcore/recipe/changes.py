@@ -75,8 +75,8 @@ def with_decisions(before: str, recipe: Recipe) -> Recipe:
     tree, now = tomllib.loads(before), tomllib.loads(to_toml(recipe))
     found = {}
     for name in ("predictor", "corrector"):
-        table, known = getattr(recipe, name), tree.get(name, {})
-        if table is not None and known.get("type") == now[name]["type"]:
+        table, known = getattr(recipe, name), tree.get(name)
+        if table is not None and isinstance(known, dict) and known.get("type") == now[name]["type"]:
             left = [key for key, value in now[name].items() if value == AUTO and key in known]
             found[name] = attrs.evolve(table, **{key: known[key] for key in left})
     return attrs.evolve(recipe, **found)

@@ -107,8 +107,8 @@ class RunDirectory:
 
     def _of_another(self, changed: Changes) -> str:
         advice = (
-            "Choose another directory, or use --allow-changes to resume it with these changes, or "
-            "--restart to delete that run."
+            "Choose another directory, or use --allow-changes to resume it with these changes, "
+            "which must leave the student's tensors as they are, or --restart to delete that run."
             if self._has_checkpoint
             else "It has no checkpoint: use --restart to start again; only its metrics are lost."
         )

@@ -8,7 +8,7 @@ stop and resume again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ffcore.training.checkpoint import CheckpointError, Checkpoints, Manifest
@@ -21,6 +21,7 @@ def resume(
     *,
     accepted: Sequence[Any] = (),
     allow_changes: bool = False,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> Manifest | None:
     """Restore the newest whole checkpoint into the distillation; None if there is none.
 
@@ -30,6 +31,7 @@ def resume(
         accepted: the `run` of past changes; a checkpoint may name one of them instead of
             `checkpoints.run`.
         allow_changes: accept any checkpoint.
+        say: gets a sentence about each EMA or network that begins anew or is dropped.
 
     Raises CheckpointError if no checkpoint is whole, or if the newest whole one belongs to another
     run, has more steps than the run, or does not fit.
@@ -49,7 +51,8 @@ def resume(
             f"{where} was made with {' and '.join(map(_other, different))}. Restore the original, "
             "or use --allow-changes to resume anyway, or --restart to start again."
         )
-    checkpoints.restore(found, distillation)
+    for sentence in checkpoints.restore(found, distillation):
+        say(sentence)
     return found
 
 

@@ -411,6 +411,7 @@ class Run:
             distillation,
             accepted=[each["run"] for each in history],
             allow_changes=self.start.allow_changes,
+            say=say,
         )
         if found:
             say(_progress(found.step, distillation.steps))

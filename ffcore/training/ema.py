@@ -23,6 +23,14 @@ def ema_copy(network: Network) -> Network:
 
 
 @torch.no_grad()
+def begin(ema: nn.Module, network: nn.Module) -> None:
+    """Give `ema` the weights and buffers of `network`; each process copies its own shards."""
+    for kind in (nn.Module.parameters, nn.Module.buffers):
+        for old, now in zip(local(kind(ema)), local(kind(network)), strict=True):
+            old.copy_(now)
+
+
+@torch.no_grad()
 def update(
     ema: nn.Module,
     network: nn.Module,

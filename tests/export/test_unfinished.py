@@ -16,14 +16,14 @@ from ffcore.export import SourceError, export, load_student, read_student
 from ffcore.run.stages import run
 from ffcore.sample.load import load_sampler
 
-DECAYS = ("training.ema_decay=[0.5, 0.9]", "evaluation.ema_decay=0.9")
+OWN = ("training.ema_decay=[0.5, 0.9]", "evaluation.ema_decay=0.9", "optimizer.schedule=constant")
 
 
 @pytest.fixture(scope="module")
 def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 6 steps that breaks off after step 4, with checkpoints of steps 2 and 4."""
     folder = tmp_path_factory.mktemp("unfinished") / "run"
-    interrupted(small("evaluation.enabled=false", *DECAYS), folder, 4)
+    interrupted(small("evaluation.enabled=false", *OWN), folder, 4)
     assert sorted(path.name[-1] for path in (folder / "checkpoints").iterdir()) == ["2", "4"]
     return folder
 
@@ -52,7 +52,7 @@ def test_it_is_the_measured_average_of_that_step_and_this_is_said(
 def test_it_samples_as_the_finished_run_of_so_many_steps_does(
     unfinished: Path, tmp_path: Path
 ) -> None:
-    run(small("evaluation.enabled=false", "training.steps=4", *DECAYS), tmp_path)
+    run(small("evaluation.enabled=false", "training.steps=4", *OWN), tmp_path)
     found = load_sampler(unfinished)(8, seed=1)
     assert torch.equal(found, load_sampler(tmp_path)(8, seed=1))
 
@@ -82,7 +82,7 @@ def test_a_damaged_checkpoint_is_passed_over_but_left_alone(
     with pytest.raises(SourceError, match="step-00000004 is damaged"):
         load_student(newest)
     shutil.rmtree(copy / "checkpoints" / "step-00000002")
-    with pytest.raises(SourceError, match="has no student yet: .* no whole checkpoint"):
+    with pytest.raises(SourceError, match=r"has no student yet: .* no whole checkpoint"):
         load_student(copy)
 
 

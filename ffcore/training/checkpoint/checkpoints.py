@@ -21,7 +21,7 @@ from torch import Tensor
 from ffcore.system.distributed import PATIENCE, Processes
 from ffcore.system.faults import enough_memory, writable
 from ffcore.training.checkpoint import name
-from ffcore.training.checkpoint.contents import not_finite, tensors_of
+from ffcore.training.checkpoint.contents import begin_anew, not_finite, part_of, tensors_of
 from ffcore.training.checkpoint.manifest import (
     MANIFEST,
     CheckpointError,
@@ -112,14 +112,26 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         """
         return self._processes.first(self._newest)
 
-    def restore(self, manifest: Manifest, distillation: Distillation) -> None:
-        """Restore a checkpoint into a distillation that was built in the same way.
+    def restore(self, manifest: Manifest, distillation: Distillation) -> list[str]:
+        """Restore a checkpoint into a distillation.
+
+        EMAs and auxiliary networks that only one of the two has begin anew or are dropped; returns
+        a sentence about each.
 
         Raises CheckpointError, and changes nothing, if the tensors do not fit.
         """
         directory = self.directory / name.directory_name(manifest.step)
-        restore(directory, tensors_of(distillation))
+        tensors = tensors_of(distillation)
+        found = shapes_in(directory)
+        here, there = (set(map(part_of, names)) for names in (tensors, found))
+        anew = here - there | {part for part in here & there if _differs(part, tensors, found)}
+        kept = {key: each for key, each in tensors.items() if part_of(key) not in anew}
+        left = {key: each for key, each in found.items() if part_of(key) in here - anew}
+        _require_fit(directory, kept, left)
+        read(directory, kept)
         distillation.step_index = manifest.step
+        said = [begin_anew(distillation, part) for part in sorted(anew)]
+        return said + [f"the checkpoint's {part} is dropped" for part in sorted(there - here)]
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         try:
@@ -236,7 +248,8 @@ def restore(directory: Path, tensors: Mapping[str, Tensor], *, part: str = "") -
 
     Raises CheckpointError, and changes nothing, if they do not fit.
     """
-    _require_fit(directory, {key: tuple(each.shape) for key, each in tensors.items()}, part)
+    found = {key: each for key, each in shapes_in(directory).items() if key.startswith(part)}
+    _require_fit(directory, tensors, found)
     read(directory, tensors)
 
 
@@ -262,8 +275,20 @@ def _set_aside(path: Path, why: str, step: int) -> None:
     )  # fmt: skip
 
 
-def _require_fit(directory: Path, expected: dict[str, tuple[int, ...]], part: str) -> None:
-    found = {key: each for key, each in shapes_in(directory).items() if key.startswith(part)}
+def _differs(
+    part: str, tensors: Mapping[str, Tensor], found: Mapping[str, tuple[int, ...]]
+) -> bool:
+    """Whether a checkpoint has an auxiliary network of other names or shapes."""
+    if not part.startswith("auxiliary/"):
+        return False
+    here = {key: tuple(each.shape) for key, each in tensors.items() if part_of(key) == part}
+    return here != {key: shape for key, shape in found.items() if part_of(key) == part}
+
+
+def _require_fit(
+    directory: Path, tensors: Mapping[str, Tensor], found: Mapping[str, tuple[int, ...]]
+) -> None:
+    expected = {key: tuple(each.shape) for key, each in tensors.items()}
     problems = [f"missing: {key}" for key in sorted(expected.keys() - found.keys())]
     problems += [f"unexpected: {key}" for key in sorted(found.keys() - expected.keys())]
     problems += [

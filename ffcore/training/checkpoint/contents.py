@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ffcore.system.distributed import local
+from ffcore.training import ema
 from ffcore.training.distillation import Distillation
 from ffcore.training.learner import Learner
 
@@ -45,6 +46,32 @@ def tensors_of(distillation: Distillation) -> dict[str, Tensor]:
     for prefix, learner in _learners(distillation):
         found |= {f"{prefix}/{name}": each for name, each in _moments(learner)}
     return found
+
+
+def part_of(name: str) -> str:
+    """Return the part to which a tensor of this name belongs, as in "ema/0.9".
+
+    A run may resume without the EMAs and the auxiliary networks of its checkpoint, or with others.
+    The optimizer of an auxiliary network belongs to it; the rest of a distillation is the part "".
+    """
+    kind, _, rest = name.partition("/")
+    if kind not in ("ema", "auxiliary", "auxiliary-optimizer"):
+        return ""
+    return f"{kind.removesuffix('-optimizer')}/{rest.partition('/')[0]}"
+
+
+def begin_anew(distillation: Distillation, part: str) -> str:
+    """Begin an EMA or an auxiliary network that a checkpoint lacks; return a sentence about it."""
+    kind, _, name = part.partition("/")
+    if kind == "ema":
+        kept = {ema_prefix(decay): each for decay, each in distillation.emas.items()}[part]
+        ema.begin(kept, distillation.student)
+        return f"the EMA of decay {name} begins at the student's weights: the checkpoint has none"
+    auxiliary = distillation.auxiliaries[name]
+    if auxiliary.ema_decay is not None:
+        ema.begin(auxiliary.network, distillation.student)
+        return f"the network {name!r} begins at the student's weights: the checkpoint has none"
+    return f"the network {name!r} begins anew: the checkpoint has none of these shapes"
 
 
 def not_finite(distillation: Distillation) -> list[str]:
@@ -82,8 +109,8 @@ def ema_prefix(decay: float) -> str:
 
 def _networks(distillation: Distillation) -> Iterator[tuple[str, nn.Module]]:
     yield "student", distillation.student
-    for decay, ema in distillation.emas.items():
-        yield ema_prefix(decay), ema
+    for decay, kept in distillation.emas.items():
+        yield ema_prefix(decay), kept
     for name, auxiliary in distillation.auxiliaries.items():
         yield f"auxiliary/{name}", auxiliary.network
 
