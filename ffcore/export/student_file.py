@@ -29,8 +29,14 @@ from ffcore.interfaces import (
     Unconditional,
 )
 from ffcore.plugins import installed
-from ffcore.recipe import Recipe, RecipeError, component, digest, load_recipe
-from ffcore.recipe.components import BuildError, build_component, build_teacher, parts
+from ffcore.recipe import Recipe, RecipeError, check_recorded, component, digest, load_recipe
+from ffcore.recipe.components import (
+    BuildError,
+    build_component,
+    build_teacher,
+    errors_of,
+    parts,
+)
 from ffcore.recipe.merge import merge
 from ffcore.recipe.plain import NONE, plain
 from ffcore.system.files import File, file_digest, locate, require
@@ -297,7 +303,9 @@ def _check_conditions(path: Path, source: ConditionSource, config: Mapping[str, 
 
 def _alone(table: Any, student: Student) -> dict[str, Any] | None:
     if alone := getattr(table, "alone", None):
-        return _tree("student", alone(student))
+        with errors_of("student"):
+            check_recorded("student", without := alone(student))
+        return _tree("student", without)
     return None if getattr(table, "needs", None) else _tree("student", table)
 
 

@@ -1,5 +1,6 @@
 """Load a recipe: read, merge and structure its layers, then check that components fit."""
 
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from itertools import takewhile
@@ -7,11 +8,14 @@ from os import PathLike, fspath
 from pathlib import Path as File
 from typing import Annotated, Any
 
+import tomli_w
+
 from ffcore.keys import ComponentOf
 from ffcore.plugins import AmbiguousComponent, PluginError, Registry, installed
 from ffcore.recipe.diagnostics import Diagnostic, Problem, Problems, RecipeError, path_text
 from ffcore.recipe.merge import merge, parse_override
 from ffcore.recipe.needs import contradictions, unmet_needs
+from ffcore.recipe.plain import plain
 from ffcore.recipe.source import Source, find_recipe, read_source
 from ffcore.recipe.structure import make_converter
 from ffcore.recipe.tables import DEFAULTS, Recipe
@@ -57,6 +61,39 @@ def component(role: str, tree: Mapping[str, object], *, registry: Registry | Non
         return converter.structure(tree, kind)
     except Problems as found:
         raise _locate(found.problems, [Source(f"({role})", dict(tree), is_file=True)]) from None
+
+
+def check_recorded(role: str, table: Any, *, registry: Registry | None = None) -> None:
+    """Check that a table can be built again from what a run records of it: type and keys.
+
+    Raises ValueError for a class that no other program can import by its name, or that this name no
+    longer stands for, and for keys that TOML cannot hold.
+    """
+    registry = registry or installed()
+    kind, name = type(table), registry.type_name(role, table)
+    again = "so that nothing could build it again from the run's files"
+    if kind.__module__ == "__main__":
+        raise ValueError(
+            f"type {name!r} is defined in the program that runs, {again}: move the class into a "
+            "module, and import it from there"
+        )
+    if "<locals>" in kind.__qualname__:
+        raise ValueError(
+            f"type {name!r} is defined within a function, {again}: move the class to the top level "
+            "of its module"
+        )
+    try:
+        tree = tomllib.loads(tomli_w.dumps(plain(table, role, registry=registry)))
+        found = component(role, tree, registry=registry)
+    except (RecipeError, TypeError, ValueError) as error:
+        raise ValueError(f"type {name!r} cannot be recorded, {again}: {error}") from None
+    if type(found) is not kind:
+        raise ValueError(
+            f"type {name!r} now stands for another class, {again}: give each class its own name in "
+            "the module that its __module__ names"
+        )
+    if plain(found, role, registry=registry) != plain(table, role, registry=registry):
+        raise ValueError(f"type {name!r} changes keys that it reads from a file, {again}")
 
 
 def _defaults(registry: Registry) -> dict[str, Any]:

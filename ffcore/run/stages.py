@@ -35,8 +35,9 @@ from ffcore.flow.guidance import remove_guidance
 from ffcore.flow.ode import likely_fault, noise_slope, points_wrongly
 from ffcore.interfaces import Alarm, Context, Tracker
 from ffcore.plugins import installed
-from ffcore.recipe import Changes, Recipe, binding_digest, decisions, to_toml
+from ffcore.recipe import Changes, Recipe, binding_digest, check_recorded, decisions, to_toml
 from ffcore.recipe.components import build_component, computing, errors_of
+from ffcore.recipe.tables import components
 from ffcore.report import plots
 from ffcore.run import alarms
 from ffcore.run.best import BEST, Best
@@ -143,6 +144,8 @@ class Run:
         processes: that share the work.
         observer: receives the progress.
         stop: True stops the run.
+
+    Raises BuildError for a component that could not be built again from the run's files.
     """
 
     built: Built
@@ -157,6 +160,9 @@ class Run:
         observer: Observer | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
+        for role, table in components(recipe):
+            with errors_of(role):
+                check_recorded(role, table)
         self.recipe = recipe if start.restart else directory.with_decisions(recipe)
         self.directory, self.start, self.processes = directory, start, processes
         self.observer: Observer = observer if observer and processes.leads else Silent()

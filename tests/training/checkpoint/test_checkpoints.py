@@ -158,7 +158,6 @@ def test_no_file_is_larger_than_it_should_be_but_for_a_single_tensor(tmp_path, m
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        (lambda: joint(corrector=None), "unexpected: auxiliary-optimizer/online/"),
         (
             lambda: joint(student=MlpAverageVelocity(2, 2, width=9, depth=2)),
             r"ema/0\.9/body\.enter\.bias: \(8,\) in the checkpoint, \(9,\) in the recipe",
