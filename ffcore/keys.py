@@ -121,6 +121,23 @@ def key(
     )
 
 
+@attrs.frozen(kw_only=True)
+class StartsFromStudent:
+    """A table of a student that can start from an earlier one.
+
+    Once `build` has returned the student, ffcore loads the weights into it. Files of the finished
+    student do not mention them.
+    """
+
+    weights: str | None = key(
+        None,
+        help=(
+            "earlier student to start from, of the same shapes: a run directory, a checkpoint, an "
+            "export or a student file; 'none' starts as the other keys say"
+        ),
+    )
+
+
 def ordered(instance: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
     """Validator for `key`: a pair (low, high) with low at most high; None passes."""
     del instance

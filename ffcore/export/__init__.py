@@ -11,6 +11,7 @@ from ffcore.export.sources import (
     load_student,
     open_student,
     source_folder,
+    start_from,
     student_path,
 )
 from ffcore.export.student_file import (
@@ -45,6 +46,7 @@ __all__ = [
     "open_student",
     "read_student",
     "source_folder",
+    "start_from",
     "student_path",
     "write_student",
 ]

@@ -16,6 +16,7 @@ from ffcore.export.student_file import (
     RECIPE,
     STUDENT,
     StudentFile,
+    load_earlier,
     read_checkpoint,
     read_student,
 )
@@ -103,12 +104,7 @@ def open_student(
     path = student_path(source)
     if path.is_file():
         return Opened(path=path, folder=path.parent, file=read_student(path, conditions))
-    folder = source_folder(path)
-    if not (folder / DESCRIPTION).is_file():
-        raise SourceError(
-            f"{folder} has no {DESCRIPTION}, without which its checkpoints cannot be used: the "
-            "same `ffd run` writes it when it resumes"
-        )
+    folder = _folder(path)
     file = read_checkpoint(path, folder / DESCRIPTION, conditions)
     level = logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.DEBUG
     unfinished = f"the training of {source} has not finished: " if is_run(Path(source)) else ""
@@ -117,6 +113,33 @@ def open_student(
         level, "%susing the EMA of decay %g after step %d, from %s", unfinished, decay, step, path
     )
     return Opened(path=path, folder=folder, file=file)
+
+
+def start_from(student: Student, source: str | PathLike[str]) -> str:
+    """Load the weights of an earlier student; return a sentence on what was taken.
+
+    Raises SourceError or RecipeError if the source has no student, WeightsError or CheckpointError
+    if its tensors do not fit.
+    """
+    if not Path(source).exists():
+        raise SourceError(
+            f"student.weights: {source} does not exist; possible: a run directory, a checkpoint, "
+            "an export or a student file"
+        )
+    path = student_path(source)
+    folder = source_folder(path) if path.is_file() else _folder(path)
+    return load_earlier(student, path, folder / DESCRIPTION)
+
+
+def _folder(checkpoint: Path) -> Path:
+    """Return the run directory of a checkpoint, which must have a DESCRIPTION."""
+    folder = source_folder(checkpoint)
+    if not (folder / DESCRIPTION).is_file():
+        raise SourceError(
+            f"{folder} has no {DESCRIPTION}, without which its checkpoints cannot be used: the "
+            "same `ffd run` writes it when it resumes"
+        )
+    return folder
 
 
 def load_student(source: str | Path) -> Student:

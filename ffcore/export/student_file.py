@@ -28,6 +28,7 @@ from ffcore.interfaces import (
     Teacher,
     Unconditional,
 )
+from ffcore.keys import StartsFromStudent
 from ffcore.plugins import installed
 from ffcore.recipe import Recipe, RecipeError, check_recorded, component, digest, load_recipe
 from ffcore.recipe.components import (
@@ -140,6 +141,44 @@ def read_student(path: Path, conditions: Mapping[str, Any] | None = None) -> Stu
     return _opened(path, weights.config, conditions, weights.load_into)
 
 
+def load_earlier(student: Student, path: Path, description: Path) -> str:
+    """Load an earlier student's weights into `student`; return a sentence on what they are.
+
+    Args:
+        student: of the same names and shapes.
+        path: a student file, or any file of weights; or the directory of a whole checkpoint.
+        description: the DESCRIPTION of the checkpoint's run.
+
+    Files are data here: no class that they name is imported. Raises WeightsError or CheckpointError
+    for tensors that do not fit, with both shapes.
+    """
+    if path.is_file():
+        weights = read_weights(str(path))
+        weights.load_into(student)
+        config = weights.config
+    else:
+        config = _read_description(description, path)
+        _load_average(student, path, config)
+    what = "the weights"
+    if "ema_decay" in config and "step" in config:
+        what = f"the EMA of decay {config['ema_decay']:g} after step {config['step']}"
+    return f"the student starts from {what} in {path}"
+
+
+def _read_description(description: Path, checkpoint: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads(description.read_text())
+        config["ema_decay"] = float(config["ema_decay"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise WeightsError(f"{description} is damaged: {type(error).__name__} {error}") from None
+    return config | {"step": step_of(checkpoint)}
+
+
+def _load_average(student: Student, checkpoint: Path, config: Mapping[str, Any]) -> None:
+    prefix = ema_prefix(config["ema_decay"])
+    restore(checkpoint, tensors_in(prefix, student), part=f"{prefix}/")
+
+
 def read_checkpoint(
     checkpoint: Path, description: Path, conditions: Mapping[str, Any] | None = None
 ) -> StudentFile:
@@ -152,18 +191,10 @@ def read_checkpoint(
 
     Raises CheckpointError for a checkpoint without this EMA; otherwise as read_student.
     """
-    try:
-        config = json.loads(description.read_text())
-        decay = float(config["ema_decay"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise WeightsError(f"{description} is damaged: {type(error).__name__} {error}") from None
-    config["step"] = step_of(checkpoint)
-
-    def load(student: Student) -> None:
-        prefix = ema_prefix(decay)
-        restore(checkpoint, tensors_in(prefix, student), part=f"{prefix}/")
-
-    return _opened(description, config, conditions, load)
+    config = _read_description(description, checkpoint)
+    return _opened(
+        description, config, conditions, lambda student: _load_average(student, checkpoint, config)
+    )
 
 
 def _opened(
@@ -302,6 +333,8 @@ def _check_conditions(path: Path, source: ConditionSource, config: Mapping[str, 
 
 
 def _alone(table: Any, student: Student) -> dict[str, Any] | None:
+    if isinstance(table, StartsFromStudent):
+        table = attrs.evolve(table, weights=None)
     if alone := getattr(table, "alone", None):
         with errors_of("student"):
             check_recorded("student", without := alone(student))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import attrs
 
-from ffcore.keys import ImpossibleValue, key
+from ffcore.keys import ImpossibleValue, StartsFromStudent, key
 from ffcore.nn.size import Model, TransformerSize
 from ffcore.system.files import File
 
@@ -124,7 +124,7 @@ class TransformerTeacherTable(ABC):
 
 
 @attrs.frozen(kw_only=True)
-class TransformerStudentTable(ABC):
+class TransformerStudentTable(StartsFromStudent, ABC):
     """The teacher's transformer as a student, with new embeddings for δ and γ."""
 
     start: Literal["euler", "teacher-time"] = key(

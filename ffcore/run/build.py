@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 import torch
 
 from ffcore.evaluate.evaluator import Evaluator
+from ffcore.export import start_from
 from ffcore.interfaces import DataSource, Decoder, Student
+from ffcore.keys import StartsFromStudent
 from ffcore.recipe import Recipe
 from ffcore.recipe.components import build_component, errors_of, parts, usable_device
 from ffcore.system.distributed import own_device
@@ -26,12 +30,21 @@ class Built:
     evaluator: Evaluator
 
 
-def build(recipe: Recipe) -> Built:
+def build(
+    recipe: Recipe, *, begins: bool = True, say: Callable[[str], None] = lambda sentence: None
+) -> Built:
     """Build all components of a recipe, without writing to disk.
+
+    Args:
+        recipe: the recipe.
+        begins: whether training begins, so that the student needs the weights of an earlier one, if
+            the recipe names it. A resumed run has its own.
+        say: gets a sentence about these weights.
 
     New weights depend only on the recipe's seed; global random state does not change.
 
-    Raises BuildError if parts do not fit together; WeightsError for weights files.
+    Raises BuildError if parts do not fit together; WeightsError for weights files; SourceError,
+    WeightsError or CheckpointError for an earlier student.
     """
     training, guidance = recipe.training, recipe.guidance
     with errors_of("training"):
@@ -39,6 +52,8 @@ def build(recipe: Recipe) -> Built:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         found = parts(recipe)
+        if begins and isinstance(recipe.student, StartsFromStudent) and recipe.student.weights:
+            say(start_from(found.student, recipe.student.weights))
         decoder = build_component("decoder", recipe.decoder, found.context, Decoder)
         evaluator = Evaluator.of(found.recipe, found.teacher, found.context, device)
         for_data = attrs.evolve(found.context, teacher=found.teacher, guidance=guidance.scale)

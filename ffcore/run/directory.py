@@ -87,7 +87,7 @@ class RunDirectory:
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunDirectoryError(f"{self.path} is a file; a run needs a directory")
-        if start.resume and not self._has_checkpoint:
+        if start.resume and not self.has_checkpoint:
             raise RunDirectoryError(
                 f"{self.path} has no checkpoint to resume from: leave out --resume to start a run"
             )
@@ -109,7 +109,7 @@ class RunDirectory:
         advice = (
             "Choose another directory, or use --allow-changes to resume it with these changes, "
             "which must leave the student's tensors as they are, or --restart to delete that run."
-            if self._has_checkpoint
+            if self.has_checkpoint
             else "It has no checkpoint: use --restart to start again; only its metrics are lost."
         )
         keys = "\n  ".join(changed.binding)
@@ -123,7 +123,8 @@ class RunDirectory:
             return recipe
 
     @property
-    def _has_checkpoint(self) -> bool:
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint to resume from."""
         return any((self / CHECKPOINTS).glob("step-*"))
 
     def _own_files(self) -> set[str]:

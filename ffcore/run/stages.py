@@ -196,7 +196,8 @@ class Run:
 
     def build(self) -> None:
         """Build all components of the recipe; report the decisions made for the user."""
-        self.built = build(self.recipe)
+        begins = self.start.restart or not self.directory.has_checkpoint
+        self.built = build(self.recipe, begins=begins, say=self.observer.say)
         for line in decisions(self.recipe, self.built.recipe):
             self.observer.say(line)
         self.recipe = self.built.recipe

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
-from ffcore.keys import key
+from ffcore.keys import StartsFromStudent, key
 
 if TYPE_CHECKING:
     from ffcore.interfaces import Context, Student, VelocityField
@@ -43,7 +43,7 @@ def _pooled(who: str, context: Context) -> int:
 
 
 @attrs.frozen(kw_only=True)
-class MlpStudent:
+class MlpStudent(StartsFromStudent):
     """F(x_t, t, δ, c) as a perceptron."""
 
     starts_at: Literal["prior", "anywhere"] = key(
