@@ -252,13 +252,17 @@ class Run:
         previews = Previews(self.directory / PREVIEWS, self.built, self.recipe, self.processes)
         measurements = self._measurements()
         parallel = self.recipe.parallel
-        with errors_of("parallel"):
-            distillation.parallelize(
-                self.processes,
-                parallel.strategy,
-                activation_checkpointing=parallel.activation_checkpointing,
-                compiled=training.compile,
-            )
+
+        def parallelize() -> None:
+            with errors_of("parallel"):
+                distillation.parallelize(
+                    self.processes,
+                    parallel.strategy,
+                    activation_checkpointing=parallel.activation_checkpointing,
+                    compiled=training.compile,
+                )
+
+        self.processes.together(parallelize)
         checkpoints = self._checkpoints(description["teacher"])
         self.resume(checkpoints)
         begun = distillation.step_index

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ffcore.system.distributed import local
-from ffcore.training.tensors import copied, in_parameters, shared
+from ffcore.training.tensors import copied, in_parameters
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -19,7 +19,7 @@ def ema_copy(network: Network) -> Network:
 
     Its tensors share memory with each other as the network's do.
     """
-    return copy.deepcopy(network, copied(shared(network))).requires_grad_(False).eval()
+    return copy.deepcopy(network, copied(network)).requires_grad_(False).eval()
 
 
 @torch.no_grad()

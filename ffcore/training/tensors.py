@@ -7,7 +7,7 @@ are a single tensor.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,25 +18,34 @@ from ffcore.system.distributed import local
 
 def shared(network: nn.Module) -> list[list[Tensor]]:
     """Return the network's parameters and buffers that share a storage with others, by storage."""
+    return [group for group in _by_storage(network) if len(group) > 1]
+
+
+def _by_storage(network: nn.Module) -> list[list[Tensor]]:
     groups: dict[int, dict[int, Tensor]] = {}
     for each in (*network.parameters(), *network.buffers()):
         (held,) = local([each])
         groups.setdefault(held.untyped_storage()._cdata, {})[id(each)] = each
-    return [[*group.values()] for group in groups.values() if len(group) > 1]
+    return [[*group.values()] for group in groups.values()]
 
 
-def copied(groups: Sequence[Sequence[Tensor]]) -> dict[int, Any]:
-    """Return a memo for `copy.deepcopy`, with copies of these tensors that share memory alike.
+def copied(network: nn.Module) -> dict[Any, Any]:
+    """Return a memo for `copy.deepcopy` of a network, so that copies share memory as originals do.
 
-    By itself, deepcopy gives each parameter memory of its own.
+    By itself, deepcopy gives each parameter memory of its own, also where a buffer or a plain
+    attribute is a view of it.
     """
-    memo: dict[int, Any] = {}
-    for group in groups:
-        storage = group[0].untyped_storage().clone()
+    storages: dict[int, Any] = {}
+    memo: dict[Any, Any] = {"torch": storages}  # where deepcopy looks for copies of storages
+    for group in _by_storage(network):
+        storage = group[0].untyped_storage()
+        if len(group) == 1 and storage.nbytes() != group[0].nbytes:
+            continue  # a small part of a large storage, which need not be copied
+        storages[storage._cdata] = copy = storage.clone()
         for each in group:
             view = torch.empty(0, dtype=each.dtype, device=each.device)
-            view.set_(storage, each.storage_offset(), each.shape, each.stride())
-            memo[id(each)] = nn.Parameter(view) if isinstance(each, nn.Parameter) else view
+            view.set_(copy, each.storage_offset(), each.shape, each.stride())
+            memo[id(each)] = nn.Parameter(view, False) if isinstance(each, nn.Parameter) else view
     return memo
 
 
@@ -56,30 +65,67 @@ def check_tensors(network: nn.Module, name: str, device: torch.device | str) -> 
     buffers, parameters without a shape yet, two parameters in the same memory, and a buffer in the
     memory of a parameter if it would lose its place there on the way to `device`.
     """
+    faults = itertools.chain(
+        _state_elsewhere(network),
+        _several_in_one(network),
+        _torn_apart(network, torch.device(device)),
+    )
+    if fault := next(faults, None):
+        raise ValueError(f"{name}: {fault}")
+
+
+def _state_elsewhere(network: nn.Module) -> Iterator[str]:
+    """Yield what is part of a network's state, but cannot be stored and loaded."""
     for key, module in network.named_modules():
         if type(module).get_extra_state is not nn.Module.get_extra_state:
-            raise ValueError(
-                f"{name}: {key or 'it'} has state that is neither a parameter nor a buffer "
+            yield (
+                f"{key or 'it'} has state that is neither a parameter nor a buffer "
                 "(get_extra_state), and no file of ffcore's can hold it: keep it in a buffer"
             )
-    for key, each in (*network.named_parameters(), *network.named_buffers()):
+    named = dict(network.named_parameters(remove_duplicate=False))
+    for key, each in (*named.items(), *network.named_buffers()):
         if nn.parameter.is_lazy(each):
-            raise ValueError(
-                f"{name}: {key} has no shape before the first call: give the layer its number of "
-                "inputs, or call the network once in the component's build"
+            yield (
+                f"{key} has no shape before the first call: give the layer its number of inputs, "
+                "or call the network once in the component's build"
+            )
+    state = network.state_dict()
+    if missing := sorted(named.keys() - state.keys()):
+        try:
+            network.load_state_dict(state)
+        except RuntimeError:
+            yield (
+                f"its state_dict() lacks {missing[0]}, and its load_state_dict() does not accept "
+                "it, so that no file could hold the network: a hook renames or removes tensors"
+            )
+
+
+def _several_in_one(network: nn.Module) -> Iterator[str]:
+    """Yield parameters that an optimizer would update twice."""
+    for key, each in network.named_parameters():
+        steps = zip(each.shape, each.stride(), strict=True)
+        if any(size > 1 and step == 0 for size, step in steps):
+            yield (
+                f"{key} is an expanded view, of which several numbers are one in memory: clone it "
+                "before it becomes a parameter"
             )
     for one, other in overlapping(network):
-        first, second = (name_in(network, each) for each in (one, other))
         if isinstance(other, nn.Parameter):
-            raise ValueError(
-                f"{name}: {first} and {second} are two parameters in the same memory, which an "
-                "optimizer would update twice: assign the same nn.Parameter to both places, or "
-                "copy one"
+            yield (
+                f"{name_in(network, one)} and {name_in(network, other)} are two parameters in the "
+                "same memory, which an optimizer would update twice: assign the same nn.Parameter "
+                "to both places, or copy one"
             )
-        if torch.device(device).type != one.device.type:
-            raise ValueError(
-                f"{name}: the parameter {first} and the buffer {second} are in the same memory on "
-                f"{one.device}, but would be apart on {device}: compute the buffer in forward"
+
+
+def _torn_apart(network: nn.Module, device: torch.device) -> Iterator[str]:
+    """Yield buffers that would leave the memory of a parameter on the way to `device`."""
+    for one, buffer in overlapping(network):
+        if device.type != one.device.type:
+            yield (
+                f"the parameter {name_in(network, one)} and the buffer {name_in(network, buffer)} "
+                f"are in the same memory on {one.device}, but would be apart on {device}: compute "
+                "the buffer in forward"
             )
 
 

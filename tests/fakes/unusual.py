@@ -112,7 +112,7 @@ class Tied(nn.Module):
 
 
 class Viewed(nn.Module):
-    """Buffers that are a parameter and a view of one; two parameters that divide one storage."""
+    """Buffers and an attribute in the memory of parameters; two parameters in one storage."""
 
     transposed: Tensor
     bias: Tensor
@@ -122,11 +122,13 @@ class Viewed(nn.Module):
         self.layer = nn.Linear(WIDTH, WIDTH)
         self.register_buffer("transposed", self.layer.weight.detach().T)
         self.register_buffer("bias", self.layer.bias)
+        self.plain = self.layer.weight.data
         columns = torch.randn(WIDTH, 2 * WIDTH) / 4
         self.left, self.right = (nn.Parameter(each) for each in columns.chunk(2, 1))
 
     def forward(self, hidden: Tensor) -> Tensor:
         hidden = functional.silu(self.layer(hidden)) + hidden @ self.transposed + self.bias
+        hidden = hidden @ self.plain
         return hidden @ self.left @ self.right
 
 

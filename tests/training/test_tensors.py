@@ -53,6 +53,11 @@ def test_two_parameters_that_divide_memory_are_not(first: Tensor, second: Tensor
     check_tensors(Both(first, second), "it", "cpu")
 
 
+def test_a_parameter_with_one_number_in_several_places_is_refused() -> None:
+    with pytest.raises(ValueError, match="it: second is an expanded view"):
+        check_tensors(Both(WHOLE, torch.ones(1).expand(3)), "it", "cpu")
+
+
 def test_a_buffer_that_would_leave_its_parameter_is_refused() -> None:
     check_tensors(Viewed(), "it", "cpu")
     with pytest.raises(ValueError, match=r"layer\.weight and the buffer transposed .* on meta"):
@@ -69,6 +74,13 @@ def test_state_that_no_file_can_hold_is_refused_with_its_module() -> None:
         alone(student=student)
 
 
+def test_a_state_dict_that_cannot_be_loaded_again_is_refused() -> None:
+    network = Network(nn.Linear(WIDTH, WIDTH))
+    network._register_state_dict_hook(lambda *given: {"other": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"the student: its state_dict\(\) lacks enter\.bias"):
+        alone(student=network)
+
+
 def test_a_parameter_without_a_shape_is_refused() -> None:
     with pytest.raises(ValueError, match=r"the student: middle\.weight has no shape before"):
         alone(student=Network(nn.LazyLinear(WIDTH)))
@@ -80,6 +92,7 @@ def test_an_average_shares_memory_as_its_network_does() -> None:
     weight = average.middle.layer.weight
     assert average.middle.transposed.data_ptr() == weight.data_ptr()
     assert weight.data_ptr() != network.middle.layer.weight.data_ptr()
+    assert average.middle.plain.data_ptr() == weight.data_ptr()
     assert average.middle.bias is average.middle.layer.bias
     before, bias = weight.detach().clone(), average.middle.bias.detach().clone()
     with torch.no_grad():
