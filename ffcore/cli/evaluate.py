@@ -109,8 +109,9 @@ def evaluate(
 ) -> None:
     """Measure how far the samples of SOURCE are from a reference.
 
-    SOURCE is a run directory, an export, a student file, or a recipe with --teacher. It may also be
-    stored samples, from ffd sample or another program: an .npz with arr_0, or a folder of images.
+    SOURCE is a run directory, one of its checkpoints, an export, a student file, or a recipe with
+    --teacher. Of an unfinished run, the newest whole checkpoint is measured. It may also be stored
+    samples, from ffd sample or another program: an .npz with arr_0, or a folder of images.
 
     Without --reference, ffd repeats a run's own evaluation, from its directory or an export. It
     uses the settings of the run's recipe, and gives the numbers of its evaluation.json.

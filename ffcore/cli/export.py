@@ -1,4 +1,4 @@
-"""`ffd export`: a finished run's student in a self-contained directory."""
+"""`ffd export`: a run's student in a self-contained directory."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,9 @@ _EXAMPLES = "\b\nExample:\n  ffd export runs/digits --out exported\n"
 @options.overwrite("Replace an earlier export at --out.")
 @options.as_json
 def export(run: Path, out: Path, overwrite: bool, as_json: bool) -> None:
-    """Export the student of the finished run in directory RUN.
+    """Export the student of RUN, a run directory or one of its checkpoints.
+
+    Of an unfinished run, the EMA of the newest whole checkpoint is exported, without an evaluation.
 
     The export holds the student's weights and description, a model card and the recipe. The student
     can be rebuilt from it without its teacher, and `ffd sample` reads it.

@@ -79,7 +79,8 @@ def sample(
     Their settings, and the condition of each, are saved with them: in NAME.png.json, NAME.npz.json
     or, within a folder, samples.json.
 
-    SOURCE is a run directory, an export, a student file, or a recipe with --teacher. To resume an
+    SOURCE is a run directory, one of its checkpoints, an export, a student file, or a recipe with
+    --teacher. Of an unfinished run, the newest whole checkpoint is sampled. To resume an
     interrupted sampling, run the same command again. To use several processes, run `torchrun -m
     ffcore sample …`.
     """

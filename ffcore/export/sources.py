@@ -69,10 +69,10 @@ def student_path(source: str | PathLike[str]) -> Path:
     """
     path = Path(source)
     if path.is_dir():
-        if (path / STUDENT).is_file():
-            return path / STUDENT
         if is_checkpoint(path):
             return _checked(path)
+        if (path / STUDENT).is_file() and not (is_run(path) and _goes_on(path)):
+            return path / STUDENT
         if is_run(path):
             return _newest(path)
         raise SourceError(f"{path} is neither a run directory nor an export: it has no {STUDENT}")
@@ -151,6 +151,12 @@ def load_student(source: str | Path) -> Student:
     Raises SourceError or RecipeError if there is no student, WeightsError if its file is damaged.
     """
     return open_student(source).file.student
+
+
+def _goes_on(run: Path) -> bool:
+    """Whether a run that has a student has been made longer, and has not come to its end again."""
+    found = named_whole(run / CHECKPOINTS)
+    return bool(found) and found[-1][0] < load_recipe(run / RECIPE).training.steps
 
 
 def _checked(checkpoint: Path) -> Path:

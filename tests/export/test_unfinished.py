@@ -57,6 +57,18 @@ def test_it_samples_as_the_finished_run_of_so_many_steps_does(
     assert torch.equal(found, load_sampler(tmp_path)(8, seed=1))
 
 
+def test_a_run_that_was_made_longer_is_unfinished_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(small("evaluation.enabled=false", "training.steps=2", *OWN), tmp_path)
+    load_student(tmp_path)
+    assert "using the EMA" not in caplog.text
+    interrupted(small("evaluation.enabled=false", *OWN), tmp_path, 4)
+    found = load_student(tmp_path).state_dict()
+    assert "has not finished: using the EMA of decay 0.9 after step 4" in caplog.text
+    assert all(torch.equal(each, average(tmp_path, 4)[name]) for name, each in found.items())
+
+
 def test_it_can_be_evaluated_verified_and_exported(unfinished: Path, tmp_path: Path) -> None:
     place = unfinished / "checkpoints" / "step-00000002"
     numbers = [evaluate_again(each)[0].distances for each in (unfinished, place)]
