@@ -200,12 +200,11 @@ class Mixed(nn.Module):
         self.blocks = nn.ModuleList(Spectral() for _ in range(2))
         self.gain = nn.Parameter(torch.tensor(1.0))
         self.narrow = nn.Linear(WIDTH, WIDTH, dtype=torch.float32)
-        self.index = nn.Parameter(torch.arange(WIDTH), requires_grad=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
         for block in self.blocks:
             hidden = hidden + self.gain * block(hidden)
-        return hidden[:, self.index] + self.narrow(hidden.float()).to(hidden.dtype)
+        return hidden + self.narrow(hidden.float()).to(hidden.dtype)
 
 
 class Direct(nn.Module):
