@@ -88,7 +88,7 @@ class Dual:
         if callable(found):
             return lambda *args, **kwargs: Dual.__torch_function__(found, (), (self, *args), kwargs)
         of_value = getattr(self.value, name)
-        if isinstance(of_value, Tensor):
+        if isinstance(of_value, Tensor) and name != "_base":  # FSDP2 asks whether it is a view
             if name not in ("T", "mT", "H", "mH", "real", "imag"):
                 raise NotImplementedError(f"a dual number has no {name!r}")
             return Dual(of_value, getattr(self.tangent, name))
