@@ -324,8 +324,8 @@ def _install(mistake: Mistake) -> str:
     if mistake.offers:
         Table.offers = frozenset({"trainable copy"})  # type: ignore[attr-defined]
     module = type(sys)("mistakes")
+    Table.__module__, Table.__qualname__ = "mistakes", "Table"
     module.__dict__["Table"] = attrs.frozen(Table)
-    Table.__module__ = "mistakes"
     sys.modules["mistakes"] = module
     return "mistakes:Table"
 

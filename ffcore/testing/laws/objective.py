@@ -98,6 +98,7 @@ def calls_within_the_domain(case: Case, live: Any) -> None:
     needs "student starts anywhere". The teacher and auxiliary velocities are called at t in
     [0, 1]."""
     asked = case.inputs_for(live)
+    _check(live, asked)
     anywhere = ANYWHERE in words(case.table, "needs")
     wrong: dict[str, None] = {}
 
@@ -310,6 +311,7 @@ def calls_networks_whatever_was_drawn(case: Case, live: Any) -> None:
     values. Processes that share a batch may have one sample each, and wait for each other in every
     call."""
     asked = case.prepared(live)
+    _check(live, asked)
     networks: dict[str, nn.Module] = {
         "student": asked.networks.student,
         "teacher": asked.networks.teacher,
@@ -392,6 +394,15 @@ class _GaussianData(DataSource):
         """Return as many samples as there are indices."""
         noise = draws.normal("x", self.sample_shape)
         return torch.tensor(MEAN) + SCALE * noise, Condition(size=len(indices))
+
+
+def _check(objective: Any, asked: Inputs) -> None:
+    """Let an objective check its networks, as training does: it may choose how it calls them.
+
+    If it refuses them, the law passes_its_own_check says so.
+    """
+    with suppress(Exception):
+        objective.self_check(asked.networks, asked.batch)
 
 
 def _outside(t: Tensor, delta: Tensor, anywhere: bool) -> Iterator[str]:
