@@ -23,6 +23,12 @@ settings.register_profile(
 settings.load_profile("ffcore")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def state(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the record of this user's runs out of the home of whoever tests."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 @pytest.fixture(autouse=True)
 def shapes() -> Iterator[None]:
     """Check the shapes that the roles state, in every call; a folder of wrong plugins overrides."""

@@ -93,6 +93,7 @@ _EXAMPLES = (
     help="Earlier result to show beside the new one. Only the source and its number of steps may "
     "differ.",
 )
+@options.trust
 @options.as_json
 @click.pass_context
 def evaluate(
@@ -104,6 +105,7 @@ def evaluate(
     overrides: tuple[str, ...],
     out: Path | None,
     overwrite: bool,
+    trust: bool,
     as_json: bool,
     **judging: Any,
 ) -> None:
@@ -124,13 +126,14 @@ def evaluate(
     """
     if against is None:
         _refuse_without_reference(ctx)
-        found, notes = _again(ctx, source, device, overrides, out, overwrite=overwrite)
+        found, notes = _again(ctx, source, device, overrides, out, overwrite=overwrite, trust=trust)
         if _leads():
             _show_again(found, notes, out, as_json=as_json)
         return
     if overrides:
         raise click.UsageError("--set is for a run's own evaluation: leave out --reference")
-    result, beside = _judge(ctx, source, against, device, out, overwrite=overwrite, **judging)
+    judging |= {"overwrite": overwrite, "trust": trust}
+    result, beside = _judge(ctx, source, against, device, out, **judging)
     if _leads() and as_json:
         click.echo(json.dumps(result | {"compared_with": beside}))
     elif _leads():
@@ -223,6 +226,7 @@ def _again(
     out: Path | None,
     *,
     overwrite: bool,
+    trust: bool,
 ) -> tuple[Evaluation, tuple[str, ...]]:
     """Repeat the evaluation of a run; return it, with notes."""
     from ffcore.evaluate import Making, StoppedEvaluation, is_kept, open_samples
@@ -244,7 +248,9 @@ def _again(
             bars.advance("measure", done, total, what)
 
         try:
-            return evaluate_again(source, device=device, overrides=overrides, progress=progress)
+            return evaluate_again(
+                source, device=device, overrides=overrides, trust=trust, progress=progress
+            )
         except StoppedEvaluation as stopped:
             bars.say(str(stopped))
             ctx.exit(signals.code)
@@ -295,7 +301,7 @@ class _Work:
         self.samples = judge.open_samples(source, asked)
         self.reference = judge.open_reference(against, self.samples, asked)
         if not tables:
-            tables = _usual_features(source, self.samples.shape, self.reference)
+            tables = _usual_features(source, self.samples.shape, self.reference, trust=asked.trust)
             _require_files(tables)
         kept = (self.samples, self.reference.samples)
         if not any(isinstance(each, judge.Made) for each in kept):
@@ -386,7 +392,9 @@ def _require_files(tables: Sequence[Any]) -> None:
     require(file for table in tables for file in getattr(table, "files", ()))
 
 
-def _usual_features(source: str, shape: tuple[int, ...], reference: Reference) -> list[Any]:
+def _usual_features(
+    source: str, shape: tuple[int, ...], reference: Reference, *, trust: bool
+) -> list[Any]:
     """Return the features of a run's or an export's recipe, else those that suit the samples.
 
     A reference of statistics alone has its own features.
@@ -394,13 +402,15 @@ def _usual_features(source: str, shape: tuple[int, ...], reference: Reference) -
     from ffcore.evaluate.reference import PUBLISHED
     from ffcore.export import RECIPE, is_export, is_run
     from ffcore.interfaces import is_image
-    from ffcore.recipe import load_recipe
+    from ffcore.recipe import load_recipe, registry_of
 
     if reference.samples is None or PUBLISHED in reference.statistics:
         return feature_tables(tuple(reference.statistics))
     folder = Path(source)
-    if (is_run(folder) or is_export(folder)) and (folder / RECIPE).is_file():
-        found = load_recipe(folder / RECIPE).evaluation.features
+    recipe = folder / RECIPE
+    if (is_run(folder) or is_export(folder)) and recipe.is_file():
+        registry = registry_of(recipe, recipe, trust=trust)
+        found = load_recipe(recipe, registry=registry).evaluation.features
         if found:
             return list(found)
     return feature_tables(("inception" if is_image(shape) else "raw",))

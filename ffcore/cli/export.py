@@ -14,8 +14,9 @@ _EXAMPLES = "\b\nExample:\n  ffd export runs/digits --out exported\n"
 @click.argument("run", type=click.Path(path_type=Path))
 @options.out("Directory to write.", required=True)
 @options.overwrite("Replace an earlier export at --out.")
+@options.trust
 @options.as_json
-def export(run: Path, out: Path, overwrite: bool, as_json: bool) -> None:
+def export(run: Path, out: Path, overwrite: bool, trust: bool, as_json: bool) -> None:
     """Export the student of RUN, a run directory or one of its checkpoints.
 
     Of an unfinished run, the EMA of the newest whole checkpoint is exported, without an evaluation.
@@ -26,7 +27,7 @@ def export(run: Path, out: Path, overwrite: bool, as_json: bool) -> None:
     from ffcore.export import EXPORT_FILES
     from ffcore.export import export as export_run
 
-    export_run(run, out, overwrite=overwrite)
+    export_run(run, out, overwrite=overwrite, trust=trust)
     if as_json:
         click.echo(json.dumps({"schema": 1, "directory": str(out), "files": list(EXPORT_FILES)}))
     else:

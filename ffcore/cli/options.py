@@ -44,6 +44,12 @@ condition = click.option(
     help="Name of a condition, such as a prompt. May be repeated; the samples go through all of "
     "them in turn.",
 )
+trust = click.option(
+    "--trust",
+    is_flag=True,
+    help="Run code that files outside your own runs name and that no installed plugin provides. "
+    "Read it first.",
+)
 guidance = click.option("--guidance", type=float, help="Guidance scale γ. [default: the recipe's]")
 
 

@@ -54,6 +54,7 @@ _EXAMPLES = (
 @options.overrides(
     "Override a key of the recipe; for a student, only of its decoder and its conditions."
 )
+@options.trust
 @options.as_json
 @click.pass_context
 def sample(
@@ -72,6 +73,7 @@ def sample(
     batch: int,
     device: str,
     overrides: tuple[str, ...],
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Sample the student of SOURCE, in one step by default, and save the samples.
@@ -95,9 +97,11 @@ def sample(
     if is_run(place) or is_export(place):
         raise SampleError(f"{place} is the directory of a run or an export: choose another path")
     sampler = (
-        load_teacher_sampler(source, method=solver, steps=steps, device=device, overrides=overrides)
+        load_teacher_sampler(
+            source, method=solver, steps=steps, device=device, overrides=overrides, trust=trust
+        )
         if teacher
-        else load_sampler(source, device=device, overrides=overrides)
+        else load_sampler(source, device=device, overrides=overrides, trust=trust)
     )
     asked = sampler.request(
         number,

@@ -111,6 +111,7 @@ _EXAMPLES = "\b\nExample:\n  ffd search runs/digits -v module:function -f digits
     "Directory for search.json, search.png, examples.png, and the images of the largest N."
 )
 @options.overwrite("Replace an earlier search at --out.")
+@options.trust
 @options.as_json
 def search(
     source: str,
@@ -132,6 +133,7 @@ def search(
     overrides: tuple[str, ...],
     out: Path | None,
     overwrite: bool,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Search the noise with the student of SOURCE and render the best with its teacher.
@@ -167,9 +169,10 @@ def search(
         steps=teacher_steps,
         device=device,
         overrides=overrides,
+        trust=trust,
     )
     of_student = [each for each in overrides if each.startswith(("decoder.", "conditions."))]
-    student = load_sampler(source, device=device, overrides=of_student)
+    student = load_sampler(source, device=device, overrides=of_student, trust=trust)
     asked = student.request(
         number,
         seed=seed,
@@ -179,7 +182,8 @@ def search(
     )
     check_alike(student, teacher, asked)
     features = [built_features(table, teacher.device) for table in tables]
-    reference = _reference(against, of_teacher or source, student, asked) if features else None
+    named = of_teacher or source
+    reference = _reference(against, named, student, asked, trust) if features else None
     begun = time.perf_counter()
     with Bars(Console(stderr=True), told=time.monotonic()) as bars:
         found = compare(
@@ -210,20 +214,29 @@ def search(
         _show(result, out)
 
 
-def _reference(against: str | None, source: str, student: Sampler, asked: Request) -> Reference:
+def _reference(
+    against: str | None, source: str, student: Sampler, asked: Request, trust: bool
+) -> Reference:
     """Return the reference of the distances: the one named, or that of the run or recipe."""
     from ffcore.evaluate import Made, Making, open_reference
     from ffcore.evaluate.evaluator import REFERENCE
     from ffcore.export import RECIPE
-    from ffcore.recipe import load_recipe
+    from ffcore.recipe import load_recipe, registry_of
 
     if against is None:
-        own = Path(source) / REFERENCE
-        recipe = load_recipe(Path(source) / RECIPE if Path(source).is_dir() else source)
-        against = str(own) if own.is_file() else recipe.evaluation.reference
+        own, recipe = Path(source) / REFERENCE, Path(source) / RECIPE
+        if own.is_file():
+            against = str(own)
+        elif Path(source).is_dir():
+            registry = registry_of(recipe, recipe, trust=trust)
+            against = load_recipe(recipe, registry=registry).evaluation.reference
+        else:
+            against = load_recipe(source).evaluation.reference
     if against is None:
         raise click.UsageError(f"{source} has no reference for --features: name one by --reference")
-    making = Making(conditions=asked.conditions, guidance=asked.guidance, device=student.device)
+    making = Making(
+        conditions=asked.conditions, guidance=asked.guidance, device=student.device, trust=trust
+    )
     return open_reference(against, Made(student, asked), making)
 
 

@@ -66,6 +66,7 @@ _EXAMPLES = "\b\nExamples:\n  ffd verify runs/digits\n  ffd verify exported --ou
 @options.out(
     "Directory for verify.json and verify.png. [default: SOURCE, if it is a run]", file=False
 )
+@options.trust
 @options.as_json
 def verify(
     source: str,
@@ -82,6 +83,7 @@ def verify(
     batch: int | None,
     device: str,
     out: Path | None,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Measure how far the student of SOURCE is from its teacher's flow map, and where.
@@ -110,7 +112,12 @@ def verify(
 
     with _place(Path(source), out) as directory:
         subject = open_subject(
-            source, guidance=guidance, network=table, device=device, overrides=overrides
+            source,
+            guidance=guidance,
+            network=table,
+            device=device,
+            overrides=overrides,
+            trust=trust,
         )
         directory.mkdir(parents=True, exist_ok=True)
         usual = Settings.usual(subject.teacher.sample_shape)

@@ -362,6 +362,7 @@ def evaluate_again(
     *,
     device: str | None = None,
     overrides: Iterable[str] = (),
+    trust: bool = False,
     progress: Progress = silent,
 ) -> tuple[Evaluation, tuple[str, ...]]:
     """Repeat the evaluation of a run, from its directory or from an export.
@@ -370,6 +371,7 @@ def evaluate_again(
         source: a run directory, one of its checkpoints or an export.
         device: a torch device; None for the recipe's.
         overrides: of the keys of the recipe's teacher and evaluation.
+        trust: let its files name classes outside plugins; see `registry_of`.
         progress: called after each batch.
 
     Returns:
@@ -377,7 +379,7 @@ def evaluate_again(
 
     Raises the errors of `Pair.open` and `Evaluator`.
     """
-    pair = Pair.open(source, overrides, tables=_OWN)
+    pair = Pair.open(source, overrides, tables=_OWN, trust=trust)
     training = pair.recipe.training
     notes = list(pair.notes)
     _require_reference(pair.recipe)

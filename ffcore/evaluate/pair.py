@@ -18,7 +18,7 @@ from ffcore.export import (
     student_path,
 )
 from ffcore.interfaces import UNKNOWN, Teacher
-from ffcore.recipe import Recipe, load_recipe
+from ffcore.recipe import Recipe, load_recipe, registry_of
 from ffcore.recipe.components import build_teacher
 from ffcore.recipe.merge import Tree, merge, parse_override
 from ffcore.system.files import require
@@ -45,6 +45,7 @@ class Pair:
         overrides: Iterable[str] = (),
         *,
         tables: Set[str] = frozenset({"conditions", "teacher"}),
+        trust: bool = False,
     ) -> Pair:
         """Open the student of a source, and the teacher that the recipe beside it names.
 
@@ -52,17 +53,18 @@ class Pair:
             source: a run directory, one of its checkpoints or an export.
             overrides: of the recipe's keys, as in "teacher.weights=PATH".
             tables: whose keys may be overridden.
+            trust: let its files name classes outside plugins; see `registry_of`.
 
         Raises SourceError if there is no student or no recipe, or if the teacher is not the
         student's; MissingFile, WeightsError, BuildError, RecipeError.
         """
         texts = tuple(overrides)
         folder = source_folder(student_path(source))
-        recipe = _recipe(source, folder, texts, tables)
+        recipe = _recipe(source, folder, texts, tables, trust=trust)
         changed: Tree = {}
         for each in texts:
             changed = merge(changed, parse_override(each))
-        opened = open_student(source, conditions=changed.get("conditions"))
+        opened = open_student(source, conditions=changed.get("conditions"), trust=trust)
         for table in (recipe.conditions, recipe.teacher):
             require(getattr(table, "files", ()))
         with torch.random.fork_rng(devices=[]):
@@ -73,7 +75,12 @@ class Pair:
 
 
 def _recipe(
-    source: str | PathLike[str], folder: Path, overrides: tuple[str, ...], tables: Set[str]
+    source: str | PathLike[str],
+    folder: Path,
+    overrides: tuple[str, ...],
+    tables: Set[str],
+    *,
+    trust: bool,
 ) -> Recipe:
     recipe = folder / RECIPE
     if not recipe.is_file():
@@ -91,7 +98,7 @@ def _recipe(
                 f"--set {text}: only keys of the {' and the '.join(sorted(tables, reverse=True))} "
                 "can be set, as in teacher.weights=PATH; training fixed those of the student"
             )
-    return load_recipe(recipe, overrides)
+    return load_recipe(recipe, overrides, registry=registry_of(recipe, recipe, trust=trust))
 
 
 def _check_teacher(path: Path, teacher: Teacher, file: StudentFile) -> Iterable[str]:

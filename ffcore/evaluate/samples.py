@@ -138,6 +138,8 @@ class Making:
     """Whether to sample the teacher of a recipe or run, not a student."""
     batch: int = CHUNK
     device: str = "auto"
+    trust: bool = False
+    """Let the source name classes outside plugins; see `registry_of`."""
 
     def refuse(self, *names: str) -> None:
         """Raise EvaluationError if any of these is given for stored samples."""
@@ -164,10 +166,14 @@ def open_samples(source: str, asked: Making) -> Samples:
         return Kept(stored, asked.number)
     if asked.teacher:
         sampler = load_teacher_sampler(
-            source, method=asked.solver, steps=asked.steps, device=asked.device
+            source,
+            method=asked.solver,
+            steps=asked.steps,
+            device=asked.device,
+            trust=asked.trust,
         )
     else:
-        sampler = load_sampler(source, device=asked.device)
+        sampler = load_sampler(source, device=asked.device, trust=asked.trust)
     request = sampler.request(
         NUMBER if asked.number is None else asked.number,
         seed=asked.seed or 0,

@@ -27,12 +27,12 @@ from ffcore.export.sources import (
     open_student,
 )
 from ffcore.export.student_file import EVALUATION, RECIPE, STUDENT, write_student
-from ffcore.recipe import Recipe, digest, load_recipe, to_toml
+from ffcore.recipe import Recipe, digest, load_recipe, registry_of, to_toml
 
 EXPORT_FILES = (STUDENT, CONFIG, CARD, RECIPE)
 
 
-def export(run: Path, out: Path, *, overwrite: bool = False) -> None:
+def export(run: Path, out: Path, *, overwrite: bool = False, trust: bool = False) -> None:
     """Write the student of a run into a directory, whole or not at all.
 
     The directory holds the student file, its description as config.json, a model card as README.md,
@@ -44,6 +44,7 @@ def export(run: Path, out: Path, *, overwrite: bool = False) -> None:
             checkpoint is exported, without an evaluation.
         out: the directory to create.
         overwrite: replace an earlier export at `out`.
+        trust: let the run name classes outside plugins; see `registry_of`.
 
     Raises SourceError if there is no student, if a finished one is not evaluated yet, or if `out`
     is not free; WeightsError or CheckpointError if the student cannot be read.
@@ -53,9 +54,11 @@ def export(run: Path, out: Path, *, overwrite: bool = False) -> None:
         raise SourceError(f"{run} is already an export")
     if not (run.is_dir() and (is_run(run) or is_checkpoint(run))):
         raise SourceError(f"{run} is not a run directory, nor a checkpoint of one")
-    opened = open_student(run)
+    opened = open_student(run, trust=trust)
     finished = opened.path.is_file()
-    recipe = load_recipe(opened.folder / RECIPE)
+    beside = opened.folder / RECIPE
+    registry = registry_of(beside, beside, trust=trust)
+    recipe = load_recipe(beside, registry=registry)
     evaluation = _evaluation(run, recipe) if finished else None
     found, config = opened.file, opened.file.config
     if config["student"] is None:
@@ -69,15 +72,14 @@ def export(run: Path, out: Path, *, overwrite: bool = False) -> None:
             "Build them in a table [conditions] that the teacher needs."
         )
     if config.get("recipe") != digest(recipe):
-        recipe_of = opened.folder / RECIPE
-        raise SourceError(f"{recipe_of} is not the recipe that {opened.path} came from")
+        raise SourceError(f"{beside} is not the recipe that {opened.path} came from")
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
     try:
         aside.chmod(0o755)
         tree = without_places(tomllib.loads(to_toml(recipe)))
         (aside / RECIPE).write_text(tomli_w.dumps(tree), encoding="utf-8")
-        recipe = load_recipe(aside / RECIPE)
+        recipe = load_recipe(aside / RECIPE, registry=registry)
         names = ("decoder", "decoder_sha256", "conditions", "conditions_sha256")
         kept = {name: config[name] for name in names if name in config}
         config = {**without_places(config), **kept, "recipe": digest(recipe)}

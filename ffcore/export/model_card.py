@@ -114,7 +114,9 @@ def _use(
         role: getattr(getattr(recipe, role), "files", ()) for role in ("decoder", "conditions")
     }
     yours = [f"{key}=PATH" for each in files.values() for key in _keys_to_set(each)]
-    overrides = f", overrides={json.dumps(yours)}" if yours else ""
+    options = f", overrides={json.dumps(yours)}" if yours else ""
+    if own := _own_classes(config):
+        options += ", trust=True"
     out = f"samples.{'png' if _makes_images(config) else 'npz'}"
     yield "## Use"
     yield ""
@@ -122,15 +124,22 @@ def _use(
         f"Install Python ≥ 3.11 and {_installation(config, recipe)}. Run this from the parent "
         "folder of the export. The teacher and the recipe are not needed."
     )
+    if own:
+        yield ""
+        yield (
+            f"This student needs code of its own: {', '.join(own)}. Put it where Python finds it, and "
+            "read it before you trust it."
+        )
     yield ""
     yield "```python"
     yield "from ffcore import load_sampler"
-    yield f"sampler = load_sampler({json.dumps(name, ensure_ascii=False)}{overrides})"
+    yield f"sampler = load_sampler({json.dumps(name, ensure_ascii=False)}{options})"
     yield _sampling(config)
     yield "```"
     yield ""
     yield "```sh"
     command = ["ffd", "sample", name, *(word for each in yours for word in ("--set", each))]
+    command += ["--trust"] if own else []
     yield f"{shlex.join(command)} -n 16 --out {out}"
     yield "```"
     yield ""
@@ -147,6 +156,13 @@ def _use(
         )
     for role, each in files.items():
         yield from _files(role, each, config.get(f"{role}_sha256", {}))
+
+
+def _own_classes(config: Mapping[str, Any]) -> list[str]:
+    """Return the classes outside plugins that a sampler of this student imports."""
+    trees = (config[role] or {} for role in ("student", "decoder", "conditions"))
+    kinds = [tree["type"] for tree in trees if "type" in tree]
+    return [f"`{kind}`" for kind in kinds if installed().is_outside(kind)]
 
 
 def _conditions(source: ConditionSource, recipe: Recipe) -> str:

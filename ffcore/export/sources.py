@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import tomllib
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -22,6 +24,7 @@ from ffcore.export.student_file import (
 )
 from ffcore.interfaces import Student
 from ffcore.recipe import load_recipe
+from ffcore.system.weights import WeightsError
 from ffcore.training.checkpoint import CheckpointError, Damaged, Manifest, named_whole, step_of
 
 CONFIG, CARD = "config.json", "README.md"
@@ -91,9 +94,12 @@ def source_folder(path: Path) -> Path:
 
 
 def open_student(
-    source: str | PathLike[str], *, conditions: Mapping[str, Any] | None = None
+    source: str | PathLike[str],
+    *,
+    conditions: Mapping[str, Any] | None = None,
+    trust: bool = False,
 ) -> Opened:
-    """Open the student of a source: the EMA, on the CPU; for `conditions`, see read_student.
+    """Open the student of a source: the EMA, on the CPU; for the options, see read_student.
 
     Reports the step if the source is not a finished student: a checkpoint, or an unfinished run, of
     which the newest whole checkpoint is used.
@@ -103,9 +109,11 @@ def open_student(
     """
     path = student_path(source)
     if path.is_file():
-        return Opened(path=path, folder=path.parent, file=read_student(path, conditions))
+        file = read_student(path, conditions, trust=trust)
+        _check_config(path, file.config, changed=conditions is not None)
+        return Opened(path=path, folder=path.parent, file=file)
     folder = _folder(path)
-    file = read_checkpoint(path, folder / DESCRIPTION, conditions)
+    file = read_checkpoint(path, folder / DESCRIPTION, conditions, trust=trust)
     level = logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.DEBUG
     unfinished = f"the training of {source} has not finished: " if is_run(Path(source)) else ""
     decay, step = file.config["ema_decay"], file.config["step"]
@@ -142,21 +150,55 @@ def _folder(checkpoint: Path) -> Path:
     return folder
 
 
-def load_student(source: str | Path) -> Student:
+def load_student(source: str | Path, *, trust: bool = False) -> Student:
     """Return the student of a run, a checkpoint or an export: the EMA, on the CPU.
 
     Args:
         source: the directory of one of them, or a student file.
+        trust: let it name classes outside plugins, which runs their code. The runs of this user
+            may always.
 
-    Raises SourceError or RecipeError if there is no student, WeightsError if its file is damaged.
+    Raises SourceError or RecipeError if there is no student, or if it is of code that is not
+    trusted; WeightsError if its file is damaged.
     """
-    return open_student(source).file.student
+    return open_student(source, trust=trust).file.student
+
+
+def _check_config(path: Path, here: Mapping[str, Any], *, changed: bool) -> None:
+    """Raise WeightsError if the config.json of an export is not that of its student file.
+
+    Args:
+        path: of the student file.
+        here: its description.
+        changed: whether its conditions are those that the user names.
+    """
+    config = path.with_name(CONFIG)
+    if not is_export(path.parent) or path.name != STUDENT:
+        return
+    try:
+        there = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{config} is damaged: {error}") from None
+    if changed and isinstance(there, dict):
+        there["conditions"] = here["conditions"]
+    if there != here:
+        raise WeightsError(
+            f"{config} differs from what {path} says of itself: restore the one that was changed, "
+            "or export the run again"
+        )
 
 
 def _goes_on(run: Path) -> bool:
     """Whether a run that has a student has been made longer, and has not come to its end again."""
     found = named_whole(run / CHECKPOINTS)
-    return bool(found) and found[-1][0] < load_recipe(run / RECIPE).training.steps
+    if not found:
+        return False
+    recipe = run / RECIPE
+    try:
+        steps = tomllib.loads(recipe.read_text(encoding="utf-8"))["training"]["steps"]
+        return found[-1][0] < int(steps)
+    except (ValueError, KeyError, TypeError) as error:
+        raise SourceError(f"{recipe} is damaged: {type(error).__name__} {error}") from None
 
 
 def _checked(checkpoint: Path) -> Path:

@@ -29,8 +29,17 @@ from ffcore.interfaces import (
     Unconditional,
 )
 from ffcore.keys import StartsFromStudent
-from ffcore.plugins import installed
-from ffcore.recipe import Recipe, RecipeError, check_recorded, component, digest, load_recipe
+from ffcore.plugins import Registry, installed
+from ffcore.recipe import (
+    Recipe,
+    RecipeError,
+    check_recorded,
+    component,
+    digest,
+    load_recipe,
+    registry_of,
+    trusting,
+)
 from ffcore.recipe.components import (
     BuildError,
     build_component,
@@ -123,7 +132,9 @@ def write_student(path: Path, state: Mapping[str, Tensor], config: Mapping[str, 
     write_weights(path, state, config)
 
 
-def read_student(path: Path, conditions: Mapping[str, Any] | None = None) -> StudentFile:
+def read_student(
+    path: Path, conditions: Mapping[str, Any] | None = None, *, trust: bool = False
+) -> StudentFile:
     """Read a student file and rebuild the student and its conditions.
 
     If one of them cannot be rebuilt without the teacher, the recipe beside the file rebuilds both.
@@ -132,13 +143,14 @@ def read_student(path: Path, conditions: Mapping[str, Any] | None = None) -> Stu
         path: of the file.
         conditions: keys of the table [conditions] to use instead of the file's. Without any, the
             conditions must be those of the training.
+        trust: let the file and that recipe name classes outside plugins; see `registry_of`.
 
     Raises WeightsError if the file is damaged, is not a student file, lacks that recipe, or if its
     conditions have changed; MissingFile if a file of the conditions is missing; RecipeError if the
-    student's plugin is not installed.
+    student's plugin is not installed, or if it is of code that is not trusted.
     """
     weights = read_weights(str(path))
-    return _opened(path, weights.config, conditions, weights.load_into)
+    return _opened(path, weights.config, conditions, weights.load_into, trust=trust)
 
 
 def load_earlier(student: Student, path: Path, description: Path) -> str:
@@ -180,20 +192,28 @@ def _load_average(student: Student, checkpoint: Path, config: Mapping[str, Any])
 
 
 def read_checkpoint(
-    checkpoint: Path, description: Path, conditions: Mapping[str, Any] | None = None
+    checkpoint: Path,
+    description: Path,
+    conditions: Mapping[str, Any] | None = None,
+    *,
+    trust: bool = False,
 ) -> StudentFile:
     """Rebuild a student and read its EMA from a checkpoint.
 
     Args:
         checkpoint: the directory of a whole checkpoint.
         description: the DESCRIPTION of its run.
-        conditions: see read_student.
+        conditions, trust: see read_student.
 
     Raises CheckpointError for a checkpoint without this EMA; otherwise as read_student.
     """
     config = _read_description(description, checkpoint)
     return _opened(
-        description, config, conditions, lambda student: _load_average(student, checkpoint, config)
+        description,
+        config,
+        conditions,
+        lambda student: _load_average(student, checkpoint, config),
+        trust=trust,
     )
 
 
@@ -202,15 +222,19 @@ def _opened(
     config: dict[str, Any],
     conditions: Mapping[str, Any] | None,
     load: Callable[[Student], None],
+    *,
+    trust: bool,
 ) -> StudentFile:
     """Rebuild the student that `path` describes, and load its weights; see read_student."""
     found = _structure(path, config)
+    registry = registry_of(path, path.with_name(RECIPE), trust=trust)
     if conditions is not None:
+        registry = trusting(registry, conditions)
         config = _with_conditions(path, config, conditions)
     try:
         with torch.random.fork_rng(devices=[]):
-            source = _rebuilt_conditions(path, config)
-            student = _rebuilt(path, found, source, config)
+            source = _rebuilt_conditions(path, config, registry)
+            student = _rebuilt(path, found, source, config, registry)
     except RecipeError as error:
         if error.about == "plugin":
             raise
@@ -269,22 +293,30 @@ def _structure(path: Path, config: dict[str, Any]) -> _Structured:
 
 
 def _rebuilt(
-    path: Path, found: _Structured, conditions: ConditionSource, config: Mapping[str, Any]
+    path: Path,
+    found: _Structured,
+    conditions: ConditionSource,
+    config: Mapping[str, Any],
+    registry: Registry,
 ) -> Student:
     """Return the student with new weights, without its teacher if that is possible."""
     tree = config["student"]
     if tree is not None:
         context = _context(found.sample_shape, conditions, found.range)
-        student: Student = build_component("student", component("student", tree), context, Student)
+        table = component("student", tree, registry=registry)
+        student: Student = build_component("student", table, context, Student)
         return student
-    return parts(_recipe_beside(path, "a student that")).student
+    return parts(_recipe_beside(path, "a student that", registry)).student
 
 
-def _rebuilt_conditions(path: Path, config: Mapping[str, Any]) -> ConditionSource:
+def _rebuilt_conditions(
+    path: Path, config: Mapping[str, Any], registry: Registry
+) -> ConditionSource:
     """Return the student's conditions, without its teacher if that is possible."""
     tree = config["conditions"]
     if tree is None:
-        return build_teacher(_recipe_beside(path, "a student whose conditions")).conditions
+        recipe = _recipe_beside(path, "a student whose conditions", registry)
+        return build_teacher(recipe).conditions
     if "type" not in tree:
         try:
             return Labels(int(tree["classes"]), tree["null_label"]) if tree else Unconditional()
@@ -292,7 +324,7 @@ def _rebuilt_conditions(path: Path, config: Mapping[str, Any]) -> ConditionSourc
             raise WeightsError(
                 f"{path} is a damaged student file: {type(error).__name__} {error}"
             ) from None
-    table = component("conditions", tree)
+    table = component("conditions", tree, registry=registry)
     require(getattr(table, "files", ()))
     source: ConditionSource = build_component("conditions", table, Context(), ConditionSource)
     return source
@@ -310,7 +342,7 @@ def _with_conditions(
     return {**config, **merge({"conditions": here}, {"conditions": keys})}
 
 
-def _recipe_beside(path: Path, what: str) -> Recipe:
+def _recipe_beside(path: Path, what: str, registry: Registry) -> Recipe:
     """Return the recipe that rebuilds the teacher of a student file."""
     recipe = path.with_name(RECIPE)
     if not recipe.exists():
@@ -318,7 +350,7 @@ def _recipe_beside(path: Path, what: str) -> Recipe:
             f"{path} holds {what} can be rebuilt only with its teacher, and has no {RECIPE} beside "
             "it"
         )
-    return load_recipe(recipe)
+    return load_recipe(recipe, registry=attrs.evolve(registry, file=registry.file and str(recipe)))
 
 
 def _check_conditions(path: Path, source: ConditionSource, config: Mapping[str, Any]) -> None:

@@ -7,9 +7,16 @@ from ffcore.plugins.errors import (
     BrokenPlugin,
     PluginError,
     UnknownComponent,
+    UntrustedCode,
 )
 from ffcore.plugins.hookspecs import hookimpl
-from ffcore.plugins.registry import Registry, import_object, installed, without_third_parties
+from ffcore.plugins.registry import (
+    Registry,
+    import_object,
+    installed,
+    path_of_code,
+    without_third_parties,
+)
 
 __all__ = [
     "GROUP",
@@ -22,9 +29,11 @@ __all__ = [
     "Registry",
     "State",
     "UnknownComponent",
+    "UntrustedCode",
     "discover",
     "hookimpl",
     "import_object",
     "installed",
+    "path_of_code",
     "without_third_parties",
 ]

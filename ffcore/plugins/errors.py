@@ -17,6 +17,10 @@ class BrokenPlugin(PluginError):
     """The plugin that provides the component, or the component's target, cannot be used."""
 
 
+class UntrustedCode(PluginError):
+    """A file that the user did not write names code that is not of an installed plugin."""
+
+
 def root_cause(error: BaseException) -> str:
     """One line with `error` and the errors that caused it."""
     chain = causes(error)

@@ -2,11 +2,12 @@
 
 import functools
 import importlib
+import importlib.util
 import logging
 import os
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +22,7 @@ from ffcore.plugins.errors import (
     AmbiguousComponent,
     BrokenPlugin,
     UnknownComponent,
+    UntrustedCode,
 )
 from ffcore.plugins.metadata import canonical
 from ffcore.plugins.place import describe_error
@@ -34,6 +36,11 @@ class Registry:
     """The installed plugins. A table is imported when a recipe first names it."""
 
     plugins: tuple[Plugin, ...]
+    file: str = ""
+    """The file that it reads, whose names stand for components of plugins; "" for what the user
+    names, which may be any class."""
+    known: Mapping[str, str | None] = attrs.field(factory=dict)
+    """The other classes that this file may name, each with the path of its code; None for any."""
 
     @classmethod
     def load(cls) -> "Registry":
@@ -60,13 +67,33 @@ class Registry:
         without a plugin; the module may be in the current folder. If the part before the colon is
         the name of a distribution with plugins, it is read as one. Raises `PluginError`.
         """
-        left, _, _ = type_name.rpartition(":")
-        if left and not self._is_distribution(left):
+        if self.is_outside(type_name):
+            self._check_trusted(role, type_name)
             _make_current_folder_importable()
             return _import_table(type_name, f"{role} type {type_name!r}")
         plugin, component = self._claim(role, type_name)
         where = f"{role} {component.name!r} of plugin {plugin.name} ({plugin.origin})"
         return _import_table(component.target, where)
+
+    def is_outside(self, type_name: str) -> bool:
+        """Whether a `type` names a class by its module, and not a component of a plugin."""
+        left, _, _ = type_name.rpartition(":")
+        return bool(left) and not self._is_distribution(left)
+
+    def _check_trusted(self, role: str, type_name: str) -> None:
+        if not self.file:
+            return
+        module = type_name.rpartition(":")[0]
+        code = path_of_code(module)
+        if type_name in self.known and self.known[type_name] in (None, code):
+            return
+        was = self.known.get(type_name)
+        raise UntrustedCode(
+            f"{self.file} names the {role} {type_name!r}, which is not of an installed plugin: it "
+            f"would run {code or f'the module {module}, which cannot be found here'}"
+            + (f". Your run used {was}" if was else "")
+            + ". If you trust that code, use --trust (in Python, trust=True)"
+        )
 
     def provider(self, role: str, table: object) -> Claim | None:
         """The plugin and component that provide this table; None if no active plugin does."""
@@ -188,6 +215,23 @@ def import_object(target: str, where: str) -> Callable[..., Any]:
         if not callable(found):
             raise TypeError(f"{target} is of type {type(found).__name__} and cannot be called")
         return found
+
+
+def path_of_code(module: str) -> str | None:
+    """Return the file or folder from which a module's package would be imported; imports nothing.
+
+    None if there is none. The current folder comes last, as it does for recipes.
+    """
+    package = module.partition(".")[0]
+    _make_current_folder_importable()
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):  # ValueError: a module without a spec, as __main__
+        return None
+    if spec is None:
+        return None
+    folders = [*(spec.submodule_search_locations or ())]
+    return str(Path(folders[0] if folders else spec.origin or package).resolve())
 
 
 def _make_current_folder_importable() -> None:

@@ -7,6 +7,7 @@ from ffcore.recipe.needs import needed_files
 from ffcore.recipe.resolved import digest, provenance, to_toml, versions
 from ffcore.recipe.source import packaged_recipes
 from ffcore.recipe.tables import Evaluation, Guidance, Recipe, Training
+from ffcore.recipe.trust import registry_of, remember, trusting
 
 __all__ = [
     "Changes",
@@ -26,7 +27,10 @@ __all__ = [
     "needed_files",
     "packaged_recipes",
     "provenance",
+    "registry_of",
+    "remember",
     "to_toml",
+    "trusting",
     "versions",
     "with_decisions",
 ]

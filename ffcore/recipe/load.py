@@ -19,6 +19,7 @@ from ffcore.recipe.plain import plain
 from ffcore.recipe.source import Source, find_recipe, read_source
 from ffcore.recipe.structure import make_converter
 from ffcore.recipe.tables import DEFAULTS, Recipe
+from ffcore.recipe.trust import trusting
 
 
 def load_recipe(
@@ -30,8 +31,8 @@ def load_recipe(
     """Read a recipe file, or a packaged recipe by name, and resolve it.
 
     `overrides` apply in order, each `"key.path=<TOML value>"`. As with `extends`, tables merge,
-    arrays are replaced, and a changed `type` resets its table. Raises `RecipeError` with every
-    error. Does not import torch.
+    arrays are replaced, and a changed `type` resets its table. For a recipe that arrived, pass the
+    `registry_of` its file. Raises `RecipeError` with every error. Does not import torch.
     """
     registry = installed() if registry is None else registry
     file = find_recipe(fspath(recipe))
@@ -41,6 +42,7 @@ def load_recipe(
         *[_override(text) for text in overrides],
     ]
     tree = reduce(merge, (source.tree for source in sources))
+    registry = trusting(registry, [source.tree for source in sources if not source.is_file])
     try:
         resolved: Recipe = make_converter(registry).structure(tree, Recipe)
     except Problems as found:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,7 +19,16 @@ import torch
 from ffcore.evaluate.evaluator import REFERENCE
 from ffcore.export import CHECKPOINTS, DESCRIPTION, EVALUATION, RECIPE, STUDENT
 from ffcore.plugins import installed
-from ffcore.recipe import Changes, Recipe, changes, provenance, to_toml, versions, with_decisions
+from ffcore.recipe import (
+    Changes,
+    Recipe,
+    changes,
+    provenance,
+    remember,
+    to_toml,
+    versions,
+    with_decisions,
+)
 from ffcore.run.best import BEST
 from ffcore.run.previews import PREVIEWS
 from ffcore.system.faults import writable
@@ -148,7 +158,7 @@ class RunDirectory:
                 for name in FILES:
                     _remove(self / name)
             if not (self / RECIPE).exists():
-                write_text(self / RECIPE, to_toml(recipe))
+                self._write_recipe(recipe)
             if not (self / PROVENANCE).exists():
                 self._write_provenance(recipe, device, [])
 
@@ -156,12 +166,18 @@ class RunDirectory:
         """Store a changed recipe; recipe.toml last, so that an interrupted change is detected."""
         with writable(self.path, "the changed recipe"):
             self._write_provenance(recipe, device, changes)
-            write_text(self / RECIPE, to_toml(recipe))
+            self._write_recipe(recipe)
 
     def describe(self, description: Mapping[str, Any]) -> None:
         """Store the description of the student, for those who use a checkpoint."""
         with writable(self.path, DESCRIPTION):
             write_text(self / DESCRIPTION, json.dumps(dict(description), indent=2) + "\n")
+        remember((self / RECIPE).read_text(), description)
+
+    def _write_recipe(self, recipe: Recipe) -> None:
+        text = to_toml(recipe)
+        write_text(self / RECIPE, text)
+        remember(text, tomllib.loads(text))
 
     def _write_provenance(self, recipe: Recipe, device: str, changed: list[dict[str, Any]]) -> None:
         data = recipe.data

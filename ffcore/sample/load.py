@@ -16,7 +16,7 @@ from ffcore.export.student_file import RECIPE
 from ffcore.flow.solver import Method, Solver
 from ffcore.interfaces import Context, Decoder
 from ffcore.plugins import installed
-from ffcore.recipe import component, digest, load_recipe
+from ffcore.recipe import Recipe, component, digest, load_recipe, registry_of, trusting
 from ffcore.recipe.components import build_component, build_teacher, errors_of, usable_device
 from ffcore.recipe.merge import merge, parse_override
 from ffcore.recipe.plain import plain
@@ -26,7 +26,11 @@ from ffcore.system.files import require
 
 
 def load_sampler(
-    source: str | PathLike[str], *, device: str = "auto", overrides: Iterable[str] = ()
+    source: str | PathLike[str],
+    *,
+    device: str = "auto",
+    overrides: Iterable[str] = (),
+    trust: bool = False,
 ) -> Sampler:
     """Return a sampler of the student of a run, a checkpoint, an export or a student file.
 
@@ -39,15 +43,20 @@ def load_sampler(
         device: a torch device; "auto" takes a GPU if there is one.
         overrides: of the keys of the decoder and of the conditions, as in
             "decoder.weights=vae.safetensors".
+        trust: let the source name classes outside plugins, which runs their code. The runs of this
+            user may always.
 
-    Raises SourceError if there is no student, WeightsError if its file is damaged or its conditions
+    Raises SourceError if there is no student, RecipeError if it names a missing plugin, or code
+    that is not trusted; WeightsError if its file is damaged or its conditions
     have changed, MissingFile if a file of the decoder or the conditions is missing, BuildError or
     SampleError if it does not fit.
     """
     changed = _overrides(overrides)
-    found = open_student(source, conditions=changed.get("conditions")).file
-    tree = {"decoder": found.config["decoder"]}
-    decoder = component("decoder", merge(tree, {"decoder": changed.get("decoder", {})})["decoder"])
+    opened = open_student(source, conditions=changed.get("conditions"), trust=trust)
+    found = opened.file
+    tree = merge({"decoder": found.config["decoder"]}, {"decoder": changed.get("decoder", {})})
+    registry = registry_of(opened.path, opened.folder / RECIPE, trust=trust)
+    decoder = component("decoder", tree["decoder"], registry=trusting(registry, changed))
     require(getattr(decoder, "files", ()))
     return Sampler(
         StudentSampler(
@@ -70,6 +79,7 @@ def load_teacher_sampler(
     steps: int | None = None,
     device: str = "auto",
     overrides: Iterable[str] = (),
+    trust: bool = False,
 ) -> Sampler:
     """Return a sampler of the teacher of a recipe or a run directory.
 
@@ -78,11 +88,12 @@ def load_teacher_sampler(
         method, steps: of the solver; by default those of `evaluation.solver`.
         device: a torch device; "auto" takes a GPU if there is one.
         overrides: of the recipe's keys, as in "guidance.scale=2.0".
+        trust: as of `load_sampler`, for a run directory. A recipe is always trusted.
 
     Raises RecipeError, MissingFile, WeightsError, BuildError; SourceError for an export or a
     student file, which have no teacher; SampleError for an unknown solver.
     """
-    recipe = load_recipe(_recipe_of(source), overrides)
+    recipe = _recipe_of(source, overrides, trust=trust)
     for table in (recipe.conditions, recipe.teacher, recipe.decoder):
         require(getattr(table, "files", ()))
     guidance = recipe.guidance
@@ -104,11 +115,12 @@ def load_teacher_sampler(
     return Sampler(generator, decoder, device=_device(device), origin=origin)
 
 
-def _recipe_of(source: str | PathLike[str]) -> str | PathLike[str]:
+def _recipe_of(source: str | PathLike[str], overrides: Iterable[str], *, trust: bool) -> Recipe:
     """Return the recipe that names the teacher of a source."""
     path = Path(source)
     if path.is_dir() and is_run(path):
-        return path / RECIPE
+        recipe = path / RECIPE
+        return load_recipe(recipe, overrides, registry=registry_of(recipe, recipe, trust=trust))
     if path.is_dir() and not is_export(path):
         raise SourceError(f"{path} is not a run directory: it has no {RECIPE}")
     if path.is_dir() or (path.is_file() and path.suffix != ".toml"):
@@ -116,7 +128,7 @@ def _recipe_of(source: str | PathLike[str]) -> str | PathLike[str]:
             f"{path} holds a student without its teacher: name the recipe or the run directory "
             "that has the teacher"
         )
-    return source
+    return load_recipe(source, overrides)
 
 
 def _overrides(overrides: Iterable[str]) -> dict[str, Any]:

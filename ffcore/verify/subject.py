@@ -62,6 +62,7 @@ def open_subject(
     network: Any = None,
     device: str = "auto",
     overrides: Iterable[str] = (),
+    trust: bool = False,
 ) -> Subject:
     """Open the student of a source, and the teacher that the recipe beside it names.
 
@@ -71,12 +72,13 @@ def open_subject(
         network: a table of the role network, to fit instead of the teacher's copy.
         device: a torch device; "auto" takes a GPU if there is one.
         overrides: of the keys of the recipe's teacher, as in "teacher.weights=PATH".
+        trust: let its files name classes outside plugins; see `registry_of`.
 
     Raises SourceError if there is no student or no recipe, or if the teacher is not the student's;
     MissingFile, WeightsError, BuildError, RecipeError; SampleError for a scale that the student was
     not trained for.
     """
-    pair = Pair.open(source, overrides)
+    pair = Pair.open(source, overrides, trust=trust)
     found, recipe, teacher, notes = pair.file, pair.recipe, pair.teacher, list(pair.notes)
     with errors_of("--device"):
         place = usable_device(device)
