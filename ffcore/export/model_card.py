@@ -127,8 +127,8 @@ def _use(
     if own:
         yield ""
         yield (
-            f"This student needs code of its own: {', '.join(own)}. Put it where Python finds it, and "
-            "read it before you trust it."
+            f"This student needs code of its own: {', '.join(own)}. Put it where Python finds it, "
+            "and read it before you trust it."
         )
     yield ""
     yield "```python"
