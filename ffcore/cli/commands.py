@@ -42,6 +42,8 @@ COMMANDS = {
     ),
 }
 """Every command: its import path, and its line in `ffd --help`."""
+_PIPE = 128 + 13
+"""The exit code of a tool that SIGPIPE ends."""
 _HINT = "; ffd --debug shows the full traceback"
 
 
@@ -81,7 +83,7 @@ class Commands(click.Group):
         _replace_what_a_locale_lacks()
         try:
             level = logging.DEBUG if ctx.params["debug"] else logging.INFO
-            with _news_on_stderr(level), _misplaced_told(self.params):
+            with _news_on_stderr(level), _misplaced_told(self.params), _unread_output():
                 return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
             click.echo(" ".join(["interrupted", *map(str, interrupt.args)]), err=True)
@@ -154,6 +156,17 @@ def _misplaced_told(options: Sequence[click.Parameter]) -> Iterator[None]:
             where = f"Put it before the command: ffd {error.option_name} …"
             raise click.UsageError(f"{error.format_message()} {where}", error.ctx) from None
         raise
+
+
+@contextmanager
+def _unread_output() -> Iterator[None]:
+    """End in silence, as other tools do, if nobody reads on: `ffd list-plugins | head -1`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.exceptions.Exit(_PIPE) from None
 
 
 class _Stderr(logging.Handler):

@@ -161,7 +161,7 @@ def _judge(
     from ffcore.system.distributed import join_processes
 
     bars = Bars(_news(), time.monotonic())
-    with join_processes(asked.device) as processes, Signals() as signals, bars:
+    with join_processes(asked.device) as processes, Signals("the current batch") as signals, bars:
 
         def opened() -> _Work:
             if out is not None:
@@ -240,7 +240,7 @@ def _again(
         )
     if out is not None:
         _check_place(out, overwrite)
-    with Signals() as signals, Bars(_news()) as bars:
+    with Signals("the current batch") as signals, Bars(_news()) as bars:
 
         def progress(what: str, done: int, total: int) -> None:
             if signals.stop():

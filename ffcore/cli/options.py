@@ -3,6 +3,7 @@
 An option with the same help in every command is a value; the others are functions of their help.
 """
 
+import math
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +51,22 @@ trust = click.option(
     help="Run code that files outside your own runs name and that no installed plugin provides. "
     "Read it first.",
 )
-guidance = click.option("--guidance", type=float, help="Guidance scale γ. [default: the recipe's]")
+
+
+class Finite(click.FloatRange):
+    """A finite number; click's own ranges accept nan."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """Return the number; UsageError for any other value."""
+        found = float(super().convert(value, param, ctx))
+        if not math.isfinite(found):
+            self.fail(f"must be finite, found {value}", param, ctx)
+        return found
+
+
+guidance = click.option(
+    "--guidance", type=Finite(), help="Guidance scale γ. [default: the recipe's]"
+)
 
 
 def number(text: str, *, least: int = 1, default: int | None = None) -> Option:

@@ -89,7 +89,8 @@ def run(
     from ffcore.run.stages import run as run_recipe
     from ffcore.training.loop import Stopped
 
-    with Signals() as signals, Bars(console) as bars:
+    waits_for = "the current step or batch; training saves a checkpoint"
+    with Signals(waits_for) as signals, Bars(console) as bars:
         observer = Observer(bars)
         try:
             evaluation = run_recipe(

@@ -115,7 +115,8 @@ def sample(
     console = Console(stderr=True, quiet=not leads)
     begun = time.perf_counter()
     bars = Bars(console, told=time.monotonic())
-    with join_processes() as processes, Signals() as signals, bars:
+    signals = Signals("the current batch, which is saved")
+    with join_processes() as processes, signals, bars:
         try:
             write_samples(
                 sampler,

@@ -16,11 +16,15 @@ class Signals:
 
     SIGINT is Ctrl-C. Schedulers send SIGTERM, and Slurm can send SIGUSR1 ahead of time
     (`--signal=USR1@120`). SIGUSR1 acts like SIGTERM and gives the same exit code.
+
+    Args:
+        waits_for: what the command does before it stops; the first signal prints it at once.
     """
 
     NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
-    def __init__(self) -> None:
+    def __init__(self, waits_for: str) -> None:
+        self.waits_for = waits_for
         self.code = 0
         """The exit code of the signal; 0 if none came."""
         self.before: dict[int, Any] = {}
@@ -46,3 +50,7 @@ class Signals:
             Console(stderr=True).show_cursor()
             os._exit(code)
         self.code = code
+        if os.environ.get("RANK", "0") == "0":
+            # Not through a stream: the signal may have come while that one was printing.
+            text = f"stopping: waiting for {self.waits_for}. A second Ctrl-C stops at once."
+            os.write(2, f"\n{text}\n".encode())

@@ -35,7 +35,7 @@ _EXAMPLES = "\b\nExamples:\n  ffd verify runs/digits\n  ffd verify exported --ou
 @options.solver("Solver of the teacher.", default="dopri5", show_default=True)
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0, min_open=True),
+    type=options.Finite(min=0, min_open=True),
     help="Relative and absolute tolerance of dopri5. [default: 1e-05]",
 )
 @options.steps("Number of steps of any solver but dopri5. [default: 256]", least=8)

@@ -191,18 +191,33 @@ class RunDirectory:
         }
         write_text(self / PROVENANCE, json.dumps(manifest, indent=2) + "\n")
 
+    def _read_provenance(self) -> dict[str, Any]:
+        """Return what PROVENANCE holds, {} if there is none; RunDirectoryError if it is damaged."""
+        path = self / PROVENANCE
+        if not path.exists():
+            return {}
+        try:
+            found: dict[str, Any] = json.loads(path.read_bytes())
+            versions(found)
+            list(found.get("changes", []))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunDirectoryError(
+                f"{path} is damaged ({error}): delete it, and the same command writes it again, "
+                "without the versions and changes so far"
+            ) from None
+        return found
+
     def past_changes(self) -> list[dict[str, Any]]:
         """Return the changes that the run accepted, the oldest first."""
-        if not (self / PROVENANCE).exists():
-            return []
-        found: list[dict[str, Any]] = json.loads((self / PROVENANCE).read_text()).get("changes", [])
+        found: list[dict[str, Any]] = self._read_provenance().get("changes", [])
         return found
 
     def other_versions(self, recipe: Recipe) -> list[str]:
         """Return the versions that have changed since the run started, as far as known."""
-        if not (self / PROVENANCE).exists():
+        stored = self._read_provenance()
+        if not stored:
             return []
-        there = versions(json.loads((self / PROVENANCE).read_text()))
+        there = versions(stored)
         here = versions(provenance(recipe))
         return [
             f"{name} {there.get(name)} (here {here.get(name)})"
@@ -220,13 +235,15 @@ class RunDirectory:
         path = self / name
         if not path.exists():
             return []
-        # A process that was killed may have left a line without its end.
-        whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
         try:
+            # A process that was killed may have left a line without its end.
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("\n")]
             return [{"step": int(found["step"]), **found} for found in map(json.loads, whole)]
         except (ValueError, KeyError, TypeError) as error:
             raise RunDirectoryError(
-                f"{path} is damaged ({error}): use --restart to start again"
+                f"{path} is damaged ({error}): delete it to continue without its lines, or restore "
+                "it"
             ) from None
 
     def forget_after(self, step: int) -> None:

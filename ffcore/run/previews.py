@@ -63,7 +63,8 @@ def shown_steps(steps: int, previews: int) -> set[int]:
     if not previews:
         return set()
     first = {0} if previews > 1 else set()
-    return first | {steps >> halved for halved in range(max(1, previews - 1))}
+    halvings = min(max(1, previews - 1), steps.bit_length())  # after these, there is no step left
+    return first | {steps >> halved for halved in range(halvings)}
 
 
 class Previews:

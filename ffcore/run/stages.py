@@ -12,6 +12,7 @@ directory with other files.
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
@@ -61,7 +62,7 @@ from ffcore.system.distributed import (
     load_whole_state,
     whole_state,
 )
-from ffcore.system.faults import enough_memory, writable
+from ffcore.system.faults import enough_memory, require_memory, writable
 from ffcore.system.files import write_text
 from ffcore.system.weights import unidentified
 from ffcore.training.checkpoint import Checkpoints
@@ -203,6 +204,19 @@ class Run:
         self.recipe = self.built.recipe
         self.tracking.recipe = self._tree()
 
+    def _check_sizes(self, shape: tuple[int, ...]) -> None:
+        """Raise OutOfMemory for a batch or a picture whose noise alone does not fit."""
+        recipe, one = self.recipe, 4 * math.prod(shape)
+        shares = self.processes.size * recipe.parallel.accumulation
+        batch, rows = recipe.training.batch, recipe.evaluation.rows
+        require_memory(
+            one * (batch // shares),
+            f"the noise of training.batch = {batch}",
+            "Make it smaller, or raise parallel.accumulation.",
+        )
+        if recipe.evaluation.previews or recipe.evaluation.enabled:
+            require_memory(one * rows, f"the noise of evaluation.rows = {rows}", "Make it smaller.")
+
     def check(self) -> None:
         """Check before training that the derivative, the features and the reference work.
 
@@ -210,6 +224,7 @@ class Run:
         """
         built, say = self.built, self.observer.say
         teacher = built.distillation.teacher
+        self._check_sizes(teacher.sample_shape)
         if conditions_tree(self.recipe, teacher.conditions) is None:
             say(
                 f"only the teacher knows its conditions ({type(teacher.conditions).__name__}): "

@@ -80,7 +80,11 @@ class Chunks:
         path = self._whole(index) if len(samples) == stop - start else self._begun_path(index)
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
-            np.save(file, samples)
+            # np.save reports a full disk by numbers of bytes alone, without an error code.
+            np.lib.format.write_array_header_1_0(
+                file, np.lib.format.header_data_from_array_1_0(samples)
+            )
+            file.write(np.ascontiguousarray(samples).data.cast("B"))
         partial.replace(path)
         if path == self._whole(index):
             self._begun_path(index).unlink(missing_ok=True)

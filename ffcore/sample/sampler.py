@@ -34,6 +34,7 @@ from ffcore.interfaces import (
     is_image,
 )
 from ffcore.keys import did_you_mean
+from ffcore.system.faults import require_memory
 from ffcore.system.weights import fingerprint
 
 Labelling = str | int | Sequence[int]
@@ -345,6 +346,9 @@ class Sampler:
     def make(self, asked: Request, *, batch: int = 64) -> Tensor:
         """Return all samples of a request, decoded, as `__call__` does, `batch` at a time."""
         batch = whole_number("batch", batch, 1)
+        needed = 4 * asked.number * math.prod(self.shape)
+        remedy = "Ask for fewer, or write them to disk with ffcore.sample.write_samples."
+        require_memory(needed, f"{asked.number} samples", remedy)
         parts = [
             self.images(asked, start, min(asked.number, start + batch))
             for start in range(0, asked.number, batch)

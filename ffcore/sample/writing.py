@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ffcore.sample.chunks import Chunks
-from ffcore.sample.output import Output, output
+from ffcore.sample.output import Arrays, Output, output
 from ffcore.sample.partial import differences
 from ffcore.sample.sampler import (
     CHUNK,
@@ -24,6 +25,7 @@ from ffcore.sample.sampler import (
     whole_number,
 )
 from ffcore.system.distributed import Processes
+from ffcore.system.faults import require_disk, writable
 
 
 class StoppedSampling(Exception):
@@ -69,9 +71,13 @@ def write_samples(
     batch = whole_number("batch", batch, 1, CHUNK)
     processes = processes or Processes()
     place = output(path, sampler.shape, asked.number, images=sampler.makes_images)
+    one = math.prod(sampler.shape) * (1 if sampler.makes_images else 4)
+    copies = 2 if isinstance(place, Arrays) else 1  # the chunks, and the file that is made of them
+    what, fewer = f"{asked.number} samples", "Write fewer samples, or into another folder."
+    require_disk(path.absolute().parent, asked.number * one * copies, what, fewer)
     conditions = sampler.record(asked, batch)
     chunks = Chunks.beside(place.path, asked.number)
-    with ExitStack() as stack:
+    with writable(path.absolute().parent, "the samples", remedy=""), ExitStack() as stack:
         missing: list[int] | None = None
         try:
             if processes.leads:

@@ -79,9 +79,12 @@ class Adaptive:
     )
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Raise ValueError if both objectives must share a batch of 1."""
+        """Raise ValueError if no step corrects, or if both objectives must share a batch of 1."""
         both = recipe.predictor is not None and recipe.corrector is not None
-        shared = 0 < self.correction < 1 and self.correction_from < recipe.training.steps
+        if recipe.corrector is not None and self.correction_from >= recipe.training.steps:
+            possible = f"less than training.steps = {recipe.training.steps}"
+            raise ImpossibleValue("correction_from", self.correction_from, possible)
+        shared = 0 < self.correction < 1
         if both and shared and recipe.training.batch == 1:
             possible = "0 or 1, because a training.batch of 1 cannot be split"
             raise ImpossibleValue("correction", self.correction, possible)
