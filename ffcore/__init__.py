@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ffcore.draws import Draws
     from ffcore.export import load_student
+    from ffcore.flow.convert import convert
     from ffcore.flow.derivative import Derivative
     from ffcore.flow.exact import Gaussian, GaussianMixture
     from ffcore.flow.flow_map import generate, push
@@ -100,6 +101,7 @@ _HOMES = {
     "integrate": "ffcore.flow.ode",
     "interpolate": "ffcore.flow.path",
     "class_condition": "ffcore.interfaces",
+    "convert": "ffcore.flow.convert",
     "digest_of": "ffcore.interfaces",
     "load_recipe": "ffcore.recipe",
     "load_sampler": "ffcore.sample.load",
@@ -150,6 +152,7 @@ __all__ = [
     "Unconditional",
     "VelocityField",
     "class_condition",
+    "convert",
     "digest_of",
     "expand_like",
     "generate",

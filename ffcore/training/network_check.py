@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ffcore.draws import Draws
+from ffcore.flow.convert import ConvertedVelocity
 from ffcore.flow.guidance import remove_guidance
 from ffcore.interfaces import (
     Batch,
@@ -342,6 +343,8 @@ def _behind(teacher: Teacher) -> list[nn.Module]:
     if not isinstance(inner, FunctionTeacher):
         return []
     function: Any = inner.function
+    if isinstance(function, ConvertedVelocity):
+        function = function.network
     seen: list[Any] = []
     while isinstance(function, functools.partial):
         seen += [*function.args, *function.keywords.values()]
@@ -361,6 +364,8 @@ def _kind(network: object) -> str:
         inner = inner.field
     if isinstance(inner, FunctionTeacher):
         inner = inner.function
+    if isinstance(inner, ConvertedVelocity):
+        inner = inner.network
     named = inner if hasattr(inner, "__qualname__") else type(inner)
     return f"{getattr(named, '__module__', '?')}:{getattr(named, '__qualname__', '?')}"
 
