@@ -135,10 +135,11 @@ class ConvertedVelocity(VelocityField):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Return the velocity; see VelocityField."""
         device = x_t.device.type
-        if not self.convention.magnifies or not torch.is_autocast_enabled(device):
-            return self._velocity(x_t, t, condition)
-        with torch.autocast(device, enabled=False):
-            return self._velocity(x_t, t, condition)
+        known = torch.amp.is_autocast_available(device)  # not on the meta device
+        if self.convention.magnifies and known and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return self._velocity(x_t, t, condition)
+        return self._velocity(x_t, t, condition)
 
     def _velocity(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         relation, low, high = self.relation, *self.relation.trained

@@ -23,12 +23,15 @@ class DiTTeacher(TransformerTeacherTable):
         """Return the teacher. Raises WeightsError if the file does not fit."""
         from ffcore.interfaces import FrozenTeacher
         from ffcore.nn.teacher import label_conditions, stated_network
-        from ffcore_dit.velocity import DiTVelocity
+        from ffcore_dit.velocity import dit_velocity, new_head
 
         network = stated_network(self, context, family=self.family)
-        velocity = DiTVelocity(network)
-        conditions = label_conditions(network.size)
-        return FrozenTeacher(velocity, network.size.sample_shape, conditions, velocity.trainable)
+        return FrozenTeacher(
+            dit_velocity(network),
+            network.size.sample_shape,
+            label_conditions(network.size),
+            lambda takes_guidance: new_head(network, takes_guidance),
+        )
 
 
 @attrs.frozen(kw_only=True)

@@ -129,7 +129,7 @@ def test_a_student_of_a_noise_predictor_starts_from_zero_with_the_teachers_body(
     shared = [name for name in here if name.startswith("velocity.transformer.")]
     assert len(shared) > 20
     for name in shared:
-        same = torch.equal(here[name], there[name.replace("velocity.", "field.noise.")])
+        same = torch.equal(here[name], there[name.replace("velocity.", "field.network.")])
         assert same != name.startswith("velocity.transformer.final_layer.linear."), name
 
 

@@ -21,6 +21,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ffcore.flow.convention import Convention
 from ffcore.flow.guidance import Guided
 from ffcore.flow.ode import integrate
 from ffcore.flow.solver import Solver
@@ -28,7 +29,7 @@ from ffcore.interfaces import Condition, Context, FrozenTeacher, Student, Teache
 from ffcore.nn.size import TransformerSize
 from ffcore.nn.student import TransformerStudent
 from ffcore_dit.tables import DiTStudent, DiTTeacher
-from ffcore_dit.velocity import DiTVelocity, schedule
+from ffcore_dit.velocity import DIT, DiTPreconditioning
 from ffcore_repa.tables import RepaStudent, RepaTeacher
 from ffcore_sit.tables import SiTStudent, SiTTeacher
 
@@ -251,15 +252,28 @@ def test_dits_schedule_is_the_official_one(path: Path, golden: Callable[[Path], 
     file = golden(path)
     alpha_bar = file.tensors["alphas_cumprod"]
     a, s = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-    torch.testing.assert_close(schedule(torch.device("cpu")), s / (a + s), rtol=1e-12, atol=0)
-    assert isinstance(file.teacher.field, DiTVelocity)
-    network = file.teacher.field.noise
-    timestep = network.preconditioning.c_noise(file.t)
+    ours = torch.tensor(DIT.numbers, dtype=torch.float64)
+    torch.testing.assert_close(ours, s / (a + s), rtol=1e-12, atol=0)
+    preconditioning = DiTPreconditioning()
+    timestep = preconditioning.c_noise(file.t)
     torch.testing.assert_close(timestep, file.tensors["timestep"].float(), rtol=1e-6, atol=1e-4)
-    c_in = network.preconditioning.c_in(file.t)
-    assert c_in is not None
+    c_in = preconditioning.c_in(file.t)
     scaled = c_in[:, None, None, None] * file.tensors["x"]
     torch.testing.assert_close(scaled.float(), file.tensors["x_vp"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("path", of_model("DiT", "velocity"))
+def test_bfloat16_does_not_reach_dits_noise_prediction(
+    path: Path, golden: Callable[[Path], Golden], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = golden(path).teacher
+    x, condition = golden(path).x, golden(path).condition()
+    t = torch.full((len(x),), 0.99)
+    wanted = teacher(x, t, condition)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(teacher(x, t, condition), wanted)
+        monkeypatch.setattr(Convention, "magnifies", False)
+        assert error(teacher(x, t, condition), wanted) > 1e-3
 
 
 # A student of each starts from its teacher.
