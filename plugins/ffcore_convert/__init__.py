@@ -1,0 +1,1 @@
+"""A pretrained network of any convention as a teacher, named in a recipe."""
