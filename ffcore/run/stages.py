@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import attrs
 import torch
 
+from ffcore.draws import Draws
 from ffcore.evaluate.evaluator import REFERENCE, SMALLER, Evaluation
 from ffcore.evaluate.prior import prior
 from ffcore.export import (
@@ -32,9 +33,10 @@ from ffcore.export import (
     describe,
     write_student,
 )
+from ffcore.flow.consistency import complaint, enough
 from ffcore.flow.guidance import remove_guidance
 from ffcore.flow.ode import likely_fault, noise_slope, points_wrongly
-from ffcore.interfaces import Alarm, Context, Tracker
+from ffcore.interfaces import Alarm, Context, Teacher, Tracker
 from ffcore.plugins import installed
 from ffcore.recipe import Changes, Recipe, binding_digest, check_recorded, decisions, to_toml
 from ffcore.recipe.components import build_component, computing, errors_of
@@ -241,6 +243,8 @@ class Run:
                 f"the teacher's velocity at t = 1 has slope {slope:+.2f} in the noise; an exact "
                 f"one has −1. {likely_fault(slope)}"
             )
+        if self.start.restart or not self.directory.has_checkpoint:
+            self._check_samples(teacher)
         for features in built.evaluator.features:
             with errors_of("evaluation.features"), torch.no_grad():
                 try:
@@ -252,6 +256,15 @@ class Run:
                     ) from error
         with errors_of("evaluation.reference"):
             built.evaluator.check()
+
+    def _check_samples(self, teacher: Teacher) -> None:
+        """Check that the unguided teacher's velocity is that of its own samples."""
+        size = enough(math.prod(teacher.sample_shape))
+        few = attrs.evolve(self.built.evaluator.measurement, batch=size)
+        z, condition = next(prior(teacher, few, "check", size))
+        draws = Draws(few.seed, 0, 0, size, str(z.device))
+        if said := complaint(teacher, z, condition, draws):
+            self.observer.say(said)
 
     def train(self) -> None:
         """Train to the last step, from the last checkpoint if there is one; save the student."""
