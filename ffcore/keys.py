@@ -138,6 +138,31 @@ class StartsFromStudent:
     )
 
 
+def not_empty(instance: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    """Validator for `key`: a text with at least one character; None passes."""
+    del instance
+    if value == "":
+        raise ImpossibleValue(attribute.name, value, "a name, or 'none'")
+
+
+@attrs.frozen(kw_only=True)
+class ReadsWeights:
+    """A table with a key `weights`, whose file may hold several networks.
+
+    Its `build` passes `part` on: `read_weights(self.weights, self.part)`.
+    """
+
+    part: str | None = key(
+        None,
+        help=(
+            "part of the weights to read, such as 'model', 'ema_0.9999' or 'state_dict.net_ema', "
+            "with dots between nested names; 'none': the average (EMA) if there is one, or else "
+            "the raw weights"
+        ),
+        validator=not_empty,
+    )
+
+
 def ordered(instance: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
     """Validator for `key`: a pair (low, high) with low at most high; None passes."""
     del instance

@@ -49,7 +49,7 @@ from ffcore.recipe.components import (
 )
 from ffcore.recipe.merge import merge
 from ffcore.recipe.plain import NONE, plain
-from ffcore.system.files import File, file_digest, locate, require
+from ffcore.system.files import File, reference_digest, require
 from ffcore.system.weights import WeightsError, identity_of, read_weights, write_weights
 from ffcore.training.checkpoint import ema_prefix, restore, step_of, tensors_in
 
@@ -393,7 +393,7 @@ def _teacher_tree(table: Any, teacher: Teacher) -> dict[str, Any]:
 def _digests(table: Any) -> dict[str, str]:
     """Return the SHA-256 of each of a component's files, by its reference."""
     files: tuple[File, ...] = getattr(table, "files", ())
-    return {file.reference: file_digest(locate(file.reference)) for file in files}
+    return {file.reference: reference_digest(file.reference) for file in files}
 
 
 @torch.no_grad()

@@ -22,7 +22,8 @@ from torch import Tensor
 from ffcore.nn.embedding import grid_sinusoids
 from ffcore.nn.size import MODELS, TransformerSize
 from ffcore.nn.transformer import Transformer
-from ffcore.system.weights import WRAPPERS, Weights, WeightsError
+from ffcore.system.layout import WRAPPERS
+from ffcore.system.weights import Weights, WeightsError
 
 _PATCHES = "x_embedder.proj.weight"
 _LABELS = "y_embedder.embedding_table.weight"
@@ -57,7 +58,12 @@ def load_published(
     error reports all with their likely causes) or a trained position embedding, or if tensors are
     missing, unexpected or not finite.
     """
-    weights = weights.without(*drop)
+    with weights.parts_named(transformer):
+        _load_published(weights.fitted(transformer).without(*drop), transformer, sigma)
+
+
+def _load_published(weights: Weights, transformer: Transformer, sigma: bool) -> None:
+    weights = attrs.evolve(weights, beside={})  # the caller names them
     _check_prefixes(weights)
     expected = _with_position(transformer)
     found = _Shapes.of(weights.label, weights.tensors)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import attrs
 
-from ffcore.keys import ImpossibleValue, StartsFromStudent, key
+from ffcore.keys import ImpossibleValue, ReadsWeights, StartsFromStudent, key
 from ffcore.nn.size import Model, TransformerSize
 from ffcore.system.files import File
 
@@ -24,7 +24,7 @@ SMALL = TransformerSize(
 
 
 @attrs.frozen(kw_only=True)
-class TransformerTeacherTable(ABC):
+class TransformerTeacherTable(ReadsWeights, ABC):
     """A trained transformer, or without weights an untrained one."""
 
     model: Model | None = key(
@@ -40,8 +40,9 @@ class TransformerTeacherTable(ABC):
     weights: str | None = key(
         None,
         help=(
-            "safetensors file or published checkpoint: a path, package:file of an installed "
-            "package, or hf://organisation/repository/file"
+            "safetensors file, published checkpoint, index of shards or folder in diffusers' "
+            "layout: a path, package:file of an installed package, or "
+            "hf://organisation/repository/file"
         ),
     )
     origin: str | None = key(None, help="source of the weights, for the error if they are missing")
@@ -63,6 +64,8 @@ class TransformerTeacherTable(ABC):
             raise ImpossibleValue(
                 "weights", "", "a path, package:file or hf://organisation/repository/file"
             )
+        if self.weights is None and self.part is not None:
+            raise ValueError(f"part = {self.part!r} needs weights: name their file, or no part")
         if self.weights is None and self.stated_size() is None:
             raise ValueError(
                 "name a weights file (weights), or the size of a new network (model or sizes)"

@@ -65,7 +65,7 @@ def stated_network(
             _LOG.warning("the %s teacher names no weights: it is untrained", family)
         return new_transformer(stated, context)
     assert table.weights is not None
-    weights = read_weights(table.weights)
+    weights = read_weights(table.weights, table.part)
     network = new_transformer(_size(weights, family, stated), context)
     if not context.meta:
         load_published(weights, network, drop=drop, sigma=sigma)

@@ -2,8 +2,9 @@
 
 `weights/last.pt` is a path; `ffcore_digits:teacher.safetensors` is a file of an installed package;
 `hf://org/repo/path/in/repo@revision` is a file of a hub repository, which is downloaded into the
-hub's cache and read from there. Checking for files needs neither torch nor a network. Runs write
-files with `write_text`, in directories locked with `hold_directory`.
+hub's cache and read from there. A reference to weights may also name an index of shards, or a
+folder in diffusers' layout. Checking for files needs neither torch nor a network. Runs write files
+with `write_text`, in directories locked with `hold_directory`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import attrs
+
+from ffcore.system.shards import ShardError, is_index, read_index, weights_in
 
 _HUB_FORM = "hf://org/repo/path/in/repo[@revision]"
 _COLUMNS = 80
@@ -43,11 +46,11 @@ class File:
     """How to name your own copy, if not by `--set KEY=PATH`."""
 
 
-def locate(reference: str, *, download: bool = True) -> Path:
+def locate(reference: str, *, download: bool = True, folder: bool = False) -> Path:
     """Return the file that `reference` names; a relative path starts at the working directory.
 
-    A file on the hub is downloaded into the hub's cache. If `download` is off or HF_HUB_OFFLINE is
-    set, it must already be there.
+    With `folder`, it may also name a folder on this machine. A file on the hub is downloaded into
+    the hub's cache. If `download` is off or HF_HUB_OFFLINE is set, it must already be there.
 
     Raises MissingFile if there is none.
     """
@@ -61,10 +64,47 @@ def locate(reference: str, *, download: bool = True) -> Path:
         file = _HubFile.parse(reference)
         return file.download() if download else file.find_cached()
     path = _path(reference)
-    if not path.is_file():
+    if not path.is_file() and not (folder and path.is_dir()):
         found = "a directory, not a file" if path.is_dir() else "no such file"
         raise MissingFile(f"{found}: {path.absolute()}")
     return path
+
+
+def locate_all(reference: str, *, download: bool = True) -> tuple[Path, ...]:
+    """Return every file that a reference to weights stands for, the first one first.
+
+    An index stands for itself and its shards; a folder in diffusers' layout for the files of its
+    networks. Anything else stands for itself.
+
+    Raises MissingFile if one of them is missing, and ShardError for an index or folder that cannot
+    be used.
+    """
+    path = locate(reference, download=download, folder=True)
+    if not path.is_dir():
+        return (path, *_shards(reference, path, download))
+    found: list[Path] = []
+    for file in weights_in(path).values():
+        config = file.with_name("config.json")
+        found += [config] if config.is_file() else []
+        found += [file, *_shards(str(file), file, download)]
+    return tuple(found)
+
+
+def _shards(reference: str, index: Path, download: bool) -> list[Path]:
+    """Return the shards that an index names, in its order; none for another file."""
+    if not is_index(index):
+        return []
+    hub = reference.startswith("hf://")
+    place, at, revision = reference.partition("@") if hub else (reference, "", "")
+    folder = place.rpartition("/")[0]
+    found = []
+    for name in read_index(index):
+        named = f"{folder}/{name}{at}{revision}" if hub else str(index.with_name(name))
+        try:
+            found.append(locate(named, download=download))
+        except MissingFile as error:
+            raise MissingFile(f"{index.name} names the shard {name}: {error}") from None
+    return found
 
 
 def require(files: Iterable[File]) -> None:
@@ -84,6 +124,20 @@ def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def reference_digest(reference: str) -> str:
+    """Return the SHA-256 that identifies the weights of a reference, in hexadecimal.
+
+    For a file, it is that of its content. For an index or a folder, it is that of the names and
+    contents of all its files.
+    """
+    files = locate_all(reference)
+    if len(files) == 1:
+        return file_digest(files[0])
+    top = Path(os.path.commonpath([each.parent for each in files]))
+    lines = sorted(f"{each.relative_to(top)} {file_digest(each)}\n" for each in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -197,8 +251,8 @@ def _why_missing(reference: str) -> str | None:
             _HubFile.parse(reference)
             if _hub_is_installed() and not _hub_is_offline():
                 return None  # it will be downloaded when loaded
-        locate(reference, download=False)
-    except MissingFile as error:
+        locate_all(reference, download=False)
+    except (MissingFile, ShardError) as error:
         return str(error)
     return None
 

@@ -3,7 +3,9 @@
 ffcore reads two kinds and recognises them by content. Safetensors hold only tensors; ffcore's own
 files have metadata that describe the network. Torch files are pickles, which can name any function
 for the reader to call. ffcore accepts only tensors, plain values and the `argparse.Namespace` of
-published training checkpoints in them.
+published training checkpoints in them. It skips NumPy's values, dates and paths without reading
+them. Either kind may be split into shards with an index. Which network of a file is read stands in
+`layout` and `parts`.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +33,61 @@ from torch import Tensor, nn
 
 from ffcore.interfaces import UNKNOWN, Teacher, digest_of
 from ffcore.system.distributed import whole
-from ffcore.system.files import locate
+from ffcore.system.files import locate, locate_all
+from ffcore.system.layout import (
+    read_part,
+    without_counters,
+    without_prefix,
+)
+from ffcore.system.parts import PartError, count, kind, label, listing
+from ffcore.system.shards import ShardError, is_index, read_index, weights_in
 
 _CONFIG = "ffcore"
-_PARTS = ("ema", "model", "state_dict")
-"""Keys of a network's weights in a training checkpoint, in order of preference."""
-WRAPPERS = ("module.", "_orig_mod.")
-"""Prefixes of DistributedDataParallel and torch.compile on every name."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Dtypes from which floating-point tensors can be read."""
 _SAFETENSORS_HEADER = 100_000_000
 """Longest possible header of a safetensors file, in bytes."""
 
 _LOG = logging.getLogger(__name__)
+
+
+class _Skipped:
+    """Stands for a value of a pickle that ffcore does not need; its constructor does nothing."""
+
+    def __init__(self, *arguments: object) -> None:
+        del arguments
+
+    def __setstate__(self, state: object) -> None:
+        del state
+
+
+def _skipped(what: str, *names: str) -> list[tuple[type[_Skipped], str]]:
+    # Each name has a class of its own: torch looks up the state of an object by its class.
+    return [(type(what, (_Skipped,), {}), name) for name in names]
+
+
+_SKIPPED = [
+    *_skipped("numpy.dtype", "numpy.dtype"),
+    *_skipped("numpy.ndarray", "numpy.ndarray"),
+    *(
+        each
+        for module in ("numpy.core.multiarray", "numpy._core.multiarray")
+        for what, name in (("numpy scalar", "scalar"), ("numpy.ndarray", "_reconstruct"))
+        for each in _skipped(what, f"{module}.{name}")
+    ),
+    *(
+        each
+        for name in ("datetime", "date", "time", "timedelta", "timezone")
+        for each in _skipped(name, f"datetime.{name}")
+    ),
+    *_skipped(
+        "Path",
+        *("pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePosixPath"),
+        *("pathlib._local.PosixPath", "pathlib._local.WindowsPath"),
+    ),
+]
+"""What training scripts keep beside tensors: step counts and states of random numbers of NumPy,
+dates, and paths. Nothing that a pickle names here is called."""
 
 
 class WeightsError(Exception):
@@ -58,11 +103,16 @@ class Weights:
     source: str
     """The file, as the user named it."""
     part: str = ""
-    """Part of a training checkpoint: "ema", "model" or "state_dict"; "" for a whole file."""
+    """Part of a training checkpoint, such as "ema"; "" for a whole file."""
     dropped: tuple[str, ...] = ()
     """Names of the tensors that were left out on purpose."""
     notes: tuple[str, ...] = ()
-    """Changes to the tensors, for the log line after loading."""
+    """What stands beside the part, and changes to the tensors; for the log line after loading."""
+    shadow: tuple[Tensor, ...] = ()
+    """Averages without names, in the order of the network's parameters, until `fitted` names them;
+    `tensors` is then empty."""
+    beside: Mapping[str, Mapping[str, Tensor]] = attrs.field(factory=dict)
+    """Tensors of the other parts."""
 
     @property
     def label(self) -> str:
@@ -86,6 +136,103 @@ class Weights:
             notes=(*self.notes, f"dropped {len(names)}: {said}"),
         )
 
+    def fitted(self, network: nn.Module) -> Weights:
+        """Return the weights under the names of `network`, as far as they can be found.
+
+        Removes a prefix that every name has, if more names fit without it, and counters that
+        averages keep. Names the `shadow` after the raw weights beside it, or else after the
+        network's parameters. An average without buffers gets those of the raw weights beside it.
+
+        Raises WeightsError if the shadow's number or shapes do not fit.
+        """
+        expected, parameters = network.state_dict(), _parameters(network)
+        raw = self._raw(expected)
+        once = dict(network.named_parameters())  # tied ones, like a list of parameters
+        found = self._named(expected, once, raw) if self.shadow else self
+        kept = without_counters(found.tensors, {*expected})
+        prefix, tensors = without_prefix(kept, {*expected})
+        buffers = expected.keys() - {*parameters} - tensors.keys()
+        taken = {name: raw[name] for name in buffers & raw.keys() if self._is_average}
+        counters = [name for name in found.tensors if name not in kept]
+        notes = {
+            f"left out {', '.join(counters)}": counters,
+            f"removed the prefix {prefix}": prefix,
+            f"took {len(taken)} buffers from the raw weights": taken,
+        }
+        return attrs.evolve(
+            found,
+            tensors=tensors | taken,
+            shadow=(),
+            notes=(*found.notes, *(note for note, true in notes.items() if true)),
+        )
+
+    @property
+    def _is_average(self) -> bool:
+        return kind(tuple(self.part.split("."))) == "average"
+
+    def _raw(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the only raw weights beside the part, under the network's names; else nothing."""
+        found = [
+            tensors
+            for path, tensors in self.beside.items()
+            if kind(tuple(path.split("."))) == "raw"
+        ]
+        return without_prefix(found[0], {*expected})[1] if len(found) == 1 else {}
+
+    def _named(
+        self,
+        expected: Mapping[str, Tensor],
+        parameters: Mapping[str, object],
+        raw: Mapping[str, Tensor],
+    ) -> Weights:
+        """Name the shadow: by the raw weights of the same file, or else by the network.
+
+        A file that keeps buffers, or what was frozen, among the raw weights has more of them.
+        """
+        shapes = [each.shape for each in self.shadow]
+        orders = {
+            "the raw weights": [*raw],
+            "the parameters among the raw weights": [name for name in raw if name in parameters],
+        }
+        if not raw:
+            orders = {"the network's parameters, which the file cannot confirm": [*parameters]}
+        for what, names in orders.items():
+            known = raw or expected
+            if [known[name].shape for name in names] == shapes:
+                return attrs.evolve(
+                    self,
+                    tensors=dict(zip(names, self.shadow, strict=True)),
+                    notes=(*self.notes, f"named its tensors in the order of {what}"),
+                )
+        told = ", ".join(f"{count(len(names))} in {what}" for what, names in orders.items())
+        raise WeightsError(
+            f"{self.label} is a list of {count(len(self.shadow))} without names, which does not "
+            f"fit: by number and shapes, it should have {told}"
+        )
+
+    @contextmanager
+    def parts_named(self, network: nn.Module) -> Iterator[None]:
+        """Add to a WeightsError raised in this block what other parts the file has, and which fit.
+
+        ffcore reads none of them unless the user names it.
+        """
+        try:
+            yield
+        except WeightsError as error:
+            if not self.beside:
+                raise
+            expected = network.state_dict()
+            fit = [name for name, each in self.beside.items() if _fits(each, expected)]
+            held = listing({(name,): len(each) for name, each in self.beside.items()})
+            advice = f"The file also holds {held}."
+            if fit:
+                raw = kind(tuple(fit[0].split("."))) == "raw"
+                what = "the raw weights" if raw else "it"
+                advice += f' {fit[0]} fits the network: to use {what}, set part = "{fit[0]}".'
+            else:
+                advice += " None of these fits the network as it is; part names the one to read."
+            raise WeightsError(f"{error}\n{advice}") from None
+
     def load_into(self, network: nn.Module) -> None:
         """Load every tensor into `network`, or raise WeightsError and change nothing.
 
@@ -93,10 +240,24 @@ class Weights:
         shape, and every parameter must be finite. Of several names of one tensor, as of tied
         weights, one is enough; several must agree. Logs one line with counts.
 
-        Raises ValueError for a network on the meta device, which has no memory.
+        A network with memory keeps its dtype and gets copies. A network on the meta device gets the
+        tensors themselves, in the dtype of the file and mapped from disk where it can be: one
+        copy of the weights, read once. Until they are moved to another device, the file must
+        not be overwritten in place.
+
+        Raises ValueError if buffers that no file holds (`persistent=False`) are on the meta device.
         """
-        if any(each.is_meta for each in (*network.parameters(), *network.buffers())):
-            raise ValueError("the network is on the meta device and cannot load weights")
+        buffers = dict(network.named_buffers())
+        computed = buffers.keys() - network.state_dict().keys()
+        if empty := sorted(name for name in computed if buffers[name].is_meta):
+            raise ValueError(
+                f"the network has buffers on the meta device that no file holds: "
+                f"{', '.join(empty)}. Compute them on the CPU first"
+            )
+        with self.parts_named(network):
+            self.fitted(network)._load_into(network)
+
+    def _load_into(self, network: nn.Module) -> None:
         expected = network.state_dict()
         tensors = _with_tied(_with_complex(self.tensors, expected), expected)
         problems = [f"missing: {name}" for name in sorted(expected.keys() - tensors.keys())]
@@ -107,10 +268,12 @@ class Weights:
             problems += _other_kind(name, found, wanted) or _other_shape(name, found, wanted)
         self._refuse(problems)
         # A buffer may hold infinities: a mask does.
-        parameters = network.named_parameters(remove_duplicate=False)
-        self.check_finite(name for name, _ in parameters if name in self.tensors)
+        self.check_finite(name for name in _parameters(network) if name in self.tensors)
         self._refuse([*_apart(tensors, expected)])
-        network.load_state_dict(tensors)
+        if any(each.is_meta for each in expected.values()):
+            _assign(network, tensors)
+        else:
+            network.load_state_dict(tensors)
         _LOG.info("%s", self._coverage(network))
 
     def check_kinds(self, expected: Mapping[str, Tensor]) -> None:
@@ -142,9 +305,7 @@ class Weights:
 
     def _coverage(self, network: nn.Module) -> str:
         expected = network.state_dict().keys()
-        parameters = expected & {
-            name for name, _ in network.named_parameters(remove_duplicate=False)
-        }
+        parameters = expected & {*_parameters(network)}
         kinds = {"parameters": parameters, "buffers": expected - parameters}
         into = " and ".join(
             f"{len(names & self.tensors.keys())} of {len(names)} {kind}"
@@ -215,6 +376,32 @@ def _with_complex(
     return {name: joined(name, each) for name, each in tensors.items()}
 
 
+def _parameters(network: nn.Module) -> list[str]:
+    """Return the names of a network's parameters in its order; tied ones have several."""
+    return [name for name, _ in network.named_parameters(remove_duplicate=False)]
+
+
+def _fits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+    """Whether tensors have the network's names, but for a prefix and counters, and its shapes."""
+    _, found = without_prefix(without_counters(tensors, {*expected}), {*expected})
+    found = _with_tied(_with_complex(found, expected), expected)
+    return found.keys() == expected.keys() and not any(
+        _other_shape(name, each, expected[name]) for name, each in found.items()
+    )
+
+
+def _assign(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Make the tensors the network's own; parameters that were one object stay one."""
+    tied: dict[int, list[str]] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        tied.setdefault(id(parameter), []).append(name)
+    network.load_state_dict(tensors, assign=True)
+    for first, *others in tied.values():
+        for other in others:
+            owner, _, name = other.rpartition(".")
+            setattr(network.get_submodule(owner), name, network.get_parameter(first))
+
+
 def _is_finite(tensor: Tensor) -> bool:
     """Check only the least and the greatest number: a tenth of the time of `isfinite`."""
     if tensor.is_complex():
@@ -224,31 +411,87 @@ def _is_finite(tensor: Tensor) -> bool:
     return all(bool(bound.isfinite()) for bound in tensor.aminmax())
 
 
-def read_weights(reference: str) -> Weights:
-    """Read a safetensors or torch file; if possible, tensors stay mapped from disk.
+def read_weights(reference: str, part: str | None = None) -> Weights:
+    """Read safetensors or torch files; if possible, tensors stay mapped from disk.
 
-    From a training checkpoint, this reads `ema`, or else `model` or `state_dict`. It removes
-    wrappers' prefixes on every name, except in ffcore's own files.
+    A file may be an index of shards, and a folder may be in diffusers' layout. From a training
+    checkpoint, this reads the average (EMA), or else the raw weights, and never guesses between
+    two. It removes wrappers' prefixes on every name, except in ffcore's own files.
+
+    Args:
+        reference: for `locate`; also a folder.
+        part: of a training checkpoint or pipeline, such as "model" or "state_dict.net_ema", to read
+            instead.
 
     Raises:
-        MissingFile: there is no such file.
-        WeightsError: the file is unreadable, holds no weights, or would run code.
+        MissingFile: there is no such file, or a shard is missing.
+        WeightsError: a file is unreadable, holds no weights, or would run code; no part or several
+            are possible.
     """
-    path = locate(reference)
+    path = locate(reference, folder=True)
+    try:
+        content, config = _content(path, reference)
+        if config is not None and part is None:
+            assert isinstance(content, dict)
+            return Weights(content, config, reference)
+        chosen = read_part(content, part)
+    except (PartError, ShardError) as error:
+        text = str(error)
+        raise WeightsError(text if isinstance(error, ShardError) else f"{path} {text}") from None
+    return Weights(
+        chosen.tensors,
+        config or {},
+        reference,
+        label(chosen.path),
+        notes=chosen.notes,
+        shadow=chosen.shadow,
+        beside=chosen.beside,
+    )
+
+
+def _content(path: Path, reference: str) -> tuple[object, dict[str, Any] | None]:
+    """Return the tree of a file or folder, and the description if ffcore wrote it."""
+    if path.is_dir():
+        found = weights_in(path)
+        trees = {name: _content(file, str(file))[0] for name, file in found.items()}
+        return trees.get("", trees), None
+    if is_index(path):
+        return _read_shards(path, locate_all(reference)[1:]), None
+    return _read_file(path)
+
+
+def _read_shards(index: Path, shards: Sequence[Path]) -> dict[str, Tensor]:
+    """Return the tensors of shards. Raises WeightsError unless each holds those of the index."""
+    tensors: dict[str, Tensor] = {}
+    for shard, placed in zip(shards, read_index(index).values(), strict=True):
+        content, _ = _read_file(shard)
+        found = content if isinstance(content, dict) else {}
+        wrong = sorted({*placed} ^ {*found}, key=str)
+        if wrong or not all(isinstance(each, Tensor) for each in found.values()):
+            what = f"differs in {len(wrong)}, such as {wrong[0]}" if wrong else "holds other values"
+            raise WeightsError(
+                f"{shard} does not hold the tensors that {index.name} places in it: it {what}. "
+                "The files are of different versions or damaged: get all of them again"
+            )
+        tensors |= found
+    return tensors
+
+
+def _read_file(path: Path) -> tuple[object, dict[str, Any] | None]:
+    """Return what one file holds, and the description if ffcore wrote it."""
     try:
         with path.open("rb") as file:
             head = file.read(64)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error}") from None
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _SAFETENSORS_HEADER:
-        return _read_safetensors(path, reference)
+        return _read_safetensors(path)
     if head.startswith((b"PK\3\4", b"\x80")):
-        tensors, part = _weights_of(path, _read_torch(path, zipped=head.startswith(b"PK")))
-        return Weights(_unwrap(tensors), {}, reference, part)
+        return _read_torch(path, zipped=head.startswith(b"PK")), None
     raise WeightsError(f"{path} {_what_else(head)}")
 
 
-def _read_safetensors(path: Path, reference: str) -> Weights:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -258,7 +501,7 @@ def _read_safetensors(path: Path, reference: str) -> Weights:
             raise ValueError(f"its metadata {_CONFIG!r} is not a table")
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read as safetensors: {error}") from None
-    return Weights(tensors if _CONFIG in metadata else _unwrap(tensors), config, reference)
+    return tensors, config if _CONFIG in metadata else None
 
 
 def _what_else(head: bytes) -> str:
@@ -274,10 +517,13 @@ def _what_else(head: bytes) -> str:
 
 
 def _read_torch(path: Path, *, zipped: bool) -> object:
-    """Unpickle tensors, plain values and namespaces; refuse everything else."""
+    """Unpickle tensors, plain values and namespaces; skip `_SKIPPED`; refuse everything else."""
     mapped = zipped and _can_be_mapped(path)
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+        with (
+            warnings.catch_warnings(),
+            torch.serialization.safe_globals([argparse.Namespace, *_SKIPPED]),
+        ):
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # it is an error below
             if path.suffix == ".safetensors":  # torch.load trusts the name, which is wrong here
                 with path.open("rb") as file:
@@ -328,50 +574,6 @@ def _convert(what: str) -> str:
         f"If you trust its author, load it in the environment that made it, save {what} with "
         "safetensors.torch.save_file, and name that file instead."
     )
-
-
-def _weights_of(path: Path, content: object) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors of a torch file, and the part that holds them."""
-    if not isinstance(content, Mapping):
-        raise WeightsError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
-    part = ""
-    if not content or not all(isinstance(each, Tensor) for each in content.values()):
-        part = next((name for name in _PARTS if content.get(name) is not None), "")
-        if not part:
-            raise WeightsError(
-                f"{path} holds no weights: neither it nor any of {', '.join(map(repr, _PARTS))} in "
-                f"it is a dict of tensors. It holds {_inventory(content)}."
-            )
-        content = content[part]
-    where = f"{path}: {part!r}" if part else str(path)
-    if not isinstance(content, Mapping) or not content:
-        raise WeightsError(f"{where} is {_inventory(content)}, not a dict of tensors")
-    tensors = {}
-    for name, each in content.items():
-        if not (isinstance(name, str) and isinstance(each, Tensor)):
-            raise WeightsError(
-                f"{where} holds {name!r}, a {type(each).__name__}, among its tensors"
-            )
-        if each.is_meta:
-            raise WeightsError(f"{where} holds only the shape of {name} (a meta tensor)")
-        tensors[name] = each.detach()
-    return tensors, part
-
-
-def _inventory(content: object) -> str:
-    if not isinstance(content, Mapping):
-        return f"a {type(content).__name__}"
-    entries = [f"{name} ({type(each).__name__})" for name, each in list(content.items())[:8]]
-    more = f" and {len(content) - 8} more" if len(content) > 8 else ""
-    return ", ".join(entries) + more if entries else "an empty dict"
-
-
-def _unwrap(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove wrappers' prefixes, also nested ones, if every name has them."""
-    for prefix in WRAPPERS:
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            return _unwrap({name.removeprefix(prefix): each for name, each in tensors.items()})
-    return tensors
 
 
 def write_weights(

@@ -18,7 +18,7 @@ from ffcore.plugins import Component, Plugin, PluginError, Registry
 from ffcore.plugins.metadata import canonical
 from ffcore.plugins.place import describe_error, place
 from ffcore.recipe.needs import CONDITIONS
-from ffcore.system.files import MissingFile, locate
+from ffcore.system.files import MissingFile, locate_all
 from ffcore.testing import process
 from ffcore.testing.answers import arguments
 from ffcore.testing.case import (
@@ -248,7 +248,7 @@ def _missing(table: Any) -> str:
     """Return which file of a table is missing on this machine; download nothing."""
     try:
         for each in getattr(table, "files", ()):
-            locate(each.reference, download=False)
+            locate_all(each.reference, download=False)
     except MissingFile as error:
         return str(error)
     except Exception:  # noqa: BLE001 - building it reports the error

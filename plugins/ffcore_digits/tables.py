@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from ffcore.keys import key
+from ffcore.keys import ReadsWeights, key
 
 if TYPE_CHECKING:
     from ffcore.interfaces import Context, DataSource, Features
@@ -17,7 +17,7 @@ CLASSIFIER = "ffcore_digits:classifier.safetensors"
 
 
 @attrs.frozen(kw_only=True)
-class Digits:
+class Digits(ReadsWeights):
     """Features of 8 × 8 digits in [−1, 1]."""
 
     weights: str = key(CLASSIFIER, help="weights file of the classifier")
@@ -28,7 +28,7 @@ class Digits:
         from ffcore.system.weights import read_weights
         from ffcore_digits.classifier import DigitFeatures
 
-        return DigitFeatures(read_weights(self.weights))
+        return DigitFeatures(read_weights(self.weights, self.part))
 
 
 @attrs.frozen(kw_only=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from ffcore.keys import ImpossibleValue, key
+from ffcore.keys import ImpossibleValue, ReadsWeights, key
 from ffcore.system.files import File
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _DINOV2_ORIGIN = f"https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/{_DINOV2}
 
 
 @attrs.frozen(kw_only=True)
-class Inception:
+class Inception(ReadsWeights):
     """Pool features of RGB or grey images in [−1, 1]."""
 
     weights: str | None = key(
@@ -57,11 +57,11 @@ class Inception:
         from ffcore.system.weights import read_weights
         from ffcore_inception.features import InceptionFeatures
 
-        return InceptionFeatures(read_weights(self.files[0].reference))
+        return InceptionFeatures(read_weights(self.files[0].reference, self.part))
 
 
 @attrs.frozen(kw_only=True)
-class DinoV2:
+class DinoV2(ReadsWeights):
     """Class token of RGB or grey images in [−1, 1], from a network of any published size."""
 
     weights: str | None = key(
@@ -94,7 +94,7 @@ class DinoV2:
         from ffcore.system.weights import read_weights
         from ffcore_inception.dinov2 import DinoV2Features
 
-        return DinoV2Features(read_weights(self.files[0].reference))
+        return DinoV2Features(read_weights(self.files[0].reference, self.part))
 
 
 def _check_weights(weights: str | None) -> None:

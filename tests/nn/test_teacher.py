@@ -98,6 +98,45 @@ def test_a_teacher_has_weights_or_a_size_and_not_two_sizes() -> None:
         SiTTeacher(model="B/2", weights="")
 
 
+@pytest.mark.parametrize("family", TEACHERS)
+def test_part_chooses_among_the_networks_of_a_file(family: str, tmp_path: Path) -> None:
+    raw, average = (Transformer(SIZE).state_dict() for _ in range(2))
+    average = {name: each + 1 for name, each in average.items()}
+    path = str(tmp_path / "x.pt")
+    torch.save({"net": raw, "net_ema": average}, path)
+    for part, expected in ((None, average), ("net", raw), ("net_ema", average)):
+        built = TEACHERS[family](weights=path, part=part, sizes=SIZE).build(Context())
+        found = network_of(built).state_dict()
+        assert all(torch.equal(found[name], each) for name, each in expected.items())
+
+
+def test_an_average_of_another_size_says_which_part_fits(tmp_path: Path) -> None:
+    raw = Transformer(SIZE).state_dict()
+    average = Transformer(attrs.evolve(SIZE, depth=1)).state_dict()
+    torch.save({"model": raw, "ema": average}, path := tmp_path / "x.pt")
+    with pytest.raises(WeightsError, match=r"\(ema\) holds another network") as caught:
+        SiTTeacher(weights=str(path), sizes=SIZE).build(Context())
+    assert str(caught.value).count('set part = "model"') == 1
+
+
+def test_a_list_of_averages_includes_the_fixed_embedding(tmp_path: Path) -> None:
+    """Officially it is a parameter, here a buffer: the list is longer than our parameters."""
+    network = Transformer(SIZE)
+    raw = {"pos_embed": network.pos_embed, **network.state_dict()}
+    shadow = [raw["pos_embed"], *(each + 1 for each in network.state_dict().values())]
+    torch.save({"model": raw, "ema": {"shadow_params": shadow}}, path := tmp_path / "x.pt")
+    built = SiTTeacher(weights=str(path), sizes=SIZE).build(Context())
+    found = network_of(built).state_dict()
+    assert all(torch.equal(found[name], each + 1) for name, each in network.state_dict().items())
+
+
+def test_part_needs_weights_and_a_name() -> None:
+    with pytest.raises(ValueError, match="part = 'ema' needs weights"):
+        SiTTeacher(sizes=SIZE, part="ema")
+    with pytest.raises(ValueError, match="part: must be a name"):
+        SiTTeacher(weights="a.pt", part="")
+
+
 def test_a_file_that_predicts_sigma_is_no_repa_s(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     tensors = Transformer(SIZE).state_dict()
