@@ -20,7 +20,7 @@ from pathlib import Path
 
 import attrs
 
-from ffcore.system.shards import ShardError, is_index, read_index, weights_in
+from ffcore.system.shards import USUAL, ShardError, is_index, network_file, read_index, weights_in
 
 _HUB_FORM = "hf://org/repo/path/in/repo[@revision]"
 _COLUMNS = 80
@@ -49,8 +49,9 @@ class File:
 def locate(reference: str, *, download: bool = True, folder: bool = False) -> Path:
     """Return the file that `reference` names; a relative path starts at the working directory.
 
-    With `folder`, it may also name a folder on this machine. A file on the hub is downloaded into
-    the hub's cache. If `download` is off or HF_HUB_OFFLINE is set, it must already be there.
+    With `folder`, it may also name a folder: on the hub, that of one network. A file on the hub is
+    downloaded into the hub's cache; of a folder, the weights and `config.json` are. If `download`
+    is off or HF_HUB_OFFLINE is set, they must already be there.
 
     Raises MissingFile if there is none.
     """
@@ -62,6 +63,8 @@ def locate(reference: str, *, download: bool = True, folder: bool = False) -> Pa
                 f"file and name its path, or name it as {_HUB_FORM}."
             )
         file = _HubFile.parse(reference)
+        if folder and not Path(file.path).suffix:
+            return file.locate_folder(download)
         return file.download() if download else file.find_cached()
     path = _path(reference)
     if not path.is_file() and not (folder and path.is_dir()):
@@ -196,6 +199,45 @@ class _HubFile:
         except Exception as error:
             # The package's errors have several base classes, which depend on its HTTP library.
             raise MissingFile(self._not_downloaded(error)) from error
+
+    def locate_folder(self, download: bool) -> Path:
+        """Return the local folder of a network, with its weights, or a file without a suffix."""
+        self._need_package()
+        if not download or _hub_is_offline():
+            with suppress(MissingFile):
+                return self.find_cached()
+            for name in USUAL:
+                with suppress(MissingFile):
+                    return self._inside(name).find_cached().parent
+            raise MissingFile(self._not_cached())
+        names = self._files()
+        if self.path in names:
+            return self.download()
+        inside = [name.removeprefix(f"{self.path}/") for name in names]
+        inside = [name for name in inside if "/" not in name and f"{self.path}/{name}" in names]
+        chosen = network_file(self.reference, inside)
+        if chosen is None:
+            raise MissingFile(
+                f"{self.reference} is not a folder of weights: {self.repository} has neither "
+                f"{USUAL[0]} nor its index in it"
+            )
+        found = self._inside(chosen).download()
+        for name in ("config.json",) if "config.json" in inside else ():
+            self._inside(name).download()
+        for name in read_index(found) if is_index(found) else ():
+            self._inside(name).download()
+        return found.parent
+
+    def _files(self) -> frozenset[str]:
+        from huggingface_hub import list_repo_files
+
+        try:
+            return frozenset(list_repo_files(self.repository, revision=self.revision))
+        except Exception as error:  # as in download
+            raise MissingFile(self._not_downloaded(error)) from error
+
+    def _inside(self, name: str) -> _HubFile:
+        return attrs.evolve(self, path=f"{self.path}/{name}")
 
     def _need_package(self) -> None:
         if not _hub_is_installed():

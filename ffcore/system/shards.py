@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from ffcore.system.parts import kind
@@ -18,6 +19,13 @@ _SHARD = re.compile(r".*-\d+-of-\d+.*")
 _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 _SUFFIXES = (".safetensors", ".bin")
 """The better first: both hold the same weights, and safetensors are no pickles."""
+USUAL = tuple(
+    f"{stem}{suffix}{index}"
+    for suffix in _SUFFIXES
+    for stem in _STEMS
+    for index in ("", ".index.json")
+)
+"""Names of the file or index of a network in its folder, without variants."""
 _LARGEST_INDEX = 100_000_000
 _LISTED = 8
 
@@ -85,8 +93,20 @@ def weights_in(folder: Path) -> dict[str, Path]:
 
 
 def _network_in(folder: Path) -> Path | None:
-    """Return the weights file or the index of the network in a folder, if there is one."""
-    names = sorted(each.name for each in folder.iterdir() if each.is_file())
+    name = network_file(folder, [each.name for each in folder.iterdir() if each.is_file()])
+    return None if name is None else folder / name
+
+
+def network_file(folder: str | Path, files: Iterable[str]) -> str | None:
+    """Return the weights file or the index of the network in a folder, if there is one.
+
+    Args:
+        folder: for messages.
+        files: names of the files in it.
+
+    Raises ShardError if several files can be meant.
+    """
+    names = sorted(files)
     single = {
         stem + variant + suffix: (stem, variant, suffix)
         for name in names
@@ -105,7 +125,7 @@ def _network_in(folder: Path) -> Path | None:
     for suffix in _SUFFIXES:
         found = [name for name, form in plain.items() if form[2] == suffix]
         if len(found) == 1:
-            return folder / found[0]
+            return found[0]
         if found:
             raise ShardError(
                 f"{folder} holds several weights: {', '.join(found)}. Name one of these files "

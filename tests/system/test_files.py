@@ -11,7 +11,16 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from ffcore.system.files import File, MissingFile, file_digest, hold_directory, locate, require
+from ffcore.system.files import (
+    File,
+    MissingFile,
+    file_digest,
+    hold_directory,
+    locate,
+    locate_all,
+    reference_digest,
+    require,
+)
 
 HUB = "hf://some-org/some-repo/weights/last.pt"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -162,6 +171,73 @@ def test_a_file_is_downloaded_by_repository_path_and_revision(
         ("some-org/some-repo", "weights/last.pt", None),
         ("some-org/some-repo", "weights/last.pt", "v1"),
     ]
+
+
+class Hub:
+    """A repository with these files, as huggingface_hub offers it; it counts downloads."""
+
+    def __init__(self, cache: Path, files: dict[str, str]) -> None:
+        self.files, self.asked = files, list[str]()
+        self.folder = cache / "models--some-org--some-repo" / "snapshots" / COMMIT
+        reference = self.folder.parents[1] / "refs" / "main"
+        reference.parent.mkdir(parents=True)
+        reference.write_text(COMMIT)
+
+    def list_repo_files(self, repository: str, *, revision: str | None) -> list[str]:
+        assert (repository, revision) == ("some-org/some-repo", None)
+        return [*self.files]
+
+    def hf_hub_download(self, repository: str, path: str, *, revision: str | None) -> str:
+        self.asked.append(path)
+        file = self.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(self.files[path])
+        return str(file)
+
+
+INDEX = '{"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}}'
+SHARDS = {"model-1-of-2.safetensors": "1", "model-2-of-2.safetensors": "2"}
+
+
+def hub(cache: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str]) -> Hub:
+    found = Hub(cache, files)
+    for name in ("list_repo_files", "hf_hub_download"):
+        monkeypatch.setattr(huggingface_hub, name, getattr(found, name))
+    return found
+
+
+def test_of_a_folder_on_the_hub_only_the_network_is_downloaded(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = {"unet/config.json": "{}", "unet/diffusion_pytorch_model.safetensors": "1"}
+    unused = dict.fromkeys(
+        ("unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.bin",
+         "unet/more/model.safetensors", "unet_2/model.safetensors", "model.safetensors"), "2",
+    )  # fmt: skip
+    there = hub(cache, monkeypatch, unused | used)
+    reference = "hf://some-org/some-repo/unet"
+    found = locate_all(reference)
+    assert {*there.asked} == {*used}
+    assert [each.read_text() for each in found] == ["{}", "1"]
+    assert locate_all(reference, download=False) == found
+    assert "has neither" in message(lambda: locate_all("hf://some-org/some-repo/vae"))
+
+
+def test_shards_on_the_hub_are_downloaded_through_their_index(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"model.safetensors.index.json": INDEX, **SHARDS}
+    there = hub(cache, monkeypatch, {f"t/{name}": each for name, each in files.items()})
+    index = "hf://some-org/some-repo/t/model.safetensors.index.json"
+    assert index in message(lambda: locate_all(index, download=False))
+    found = locate_all(index)
+    assert [each.name for each in found] == [*files]
+    assert {*there.asked} == {f"t/{name}" for name in files}
+    assert locate_all("hf://some-org/some-repo/t") == found
+    assert reference_digest(index) == reference_digest(str(found[0]))
+    found[2].unlink()
+    missing = message(lambda: locate_all(index, download=False))
+    assert missing.startswith("model.safetensors.index.json names the shard model-2-of-2")
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ import argparse
 import datetime
 import logging
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ffcore.keys import ReadsWeights, StartsFromStudent
+from ffcore.plugins import installed
 from ffcore.system.layout import read_part, without_prefix
 from ffcore.system.parts import AVERAGES, RAW, PartError, asked, choose, kind
 from ffcore.system.weights import WeightsError, read_weights
@@ -377,6 +381,20 @@ def test_values_of_numpy_and_dates_do_not_hinder(value: str, zipped: bool, tmp_p
     assert equal(read_into_network(str(path))[1], AVERAGE)
 
 
+def test_values_of_an_older_numpy_do_not_hinder(tmp_path: Path) -> None:
+    """NumPy 1 writes another module's name."""
+    reference = saved({"ema": AVERAGE, "step": np.int64(7)}, tmp_path)
+    path = tmp_path / "old.pt"
+    with zipfile.ZipFile(reference) as new, zipfile.ZipFile(path, "w") as old:
+        for entry in new.infolist():
+            content = new.read(entry)
+            if entry.filename.endswith("data.pkl"):
+                assert content.count(b"numpy._core.multiarray") == 1
+                content = content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+            old.writestr(entry, content)
+    assert equal(read_into_network(str(path))[1], AVERAGE)
+
+
 def test_what_is_skipped_is_never_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The names in the pickle lead to stand-ins: an array of objects is not even made."""
     skipped: list[type] = []
@@ -489,3 +507,16 @@ def test_the_documents_name_every_known_name() -> None:
     text = DOCUMENT.read_text()
     assert len(ROWS) > 20
     assert all(f"`{name}`" in text for name in RAW | AVERAGES)
+
+
+# The key.
+
+
+def test_every_table_with_weights_lets_its_user_choose_a_part() -> None:
+    """Students start from files of ffcore; the decoder reads published files alone."""
+    found = installed()
+    tables = {found.table(each.role, each.name) for each in found.components}
+    reads = [table for table in tables if "weights" in attrs.fields_dict(table)]
+    others = [table for table in reads if not issubclass(table, ReadsWeights | StartsFromStudent)]
+    assert [each.__name__ for each in others] == ["SdVae"]
+    assert sum(issubclass(table, ReadsWeights) for table in reads) >= 6
