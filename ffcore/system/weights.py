@@ -39,7 +39,7 @@ from ffcore.system.layout import (
     without_counters,
     without_prefix,
 )
-from ffcore.system.parts import PartError, count, kind, label, listing
+from ffcore.system.parts import PartError, PartPath, count, kind, label, listing
 from ffcore.system.shards import ShardError, is_index, read_index, weights_in
 
 _CONFIG = "ffcore"
@@ -435,6 +435,7 @@ def read_weights(reference: str, part: str | None = None) -> Weights:
             assert isinstance(content, dict)
             return Weights(content, config, reference)
         chosen = read_part(content, part)
+        said = _file_in(path, chosen.path) if path.is_dir() else ()
     except (PartError, ShardError) as error:
         text = str(error)
         raise WeightsError(text if isinstance(error, ShardError) else f"{path} {text}") from None
@@ -443,7 +444,7 @@ def read_weights(reference: str, part: str | None = None) -> Weights:
         config or {},
         reference,
         label(chosen.path),
-        notes=chosen.notes,
+        notes=(*said, *chosen.notes),
         shadow=chosen.shadow,
         beside=chosen.beside,
     )
@@ -458,6 +459,13 @@ def _content(path: Path, reference: str) -> tuple[object, dict[str, Any] | None]
     if is_index(path):
         return _read_shards(path, locate_all(reference)[1:]), None
     return _read_file(path)
+
+
+def _file_in(folder: Path, part: PartPath) -> tuple[str, ...]:
+    """Return a note on the file that was read in a folder."""
+    found = weights_in(folder)
+    file = found.get("") or found[part[0]]
+    return (f"read {file.relative_to(folder)}",)
 
 
 def _read_shards(index: Path, shards: Sequence[Path]) -> dict[str, Tensor]:

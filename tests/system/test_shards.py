@@ -244,6 +244,15 @@ def test_several_denoisers_need_a_part(tmp_path: Path) -> None:
     assert added(read(tmp_path, "transformer_2")[1]) == 1
 
 
+def test_the_file_that_was_read_in_a_folder_is_said(tmp_path: Path) -> None:
+    network(tmp_path / "unet", "diffusion_pytorch_model.fp16.safetensors")
+    sharded(tmp_path / "unet_ema")
+    index = "unet_ema/diffusion_pytorch_model.safetensors.index.json"
+    assert read_weights(str(tmp_path)).notes[0] == f"read {index}"
+    (note,) = read_weights(str(tmp_path / "unet")).notes
+    assert note == "read diffusion_pytorch_model.fp16.safetensors"
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
