@@ -76,7 +76,7 @@ def read_part(content: object, part: str | None) -> Chosen:
     notes: list[str] = []
     if part is None and path and kind(path) == "raw":
         empty = [f"{name} is empty" for name in _empty(content, ())]
-        notes = [f"raw weights, as {' and '.join(empty) or 'the file holds no average'}"]
+        notes = empty or ["no average beside it"]
     notes += [f"beside it: {listing(others)}"] if others else []
     return Chosen(path, tensors, shadow, beside, tuple(notes))
 
@@ -127,6 +127,15 @@ def without_counters(tensors: Mapping[str, Tensor], expected: set[str]) -> dict[
     }
 
 
+def by_prefix(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return tensors by the first component of their names; "" for names of only one."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, each in tensors.items():
+        first, dot, rest = name.partition(".")
+        found.setdefault(first if dot else "", {})[rest if dot else name] = each
+    return found
+
+
 def _kind_of(content: object) -> str:
     return f"a {type(content).__name__}"
 
@@ -155,7 +164,7 @@ def _flat(content: Mapping[Any, Any], path: PartPath) -> Iterator[tuple[PartPath
         if isinstance(name, str) and isinstance(each, Tensor) and not _is_counter(name, each)
     }
     outer: PartPath = ()
-    while len(groups := _groups(tensors)) == 1 and "" not in groups:
+    while len(groups := by_prefix(tensors)) == 1 and "" not in groups:
         ((first, tensors),) = groups.items()
         outer = (*outer, first)
     averages = {first for first in groups if kind((first,)) == "average"}
@@ -172,15 +181,6 @@ def _flat(content: Mapping[Any, Any], path: PartPath) -> Iterator[tuple[PartPath
     for first, group in groups.items():
         if first:  # names of one component are the training script's own, as its noise schedule
             yield (*path, *outer, first), renamed.get(first, group)
-
-
-def _groups(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Return tensors by the first component of their names; "" for names of only one."""
-    found: dict[str, dict[str, Tensor]] = {}
-    for name, each in tensors.items():
-        first, dot, rest = name.partition(".")
-        found.setdefault(first if dot else "", {})[rest if dot else name] = each
-    return found
 
 
 def _as_named(average: dict[str, Tensor], raw: dict[str, Tensor]) -> dict[str, Tensor] | None:

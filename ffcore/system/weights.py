@@ -35,6 +35,7 @@ from ffcore.interfaces import UNKNOWN, Teacher, digest_of
 from ffcore.system.distributed import whole
 from ffcore.system.files import locate, locate_all
 from ffcore.system.layout import (
+    by_prefix,
     read_part,
     without_counters,
     without_prefix,
@@ -219,19 +220,25 @@ class Weights:
         try:
             yield
         except WeightsError as error:
-            if not self.beside:
-                raise
-            expected = network.state_dict()
-            fit = [name for name, each in self.beside.items() if _fits(each, expected)]
-            held = listing({(name,): len(each) for name, each in self.beside.items()})
-            advice = f"The file also holds {held}."
-            if fit:
-                raw = kind(tuple(fit[0].split("."))) == "raw"
-                what = "the raw weights" if raw else "it"
-                advice += f' {fit[0]} fits the network: to use {what}, set part = "{fit[0]}".'
-            else:
-                advice += " None of these fits the network as it is; part names the one to read."
-            raise WeightsError(f"{error}\n{advice}") from None
+            advice = self._advice(network.state_dict())
+            raise WeightsError(f"{error}\n{advice}" if advice else str(error)) from None
+
+    def _advice(self, expected: Mapping[str, Tensor]) -> str:
+        """Return the other parts of the file, and the first that fits; empty if there is none."""
+        held = listing({(name,): len(each) for name, each in self.beside.items()})
+        prefixes = {
+            f"{self.part}.{first}".removeprefix("."): each
+            for first, each in by_prefix(self.tensors).items()
+            if first
+        }
+        parts = {**self.beside, **prefixes}
+        fit = next((name for name, each in parts.items() if _fits(each, expected)), None)
+        also = f"The file also holds {held}. " if held else ""
+        if fit is None:
+            none = "None of these fits the network as it is; part names the one to read."
+            return also and also + none
+        what = "the raw weights" if kind(tuple(fit.split("."))) == "raw" else "it"
+        return f'{also}{fit} fits the network: to use {what}, set part = "{fit}".'
 
     def load_into(self, network: nn.Module) -> None:
         """Load every tensor into `network`, or raise WeightsError and change nothing.

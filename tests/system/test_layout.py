@@ -194,8 +194,8 @@ def test_the_log_says_what_was_taken_and_what_else_was_there(
     raw, average = RAW_WEIGHTS, AVERAGE
     both = {"model": raw, "ema": average, "opt": {"state": {}}}
     assert line(both, tmp_path, caplog) == "beside it: model (9 tensors)"
-    assert "raw weights, as ema is empty" in line({"model": raw, "ema": {}}, tmp_path, caplog)
-    assert "the file holds no average" in line({"model": raw}, tmp_path, caplog)
+    assert line({"model": raw, "ema": {}}, tmp_path, caplog) == "ema is empty"
+    assert line({"model": raw}, tmp_path, caplog) == "no average beside it"
     assert line(raw, tmp_path, caplog) == ""
     assert "removed the prefix net." in line(under("net.", raw), tmp_path, caplog)
     shadow = {"model": raw, "ema": {"shadow_params": LIST}}
@@ -331,6 +331,23 @@ def test_no_part_is_recommended_that_does_not_fit_either(tmp_path: Path) -> None
     with pytest.raises(WeightsError, match="None of these fits") as caught:
         read_into_network(saved(content, tmp_path))
     assert "set part" not in str(caught.value)
+
+
+def test_a_prefix_that_fits_is_named_and_not_taken(tmp_path: Path) -> None:
+    """Lightning's own layout without an average: which prefix is the network is not said."""
+    content = {"state_dict": under("model.", RAW_WEIGHTS) | under("loss.", {"a.b": torch.ones(1)})}
+    path = saved(content, tmp_path)
+    with pytest.raises(WeightsError, match=r"unexpected: loss\.a\.b") as caught:
+        read_into_network(path)
+    advice = 'state_dict.model fits the network: to use the raw weights, set part = "state_dict.mo'
+    assert advice in str(caught.value)
+    assert equal(read_into_network(path, "state_dict.model")[1], RAW_WEIGHTS)
+
+
+def test_without_another_part_there_is_no_advice(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError) as caught:
+        read_into_network(saved(AVERAGE | {"a.b": torch.ones(1)}, tmp_path))
+    assert str(caught.value).endswith("unexpected: a.b")
 
 
 def test_names_with_a_prefix_that_the_network_has_stay(tmp_path: Path) -> None:

@@ -309,6 +309,14 @@ def test_the_digest_follows_every_file_and_no_place(tmp_path: Path) -> None:
     assert reference_digest(str(tmp_path / "b")) == digest
 
 
+def test_the_description_of_a_teacher_has_the_digest_of_its_folder(tmp_path: Path) -> None:
+    from ffcore.export.student_file import _digests
+
+    sharded(tmp_path)
+    table = SiTTeacher(weights=str(tmp_path), model="S/2")
+    assert _digests(table) == {str(tmp_path): reference_digest(str(tmp_path))}
+
+
 def test_swapped_shards_have_another_digest(tmp_path: Path) -> None:
     index = sharded(tmp_path)
     digest = reference_digest(str(index))
