@@ -26,6 +26,7 @@ from ffcore.recipe import Recipe
 from ffcore.run.directory import FILES
 from ffcore.run.stages import run
 from ffcore.search.store import EXAMPLES, PLOT, RESULT
+from ffcore.system.shards import USUAL
 from ffcore.testing.case import KINDS
 
 Distribute = Callable[..., None]
@@ -458,6 +459,8 @@ def missing_files(document: Path) -> list[str]:
     written |= {"000000.png", "digits.png.json", "samples.json"}
     # Stands for a file of the reader's.
     written |= {"recipe.toml", "base.toml", "tracking/"}
+    # What diffusers and transformers write.
+    written |= {*USUAL, "transformer/", "unet/", "unet_ema/"}
     present = {path.name for path in _files()}
     spans = re.findall(r"`([^`\s]+)`", prose(document.read_text()))
     named = [span for span in spans if FILE.fullmatch(span)]
