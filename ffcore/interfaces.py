@@ -202,10 +202,12 @@ class _Network(nn.Module, ABC):
         """Return the answer of `forward`."""
         found = super().__call__(*arguments, **named)
         given = arguments[0] if arguments else named.get("x_t")
-        asked, dtype = getattr(given, "dtype", None), getattr(found, "dtype", None)
-        if dtype is None or asked is None or dtype == asked or not dtype.is_floating_point:
+        asked = getattr(given, "dtype", None)
+        if not (isinstance(found, Tensor) and isinstance(asked, torch.dtype)):
+            return found  # wrong; the check of networks says so
+        if found.dtype == asked or not found.is_floating_point():
             return found
-        if dtype == torch.float64:
+        if found.dtype == torch.float64:
             self.casts = True
             return found.to(asked)
         return found.to(asked) if torch.is_autocast_enabled(found.device.type) else found

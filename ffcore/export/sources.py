@@ -29,8 +29,9 @@ from ffcore.training.checkpoint import CheckpointError, Damaged, Manifest, named
 
 CONFIG, CARD = "config.json", "README.md"
 """The files of an export beside the student and the recipe."""
+PROVENANCE = "provenance.json"
 CHECKPOINTS = "checkpoints"
-"""The folder of a run's checkpoints."""
+"""What a run's directory holds: the origin of the run, the folder of its checkpoints."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -51,8 +52,13 @@ class Opened:
 
 
 def is_run(directory: Path) -> bool:
-    """Whether a directory is one of `ffd run`."""
-    return (directory / RECIPE).is_file() and not is_export(directory)
+    """Whether a directory is one of `ffd run`; a recipe of that name alone does not make it one."""
+    made = (PROVENANCE, STUDENT, DESCRIPTION, CHECKPOINTS)
+    return (
+        (directory / RECIPE).is_file()
+        and any((directory / name).exists() for name in made)
+        and not is_export(directory)
+    )
 
 
 def is_export(directory: Path) -> bool:

@@ -16,6 +16,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from ffcore.draws import Draws
 from ffcore.interfaces import (
     UNKNOWN,
     Condition,
@@ -52,6 +53,7 @@ from ffcore.recipe.plain import NONE, plain
 from ffcore.system.files import File, reference_digest, require
 from ffcore.system.weights import WeightsError, identity_of, read_weights, write_weights
 from ffcore.training.checkpoint import ema_prefix, restore, step_of, tensors_in
+from ffcore.training.network_check import awake
 
 RECIPE, STUDENT, EVALUATION = "recipe.toml", "student.safetensors", "evaluation.json"
 """The names of these files in a run directory and in an export."""
@@ -252,6 +254,55 @@ def _opened(
         range=found.range,
         config=config,
     )
+
+
+def check_rebuilt(recipe: Recipe, teacher: Teacher, student: Student) -> None:
+    """Check that a student can be built again from its description and its tensors.
+
+    Args:
+        recipe: of the run.
+        teacher: unguided.
+        student: as it trains, not yet parallelized, on the device of the teacher.
+
+    Raises ValueError for a student that would have other tensors or other answers: one that makes
+    layers in its forward, or reads random numbers that are not stored.
+    """
+    tree = _alone(recipe.student, student)
+    if tree is None:
+        return  # its teacher rebuilds it
+    device = next(student.parameters()).device
+    context = _context(tuple(teacher.sample_shape), teacher.conditions, recipe.guidance.range)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.training.seed + 1)
+        table = component("student", tree)
+        again = build_component("student", table, context, Student).to(device)
+    there, here = student.state_dict(), again.state_dict()
+    if changed := sorted(there.keys() ^ here.keys()):
+        raise ValueError(
+            f"built again, the student has other tensors: {', '.join(changed[:5])}. A layer that "
+            "its forward makes is missing then: make it where the student is built"
+        )
+    again.load_state_dict(there)
+    draws = Draws(recipe.training.seed, 0, 0, 4).named("rebuilt")
+    condition = teacher.conditions.draw(draws)
+    if recipe.guidance.range is not None:
+        condition = condition.at(recipe.guidance.range[0])
+    z, condition = draws.normal("z", teacher.sample_shape).to(device), condition.to(device)
+    delta = draws.uniform("delta").to(device)
+    answers = []
+    for network in (student, again):
+        modes = {each: each.training for each in network.modules()}
+        with torch.no_grad(), awake(network.eval()):
+            answers.append(network(z, torch.ones_like(delta), delta, condition).double())
+        for each, mode in modes.items():
+            each.training = mode
+    off = float((answers[0] - answers[1]).norm() / answers[0].norm().clamp(min=1e-30))
+    if not off <= 1e-3:
+        raise ValueError(
+            f"built again from its table, with the same tensors, the student answers differently, "
+            f"by {off:.1%}: its forward reads something that is not stored. Make random numbers a "
+            "persistent buffer, and keep layers in an nn.ModuleList"
+        )
 
 
 @attrs.frozen(kw_only=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import attrs
 import torch
@@ -150,23 +150,37 @@ def backend_for(student: Student, x: Tensor, condition: Condition) -> Backend:
 
     Raises the student's error if an ordinary call fails.
     """
+    velocity = x if student.starts_at == "anywhere" else None
+    try:
+        found = _probed(student, Derivative(), x, condition, Draws(0, 0, 0, len(x)), velocity)
+        return cast(Backend, found.derivative.backend)
+    except DerivativeMismatch:
+        return BACKENDS[-1]
+
+
+def _probed(
+    student: Student,
+    derivative: Derivative,
+    x: Tensor,
+    condition: Condition,
+    draws: Draws,
+    velocity: Tensor | None,
+) -> Agreement:
+    """Check a derivative on a student as self_check does, but not whether it repeats itself."""
     with _kept_random_state(x.device):
-        velocity = x if student.starts_at == "anywhere" else None
-        probe = _Probe.of(student, x, condition, Draws(0, 0, 0, len(x)), velocity)
+        probe = _Probe.of(student, x, condition, draws, velocity)
         _restore(probe.state)
-        try:
-            return cast(Backend, _checked(probe, Derivative()).derivative.backend)
-        except DerivativeMismatch:
-            return BACKENDS[-1]
+        return _checked(probe, derivative)
 
 
-def choose_backend(choice: str, context: Context) -> Backend:
-    """Return the backend for a recipe's key: for "auto", `backend_for` the student.
+def choose_backend(choice: str, context: Context) -> Backend | Literal["auto"]:
+    """Return the backend for a recipe's key: for "auto", the first that passes the check.
 
-    If `context` has no student yet, "auto" is the first of BACKENDS.
+    If `context` has no student yet, "auto" is the first of BACKENDS. If none passes, it stays
+    "auto": the check of networks, or the objective's own, says why.
     """
     if choice != "auto":
-        return cast(Backend, choice)
+        return cast("Backend | Literal['auto']", choice)
     student, teacher = context.student, context.teacher
     if student is None or teacher is None:
         return BACKENDS[0]
@@ -176,7 +190,15 @@ def choose_backend(choice: str, context: Context) -> Backend:
     if context.guidance_range is not None:
         condition = condition.at(context.guidance_range[0])
     x = draws.normal("z", teacher.sample_shape).to(parameter.device)
-    return backend_for(student, x, condition.to(parameter.device))
+    velocity = x if student.starts_at == "anywhere" else None
+    try:
+        derivative = Derivative()
+        found = _probed(student, derivative, x, condition.to(parameter.device), draws, velocity)
+        return cast(Backend, found.derivative.backend)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - a third party's network may fail anyhow
+        return "auto"
 
 
 def _kept_random_state(device: torch.device) -> Any:

@@ -25,6 +25,7 @@ from ffcore.recipe import Recipe, Training
 from ffcore.system.allocator import keep_freed_memory
 from ffcore.system.arithmetic import arithmetic
 from ffcore.system.distributed import own_device
+from ffcore.training.network_check import check_values
 
 
 class BuildError(Exception):
@@ -132,6 +133,9 @@ def build_component(name: str, table: Any, context: Context, kind: type) -> Any:
             raise
     if not isinstance(made, kind):
         raise BuildError(f"[{name}] {where} builds {type(made).__name__}, not a {kind.__name__}")
+    if isinstance(made, torch.nn.Module) and not context.meta:
+        with errors_of(name):
+            check_values(f"the {name}", made)
     return made
 
 

@@ -17,7 +17,7 @@ import attrs
 import torch
 
 from ffcore.evaluate.evaluator import REFERENCE
-from ffcore.export import CHECKPOINTS, DESCRIPTION, EVALUATION, RECIPE, STUDENT
+from ffcore.export import CHECKPOINTS, DESCRIPTION, EVALUATION, PROVENANCE, RECIPE, STUDENT
 from ffcore.plugins import installed
 from ffcore.recipe import (
     Changes,
@@ -35,7 +35,7 @@ from ffcore.system.faults import writable
 from ffcore.system.files import hold_directory, write_text
 from ffcore.training.checkpoint import foreign
 
-PROVENANCE, METRICS = "provenance.json", "metrics.jsonl"
+METRICS = "metrics.jsonl"
 SAMPLES, CURVES = "samples.png", "curves.png"
 VERIFICATION, VERIFICATION_PICTURE = "verify.json", "verify.png"  # what `ffd verify` leaves
 TRACKING = "tracking"  # if the recipe names trackers

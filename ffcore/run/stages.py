@@ -29,6 +29,7 @@ from ffcore.export import (
     CHECKPOINTS,
     EVALUATION,
     STUDENT,
+    check_rebuilt,
     conditions_tree,
     describe,
     write_student,
@@ -236,6 +237,7 @@ class Run:
         with errors_of("self-check"):
             for sentence in built.distillation.self_check():
                 say(sentence)
+            check_rebuilt(self.recipe, remove_guidance(teacher), built.distillation.student)
         few = attrs.evolve(built.evaluator.measurement, batch=SLOPED)
         z, condition = next(prior(teacher, few, "check"))
         if points_wrongly(slope := noise_slope(teacher, z, condition)):

@@ -18,6 +18,7 @@ import attrs
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ffcore.draws import Draws
 from ffcore.flow.convert import ConvertedVelocity
@@ -38,6 +39,8 @@ _ALONE = 3
 """The sample that is also asked alone; one before and one after it would move it."""
 _ROUNDING, _COARSE = 5e-3, 5e-2
 """Relative differences that the size of a batch alone can make; the second, under autocast."""
+_SAME = 0.02
+"""The part of it that the same batch can make: some kernels add in any order."""
 
 
 class NetworkError(ValueError):
@@ -71,12 +74,30 @@ def check_kinds(teacher: object, student: object) -> None:
         )
     if not any(each.requires_grad for each in student.parameters()):
         raise ValueError(f"the student ({_kind(student)}) has no parameter that trains")
+    check_values("the teacher", teacher)
+    check_values("the student", student)
     theirs = {id(each): name for name, each in teacher.named_parameters()}
     for name, each in student.named_parameters():
         if id(each) in theirs:
             raise ValueError(
                 f"student and teacher share the parameter {name} ({theirs[id(each)]} of the "
                 "teacher): training would change the teacher. Give the student a copy"
+            )
+
+
+def check_values(who: str, network: nn.Module) -> None:
+    """Raise ValueError for a parameter or buffer without values: on the meta device, or lazy."""
+    for name, each in (*network.named_parameters(), *network.named_buffers()):
+        where = f"{name} of {who} ({_kind(network)})"
+        if is_lazy(each):
+            raise ValueError(
+                f"{where} has no shape yet, as of a lazy layer: call the network once where it is "
+                "built"
+            )
+        if each.is_meta:
+            raise ValueError(
+                f"{where} has no values, since it is on the meta device: load its weights where it "
+                "is built"
             )
 
 
@@ -119,7 +140,7 @@ def check_networks(networks: Mapping[str, nn.Module], batch: Batch) -> list[str]
     said = []
     for name, network in networks.items():
         if isinstance(network, VelocityField | Student):
-            with _awake(network):
+            with awake(network):
                 said += [*_Check(name, network, batch).sentences()]
     return said
 
@@ -205,6 +226,8 @@ class _Check:
         self._state(buffers)
         self._repeats(found)
         self._samples(found)
+        if isinstance(self.network, Student):
+            yield from self._student(found)
 
     def _call(self, inputs: Mapping[str, Any]) -> Any:
         """Return the network's own answer: before it is cast to the dtype of its points."""
@@ -277,10 +300,11 @@ class _Check:
 
     def _repeats(self, found: Tensor) -> None:
         again = self._call(self.inputs())
-        if (off := _relative(again, found)) > self.rounding:
+        if (off := _relative(again, found)) > _SAME * self.rounding:
             raise NetworkError(
-                f"{self.who} answers the same question differently the second time, by {off:.1%}: "
-                "it remembers earlier calls, or draws at random with a generator of its own"
+                f"{self.who} answers the same question differently the second time, by "
+                f"{100 * off:.2g} %: it remembers earlier calls, reads a clock, or draws at random "
+                "with a generator of its own"
             )
 
     def _samples(self, found: Tensor) -> None:
@@ -298,6 +322,28 @@ class _Check:
                 f"{off:.1%}: each answer must depend on its own sample only. Batch normalisation "
                 "in training mode, or a time that is read from the first sample, does this"
             )
+        order = torch.arange(len(found)).flip(0)
+        turned = self._call({name: each[order] for name, each in inputs.items()})
+        if (off := _relative(turned, found[order])) > self.rounding:
+            raise NetworkError(
+                f"{self.who} answers differently for the same samples in another order, by "
+                f"{off:.1%}: it mixes samples, or keeps something of the batch before, such as its "
+                f"{self.moving}"
+            )
+
+    def _student(self, found: Tensor) -> Iterator[str]:
+        """Check what only a student must have: a gradient, and an answer that depends on δ."""
+        inputs = self.inputs()
+        with torch.enable_grad():
+            answer = self.network.forward(*inputs.values())
+        if not answer.requires_grad:
+            raise NetworkError(
+                f"{self.who} answers without gradient: its forward runs under torch.no_grad, or "
+                "detaches its result"
+            )
+        other = self._call(inputs | {"delta": inputs["delta"] / 2})
+        if torch.equal(other, found):
+            yield f"{self.who} does not depend on δ: it can learn one duration, and no flow map"
 
     def _randomness(self) -> str:
         modes = {each: each.training for each in self.network.modules()}
@@ -320,7 +366,7 @@ class _Check:
 
 
 @contextmanager
-def _awake(network: nn.Module) -> Iterator[None]:
+def awake(network: nn.Module) -> Iterator[None]:
     """Fill parameters that are all zero, as the last layers of a new student, for a while.
 
     Behind them nothing else of the network would show.

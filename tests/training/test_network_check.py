@@ -2,6 +2,7 @@
 
 import functools
 import random
+import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -195,7 +196,38 @@ class Fails(Plain):
         self.last = nn.Linear(W + 1, 2)
 
 
+class Clock(Plain):
+    def middle(self, h: Tensor) -> Tensor:
+        return h * (1 + 0.1 * (time.monotonic_ns() % 1_000_003) / 1_000_003)
+
+
+class RemembersByBatch(Plain):
+    """Keeps the durations of the first batch of each size."""
+
+    def build(self) -> None:
+        self.durations: dict[int, Tensor] = {}
+
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Any:
+        kept = self.durations.setdefault(len(delta), delta.clone())
+        return super().forward(x_t, t, kept, condition)
+
+
+class WithoutGradient(Plain):
+    def forward(self, *inputs: Any) -> Any:
+        with torch.no_grad():
+            return super().forward(*inputs)
+
+
+class Numpy(Plain):
+    def forward(self, *inputs: Any) -> Any:
+        return super().forward(*inputs).detach().numpy()
+
+
 BROKEN: dict[type[Plain], str] = {
+    Clock: "differently the second time, by .*reads a clock",
+    RemembersByBatch: "in another order, by .*keeps something of the batch before, such as its δ",
+    WithoutGradient: "answers without gradient: its forward runs under torch.no_grad",
+    Numpy: "answers with ndarray; it must return a tensor",
     Dropout: "at random in training mode.*dropout",
     DropsRarely: "at random in training mode",
     GlobalNumpyNoise: "draws random numbers in every call",
@@ -224,6 +256,38 @@ def test_a_student_that_cannot_be_trained_is_refused_with_its_cause(kind: type[P
     run = alone(student=kind())
     with pytest.raises(NetworkError, match=f"(?s)the student .*{kind.__name__}.*{BROKEN[kind]}"):
         next(train(run))
+
+
+class IgnoresDuration(Plain):
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Any:
+        return super().forward(x_t, t, torch.zeros_like(delta), condition)
+
+
+def test_a_student_that_ignores_delta_is_reported() -> None:
+    said = alone(student=IgnoresDuration()).self_check()
+    assert any("IgnoresDuration) does not depend on δ" in each for each in said)
+    for kind in (Plain, ZeroHead):
+        assert not any("depend on δ" in each for each in alone(student=kind()).self_check())
+
+
+class Lazy(Plain):
+    def build(self) -> None:
+        self.last = nn.LazyLinear(2)
+
+
+@pytest.mark.parametrize("what", ["student", "teacher"])
+def test_a_network_without_values_is_refused(what: str) -> None:
+    def made(student: Student) -> dict[str, Any]:
+        if what == "student":
+            return {"student": student}
+        field = VelocityField.of(lambda x, t, c: x, (2,))
+        field.network = student
+        return {"teacher": field}
+
+    with pytest.raises(ValueError, match=rf"last.weight of the {what} .* has no shape yet"):
+        alone(**made(Lazy()))
+    with pytest.raises(ValueError, match=rf"of the {what} .* has no values, since it is on"):
+        alone(**made(Plain().to("meta")))
 
 
 @pytest.mark.parametrize("kind", [Plain, ZeroHead])
