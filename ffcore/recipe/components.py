@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import torch
 
+from ffcore.draws import Draws
 from ffcore.flow.guidance import Guided
 from ffcore.interfaces import (
     Balancer,
@@ -25,6 +26,7 @@ from ffcore.recipe import Recipe, Training
 from ffcore.system.allocator import keep_freed_memory
 from ffcore.system.arithmetic import arithmetic
 from ffcore.system.distributed import own_device
+from ffcore.training.condition_check import drawn_from
 from ffcore.training.network_check import check_values
 
 
@@ -56,6 +58,8 @@ def parts(recipe: Recipe, *, meta: bool = False) -> Parts:
     """
     guidance = recipe.guidance
     teacher = build_teacher(recipe, meta=meta)
+    with errors_of("teacher" if recipe.conditions is None else "conditions"):
+        drawn_from(teacher.conditions, Draws(0, 0, 0, 2))  # students ask for the fields
     context = Context(teacher=teacher, guidance_range=guidance.range, meta=meta)
     student = build_component("student", recipe.student, context, Student)
     context = attrs.evolve(context, student=student)

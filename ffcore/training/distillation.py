@@ -42,6 +42,7 @@ from ffcore.interfaces import (
 )
 from ffcore.system.distributed import Processes, local
 from ffcore.training import ema, parallelize
+from ffcore.training.condition_check import check_conditions, drawn_from, null_of
 from ffcore.training.defaults import BATCH, CLIP, EMA_DECAY
 from ffcore.training.finite import Diverged, FiniteCheck
 from ffcore.training.learner import Learner
@@ -193,13 +194,19 @@ class Distillation:
             for name, auxiliary in self.auxiliaries.items()
             if auxiliary.optimizer is not None
         }
-        if guidance != 1 or guidance_range is not None:
-            self.teacher.conditions.null(self.teacher.conditions.draw(self.draws("guidance")[:1]))
+        if self.guides:
+            source = self.teacher.conditions
+            null_of(source, drawn_from(source, self.draws("guidance")[:1]))
 
     @property
     def ema(self) -> Student:
         """The first EMA."""
         return next(iter(self.emas.values()))
+
+    @property
+    def guides(self) -> bool:
+        """Whether the teacher is guided."""
+        return self.guidance != 1 or self.guidance_range is not None
 
     @property
     def scheduled(self) -> bool:
@@ -546,13 +553,13 @@ class Distillation:
         )
 
     def self_check(self, samples: int = 8) -> list[str]:
-        """Check the networks, then let every objective check itself, on a few samples.
+        """Check conditions and networks on a few samples, then let every objective check itself.
 
         An own loop of steps calls it once before. `parallelize` and `train` call `check_once`.
         Returns sentences to report.
 
-        Raises NetworkError if a network breaks its contract, ValueError if an objective's check
-        fails.
+        Raises ConditionError if the source of conditions breaks its contract, NetworkError if a
+        network does, ValueError if an objective's check fails.
         """
         few = min(samples, self.batch)
         asked = Draws(self.seed, 0, 0, len(TIMES), self.device).named("self-check")
@@ -562,6 +569,7 @@ class Distillation:
             **{f"network {name!r}": each.network for name, each in self.auxiliaries.items()},
         }
         with self._autocast():
+            check_conditions(self.teacher.conditions, asked, guided=self.guides)
             said = [*self._notes, *check_networks(networks, self._prior(asked))]
             found = [
                 objective.self_check(self.networks(), self._batch(name, few, slice(few)))
