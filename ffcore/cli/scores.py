@@ -196,19 +196,20 @@ def _standings(features: str, measures: Mapping[str, Standing]) -> Table:
     table = Table(
         title=f"Features {features}", title_justify="left", box=None, padding=(0, 1, 0, 0)
     )
+    # Short words on the left: seven measures must fit into 80 columns.
     table.add_column("samples", no_wrap=True)
     found = [*measures.values()]
     for each in found:
-        table.add_column(each.title, justify="right")
+        table.add_column(each.title.replace("-", " "), justify="right")
     for steps in found[0].student:
         row = [each.student[steps] for each in found]
         table.add_row(_steps("student", steps), *(f"{e.value:.3g}" for e in row), style="bold")
         table.add_row("", *(f"± {e.high - e.value:.1g}" for e in row), style="dim")
         places = (each.worth[steps].text for each in found)
-        table.add_row("worth, Euler steps", *places, style="bold")
+        table.add_row("worth, steps", *places, style="bold")
     for steps in found[0].euler:
         table.add_row(_steps("Euler", steps), *(f"{each.euler[steps].value:.3g}" for each in found))
-    table.add_row("teacher, converged", *(f"{each.floor.value:.3g}" for each in found))
+    table.add_row("converged", *(f"{each.floor.value:.3g}" for each in found))
     return table
 
 
