@@ -745,8 +745,8 @@ class NamedConditions(ConditionSource):
     """A list of conditions with names, drawn uniformly: poses, cached prompts, images.
 
     Args:
-        names: one for each condition, no two the same.
-        conditions: of any fields, in the order of the names.
+        names: one for each condition, no two the same and none empty.
+        conditions: of any fields, finite, in the order of the names.
         null: the null condition, of size 1 and with the same fields; None if there is none.
 
     Raises ValueError if these do not fit together.
@@ -755,6 +755,14 @@ class NamedConditions(ConditionSource):
     def __init__(
         self, names: Sequence[str], conditions: Condition, null: Condition | None = None
     ) -> None:
+        if isinstance(names, str) or not all(isinstance(each, str) and each for each in names):
+            raise ValueError(f"names must be a list of texts, none of them empty, found {names!r}")
+        if not (fields := conditions.tensors()):
+            raise ValueError("the conditions have no field, such as pooled, so that all are alike")
+        for name, each in fields.items():
+            if each.is_floating_point() and not each.isfinite().all():
+                row = int((~each.isfinite().reshape(len(each), -1).all(1)).nonzero()[0])
+                raise ValueError(f"{name} of condition {row} holds NaN or infinity")
         if not 0 < len(names) == len(set(names)) == conditions.size:
             raise ValueError(
                 f"each of the {conditions.size} conditions needs a name of its own, found "

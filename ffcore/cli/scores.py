@@ -200,7 +200,8 @@ def _standings(features: str, measures: Mapping[str, Standing]) -> Table:
     table.add_column("samples", no_wrap=True)
     found = [*measures.values()]
     for each in found:
-        table.add_column(each.title.replace("-", " "), justify="right")
+        title = each.title.replace("-", " ")
+        table.add_column(title, justify="right", min_width=max(map(len, title.split())))
     for steps in found[0].student:
         row = [each.student[steps] for each in found]
         table.add_row(_steps("student", steps), *(f"{e.value:.3g}" for e in row), style="bold")

@@ -122,7 +122,8 @@ def _use(
     yield ""
     yield (
         f"Install Python ≥ 3.11 and {_installation(config, recipe)}. Run this from the parent "
-        "folder of the export. The teacher and the recipe are not needed."
+        "folder of the export. The teacher and the recipe are not needed"
+        + (", but the files that replace PATH are." if yours else ".")
     )
     if own:
         yield ""
@@ -224,7 +225,7 @@ def _files(role: str, files: tuple[File, ...], digests: Mapping[str, str]) -> It
 
 
 def _origin_of(file: File) -> str:
-    stated = file.reference if ":" in file.reference else "an unknown source"
+    stated = file.reference if ":" in file.reference else "a file of its author"
     return (file.origin or stated) + (f", licence {file.licence}" if file.licence else "")
 
 

@@ -570,6 +570,8 @@ def _checked_names(names: str | Sequence[str], source: ConditionSource) -> tuple
         found = source.of(list(names))
     except ValueError as error:
         raise SampleError(f"conditions: {error}") from None
+    except KeyError as error:  # the contract says ValueError; a table of names raises this
+        raise SampleError(f"conditions: unknown name {error}") from None
     if found.size != len(names):
         kind = type(source).__name__
         raise SampleError(f"conditions: {kind} makes {found.size} of {len(names)} names")

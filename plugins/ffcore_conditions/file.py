@@ -46,7 +46,7 @@ def read_named(source: str) -> NamedConditions:
         conditions = _condition(len(names), tensors, "")
         if conditions is None:
             raise ValueError("it holds a null condition alone")
-        return NamedConditions([*map(str, names)], conditions, _condition(1, tensors, _NULL))
+        return NamedConditions(names, conditions, _condition(1, tensors, _NULL))
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{source} is a damaged list of conditions: {error}") from None
 
