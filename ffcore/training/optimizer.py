@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from ffcore.keys import ImpossibleValue, key
+from ffcore.keys import key
 
 if TYPE_CHECKING:
     import torch
-
-    from ffcore.recipe import Recipe
 
 
 @attrs.frozen(kw_only=True)
@@ -40,12 +38,6 @@ class Optimizer:
         at_least=0,
         at_most=1,
     )
-
-    def check_recipe(self, recipe: Recipe) -> None:
-        """Raise ValueError if the learning rate of a run would never reach its peak."""
-        if self is recipe.optimizer and self.warmup and self.warmup >= recipe.training.steps:
-            possible = f"less than training.steps = {recipe.training.steps}"
-            raise ImpossibleValue("warmup", self.warmup, possible)
 
     def factor(self, step: int, steps: int) -> float:
         """Return the learning rate of `step` (0-based, of `steps`) as a fraction of the peak."""

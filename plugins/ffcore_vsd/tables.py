@@ -59,11 +59,7 @@ class Vsd:
         return frozenset() if self.online else frozenset({"trainable copy"})
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Raise ValueError for a guidance interval in an unguided run, or a warm-up without end."""
-        updates, warmup = self.online_updates * recipe.training.steps, self.online_optimizer.warmup
-        if warmup and warmup >= updates:
-            possible = f"less than the {updates} updates of g_ψ"
-            raise ImpossibleValue("online_optimizer.warmup", warmup, possible)
+        """Raise ValueError for a guidance interval in an unguided run."""
         interval = self.guidance_interval
         if interval is not None and not recipe.guidance.guides:
             possible = "'none', because the run is unguided"
