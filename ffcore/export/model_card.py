@@ -161,7 +161,7 @@ def _use(
 
 def _own_classes(config: Mapping[str, Any]) -> list[str]:
     """Return the classes outside plugins that a sampler of this student imports."""
-    trees = (config[role] or {} for role in ("student", "decoder", "conditions"))
+    trees = (config.get(role) or {} for role in ("student", "decoder", "conditions"))
     kinds = [tree["type"] for tree in trees if "type" in tree]
     return [f"`{kind}`" for kind in kinds if installed().is_outside(kind)]
 

@@ -39,8 +39,9 @@ class Registry:
     file: str = ""
     """The file that it reads, whose names stand for components of plugins; "" for what the user
     names, which may be any class."""
-    known: Mapping[str, str | None] = attrs.field(factory=dict)
-    """The other classes that this file may name, each with the path of its code; None for any."""
+    known: Callable[[], Mapping[str, str | None]] = dict
+    """Returns the other classes that this file may name, each with the path of its code; None for
+    any path. Called only for a class that no plugin provides."""
 
     @classmethod
     def load(cls) -> "Registry":
@@ -85,9 +86,10 @@ class Registry:
             return
         module = type_name.rpartition(":")[0]
         code = path_of_code(module)
-        if type_name in self.known and self.known[type_name] in (None, code):
+        known = self.known()
+        if type_name in known and known[type_name] in (None, code):
             return
-        was = self.known.get(type_name)
+        was = known.get(type_name)
         raise UntrustedCode(
             f"{self.file} names the {role} {type_name!r}, which is not of an installed plugin: it "
             f"would run {code or f'the module {module}, which cannot be found here'}"

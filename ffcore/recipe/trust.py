@@ -14,6 +14,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def registry_of(file: Path, recipe: Path, *, trust: bool = False) -> Registry:
     """
     if trust:
         return installed()
-    return attrs.evolve(installed(), file=str(file), known=_recorded(recipe))
+    return attrs.evolve(installed(), file=str(file), known=partial(_recorded, recipe))
 
 
 def trusting(registry: Registry, tree: object) -> Registry:
@@ -43,7 +44,7 @@ def trusting(registry: Registry, tree: object) -> Registry:
     if not registry.file:
         return registry
     named = dict.fromkeys(_outside(tree, registry))
-    return attrs.evolve(registry, known={**registry.known, **named})
+    return attrs.evolve(registry, known=lambda: {**registry.known(), **named})
 
 
 def remember(recipe: str, *trees: Mapping[str, Any]) -> None:

@@ -200,7 +200,7 @@ def test_options_are_finite(finished: Path, command: list[str], word: str) -> No
 
 def test_a_correction_that_never_begins_is_refused() -> None:
     load_recipe("digits.toml", ["balancer.correction_from=999"])
-    with pytest.raises(RecipeError, match="must be less than training.steps = 1000, found 1000"):
+    with pytest.raises(RecipeError, match=r"must be less than training\.steps = 1000, found 1000"):
         load_recipe("digits.toml", ["balancer.correction_from=1000"])
 
 
