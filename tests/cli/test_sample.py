@@ -208,7 +208,7 @@ def test_a_student_that_starts_anywhere_is_sampled_in_steps(tmp_path):
         (["RUN", "--labels", "0,10"], ExitCode.USAGE, "from 0 to 9, found 10"),
         (["RUN", "--labels", "randm"], ExitCode.USAGE, "did you mean 'random'"),
         (["RUN", "--guidance", "2"], ExitCode.USAGE, "trained for scale 1 only"),
-        (["RUN", "--guidance", "nan"], ExitCode.USAGE, "finite in float32, found nan"),
+        (["RUN", "--guidance", "nan"], ExitCode.USAGE, "must be finite, found nan"),
         (["digits.toml", "--teacher", "--guidance", "1e39"], ExitCode.USAGE, "found 1e+39"),
         (["RUN", "--device", "cuda:7"], ExitCode.USAGE, "device 'cuda:7' cannot be used"),
         (["RUN", "--set", "training.steps=3"], ExitCode.USAGE, "only keys of its decoder"),

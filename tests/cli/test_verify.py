@@ -191,6 +191,7 @@ def test_another_teacher_is_refused(vectors):
 def test_what_cannot_be_is_told(vectors, arguments, code, said):
     Path("begun").mkdir()
     shutil.copy(vectors / "recipe.toml", "begun")
+    shutil.copy(vectors / "provenance.json", "begun")
     Path("file").touch()
     found = ffd(*(each.replace("RUN", str(vectors)) for each in arguments))
     assert found.exit_code == code, found.output
