@@ -19,7 +19,13 @@ def ema_copy(network: Network) -> Network:
 
     Its tensors share memory with each other as the network's do.
     """
-    return copy.deepcopy(network, copied(network)).requires_grad_(False).eval()
+    try:
+        return copy.deepcopy(network, copied(network)).requires_grad_(False).eval()
+    except RuntimeError as error:
+        raise ValueError(
+            f"{type(network).__name__} cannot be copied, so it has no EMA: it holds a scripted "
+            f"module, or a tensor that is the result of a computation. Use plain modules ({error})"
+        ) from error
 
 
 @torch.no_grad()

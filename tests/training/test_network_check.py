@@ -270,6 +270,16 @@ def test_a_student_that_ignores_delta_is_reported() -> None:
         assert not any("depend on δ" in each for each in alone(student=kind()).self_check())
 
 
+class Scripted(Plain):
+    def build(self) -> None:
+        self.inner = torch.jit.script(nn.Linear(W, W))
+
+
+def test_a_student_that_cannot_be_copied_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"Scripted cannot be copied.*it holds a scripted module"):
+        alone(student=Scripted())
+
+
 class Lazy(Plain):
     def build(self) -> None:
         self.last = nn.LazyLinear(2)
