@@ -38,7 +38,7 @@ def test_a_run_prints_its_results_and_leaves_its_pictures(tmp_path):
     assert found.exit_code == ExitCode.OK, found.stderr
     assert "student, 1 step" in found.stdout
     assert "Euler, 2 steps" in found.stdout
-    assert "\nconverged " in found.stdout
+    assert "teacher, converged" in found.stdout
     last = found.stdout.strip().splitlines()[-1]
     assert last == "No verdict: 32 samples are too few, at least 100 are needed."
     assert "train 4/4 loss" in found.stderr

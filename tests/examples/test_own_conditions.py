@@ -78,7 +78,8 @@ def _words(line: str) -> list[str]:
 
 def test_the_python_of_the_page_gives_the_same_samples(folder, monkeypatch, tmp_path):
     monkeypatch.chdir(folder)
-    loading, writing = blocks("python")
+    loading, writing, network = blocks("python")
+    compile(network, "own-conditions.md", "exec")
     names: dict[str, object] = {}
     exec(loading, names)
     hands = names["hands"]
