@@ -402,15 +402,14 @@ def _usual_features(
     from ffcore.evaluate.reference import PUBLISHED
     from ffcore.export import RECIPE, is_export, is_run
     from ffcore.interfaces import is_image
-    from ffcore.recipe import load_recipe, registry_of
+    from ffcore.recipe import load_stored
 
     if reference.samples is None or PUBLISHED in reference.statistics:
         return feature_tables(tuple(reference.statistics))
     folder = Path(source)
     recipe = folder / RECIPE
     if (is_run(folder) or is_export(folder)) and recipe.is_file():
-        registry = registry_of(recipe, recipe, trust=trust)
-        found = load_recipe(recipe, registry=registry).evaluation.features
+        found = load_stored(recipe, trust=trust).evaluation.features
         if found:
             return list(found)
     return feature_tables(("inception" if is_image(shape) else "raw",))

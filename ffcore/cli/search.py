@@ -221,15 +221,14 @@ def _reference(
     from ffcore.evaluate import Made, Making, open_reference
     from ffcore.evaluate.evaluator import REFERENCE
     from ffcore.export import RECIPE
-    from ffcore.recipe import load_recipe, registry_of
+    from ffcore.recipe import load_recipe, load_stored
 
     if against is None:
-        own, recipe = Path(source) / REFERENCE, Path(source) / RECIPE
+        own = Path(source) / REFERENCE
         if own.is_file():
             against = str(own)
         elif Path(source).is_dir():
-            registry = registry_of(recipe, recipe, trust=trust)
-            against = load_recipe(recipe, registry=registry).evaluation.reference
+            against = load_stored(Path(source) / RECIPE, trust=trust).evaluation.reference
         else:
             against = load_recipe(source).evaluation.reference
     if against is None:

@@ -18,7 +18,7 @@ from ffcore.export import (
     student_path,
 )
 from ffcore.interfaces import UNKNOWN, Teacher
-from ffcore.recipe import Recipe, load_recipe, registry_of
+from ffcore.recipe import Recipe, load_stored
 from ffcore.recipe.components import build_teacher
 from ffcore.recipe.merge import Tree, merge, parse_override
 from ffcore.system.files import require
@@ -98,7 +98,7 @@ def _recipe(
                 f"--set {text}: only keys of the {' and the '.join(sorted(tables, reverse=True))} "
                 "can be set, as in teacher.weights=PATH; training fixed those of the student"
             )
-    return load_recipe(recipe, overrides, registry=registry_of(recipe, recipe, trust=trust))
+    return load_stored(recipe, overrides, trust=trust)
 
 
 def _check_teacher(path: Path, teacher: Teacher, file: StudentFile) -> Iterable[str]:

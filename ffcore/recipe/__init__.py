@@ -2,7 +2,7 @@
 
 from ffcore.recipe.changes import Changes, binding_digest, changes, decisions, with_decisions
 from ffcore.recipe.diagnostics import Diagnostic, RecipeError
-from ffcore.recipe.load import check_recorded, component, load_recipe
+from ffcore.recipe.load import check_recorded, component, load_recipe, load_stored
 from ffcore.recipe.needs import needed_files
 from ffcore.recipe.resolved import digest, provenance, to_toml, versions
 from ffcore.recipe.source import packaged_recipes
@@ -24,6 +24,7 @@ __all__ = [
     "decisions",
     "digest",
     "load_recipe",
+    "load_stored",
     "needed_files",
     "packaged_recipes",
     "provenance",

@@ -19,7 +19,7 @@ from ffcore.recipe.plain import plain
 from ffcore.recipe.source import Source, find_recipe, read_source
 from ffcore.recipe.structure import make_converter
 from ffcore.recipe.tables import DEFAULTS, Recipe
-from ffcore.recipe.trust import trusting
+from ffcore.recipe.trust import registry_of, trusting
 
 
 def load_recipe(
@@ -50,6 +50,11 @@ def load_recipe(
     if problems := (*unmet_needs(resolved, registry), *contradictions(resolved)):
         raise _locate(problems, sources)
     return resolved
+
+
+def load_stored(recipe: File, overrides: Iterable[str] = (), *, trust: bool = False) -> Recipe:
+    """Read the recipe of a run directory or an export, whose names are data; see `registry_of`."""
+    return load_recipe(recipe, overrides, registry=registry_of(recipe, recipe, trust=trust))
 
 
 def component(role: str, tree: Mapping[str, object], *, registry: Registry | None = None) -> Any:

@@ -16,7 +16,15 @@ from ffcore.export.student_file import RECIPE
 from ffcore.flow.solver import Method, Solver
 from ffcore.interfaces import Context, Decoder
 from ffcore.plugins import installed
-from ffcore.recipe import Recipe, component, digest, load_recipe, registry_of, trusting
+from ffcore.recipe import (
+    Recipe,
+    component,
+    digest,
+    load_recipe,
+    load_stored,
+    registry_of,
+    trusting,
+)
 from ffcore.recipe.components import build_component, build_teacher, errors_of, usable_device
 from ffcore.recipe.merge import merge, parse_override
 from ffcore.recipe.plain import plain
@@ -119,8 +127,7 @@ def _recipe_of(source: str | PathLike[str], overrides: Iterable[str], *, trust: 
     """Return the recipe that names the teacher of a source."""
     path = Path(source)
     if path.is_dir() and is_run(path):
-        recipe = path / RECIPE
-        return load_recipe(recipe, overrides, registry=registry_of(recipe, recipe, trust=trust))
+        return load_stored(path / RECIPE, overrides, trust=trust)
     if path.is_dir() and not is_export(path):
         raise SourceError(f"{path} is not a run directory: it has no {RECIPE}")
     if path.is_dir() or (path.is_file() and path.suffix != ".toml"):
