@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 from inputs import Stream
+from networks import OwnSilu
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -542,19 +543,6 @@ on_vectors(
     lambda self, h: (torch.exp(1j * self.layer(h)) * torch.complex(h, h.sin())).abs() + h.sinc(),
     layer=linear,
 )
-
-
-class OwnSilu(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x * x.sigmoid()
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
-        (x,) = ctx.saved_tensors
-        s = x.sigmoid()
-        return g * (s + x * s * (1 - s))
 
 
 on_vectors("own backward", lambda self, h: OwnSilu.apply(self.layer(h)), layer=linear)

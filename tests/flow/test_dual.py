@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
+from networks import OwnSilu
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
@@ -531,19 +532,6 @@ def test_the_compiler_does_not_hide_that_a_function_writes(function: Function) -
 
 
 # Functions with their own backward, and custom operations.
-
-
-class OwnSilu(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x * x.sigmoid()
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
-        (x,) = ctx.saved_tensors
-        s = x.sigmoid()
-        return g * (s + x * s * (1 - s))
 
 
 class OwnProduct(torch.autograd.Function):

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inputs import GaussianCase, Stream, seeds, shapes, slope
-from networks import ExactStudent, FieldTeacher, FunctionStudent
+from networks import ExactStudent, FieldTeacher, FunctionStudent, OwnSilu
 from torch import Tensor
 
 from ffcore.draws import Draws
@@ -229,19 +229,6 @@ def test_the_derivative_is_chosen_at_the_first_gaps_and_kept() -> None:
     networks = Networks(student=ExactStudent(case.teacher), teacher=case.teacher)
     checked.self_check(networks, batch_of(case))
     assert checked.derivative == predictor.derivative
-
-
-class OwnSilu(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x * x.sigmoid()
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
-        (x,) = ctx.saved_tensors
-        s = x.sigmoid()
-        return g * (s + x * s * (1 - s))
 
 
 class Layers(Student):
