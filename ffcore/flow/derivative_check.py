@@ -107,12 +107,7 @@ def self_check(
         ValueError: if the student cannot be copied, if its output is not finite, or if it answers
             the same question differently.
     """
-    with _kept_random_state(x.device):
-        probe = _Probe.of(student, x, condition, draws, velocity)
-        if not x.is_meta:
-            probe.check_answers()
-        _restore(probe.state)
-        return _checked(probe, derivative)
+    return _probed(student, derivative, x, condition, draws, velocity, answers=not x.is_meta)
 
 
 def choose(derivative: Derivative, student: Student, x: Tensor, condition: Condition) -> Derivative:
@@ -165,10 +160,14 @@ def _probed(
     condition: Condition,
     draws: Draws,
     velocity: Tensor | None,
+    *,
+    answers: bool = False,
 ) -> Agreement:
-    """Check a derivative on a student as self_check does, but not whether it repeats itself."""
-    with _kept_random_state(x.device):
+    """Check a derivative as self_check does; with `answers`, first what the student answers."""
+    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
         probe = _Probe.of(student, x, condition, draws, velocity)
+        if answers:
+            probe.check_answers()
         _restore(probe.state)
         return _checked(probe, derivative)
 
@@ -199,10 +198,6 @@ def choose_backend(choice: str, context: Context) -> Backend | Literal["auto"]:
         raise
     except Exception:  # noqa: BLE001 - a third party's network may fail anyhow
         return "auto"
-
-
-def _kept_random_state(device: torch.device) -> Any:
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def _checked(probe: _Probe, derivative: Derivative) -> Agreement:
