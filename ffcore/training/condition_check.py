@@ -19,7 +19,7 @@ from torch import Tensor
 from ffcore.draws import Draws
 from ffcore.interfaces import Condition, ConditionSource
 from ffcore.system.files import MissingFile
-from ffcore.training.network_check import _random_state, _same_random_state
+from ffcore.training.network_check import random_state, same_random_state
 
 _T = TypeVar("_T")
 _ROUNDING, _COARSE = 5e-3, 5e-2
@@ -45,7 +45,7 @@ def check_conditions(source: object, draws: Draws, *, guided: bool = False) -> N
 
     Raises ConditionError; ValueError if it shall guide and has no null condition.
     """
-    with _same_random_state():
+    with same_random_state():
         drawn = drawn_from(source, draws)
         assert isinstance(source, ConditionSource)
         _check_randomness(source, draws, drawn)
@@ -99,9 +99,9 @@ def null_of(source: ConditionSource, condition: Condition) -> Condition:
 def _check_randomness(source: ConditionSource, draws: Draws, drawn: Condition) -> None:
     """Draw the same again, all and a part; the first time, a source may fill its caches."""
     torch.rand(()), np.random.rand(), random.random()  # not where a seed in `draw` would leave it
-    before = _random_state()
+    before = random_state()
     again = drawn_from(source, draws)
-    if _random_state() != before:
+    if random_state() != before:
         raise ConditionError(
             f"{_who(source)}: draw returned numbers of the global random state (torch's, NumPy's "
             "or Python's); all its randomness must come from its argument, as in "

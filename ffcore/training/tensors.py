@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ffcore.system.distributed import local
+from ffcore.training.network_check import check_values
 
 
 def shared(network: nn.Module) -> list[list[Tensor]]:
@@ -62,9 +63,10 @@ def check_tensors(network: nn.Module, name: str, device: torch.device | str) -> 
     """Check that training on `device` can update each number once, and store all of them.
 
     Raises ValueError, with `name` and the tensor or module, for state outside of parameters and
-    buffers, parameters without a shape yet, two parameters in the same memory, and a buffer in the
+    buffers, tensors without values, two parameters in the same memory, and a buffer in the
     memory of a parameter if it would lose its place there on the way to `device`.
     """
+    check_values(name, network)
     faults = itertools.chain(
         _state_elsewhere(network),
         _several_in_one(network),
@@ -83,12 +85,6 @@ def _state_elsewhere(network: nn.Module) -> Iterator[str]:
                 "(get_extra_state), and no file of ffcore's can hold it: keep it in a buffer"
             )
     named = dict(network.named_parameters(remove_duplicate=False))
-    for key, each in (*named.items(), *network.named_buffers()):
-        if nn.parameter.is_lazy(each):
-            yield (
-                f"{key} has no shape before the first call: give the layer its number of inputs, "
-                "or call the network once in the component's build"
-            )
     state = network.state_dict()
     if missing := sorted(named.keys() - state.keys()):
         try:
