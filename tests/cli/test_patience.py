@@ -94,7 +94,7 @@ def test_previews_without_end_are_those_of_every_halving() -> None:
 def test_sizes_are_told_in_a_unit_that_one_can_read(tmp_path: Path) -> None:
     with pytest.raises(OutOfMemory, match=r"x: needs 1e\+06 PB of memory"):
         require_memory(10**21, "x", "y")
-    with pytest.raises(Unwritable, match=r"x: needs 2 EB|x: needs 2e\+03 PB|x: needs 2,000 PB"):
+    with pytest.raises(Unwritable, match=r"x: needs 2e\+03 PB of disk, and .* are free at"):
         require_disk(tmp_path / "a" / "b", 2 * 10**18, "x", "y")
     require_memory(1, "x", "y")
     require_disk(tmp_path, 1, "x", "y")
@@ -152,9 +152,15 @@ def test_the_first_signal_says_what_the_command_waits_for(tmp_path: Path) -> Non
     assert process.returncode == ExitCode.INTERRUPTED
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"{", b"[]", b"3", b'{"changes": 3}'])
-def test_damaged_provenance_is_named(finished: Path, content: bytes) -> None:
-    path = finished / PROVENANCE
+DAMAGED = [
+    *((PROVENANCE, each) for each in (b"\xff\xfe\x00", b"{", b"[]", b"3", b'{"changes": 3}')),
+    *((METRICS, each) for each in (b"\xff\xfe\x00\n", b"{\n", b"[]\n", b'{"step": "x"}\n')),
+]
+
+
+@pytest.mark.parametrize(("name", "content"), DAMAGED)
+def test_a_damaged_side_file_is_named(finished: Path, name: str, content: bytes) -> None:
+    path = finished / name
     whole = path.read_bytes()
     sets = [word for each in TINY for word in ("--set", each)]
     command = ["run", "gaussian.toml", "-d", str(finished), *sets]
@@ -165,24 +171,7 @@ def test_damaged_provenance_is_named(finished: Path, content: bytes) -> None:
         assert f"{path} is damaged" in output.replace("\n", "")
         path.unlink()
         assert ffd(*command)[0] == 0
-        assert json.loads(path.read_bytes())["changes"] == []
-    finally:
-        path.write_bytes(whole)
-
-
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00\n", b"{\n", b"[]\n", b'{"step": "x"}\n'])
-def test_damaged_metrics_are_named(finished: Path, content: bytes) -> None:
-    path = finished / METRICS
-    whole = path.read_bytes()
-    sets = [word for each in TINY for word in ("--set", each)]
-    command = ["run", "gaussian.toml", "-d", str(finished), *sets]
-    try:
-        path.write_bytes(content)
-        code, output = ffd(*command)
-        assert code == ExitCode.USAGE
-        assert f"{path} is damaged" in output.replace("\n", "")
-        path.unlink()
-        assert ffd(*command)[0] == 0
+        assert json.loads((finished / PROVENANCE).read_bytes())["changes"] == []
     finally:
         path.write_bytes(whole)
 
