@@ -25,6 +25,7 @@ from ffcore.training.optimizer import Optimizer
 
 VALUES = (
     interfaces.Context,
+    interfaces.Moments,
     interfaces.Ratio,
     interfaces.Alarm,
     interfaces.Condition,

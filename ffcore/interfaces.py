@@ -615,6 +615,20 @@ class Tracker(ABC):
 
 
 @attrs.frozen(kw_only=True, eq=False)
+class Moments:
+    """The mean and the spread of a teacher's data, over all its conditions."""
+
+    mean: Float[Tensor, "*S"]
+    spread: float
+    """Root mean square of x − mean, over samples and dimensions; above 0."""
+
+    @staticmethod
+    def standard(shape: tuple[int, ...]) -> Moments:
+        """Return mean 0 and spread 1, as of the prior."""
+        return Moments(mean=torch.zeros(shape), spread=1.0)
+
+
+@attrs.frozen(kw_only=True, eq=False)
 class Context:
     """The argument of a recipe table's `build`, which runs with seeded global random state."""
 
@@ -632,6 +646,20 @@ class Context:
     """Range of scales γ for the student. None: one scale, which is no input of any network."""
     meta: bool = False
     """Build for shapes only: read no weights file; a large network may be on the meta device."""
+    measure: Callable[[], Moments] | None = None
+    """Measures the teacher's moments; None where networks get their weights from a file."""
+
+    @property
+    def moments(self) -> Moments:
+        """The mean and the spread of the teacher's data, for a new network to start from.
+
+        They are those of the prior where the network's weights, and so its moments, come from a
+        file.
+        """
+        assert self.teacher is not None
+        if self.measure is None:
+            return Moments.standard(tuple(self.teacher.sample_shape))
+        return self.measure()
 
     @property
     def classes(self) -> int | None:

@@ -12,7 +12,7 @@ table's `__attrs_post_init__`.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, get_args, get_origin
 
@@ -119,6 +119,26 @@ def key(
         validator=[possible] if validator is None else [possible, validator],
         metadata={"help": help, "possible": possible},
     )
+
+
+@attrs.frozen(kw_only=True)
+class Proposal:
+    """What a student's table proposes for a teacher, in its class method `propose(context)`.
+
+    `context` is that of `build`, with `meta`: the teacher may have no weights. The method returns
+    None for a teacher that the student does not suit.
+    """
+
+    rank: int
+    """3: the teacher's own network with its weights; 2: a copy of the teacher; 1: a network from
+    scratch, made for such samples; 0: a network from scratch that works."""
+    tree: Mapping[str, Any]
+    """Keys of a recipe, as in TOML: those of `student` without `type`, and those of other tables
+    that this student needs, `training.steps` among them."""
+    why: str
+    """Why this student, in a few words."""
+    reasons: Mapping[str, str] = attrs.field(factory=dict)
+    """Why each key of `tree`, by its dotted name, in a few words."""
 
 
 @attrs.frozen(kw_only=True)

@@ -25,6 +25,7 @@ COMMANDS = {
         "Measure samples against a reference.",
     ),
     "export": ("ffcore.cli.export:export", "Export the student of a finished run."),
+    "init": ("ffcore.cli.init:init", "Write a recipe for a teacher, a reason beside each choice."),
     "new-plugin": ("ffcore.cli.new_plugin:new_plugin", "Write a starter plugin."),
     "report": ("ffcore.cli.report:report", "Write an HTML report that compares runs."),
     "run": ("ffcore.cli.run:run", "Distil the teacher of a recipe."),

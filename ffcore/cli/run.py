@@ -14,7 +14,8 @@ from ffcore.cli import options
 from ffcore.cli.bars import Bars
 from ffcore.cli.exit_codes import ExitCode
 from ffcore.cli.signals import Signals
-from ffcore.recipe import load_recipe, needed_files
+from ffcore.recipe import Loaded, needed_files, read_recipe
+from ffcore.report.record import RECIPE
 from ffcore.system.files import require
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _EXAMPLES = (
     "\b\nExamples:\n"
     "  ffd run digits.toml\n"
     "  ffd run digits.toml --set training.steps=100 -d runs/short\n"
+    "  ffd run mine:Mine --set training.minutes=5\n"
     "  ffd run digits.toml --dry-run --gpus 2\n"
 )
 
@@ -65,7 +67,9 @@ def run(
 ) -> None:
     """Distil the teacher of RECIPE, then evaluate the student.
 
-    RECIPE is a file, or the name of a recipe that comes with ffcore.
+    RECIPE is a file, the name of a recipe that comes with ffcore, or a teacher's table
+    package.module:Class. What it leaves out is chosen for its teacher; a recipe may consist of
+    [teacher] alone.
 
     Run the same command again to resume an interrupted run, or to show the results of a finished
     one. You may change the number of steps, the device, and what is logged, saved and evaluated. To
@@ -73,7 +77,12 @@ def run(
     """
     if restart and (resume or allow_changes):
         raise click.UsageError("--restart cannot be combined with --resume or --allow-changes")
-    resolved = load_recipe(recipe, overrides)
+    directory = directory or Path("runs") / Path(recipe.rpartition(":")[2]).stem
+    earlier = None if restart else directory / RECIPE
+    loaded = read_recipe(recipe, overrides, earlier=earlier)
+    resolved = loaded.recipe
+    if os.environ.get("RANK", "0") == "0":
+        say_choices(loaded)
     if dry:
         from ffcore.cli.dry_run import dry_run
 
@@ -82,7 +91,6 @@ def run(
     if gpus is not None:
         raise click.UsageError("--gpus needs --dry-run")
     require(needed_files(resolved))
-    directory = directory or Path("runs") / Path(recipe).stem
     leads = os.environ.get("RANK", "0") == "0"
     console = Console(stderr=True, quiet=not leads)
     console.print(f"run directory: {directory}", highlight=False)
@@ -129,6 +137,14 @@ def _show(evaluation: Evaluation | None, directory: Path, *, as_json: bool) -> N
         say_verdict(evaluation)
         say_advice(directory)
     say_alarms(raised)
+
+
+def say_choices(loaded: Loaded) -> None:
+    """Say on stderr what was chosen for a recipe, each with its reason."""
+    if loaded.choices.tree:
+        click.echo(f"chosen for the teacher ({loaded.choices.facts}):", err=True)
+        for line in loaded.choices.lines():
+            click.echo(f"  {line}", err=True)
 
 
 class Observer:

@@ -137,19 +137,24 @@ class Cost:
         Raises BuildError if the parts do not fit together, or if a network lacks a derivative that
         the recipe needs; MissingFile and WeightsError if sizes are known only from a file.
         """
+        if (length := recipe.training.steps) is None:
+            raise BuildError(
+                "[training] minutes become steps only when a run times them, so their cost is not "
+                "known before: use --set training.steps=1000 --set training.minutes=none"
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.training.seed)
             found = parts(recipe, meta=True)
             auxiliaries = _auxiliaries(found)
         flat = {name: each for named in auxiliaries.values() for name, each in named.items()}
-        before, steps = tally_steps(recipe, found, auxiliaries)
+        before, steps = tally_steps(recipe, length, found, auxiliaries)
         rows = _rows(recipe, found, flat)
         flops = _Flops(rows)
         guided = recipe.guidance.interval if recipe.guidance.scale != 1 else None
         return Cost(
             gpus=gpus,
             batch=recipe.training.batch,
-            steps=recipe.training.steps,
+            steps=length,
             networks=tuple(_networks(found, flat, gpus)),
             activations=tuple(_activations(steps, rows, flat, gpus)),
             passes=tuple(_passes(steps, flops)),

@@ -291,6 +291,7 @@ def _stand_in(tally: Tally, name: str, network: nn.Module) -> nn.Module:
 
 def tally_steps(
     recipe: Recipe,
+    steps: int,
     parts: Parts,
     auxiliaries: Mapping[Objective, Mapping[str, Auxiliary]],
 ) -> tuple[Counter[Use], list[Counter[Use]]]:
@@ -301,14 +302,15 @@ def tally_steps(
     A share above SAMPLES is cut to SAMPLES, and its rows are scaled up again.
 
     Args:
-        recipe: for the batch, the guidance and the length of the run.
+        recipe: for the batch and the guidance.
+        steps: length of the run.
         parts: its networks, meta or not.
         auxiliaries: of each objective.
 
     Raises BuildError if the parts do not fit together, and for an auxiliary network without a
     stand-in.
     """
-    whole, steps, guidance = recipe.training.batch, recipe.training.steps, recipe.guidance
+    whole, guidance = recipe.training.batch, recipe.guidance
     batch = min(whole, SAMPLES)
     base = remove_guidance(parts.teacher)
     tally = Tally(base.conditions)

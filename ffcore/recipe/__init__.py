@@ -2,7 +2,14 @@
 
 from ffcore.recipe.changes import Changes, binding_digest, changes, decisions, with_decisions
 from ffcore.recipe.diagnostics import Diagnostic, RecipeError
-from ffcore.recipe.load import check_recorded, component, load_recipe, load_stored
+from ffcore.recipe.load import (
+    Loaded,
+    check_recorded,
+    component,
+    load_recipe,
+    load_stored,
+    read_recipe,
+)
 from ffcore.recipe.needs import needed_files
 from ffcore.recipe.resolved import digest, provenance, to_toml, versions
 from ffcore.recipe.source import packaged_recipes
@@ -14,6 +21,7 @@ __all__ = [
     "Diagnostic",
     "Evaluation",
     "Guidance",
+    "Loaded",
     "Recipe",
     "RecipeError",
     "Training",
@@ -28,6 +36,7 @@ __all__ = [
     "needed_files",
     "packaged_recipes",
     "provenance",
+    "read_recipe",
     "registry_of",
     "remember",
     "to_toml",

@@ -25,6 +25,7 @@ FREE = (
     "training.keep_every",
     "training.keep_last",
     "training.log_every",
+    "training.minutes",
     "training.on_nonfinite",
     "training.skip_limit",
     "training.steps",

@@ -11,11 +11,13 @@ import torch
 
 from ffcore.draws import Draws
 from ffcore.flow.guidance import Guided
+from ffcore.flow.moments import Found, moments_of
 from ffcore.interfaces import (
     Balancer,
     ConditionSource,
     Context,
     CorrectorObjective,
+    Moments,
     PredictorObjective,
     Student,
     Teacher,
@@ -48,6 +50,8 @@ class Parts:
     """For all components but teacher and student; its teacher is unguided."""
     recipe: Recipe
     """The recipe with every "auto" decided."""
+    moments: str | None
+    """What was measured of the teacher's data, in a sentence; None if no network asked for it."""
 
 
 def parts(recipe: Recipe, *, meta: bool = False) -> Parts:
@@ -60,7 +64,19 @@ def parts(recipe: Recipe, *, meta: bool = False) -> Parts:
     teacher = build_teacher(recipe, meta=meta)
     with errors_of("teacher" if recipe.conditions is None else "conditions"):
         drawn_from(teacher.conditions, Draws(0, 0, 0, 2))  # students ask for the fields
-    context = Context(teacher=teacher, guidance_range=guidance.range, meta=meta)
+    found: list[Found] = []
+
+    def measure() -> Moments:
+        if not found:
+            found.append(moments_of(teacher))
+        return found[0].moments
+
+    context = Context(
+        teacher=teacher,
+        guidance_range=guidance.range,
+        meta=meta,
+        measure=None if meta else measure,
+    )
     student = build_component("student", recipe.student, context, Student)
     context = attrs.evolve(context, student=student)
     objectives = {name: _decide(name, recipe, context) for name in ("predictor", "corrector")}
@@ -76,20 +92,24 @@ def parts(recipe: Recipe, *, meta: bool = False) -> Parts:
         balancer=balancer,
         context=context,
         recipe=recipe,
+        moments=found[0].sentence if found else None,
     )
 
 
 def build_teacher(recipe: Recipe, *, meta: bool = False) -> Teacher:
-    """Build a recipe's conditions, and its teacher with them; see Context for `meta`.
+    """Build a recipe's teacher; see `teacher_of`."""
+    return teacher_of(recipe.teacher, recipe.conditions, meta=meta)
 
-    Raises BuildError as `build_component` does, and for a teacher that does not use the recipe's
-    conditions.
+
+def teacher_of(table: Any, conditions_table: Any, *, meta: bool = False) -> Teacher:
+    """Build the conditions of a table, if there is one, and a teacher with them; see Context.
+
+    Raises BuildError as `build_component` does, and for a teacher that does not use the conditions.
     """
-    conditions = build_component(
-        "conditions", recipe.conditions, Context(meta=meta), ConditionSource
-    )
+    context = Context(meta=meta)
+    conditions = build_component("conditions", conditions_table, context, ConditionSource)
     context = Context(conditions=conditions, meta=meta)
-    teacher: Teacher = build_component("teacher", recipe.teacher, context, Teacher)
+    teacher: Teacher = build_component("teacher", table, context, Teacher)
     if conditions is not None and teacher.conditions is not conditions:
         kind = type(teacher.conditions).__name__
         raise BuildError(

@@ -8,15 +8,17 @@ from os import PathLike, fspath
 from pathlib import Path as File
 from typing import Annotated, Any
 
+import attrs
 import tomli_w
 
 from ffcore.keys import ComponentOf
 from ffcore.plugins import AmbiguousComponent, PluginError, Registry, installed
+from ffcore.recipe.choices import Choices, incomplete, is_open, kept
 from ffcore.recipe.diagnostics import Diagnostic, Problem, Problems, RecipeError, path_text
 from ffcore.recipe.merge import merge, parse_override
 from ffcore.recipe.needs import contradictions, unmet_needs
 from ffcore.recipe.plain import plain
-from ffcore.recipe.source import Source, find_recipe, read_source
+from ffcore.recipe.source import Source, find_recipe, is_class, read_source
 from ffcore.recipe.structure import make_converter
 from ffcore.recipe.tables import DEFAULTS, Recipe
 from ffcore.recipe.trust import registry_of, trusting
@@ -32,24 +34,72 @@ def load_recipe(
 
     `overrides` apply in order, each `"key.path=<TOML value>"`. As with `extends`, tables merge,
     arrays are replaced, and a changed `type` resets its table. For a recipe that arrived, pass the
-    `registry_of` its file. Raises `RecipeError` with every error. Does not import torch.
+    `registry_of` its file. Raises `RecipeError` with every error. Does not import torch, unless the
+    recipe leaves something to be chosen; see `ffcore.recipe.choose`.
+    """
+    return read_recipe(recipe, overrides, registry=registry).recipe
+
+
+@attrs.frozen(kw_only=True)
+class Loaded:
+    """A resolved recipe, and what was chosen for it."""
+
+    recipe: Recipe
+    written: dict[str, Any]
+    """What the recipe and the overrides say, as a plain tree."""
+    choices: Choices
+    """What they leave out, chosen for the teacher."""
+
+
+def read_recipe(
+    recipe: str | PathLike[str],
+    overrides: Iterable[str] = (),
+    *,
+    registry: Registry | None = None,
+    earlier: File | None = None,
+) -> Loaded:
+    """Do what `load_recipe` does, and also return what was chosen.
+
+    Args:
+        recipe: also `"module:Class"`, which stands for a recipe of this teacher alone.
+        overrides, registry: see `load_recipe`.
+        earlier: resolved recipe of the run that continues; what it chose is kept.
     """
     registry = installed() if registry is None else registry
-    file = find_recipe(fspath(recipe))
-    sources = [
-        Source("(default)", _defaults(registry)),
-        *_lineage(file, ()),
-        *[_override(text) for text in overrides],
-    ]
-    tree = reduce(merge, (source.tree for source in sources))
+    own = [*_sources(fspath(recipe)), *[_override(text) for text in overrides]]
+    sources = [Source("(default)", _defaults(registry)), *own]
     registry = trusting(registry, [source.tree for source in sources if not source.is_file])
-    try:
-        resolved: Recipe = make_converter(registry).structure(tree, Recipe)
-    except Problems as found:
-        raise _locate(found.problems, sources) from None
+    written: dict[str, Any] = reduce(merge, (source.tree for source in own))
+    choices = Choices()
+    if incomplete(written):
+        from ffcore.recipe.choose import choose
+
+        _structure(sources, registry, may_be_open=True)
+        choices = kept(choose(written, registry), earlier)
+        sources.insert(1, Source("(chosen)", choices.tree))
+    resolved = _structure(sources, registry)
+    assert resolved is not None
     if problems := (*unmet_needs(resolved, registry), *contradictions(resolved)):
         raise _locate(problems, sources)
-    return resolved
+    return Loaded(recipe=resolved, written=written, choices=choices)
+
+
+def _structure(
+    sources: Sequence[Source], registry: Registry, *, may_be_open: bool = False
+) -> Recipe | None:
+    """Return the recipe of these sources; None if only what is open is missing, and that may be.
+
+    Raises RecipeError with every other error.
+    """
+    tree = reduce(merge, (source.tree for source in sources))
+    try:
+        found: Recipe = make_converter(registry).structure(tree, Recipe)
+        return found
+    except Problems as found:
+        problems = [each for each in found.problems if not is_open(each)]
+        if problems or not may_be_open:
+            raise _locate(problems if may_be_open else found.problems, sources) from None
+        return None
 
 
 def load_stored(recipe: File, overrides: Iterable[str] = (), *, trust: bool = False) -> Recipe:
@@ -123,6 +173,13 @@ def _defaults(registry: Registry) -> dict[str, Any]:
     }
 
 
+def _sources(recipe: str) -> list[Source]:
+    """Return the sources of a recipe: a file's lineage, or a teacher's class alone."""
+    if is_class(recipe) and not File(recipe).exists():
+        return [Source(recipe, {"teacher": {"type": recipe}})]
+    return _lineage(find_recipe(recipe), ())
+
+
 def _lineage(file: File, heirs: Sequence[File]) -> list[Source]:
     """Return the file's sources, the oldest ancestor first; `heirs` are the files that led here."""
     source = read_source(file)
@@ -170,7 +227,7 @@ def _origin(problem: Problem, sources: Sequence[Source]) -> Source:
     for source in reversed(sources):
         if path and source.holds(path):
             return source
-    files = [source for source in sources if source.is_file]
+    files = [source for source in sources if source.is_file] or [sources[-1]]
     for end in range(len(path) - 1, 0, -1):
         for source in reversed(files):
             if source.holds(path[:end]):

@@ -17,7 +17,7 @@ import attrs
 from ffcore.keys import Possible, kind_of, role_of
 from ffcore.plugins import AmbiguousComponent, Component, Registry
 from ffcore.recipe.plain import NONE, plain
-from ffcore.recipe.tables import DEFAULTS, Recipe
+from ffcore.recipe.tables import Recipe
 
 Schema = dict[str, Any]
 
@@ -41,8 +41,7 @@ def schema(registry: Registry) -> Schema:
             "description": "Recipe that this one changes: a file beside it, or a packaged recipe.",
             "type": "string",
         }
-    whole["required"] = [name for name in whole["required"] if name not in DEFAULTS]
-    whole["anyOf"] = [{"required": ["predictor"]}, {"required": ["corrector"]}]
+    whole["required"] = ["teacher"]  # what else is missing is chosen
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Recipe of ffcore",

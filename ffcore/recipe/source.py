@@ -50,6 +50,12 @@ def packaged_recipes() -> File:
     return inside if inside.is_dir() else package.parent / "recipes"
 
 
+def is_class(name: str) -> bool:
+    """Whether a name is `module:Class`, and not that of a file."""
+    module, colon, kind = name.rpartition(":")
+    return bool(colon) and all(part.isidentifier() for part in (*module.split("."), kind))
+
+
 def find_recipe(name: str, near: File | None = None) -> File:
     """Return the file of a recipe: a path (relative to the folder `near`), or a packaged recipe.
 

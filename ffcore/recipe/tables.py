@@ -86,7 +86,15 @@ class Training:
     """The training loop: its length, its batch, its logs and checkpoints."""
 
     seed: int = key(0, help="seed of every random draw in training", at_least=0, at_most=2**63 - 1)
-    steps: int = key(help="number of optimizer steps", at_least=1)
+    steps: int | None = key(None, help="number of optimizer steps", at_least=1)
+    minutes: float | None = key(
+        None,
+        help=(
+            "minutes of training instead of steps: a run times a step at its start and records the "
+            "number of steps that fit. Evaluation comes on top"
+        ),
+        above=0,
+    )
     batch: int = key(BATCH, help="number of samples per step, over all processes", at_least=1)
     ema_decay: float | tuple[float, ...] = key(
         EMA_DECAY,
@@ -150,6 +158,11 @@ class Training:
         help="number of CPU threads; 'none' leaves it to torch. Small networks are fastest with 1",
         at_least=1,
     )
+
+    def __attrs_post_init__(self) -> None:
+        if (self.steps is None) == (self.minutes is None):
+            found = "neither" if self.steps is None else "both"
+            raise ValueError(f"training needs steps or minutes, found {found}")
 
     @property
     def ema_decays(self) -> tuple[float, ...]:

@@ -13,6 +13,7 @@ from ffcore.interfaces import DataSource, Decoder, Student
 from ffcore.keys import StartsFromStudent
 from ffcore.recipe import Recipe
 from ffcore.recipe.components import build_component, errors_of, parts, usable_device
+from ffcore.run.timing import PROVISIONAL
 from ffcore.system.distributed import own_device
 from ffcore.training.distillation import Distillation
 
@@ -39,7 +40,7 @@ def build(
         recipe: the recipe.
         begins: whether training begins, so that the student needs the weights of an earlier one, if
             the recipe names it. A resumed run has its own.
-        say: gets a sentence about these weights.
+        say: gets a sentence about these weights, and one about the teacher's data.
 
     New weights depend only on the recipe's seed; global random state does not change.
 
@@ -54,6 +55,8 @@ def build(
         found = parts(recipe)
         if begins and isinstance(recipe.student, StartsFromStudent) and recipe.student.weights:
             say(start_from(found.student, recipe.student.weights))
+        elif begins and found.moments:
+            say(found.moments)
         decoder = build_component("decoder", recipe.decoder, found.context, Decoder)
         evaluator = Evaluator.of(found.recipe, found.teacher, found.context, device)
         for_data = attrs.evolve(found.context, teacher=found.teacher, guidance=guidance.scale)
@@ -67,7 +70,7 @@ def build(
                 data=data,
                 balancer=found.balancer,
                 optimizer=recipe.optimizer,
-                steps=training.steps,
+                steps=training.steps or PROVISIONAL,
                 batch=training.batch,
                 seed=training.seed,
                 ema_decays=training.ema_decays,

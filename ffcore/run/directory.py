@@ -31,6 +31,7 @@ from ffcore.recipe import (
 )
 from ffcore.run.best import BEST
 from ffcore.run.previews import PREVIEWS
+from ffcore.run.timing import Timed
 from ffcore.system.faults import writable
 from ffcore.system.files import hold_directory, write_text
 from ffcore.training.checkpoint import foreign
@@ -128,9 +129,19 @@ class RunDirectory:
     def with_decisions(self, recipe: Recipe) -> Recipe:
         """Return `recipe` with the values that this directory's run decided, if there is one."""
         try:
-            return with_decisions((self / RECIPE).read_text(), recipe)
+            stored = (self / RECIPE).read_text()
+            return self._with_steps(with_decisions(stored, recipe), tomllib.loads(stored))
         except (OSError, ValueError):  # there is none, or `changes` says so
             return recipe
+
+    def _with_steps(self, recipe: Recipe, stored: Mapping[str, Any]) -> Recipe:
+        """Return `recipe` with the steps that came from its minutes of training."""
+        timed = self._read_provenance().get("timed")
+        minutes = recipe.training.minutes
+        if minutes is None or not isinstance(timed, dict) or timed.get("minutes") != minutes:
+            return recipe
+        training = attrs.evolve(recipe.training, steps=stored["training"]["steps"], minutes=None)
+        return attrs.evolve(recipe, training=training)
 
     @property
     def has_checkpoint(self) -> bool:
@@ -151,7 +162,9 @@ class RunDirectory:
             )
         return present
 
-    def prepare(self, recipe: Recipe, device: str, *, restart: bool) -> None:
+    def prepare(
+        self, recipe: Recipe, device: str, *, restart: bool, timed: Timed | None = None
+    ) -> None:
         """Write the first files of a run, if missing; with `restart`, delete the old ones first."""
         with writable(self.path, "the run directory"):
             if restart:
@@ -160,12 +173,13 @@ class RunDirectory:
             if not (self / RECIPE).exists():
                 self._write_recipe(recipe)
             if not (self / PROVENANCE).exists():
-                self._write_provenance(recipe, device, [])
+                found = None if timed is None else attrs.asdict(timed)
+                self._write_provenance(recipe, device, [], found)
 
     def change(self, recipe: Recipe, device: str, changes: list[dict[str, Any]]) -> None:
         """Store a changed recipe; recipe.toml last, so that an interrupted change is detected."""
         with writable(self.path, "the changed recipe"):
-            self._write_provenance(recipe, device, changes)
+            self._write_provenance(recipe, device, changes, self._read_provenance().get("timed"))
             self._write_recipe(recipe)
 
     def describe(self, description: Mapping[str, Any]) -> None:
@@ -179,7 +193,13 @@ class RunDirectory:
         write_text(self / RECIPE, text)
         remember(text, tomllib.loads(text))
 
-    def _write_provenance(self, recipe: Recipe, device: str, changed: list[dict[str, Any]]) -> None:
+    def _write_provenance(
+        self,
+        recipe: Recipe,
+        device: str,
+        changed: list[dict[str, Any]],
+        timed: Mapping[str, Any] | None,
+    ) -> None:
         data = recipe.data
         manifest = provenance(recipe) | {
             "device": device,
@@ -188,6 +208,7 @@ class RunDirectory:
             else installed().type_name("data", data),
             "threads": torch.get_num_threads(),
             "changes": changed,
+            "timed": timed,
         }
         write_text(self / PROVENANCE, json.dumps(manifest, indent=2) + "\n")
 

@@ -40,7 +40,9 @@ from ffcore.flow.ode import likely_fault, noise_slope, points_wrongly
 from ffcore.interfaces import Alarm, Context, Teacher, Tracker
 from ffcore.plugins import installed
 from ffcore.recipe import Changes, Recipe, binding_digest, check_recorded, decisions, to_toml
-from ffcore.recipe.components import build_component, computing, errors_of
+from ffcore.recipe.components import BuildError, build_component, computing, errors_of
+from ffcore.recipe.diagnostics import path_text
+from ffcore.recipe.needs import contradictions
 from ffcore.recipe.tables import components
 from ffcore.report import plots
 from ffcore.run import alarms
@@ -58,6 +60,7 @@ from ffcore.run.directory import (
 from ffcore.run.measurements import Measurements
 from ffcore.run.previews import PREVIEWS, Previews, rows_of_samples, shown_noise, texts_of
 from ffcore.run.resume import note, resume
+from ffcore.run.timing import Timed, steps_in
 from ffcore.run.tracking import Tracking
 from ffcore.system.distributed import (
     Processes,
@@ -177,6 +180,8 @@ class Run:
         """The metrics so far, in the leading process."""
         self.alarms: list[alarms.Raised] = []
         """The alarms so far, in the leading process."""
+        self.timed: Timed | None = None
+        """Where the steps come from, if the recipe states minutes."""
         self.best: dict[str, Any] | None = None
         """The step, the measure and the value of the student, if it is the best of several."""
         name = directory.path.absolute().name
@@ -193,7 +198,11 @@ class Run:
                 self.build()
                 self.check()
             device = self.built.distillation.device
-            first(lambda: directory.prepare(self.recipe, device, restart=self.start.restart))
+            first(
+                lambda: directory.prepare(
+                    self.recipe, device, restart=self.start.restart, timed=self.timed
+                )
+            )
             stack.enter_context(self.tracking)
             self.train()
             return self.evaluate() if self.recipe.evaluation.enabled else None
@@ -201,11 +210,43 @@ class Run:
     def build(self) -> None:
         """Build all components of the recipe; report the decisions made for the user."""
         begins = self.start.restart or not self.directory.has_checkpoint
+        if self.recipe.training.minutes is not None:
+            self._fix_steps(self.recipe.training.minutes)
         self.built = build(self.recipe, begins=begins, say=self.observer.say)
         for line in decisions(self.recipe, self.built.recipe):
             self.observer.say(line)
         self.recipe = self.built.recipe
         self.tracking.recipe = self._tree()
+
+    def _fix_steps(self, minutes: float) -> None:
+        """Replace the minutes of training by the steps that fit into them."""
+        self.built = build(self.recipe)
+        self._check_sizes(self.built.distillation.teacher.sample_shape)
+        with errors_of("self-check"):
+            self.built.distillation.self_check()
+        self._parallelize()
+        self.timed = steps_in(minutes, self.built.distillation, self.processes)
+        del self.built
+        self.observer.say(str(self.timed))
+        training = attrs.evolve(self.recipe.training, steps=self.timed.steps, minutes=None)
+        self.recipe = attrs.evolve(self.recipe, training=training)
+        for problem in contradictions(self.recipe):
+            raise BuildError(f"with {self.timed}: {path_text(problem.path)}: {problem.text}")
+
+    def _parallelize(self) -> None:
+        """Divide the work over the processes."""
+        parallel, training = self.recipe.parallel, self.recipe.training
+
+        def parallelize() -> None:
+            with errors_of("parallel"):
+                self.built.distillation.parallelize(
+                    self.processes,
+                    parallel.strategy,
+                    activation_checkpointing=parallel.activation_checkpointing,
+                    compiled=training.compile,
+                )
+
+        self.processes.together(parallelize)
 
     def _check_sizes(self, shape: tuple[int, ...]) -> None:
         """Raise OutOfMemory for a batch or a picture whose noise alone does not fit."""
@@ -270,7 +311,7 @@ class Run:
 
     def train(self) -> None:
         """Train to the last step, from the last checkpoint if there is one; save the student."""
-        distillation, training = self.built.distillation, self.recipe.training
+        distillation = self.built.distillation
         # Before training: the recipe's files may be gone afterwards.
         description = describe(
             self.recipe,
@@ -281,18 +322,7 @@ class Run:
         )
         previews = Previews(self.directory / PREVIEWS, self.built, self.recipe, self.processes)
         measurements = self._measurements()
-        parallel = self.recipe.parallel
-
-        def parallelize() -> None:
-            with errors_of("parallel"):
-                distillation.parallelize(
-                    self.processes,
-                    parallel.strategy,
-                    activation_checkpointing=parallel.activation_checkpointing,
-                    compiled=training.compile,
-                )
-
-        self.processes.together(parallelize)
+        self._parallelize()
         checkpoints = self._checkpoints(description["teacher"])
         self.resume(checkpoints)
         begun = distillation.step_index

@@ -81,8 +81,9 @@ class Adaptive:
     def check_recipe(self, recipe: Recipe) -> None:
         """Raise ValueError if no step corrects, or if both objectives must share a batch of 1."""
         both = recipe.predictor is not None and recipe.corrector is not None
-        if recipe.corrector is not None and self.correction_from >= recipe.training.steps:
-            possible = f"less than training.steps = {recipe.training.steps}"
+        steps = recipe.training.steps
+        if recipe.corrector and steps is not None and self.correction_from >= steps:
+            possible = f"less than training.steps = {steps}"
             raise ImpossibleValue("correction_from", self.correction_from, possible)
         shared = 0 < self.correction < 1
         if both and shared and recipe.training.batch == 1:

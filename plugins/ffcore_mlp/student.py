@@ -1,4 +1,7 @@
-"""Perceptrons of a point, a class or a vector, and a time, a duration or both."""
+"""Perceptrons of a point, a class or a vector, and a time, a duration or both.
+
+Each adds to the flow of a Gaussian what differs from it; see ffcore/nn/around.py.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,27 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ffcore.interfaces import Condition, Student, VelocityField
+from ffcore.interfaces import Condition, Moments, Student, VelocityField
+from ffcore.nn.around import AroundGaussian
 from ffcore.nn.embedding import sinusoids
 
 FREQUENCIES = 16
+"""Sinusoids of a scalar."""
+PROJECTIONS = 32
+"""Random projections of a vector, for a student that starts at the prior; for a vector of norm √D
+their standard deviation is √2. A student that starts anywhere has none: its objectives
+differentiate in the vector as well, which they would make noisy."""
 
 
 class _Perceptron(nn.Module):
     """Maps a vector, scalars in [0, 1], a class and a condition's vector to a vector.
 
-    Each scalar enters as itself and as sinusoids of low to moderate frequency.
+    Each scalar enters as itself and as sinusoids of low to moderate frequency. The vector enters
+    as itself and, with `projections`, as sinusoids of so many random projections (Tancik et al.,
+    2006.10739), without which a map stays too smooth to part two modes.
     """
+
+    projections: Tensor | None
 
     def __init__(
         self,
@@ -27,16 +40,24 @@ class _Perceptron(nn.Module):
         depth: int,
         scalars: int = 1,
         pooled: int = 0,
+        projections: int = 0,
     ) -> None:
         super().__init__()
         self.pooled = nn.Linear(pooled, width, bias=False) if pooled else None
         self.label = nn.Embedding(classes + 1, width) if classes else None
-        self.enter = nn.Linear(dimension + scalars * (FREQUENCIES + 1), width)
+        generator = torch.Generator().manual_seed(0)
+        random = torch.randn(dimension, projections, generator=generator) * (2 / dimension) ** 0.5
+        self.register_buffer("projections", random if projections else None)
+        entering = dimension + 2 * projections + scalars * (FREQUENCIES + 1)
+        self.enter = nn.Linear(entering, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.leave = nn.Linear(width, dimension)
 
     def forward(self, x: Tensor, condition: Condition, *scalars: Tensor) -> Tensor:
         entering = [x]
+        if self.projections is not None:
+            projected = x @ self.projections.to(x.dtype)
+            entering += [projected.sin(), projected.cos()]
         for scalar in scalars:
             waves = sinusoids(4 * scalar, FREQUENCIES, max_period=16.0)
             entering += [scalar[:, None].to(x.dtype), waves.to(x.dtype)]
@@ -48,12 +69,21 @@ class _Perceptron(nn.Module):
             h = h + self.pooled(condition.pooled.to(x.dtype))
         for layer in self.hidden:
             h = h + layer(nn.functional.silu(h))
-        out: Tensor = self.leave(nn.functional.silu(h)).to(x.dtype)  # under autocast too
+        out: Tensor = self.leave(nn.functional.silu(h))
         return out
 
 
 class MlpAverageVelocity(Student):
-    """A student for vectors, from scratch; `pooled` is the length of a condition's vector."""
+    """A student for vectors, from scratch.
+
+    Args:
+        dimension: of the vectors.
+        classes: of the conditions, 0 without labels.
+        width, depth: units of a hidden layer, and their number.
+        starts_at: see Student.
+        pooled: length of a condition's vector, 0 without one.
+        moments: of the teacher's data; by default mean 0 and spread 1.
+    """
 
     def __init__(
         self,
@@ -63,29 +93,44 @@ class MlpAverageVelocity(Student):
         depth: int,
         starts_at: Literal["prior", "anywhere"] = "prior",
         pooled: int = 0,
+        moments: Moments | None = None,
     ) -> None:
         super().__init__()
         self.starts_at = starts_at
-        scalars = 1 if starts_at == "prior" else 2
-        self.body = _Perceptron(dimension, classes, width, depth, scalars, pooled)
+        self.around = AroundGaussian(moments or Moments.standard((dimension,)))
+        scalars, projections = (1, PROJECTIONS) if starts_at == "prior" else (2, 0)
+        self.body = _Perceptron(dimension, classes, width, depth, scalars, pooled, projections)
 
     def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
         """Return F; see Student."""
-        scalars = (delta,) if self.starts_at == "prior" else (t, delta)
-        out: Tensor = self.body(x_t, condition, *scalars)
-        return out
+        prior = self.starts_at == "prior"
+        t = torch.ones_like(delta) if prior else t
+        rest = self.body(
+            self.around.entering(x_t, t), condition, *((delta,) if prior else (t, delta))
+        )
+        return self.around.average_velocity(x_t, t, delta, condition, rest)
 
 
 class MlpVelocity(VelocityField):
-    """A velocity for vectors, from scratch: g_ψ for a black-box teacher."""
+    """A velocity for vectors, from scratch: g_ψ for a black-box teacher.
+
+    The arguments are those of MlpAverageVelocity.
+    """
 
     def __init__(
-        self, dimension: int, classes: int, width: int, depth: int, pooled: int = 0
+        self,
+        dimension: int,
+        classes: int,
+        width: int,
+        depth: int,
+        pooled: int = 0,
+        moments: Moments | None = None,
     ) -> None:
         super().__init__()
+        self.around = AroundGaussian(moments or Moments.standard((dimension,)))
         self.body = _Perceptron(dimension, classes, width, depth, pooled=pooled)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Return the velocity; see VelocityField."""
-        out: Tensor = self.body(x_t, condition, t)
-        return out
+        rest = self.body(self.around.entering(x_t, t), condition, t)
+        return self.around.velocity(x_t, t, condition, rest)

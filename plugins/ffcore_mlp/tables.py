@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
-from ffcore.keys import StartsFromStudent, key
+from ffcore.keys import Proposal, StartsFromStudent, key
 
 if TYPE_CHECKING:
     from ffcore.interfaces import Context, Student, VelocityField
@@ -58,6 +58,33 @@ class MlpStudent(StartsFromStudent):
         yield cls()
         yield cls(starts_at="anywhere")
 
+    @classmethod
+    def propose(cls, context: Context) -> Proposal | None:
+        """Propose a student for vectors whose conditions it can read."""
+        assert context.teacher is not None
+        shape = context.teacher.sample_shape
+        try:
+            _dimension("student mlp", context), _pooled("student mlp", context)
+        except ValueError:
+            return None
+        return Proposal(
+            rank=1,
+            why=f"made for vectors, here of {shape[0]}",
+            tree={
+                "student": {"width": 384, "depth": 5},
+                "optimizer": {"learning_rate": 1e-3, "warmup": 100, "schedule": "cosine"},
+                "balancer": {"power": 0.0},
+                "training": {"steps": 12_000, "batch": 256, "ema_decay": 0.999, "threads": 1},
+            },
+            reasons={
+                "student.width": "wide enough for twenty modes in 16 dimensions",
+                "training.steps": "with fewer, more samples stay between the modes",
+                "training.threads": "a small network is fastest with one",
+                "optimizer.learning_rate": "a network from scratch",
+                "balancer.power": "large gaps lie between modes, and must count",
+            },
+        )
+
     @property
     def offers(self) -> frozenset[str]:
         """Offer flow maps from anywhere, if `starts_at` says so."""
@@ -78,6 +105,7 @@ class MlpStudent(StartsFromStudent):
             self.depth,
             self.starts_at,
             _pooled("student mlp", context),
+            context.moments,
         )
 
 
@@ -102,4 +130,5 @@ class MlpNetwork:
             self.width,
             self.depth,
             _pooled("network mlp", context),
+            context.moments,
         )

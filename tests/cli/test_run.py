@@ -49,7 +49,8 @@ def test_a_run_prints_its_results_and_leaves_its_pictures(tmp_path):
 
 
 def test_a_run_ends_with_the_verdict_that_the_report_and_the_evaluation_say_too(tmp_path):
-    found = ffd("run", "gaussian.toml", *TINY, "--set", "evaluation.samples=200")
+    bad = ["--set", "evaluation.samples=200", "--set", "optimizer.learning_rate=0.5"]
+    found = ffd("run", "gaussian.toml", *TINY, *bad)
     verdict = json.loads((tmp_path / "runs/gaussian/evaluation.json").read_text())["verdict"]
     sentence = verdict["1"]["sentence"]
     assert sentence.startswith("one step is worth ")

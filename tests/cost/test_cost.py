@@ -148,19 +148,23 @@ def test_the_memory_of_a_recipe_is_the_sum_over_its_networks():
 
 def test_networks_are_counted_with_what_learns_in_each():
     cost = Cost.of(load_recipe("mixture.toml"))
-    inputs = 2 + 1 + 16  # a point, a time, its waves
-    student = nn.Sequential(nn.Linear(inputs, 128), *(nn.Linear(128, 128) for _ in range(2)))
-    counted = sum(each.numel() for each in student.parameters()) + 128 * 2 + 2 + 3 * 128
+
+    def counted(inputs: int) -> int:
+        made = nn.Sequential(nn.Linear(inputs, 128), *(nn.Linear(128, 128) for _ in range(2)))
+        return sum(each.numel() for each in made.parameters()) + 128 * 2 + 2 + 3 * 128
+
+    online_ = counted(2 + 1 + 16)  # a point, a time, its waves
+    student = counted(2 + 1 + 16 + 64)  # the waves of its projections
     assert [(each.name, each.parameters, each.trainable) for each in cost.networks] == [
         ("teacher", 0, 0),
-        ("student", counted, counted),
-        ("online", counted, counted),
+        ("student", student, student),
+        ("online", online_, online_),
     ]
     teacher, student_, online = cost.networks
     assert teacher.whole.gradients == 0
     assert student_.whole.ema == student_.whole.weights
     assert online.whole.ema == 0
-    assert online.whole.optimizer == 2 * online.whole.gradients == 8 * counted
+    assert online.whole.optimizer == 2 * online.whole.gradients == 8 * online_
 
 
 def test_a_transformers_parameters_are_those_of_its_formula():
@@ -509,7 +513,7 @@ def test_the_rows_are_those_of_a_real_step(name):
         for objective, each in objectives.items()
         if each is not None
     }
-    _, (step,) = tally_steps(recipe, found, auxiliaries)
+    _, (step,) = tally_steps(recipe, recipe.training.steps or 1, found, auxiliaries)
     tallied, went_back = Counter(), Counter()
     for use, count in step.items():
         tallied[use.network] += count

@@ -97,7 +97,7 @@ def test_its_recipe_distils_its_teacher_into_a_student_that_samples(
     acme.ffd("run", "ring.toml", "--directory", str(done))
     start, end = (json.loads((each / "evaluation.json").read_text()) for each in (begun, done))
     before, after = start["distances"]["raw"], end["distances"]["raw"]
-    assert after["student"] < before["student"] / 20
+    assert after["student"] < before["student"] / 3  # it starts from the teacher's moments
     assert after["student"] < after["euler"]["4"]
     assert end["trajectory_error"]["1.0"]["value"] < start["trajectory_error"]["1.0"]["value"] / 4
 

@@ -177,6 +177,7 @@ PAIRS = (
 LAGS = (
     'corrector={type="vsd", online={type="mlp"}, online_optimizer={learning_rate=1e-6}}',
     "balancer.alpha=0.1",
+    "training.steps=600",
 )
 STANDS = (  # a copy of the teacher, which says that nothing is left to correct
     "predictor=none",
@@ -204,7 +205,7 @@ def test_beside_a_corrector_the_predictors_gap_need_not_fall(tmp_path):
 
 
 def test_an_online_network_that_does_not_learn_deserves_an_alarm(tmp_path):
-    found = alarms("gaussian.toml", tmp_path, *LAGS)
+    found = alarms("mixture.toml", tmp_path, *LAGS)
     assert "corrector.online_optimizer.learning_rate" in found["online_excess"]
 
 

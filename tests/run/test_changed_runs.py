@@ -86,5 +86,5 @@ def test_any_other_change_is_resumed(change: str, tmp_path: Path) -> None:
 
 
 def test_a_student_of_another_shape_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r": \(16, 19\) in the checkpoint, \(8, 19\)"):
+    with pytest.raises(CheckpointError, match=r": \(16, 83\) in the checkpoint, \(8, 83\)"):
         resumed(tmp_path, "student.width=8")

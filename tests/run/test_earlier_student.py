@@ -65,8 +65,8 @@ def test_a_resumed_run_and_its_student_do_not_need_it(earlier: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("form", "error", "message"),
     [
-        ("finished", WeightsError, r"the file has \(16, 19\), the network \(8, 19\)"),
-        ("unfinished", CheckpointError, r"\(16, 19\) in the checkpoint, \(8, 19\) in the recipe"),
+        ("finished", WeightsError, r"the file has \(16, 83\), the network \(8, 83\)"),
+        ("unfinished", CheckpointError, r"\(16, 83\) in the checkpoint, \(8, 83\) in the recipe"),
     ],
 )
 def test_other_shapes_are_refused_with_both(

@@ -41,7 +41,9 @@ CHOOSES = ("evaluation.keep_best=energy",)
 
 
 def small(*overrides: str) -> Recipe:
-    return load_recipe("gaussian.toml", [*SMALL, *overrides])
+    """A run whose last student is not its best: its learning rate overshoots."""
+    overshoots = ("corrector=none", "optimizer.learning_rate=0.4")
+    return load_recipe("mixture.toml", [*SMALL, *overshoots, *overrides])
 
 
 def measured(directory: Path) -> dict[int, dict[str, float]]:

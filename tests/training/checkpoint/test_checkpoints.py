@@ -198,7 +198,7 @@ def empty(path: Path) -> None:
 
 DAMAGES = {"truncated": truncate, "deleted": Path.unlink, "flipped": flip_a_byte, "empty": empty}
 FILES = ["manifest.json", *(f"shard-00001-model-{i:05d}-of-00004.safetensors" for i in range(1, 5))]
-IN_FOUR = 2300
+IN_FOUR = 6000
 """The size of files by which a checkpoint of `joint()` has four."""
 
 
