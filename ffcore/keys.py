@@ -106,18 +106,21 @@ def key(
     below: float | None = None,
     one_of: tuple[object, ...] | None = None,
     validator: Validator | None = None,
+    imports: bool = False,
 ) -> Any:
     """A field of a table, required unless it has a `default` or a `factory`.
 
     Numbers must be finite and within the bounds; None passes if the type allows it. Your own
-    `validator` has attrs' signature, raises `ValueError` and must not read the instance. The
-    field's metadata holds `help` and `possible` (a `Possible`).
+    `validator` has attrs' signature, raises `ValueError` and must not read the instance. With
+    `imports`, a text "module:function" is code that `build` imports: in a file that arrived, ffcore
+    refuses it unless it is trusted. The field's metadata holds `help`, `possible` (a `Possible`)
+    and `imports`.
     """
     possible = Possible(at_least=at_least, above=above, at_most=at_most, below=below, one_of=one_of)
     return attrs.field(
         default=default if factory is None else attrs.Factory(factory),
         validator=[possible] if validator is None else [possible, validator],
-        metadata={"help": help, "possible": possible},
+        metadata={"help": help, "possible": possible, "imports": imports},
     )
 
 

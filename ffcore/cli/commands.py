@@ -3,11 +3,13 @@
 import io
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 
 import click
 
@@ -45,6 +47,7 @@ COMMANDS = {
 """Every command: its import path, and its line in `ffd --help`."""
 _PIPE = 128 + 13
 """The exit code of a tool that SIGPIPE ends."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _HINT = "; ffd --debug shows the full traceback"
 
 
@@ -81,6 +84,7 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; an expected error becomes one message on stderr and an exit code."""
+        _open_closed_streams()
         _replace_what_a_locale_lacks()
         try:
             level = logging.DEBUG if ctx.params["debug"] else logging.INFO
@@ -101,7 +105,7 @@ class Commands(click.Group):
             if not _of_another_process(error):
                 if ctx.params["debug"]:
                     traceback.print_exception(error)
-                click.echo(_process() + message, err=True)
+                click.echo(_process() + printable(message), err=True)
             ctx.exit(code)
 
 
@@ -110,6 +114,18 @@ def _replace_what_a_locale_lacks() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def printable(text: str) -> str:
+    """Return a text with its control characters spelled out: names in files may hold any."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def _open_closed_streams() -> None:
+    """Send to nowhere what is written to a stream that the shell has closed (`>&-`)."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  open until the end
 
 
 def _process() -> str:
@@ -174,7 +190,7 @@ class _Stderr(logging.Handler):
     """Writes to the current `sys.stderr`: rich replaces it by a stream that spares its bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(self.format(record) + "\n")
+        sys.stderr.write(printable(self.format(record)) + "\n")
 
 
 @contextmanager

@@ -6,7 +6,6 @@ of samples, seed, labels, guidance, decoder, features and reference must be the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +15,7 @@ from ffcore.evaluate.reference import Reference
 from ffcore.evaluate.samples import Samples
 from ffcore.evaluate.stored import EvaluationError
 from ffcore.interfaces import Features
+from ffcore.system.files import parse_json
 from ffcore.system.weights import fingerprint
 
 SCHEMA = 1
@@ -40,7 +40,7 @@ def conditions(
 def read_result(path: Path) -> dict[str, Any]:
     """Return a stored result. Raises EvaluationError if the file holds none."""
     try:
-        found = json.loads(path.read_text())
+        found = parse_json(path.read_text())
     except (OSError, ValueError) as error:
         raise EvaluationError(f"{path} cannot be read as a result: {error}") from None
     if not isinstance(found, dict) or not {"conditions", "metrics"} <= found.keys():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -17,7 +16,7 @@ from PIL import Image
 
 from ffcore.interfaces import IMAGE_CHANNELS
 from ffcore.sample import CHUNK
-from ffcore.system.files import MissingFile, file_digest
+from ffcore.system.files import MissingFile, file_digest, parse_json
 
 SAMPLES, LABELS = "arr_0", "arr_1"
 """The names of samples and labels in ADM's .npz files."""
@@ -262,7 +261,7 @@ def _pixels(file: Path) -> NDArray[np.uint8]:
                     f"{file} has mode {picture.mode}: convert it to 8-bit grey or RGB"
                 )
             pixels = np.asarray(picture)
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise EvaluationError(f"{file} cannot be read as a picture: {error}") from None
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
@@ -275,7 +274,7 @@ def _size(shape: tuple[int, ...]) -> str:
 def _record_beside(path: Path, stored: Stored) -> dict[str, Any] | None:
     """Return the record beside samples. Raises EvaluationError if it describes other samples."""
     try:
-        found = json.loads(path.read_text())
+        found = parse_json(path.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -28,6 +28,7 @@ from ffcore.export.sources import (
 )
 from ffcore.export.student_file import EVALUATION, RECIPE, STUDENT, write_student
 from ffcore.recipe import Recipe, digest, load_recipe, registry_of, to_toml
+from ffcore.system.files import parse_json
 
 EXPORT_FILES = (STUDENT, CONFIG, CARD, RECIPE)
 
@@ -144,7 +145,7 @@ def _evaluation(run: Path, recipe: Recipe) -> dict[str, Any] | None:
     if not recipe.evaluation.enabled:
         return None
     try:
-        found: dict[str, Any] = json.loads((run / EVALUATION).read_text())
+        found: dict[str, Any] = parse_json((run / EVALUATION).read_text())
         if "distances" in found and "verdict" not in found:
             raise SourceError(
                 f"{run} was evaluated by an earlier ffcore: run the same `ffd run` again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -27,6 +28,9 @@ _LICENCES = {
 }
 """The names of licences on model hubs, by their common names."""
 
+_MARKS = re.compile(r"[\\`*\[\]<>|!]")
+"""What Markdown reads as code, emphasis, a link, a picture, HTML or a column of a table."""
+
 
 def model_card(
     name: str,
@@ -48,7 +52,7 @@ def model_card(
         [
             *_header(config, recipe),
             "",
-            f"# {name}",
+            f"# {_as_text(name)}",
             "",
             f"This student makes {'an image' if _makes_images(config) else 'a sample'} in one "
             f"step. ffcore {config['ffcore']} distilled it {_from_what(recipe)}. Method: "
@@ -66,6 +70,11 @@ def model_card(
             "",
         ]
     )
+
+
+def _as_text(value: object) -> str:
+    """Return a value from a file as one line of Markdown that shows it, without links or HTML."""
+    return _MARKS.sub(r"\\\g<0>", " ".join(str(value).split()))
 
 
 def _from_what(recipe: Recipe) -> str:
@@ -286,7 +295,11 @@ def _origin(config: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
     }
     yield "## Origin"
     yield ""
-    yield from (f"- {label}: {value}" for label, value in rows.items() if value is not None)
+    yield from (
+        f"- {label}: {value if label == 'recipe' else _as_text(value)}"
+        for label, value in rows.items()
+        if value is not None
+    )
     if keys:
         yield ""
         yield (
@@ -313,10 +326,11 @@ def _results(evaluation: Mapping[str, Any] | None) -> Iterator[str]:
         yield "This student was not evaluated."
         return
     for each in evaluation["verdict"].values():
-        yield f"**{each['sentence'][0].upper()}{each['sentence'][1:]}.**"
+        sentence = _as_text(each["sentence"])
+        yield f"**{sentence[:1].upper()}{sentence[1:]}.**"
         yield ""
     for name, measures in evaluation["measures"].items():
-        yield f"In features {name}, with intervals of 95 % from independent draws:"
+        yield f"In features {_as_text(name)}, with intervals of 95 % from independent draws:"
         yield ""
         yield from _standings(measures)
         yield ""
@@ -338,12 +352,14 @@ def _results(evaluation: Mapping[str, Any] | None) -> Iterator[str]:
     yield ""
     yield "Compare these numbers only with others measured under the same conditions:"
     yield ""
-    yield from (f"- {name}: {_inline(value)}" for name, value in evaluation["identity"].items())
+    yield from (
+        f"- {_as_text(name)}: {_inline(value)}" for name, value in evaluation["identity"].items()
+    )
 
 
 def _standings(measures: Mapping[str, Any]) -> Iterator[str]:
     found = list(measures.values())
-    yield f"| samples | {' | '.join(each['title'] for each in found)} |"
+    yield f"| samples | {' | '.join(_as_text(each['title']) for each in found)} |"
     yield "|---" * (1 + len(found)) + "|"
     for steps in found[0]["student"]:
         made = f"this student, {steps} step{'' if str(steps) == '1' else 's'}"
@@ -357,7 +373,7 @@ def _standings(measures: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _row(label: str, cells: Iterable[str]) -> str:
-    return f"| {label} | {' | '.join(cells)} |"
+    return f"| {label} | {' | '.join(map(_as_text, cells))} |"
 
 
 def _table(distances: Mapping[str, Any]) -> Iterator[str]:
@@ -369,7 +385,7 @@ def _table(distances: Mapping[str, Any]) -> Iterator[str]:
         label = f"teacher, {steps} Euler step{'' if steps == '1' else 's'}"
         rows[label] = [each["euler"][steps] for each in found]
     rows["noise floor (teacher against itself)"] = [each["floor"] for each in found]
-    yield f"| samples | {' | '.join(distances)} |"
+    yield f"| samples | {' | '.join(map(_as_text, distances))} |"
     yield "|---" * (1 + len(found)) + "|"
     for label, values in rows.items():
         yield f"| {label} | {' | '.join(f'{value:.4g}' for value in values)} |"
@@ -377,10 +393,10 @@ def _table(distances: Mapping[str, Any]) -> Iterator[str]:
 
 def _inline(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_inline(each)}" for name, each in value.items())
+        return ", ".join(f"{_as_text(name)} {_inline(each)}" for name, each in value.items())
     if isinstance(value, list):
         return ", ".join(map(_inline, value))
-    return str(value)
+    return _as_text(value)
 
 
 def _citations(recipe: Recipe) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import tomllib
@@ -24,6 +23,7 @@ from ffcore.export.student_file import (
 )
 from ffcore.interfaces import Student
 from ffcore.recipe import load_recipe
+from ffcore.system.files import parse_json
 from ffcore.system.weights import WeightsError
 from ffcore.training.checkpoint import CheckpointError, Damaged, Manifest, named_whole, step_of
 
@@ -182,7 +182,7 @@ def _check_config(path: Path, here: Mapping[str, Any], *, changed: bool) -> None
     if not is_export(path.parent) or path.name != STUDENT:
         return
     try:
-        there = json.loads(config.read_text(encoding="utf-8"))
+        there = parse_json(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise WeightsError(f"{config} is damaged: {error}") from None
     if changed and isinstance(there, dict):

@@ -6,7 +6,6 @@ and an export contains such a file.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -50,7 +49,8 @@ from ffcore.recipe.components import (
 )
 from ffcore.recipe.merge import merge
 from ffcore.recipe.plain import NONE, plain
-from ffcore.system.files import File, reference_digest, require
+from ffcore.system.faults import enough_memory
+from ffcore.system.files import File, parse_json, reference_digest, require
 from ffcore.system.weights import WeightsError, identity_of, read_weights, write_weights
 from ffcore.training.checkpoint import ema_prefix, restore, step_of, tensors_in
 from ffcore.training.network_check import awake
@@ -60,6 +60,7 @@ RECIPE, STUDENT, EVALUATION = "recipe.toml", "student.safetensors", "evaluation.
 DESCRIPTION = "student.json"
 """The description of a run's student, with which its checkpoints can be sampled."""
 
+_DAMAGED = "Check the sizes in the description; a damaged one may ask for any amount."
 SCHEMA = 1
 
 
@@ -181,7 +182,7 @@ def load_earlier(student: Student, path: Path, description: Path) -> str:
 
 def _read_description(description: Path, checkpoint: Path) -> dict[str, Any]:
     try:
-        config: dict[str, Any] = json.loads(description.read_text())
+        config: dict[str, Any] = parse_json(description.read_text())
         config["ema_decay"] = float(config["ema_decay"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise WeightsError(f"{description} is damaged: {type(error).__name__} {error}") from None
@@ -234,7 +235,7 @@ def _opened(
         registry = trusting(registry, conditions)
         config = _with_conditions(path, config, conditions)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with enough_memory(str(path), _DAMAGED), torch.random.fork_rng(devices=[]):
             source = _rebuilt_conditions(path, config, registry)
             student = _rebuilt(path, found, source, config, registry)
     except RecipeError as error:

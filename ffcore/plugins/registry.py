@@ -69,7 +69,7 @@ class Registry:
         the name of a distribution with plugins, it is read as one. Raises `PluginError`.
         """
         if self.is_outside(type_name):
-            self._check_trusted(role, type_name)
+            self.check_trusted(f"the {role}", type_name)
             _make_current_folder_importable()
             return _import_table(type_name, f"{role} type {type_name!r}")
         plugin, component = self._claim(role, type_name)
@@ -81,21 +81,30 @@ class Registry:
         left, _, _ = type_name.rpartition(":")
         return bool(left) and not self._is_distribution(left)
 
-    def _check_trusted(self, role: str, type_name: str) -> None:
+    def check_trusted(self, what: str, name: str) -> None:
+        """Raise UntrustedCode if the file may not name this `"module:name"`, the code of `what`."""
         if not self.file:
             return
-        module = type_name.rpartition(":")[0]
+        module = name.rpartition(":")[0]
         code = path_of_code(module)
         known = self.known()
-        if type_name in known and known[type_name] in (None, code):
+        if name in known and known[name] in (None, code):
             return
-        was = known.get(type_name)
+        was = known.get(name)
         raise UntrustedCode(
-            f"{self.file} names the {role} {type_name!r}, which is not of an installed plugin: it "
-            f"would run {code or f'the module {module}, which cannot be found here'}"
+            f"{self.file} names {what} {name!r}, which is not of an installed plugin: it "
+            f"would run {code or f'the module {module!r}, which cannot be found here'}"
             + (f". Your run used {was}" if was else "")
             + ". If you trust that code, use --trust (in Python, trust=True)"
         )
+
+    def check_download(self, what: str, address: str) -> None:
+        """Raise UntrustedCode if the file may not name this address, from which `what` comes."""
+        if self.file and address not in self.known():
+            raise UntrustedCode(
+                f"{self.file} names {what} {address!r}, which would be downloaded. If you want "
+                "that, use --trust (in Python, trust=True), or name your own copy"
+            )
 
     def provider(self, role: str, table: object) -> Claim | None:
         """The plugin and component that provide this table; None if no active plugin does."""

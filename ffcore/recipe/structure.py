@@ -40,7 +40,7 @@ def make_converter(registry: Registry) -> cattrs.Converter:
     rule(lambda kind: get_origin(kind) is Literal, _structure_literal)
     rule(lambda kind: get_origin(kind) is tuple, _structure_array, converter)
     rule(lambda kind: get_origin(kind) in (Union, types.UnionType), _structure_union, converter)
-    rule(attrs.has, _structure_table, converter)
+    rule(attrs.has, _structure_table, converter, registry)
     rule(_is_component, _structure_component, converter, registry)
     return converter
 
@@ -114,7 +114,9 @@ def _structure_union(value: object, kind: Any, converter: cattrs.Converter) -> A
     raise _mismatch(_describe(kind), value)
 
 
-def _structure_table(value: object, table: type, converter: cattrs.Converter) -> Any:
+def _structure_table(
+    value: object, table: type, converter: cattrs.Converter, registry: Registry
+) -> Any:
     if not isinstance(value, dict):
         raise _mismatch("a table", value)
     fields = attrs.fields_dict(attrs.resolve_types(table))
@@ -125,6 +127,7 @@ def _structure_table(value: object, table: type, converter: cattrs.Converter) ->
             written = _complete(value[name], fields[name])
             given[name] = converter.structure(written, kind_of(fields[name]))
             _validate(fields[name], given[name])
+            _check_reach(fields[name], given[name], registry)
         except Problems as found:
             problems += (problem.under(name) for problem in found.problems)
     if problems:
@@ -186,6 +189,19 @@ def _validate(field: "attrs.Attribute[Any]", value: object) -> None:
         raise Problems([Problem(str(error).removeprefix(f"{field.name}: "))]) from error
     except (TypeError, ValueError) as error:
         raise Problems([Problem(str(error))]) from error
+
+
+def _check_reach(field: "attrs.Attribute[Any]", value: object, registry: Registry) -> None:
+    """Refuse code and downloads that a file names without being trusted."""
+    if not isinstance(value, str):
+        return
+    try:
+        if field.metadata.get("imports") and ":" in value:
+            registry.check_trusted(field.name, value)
+        elif value.startswith("hf://"):
+            registry.check_download(field.name, value)
+    except PluginError as error:
+        raise Problems([Problem(str(error), about="plugin")]) from error
 
 
 def _unfit_keys(

@@ -21,7 +21,7 @@ from typing import Any
 import attrs
 
 from ffcore.plugins import Registry, installed, path_of_code
-from ffcore.system.files import write_text
+from ffcore.system.files import parse_json, write_text
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,30 +40,34 @@ def registry_of(file: Path, recipe: Path, *, trust: bool = False) -> Registry:
 
 
 def trusting(registry: Registry, tree: object) -> Registry:
-    """Return a registry that also takes the classes that the user names in `tree`."""
+    """Return a registry that also takes the code and addresses that the user names in `tree`."""
     if not registry.file:
         return registry
-    named = dict.fromkeys(_outside(tree, registry))
+    named = dict.fromkeys(_texts(tree))
     return attrs.evolve(registry, known=lambda: {**registry.known(), **named})
 
 
-def remember(recipe: str, *trees: Mapping[str, Any]) -> None:
-    """Record the classes outside plugins that a run of this user names in its files.
+def remember(recipe: str, tree: Mapping[str, Any], tables: object = None) -> None:
+    """Record the code and the downloads that a run of this user names in its files.
 
     Args:
         recipe: the text of the recipe in its directory.
-        trees: with the names.
+        tree: with the types of components and the addresses.
+        tables: with the functions that keys name.
 
     If the record cannot be written, the log says so; the run goes on.
     """
-    names = [name for tree in trees for name in _outside(tree, installed())]
+    names = [*_outside(tree, installed()), *_functions(tables)]
     code = {name: found for name in names if (found := path_of_code(name.rpartition(":")[0]))}
-    if not code:
+    downloads = {text: "" for text in _texts(tree) if text.startswith("hf://")}
+    if not (code or downloads):
         return
     try:
         path = _record(recipe)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_text(path, json.dumps({"code": {**_read(path), **code}}, indent=2) + "\n")
+        write_text(
+            path, json.dumps({"code": {**_read(path), **code, **downloads}}, indent=2) + "\n"
+        )
     except (OSError, RuntimeError) as error:
         _LOG.warning(
             "the record of this user's runs cannot be written, so that commands on this run's "
@@ -81,7 +85,7 @@ def _recorded(recipe: Path) -> dict[str, str | None]:
 
 def _read(path: Path) -> dict[str, str]:
     try:
-        code = json.loads(path.read_text(encoding="utf-8"))["code"]
+        code = parse_json(path.read_text(encoding="utf-8"))["code"]
         return {str(name): str(place) for name, place in code.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
@@ -104,3 +108,25 @@ def _outside(tree: object, registry: Registry) -> Iterator[str]:
     if isinstance(tree, Mapping | list | tuple):
         for each in tree.values() if isinstance(tree, Mapping) else tree:
             yield from _outside(each, registry)
+
+
+def _functions(table: Any) -> Iterator[str]:
+    """Yield each function that a key of a table names by its module."""
+    if isinstance(table, tuple):
+        for each in table:
+            yield from _functions(each)
+    elif attrs.has(type(table)):
+        for field in attrs.fields(type(table)):
+            value = getattr(table, field.name)
+            if field.metadata.get("imports") and isinstance(value, str) and ":" in value:
+                yield value
+            yield from _functions(value)
+
+
+def _texts(tree: object) -> Iterator[str]:
+    """Yield each text in a tree."""
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, Mapping | list | tuple):
+        for each in tree.values() if isinstance(tree, Mapping) else tree:
+            yield from _texts(each)

@@ -5,7 +5,6 @@ A report only reads files: it recomputes nothing and needs no plugin.
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
+
+from ffcore.system.files import parse_json
 
 # As `ffcore.run.directory` calls them, which imports torch; a test compares.
 RECIPE, PROVENANCE, METRICS = "recipe.toml", "provenance.json", "metrics.jsonl"
@@ -244,7 +245,7 @@ def _provenance(text: str) -> Mapping[str, Any]:
 
 
 def _mapping(text: str) -> Mapping[str, Any]:
-    found = json.loads(text)
+    found = parse_json(text)
     if not isinstance(found, dict):
         raise TypeError(f"must be an object, found {type(found).__name__}")
     return found
@@ -265,12 +266,12 @@ def _lines(text: str) -> list[Mapping[str, Any]]:
 
 
 def _alarms(text: str) -> list[str]:
-    found = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    found = [parse_json(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
     return [f"at step {int(each['step']):,}, {each['sentence']}" for each in found]
 
 
 def _texts(text: str) -> list[str]:
-    found = json.loads(text)
+    found = parse_json(text)
     if not isinstance(found, list):
         raise TypeError(f"must be an array, found {type(found).__name__}")
     return [str(each) for each in found]

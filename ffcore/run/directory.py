@@ -33,7 +33,7 @@ from ffcore.run.best import BEST
 from ffcore.run.previews import PREVIEWS
 from ffcore.run.timing import Timed
 from ffcore.system.faults import writable
-from ffcore.system.files import hold_directory, write_text
+from ffcore.system.files import hold_directory, parse_json, write_text
 from ffcore.training.checkpoint import foreign
 
 METRICS = "metrics.jsonl"
@@ -191,7 +191,7 @@ class RunDirectory:
     def _write_recipe(self, recipe: Recipe) -> None:
         text = to_toml(recipe)
         write_text(self / RECIPE, text)
-        remember(text, tomllib.loads(text))
+        remember(text, tomllib.loads(text), recipe)
 
     def _write_provenance(
         self,
@@ -218,7 +218,7 @@ class RunDirectory:
         if not path.exists():
             return {}
         try:
-            found: dict[str, Any] = json.loads(path.read_bytes())
+            found: dict[str, Any] = parse_json(path.read_bytes())
             versions(found)
             list(found.get("changes", []))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -260,7 +260,7 @@ class RunDirectory:
             # A process that was killed may have left a line without its end.
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             whole = [line for line in lines if line.endswith("\n")]
-            return [{"step": int(found["step"]), **found} for found in map(json.loads, whole)]
+            return [{"step": int(found["step"]), **found} for found in map(parse_json, whole)]
         except (ValueError, KeyError, TypeError) as error:
             raise RunDirectoryError(
                 f"{path} is damaged ({error}): delete it to continue without its lines, or restore "

@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from ffcore.sample.sampler import SampleError
-from ffcore.system.files import hold_directory, write_text
+from ffcore.system.files import hold_directory, parse_json, write_text
 
 _CONDITIONS = "conditions.json"
 _UNCOMPARED = ("source",)
@@ -38,8 +38,14 @@ class Partial:
     def hold(self) -> Iterator[None]:
         """Create the directory and lock it against other processes.
 
-        Raises SampleError if another process has locked it.
+        Raises SampleError if another process has locked it, or if it is a link: what is in it would
+        be deleted elsewhere.
         """
+        if self.directory.is_symlink():
+            raise SampleError(
+                f"{self.directory} is a link to {self.directory.resolve()}, but ffcore keeps "
+                "unfinished work in a folder of its own: remove the link"
+            )
         with ExitStack() as stack:
             try:
                 stack.enter_context(hold_directory(self.directory))
@@ -50,7 +56,7 @@ class Partial:
     def conditions(self) -> dict[str, Any] | None:
         """Return the conditions of the work there; None if there is none or it was abandoned."""
         try:
-            found = json.loads((self.directory / _CONDITIONS).read_text())
+            found = parse_json((self.directory / _CONDITIONS).read_text())
         except (OSError, ValueError):
             return None
         return found if isinstance(found, dict) else None

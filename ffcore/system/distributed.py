@@ -129,8 +129,20 @@ def _outcome(work: Callable[[], Value]) -> tuple[Value | None, Exception | None]
 
 
 def process_count() -> int:
-    """Return the number of processes that torchrun started; 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Return the number of processes that torchrun started; 1 without torchrun.
+
+    Raises LostProcess if only a part of torchrun's variables is set, or if they are not numbers.
+    """
+    found = {name: os.environ.get(name) for name in ("WORLD_SIZE", "RANK")}
+    if found["WORLD_SIZE"] in (None, "1"):
+        return 1
+    if not all(value is not None and value.isdecimal() for value in found.values()):
+        raise LostProcess(
+            "the environment variables WORLD_SIZE and RANK must be whole numbers, found "
+            f"{' and '.join(f'{name}={value}' for name, value in found.items())}: start the "
+            "processes with torchrun, which sets both, or unset them for one process"
+        )
+    return int(str(found["WORLD_SIZE"]))
 
 
 @contextmanager

@@ -12,11 +12,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib.util
+import json
 import os
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -141,6 +143,14 @@ def reference_digest(reference: str) -> str:
     top = Path(os.path.commonpath([each.parent for each in files]))
     lines = sorted(f"{each.relative_to(top)} {file_digest(each)}\n" for each in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return what JSON of a file holds. Raises ValueError for text that is not, or too nested."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its values are nested too deeply") from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from ffcore.interfaces import UNKNOWN, Teacher, digest_of
 from ffcore.system.distributed import whole
-from ffcore.system.files import locate, locate_all
+from ffcore.system.files import locate, locate_all, parse_json
 from ffcore.system.layout import (
     by_prefix,
     read_part,
@@ -511,7 +511,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
-        config = json.loads(metadata.get(_CONFIG, "{}"))
+        config = parse_json(metadata.get(_CONFIG, "{}"))
         if not isinstance(config, dict):
             raise ValueError(f"its metadata {_CONFIG!r} is not a table")
     except (SafetensorError, OSError, ValueError) as error:

@@ -34,6 +34,7 @@ class ConvertedTeacher(Convention):
         help="'module:function' without arguments that returns your network, a torch module, with "
         "its weights; the module may be in the current folder",
         validator=_names_a_function,
+        imports=True,
     )
     sample_shape: tuple[int, ...] = key(help="shape of one sample, without the batch", at_least=1)
     classes: int | None = key(
@@ -50,12 +51,14 @@ class ConvertedTeacher(Convention):
         help="'module:function' of (network, points, times, condition) that returns the "
         "prediction; 'none': network(points, times, condition)",
         validator=_names_a_function,
+        imports=True,
     )
     time: str = key(
         help="time of the network: by its value at the noise ('noise-at-1', 'noise-at-0', "
         "'noise-at-1000'), the 'index' of a schedule, 'sigma' (σ/α), 'log-snr' (ln α²/σ²), "
         "'c-noise' (ln σ / 4), 'angle' (θ), or 'module:function' of our t, 1 = noise",
         validator=_is_time,
+        imports=True,
     )
     offers = frozenset({"trainable copy"})
 

@@ -361,3 +361,10 @@ def test_a_fault_in_a_strangers_code_is_told_by_its_line_and_in_full_with_debug(
     assert "worse_table.py:9" in short.stdout
     assert short.stderr == ""
     assert 'return len(1 or "three").real' in full.stderr
+
+
+def test_a_closed_stdout_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit) as ended:
+        main(["list-plugins"])
+    assert ended.value.code == 0

@@ -9,6 +9,7 @@ import pytest
 import torch
 from inputs import Stream
 from networks import ExactStudent, FieldTeacher
+from PIL import Image
 from torch import Tensor
 
 from ffcore.evaluate.evaluator import Evaluator
@@ -16,6 +17,7 @@ from ffcore.evaluate.measure import feature_statistics
 from ffcore.evaluate.metrics import Statistics, frechet_distance
 from ffcore.evaluate.prior import Drawn, Measurement, identity, prior
 from ffcore.evaluate.reference import Reference
+from ffcore.evaluate.stored import EvaluationError, _pixels
 from ffcore.evaluate.trajectory import DELTAS, solver_error, trajectory_error
 from ffcore.flow.exact import Gaussian, GaussianMixture
 from ffcore.flow.guidance import Guided
@@ -299,3 +301,12 @@ def test_the_solver_s_error_falls_with_its_order_and_is_the_true_one(
     found = integrate(TEACHER, z, condition, Solver(method, 32))
     true = float(((found - exact).square().sum() / (exact - z).square().sum()).sqrt())
     assert error(32) <= 1.01 * true <= 2.2 * error(32)
+
+
+def test_a_picture_beyond_the_limit_of_pillow_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)  # an error from twice as many on
+    with pytest.raises(EvaluationError, match=r"a\.png cannot be read as a picture: .* limit"):
+        _pixels(tmp_path / "a.png")

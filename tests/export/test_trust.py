@@ -27,11 +27,15 @@ from ffcore.export import (
     load_student,
     open_student,
 )
+from ffcore.export.model_card import _as_text
 from ffcore.plugins import Registry, installed
-from ffcore.recipe import RecipeError, load_recipe
+from ffcore.recipe import RecipeError, load_recipe, load_stored
 from ffcore.recipe.trust import trusting
+from ffcore.run.directory import RunDirectory
 from ffcore.run.stages import run
 from ffcore.sample.load import load_sampler, load_teacher_sampler
+from ffcore.system.distributed import LostProcess, process_count
+from ffcore.system.faults import OutOfMemory
 from ffcore.system.weights import WeightsError, read_weights, write_weights
 from ffcore.verify import open_subject
 
@@ -319,3 +323,152 @@ def test_a_damaged_recipe_is_reported(folder: Path) -> None:
     (directory / RECIPE).write_text("training = 3")
     with pytest.raises(SourceError, match=r"recipe\.toml is damaged"):
         load_student(directory)
+
+
+FUNCTIONS = """
+from pathlib import Path
+import torch
+
+Path("attacked").touch()
+
+def network():
+    return torch.nn.Linear(2, 2)
+
+def call(network, x, time, condition):
+    return network(x)
+
+def time(t):
+    return t
+"""
+CONVERTED = {
+    "type": "converted",
+    "network": "attack:network",
+    "call": "attack:call",
+    "prediction": "velocity-to-data",
+    "path": "linear",
+    "time": "noise-at-0",
+    "sample_shape": [2],
+}
+
+
+def trained_by_functions() -> Path:
+    Path("attack.py").write_text(FUNCTIONS)
+    tree = tomllib.loads(RECIPE_TEXT.format(student="mlp")) | {"teacher": CONVERTED}
+    Path("own.toml").write_text(tomli_w.dumps(tree))
+    run(load_recipe("own.toml"), Path("run"))
+    sys.modules.pop("attack")
+    Path("attacked").unlink()
+    return Path("run")
+
+
+@pytest.mark.parametrize("key", ["network", "call", "time"])
+def test_a_function_that_a_recipe_names_is_code_too(folder: Path, key: str) -> None:
+    (folder / "attack.py").write_text(FUNCTIONS)
+    harmless = CONVERTED | {"network": "torch.nn:Identity", "call": "none"}
+    directory = trained()
+    edit_recipe(directory, lambda tree: tree.update(teacher=harmless | {key: f"attack:{key}"}))
+    for opener in OPENERS.values():
+        message = refused(lambda opener=opener: opener(directory))  # type: ignore[misc]
+        assert f"names {key} 'attack:{key}', which is not of" in message
+        assert "use --trust" in message
+
+
+def test_the_functions_of_this_users_runs_are_known(folder: Path) -> None:
+    directory = trained_by_functions()
+    load_teacher_sampler(directory)
+    shutil.rmtree("state")
+    Path("attacked").unlink()
+    sys.modules.pop("attack")
+    assert "'attack:network'" in refused(lambda: load_teacher_sampler(directory))
+    load_teacher_sampler(directory, trust=True)
+
+
+def test_a_function_that_the_user_names_beside_a_file_is_trusted(folder: Path) -> None:
+    directory = trained_by_functions()
+    shutil.rmtree("state")
+    named = [f"teacher.{key}='attack:{key}'" for key in ("network", "call")]
+    load_teacher_sampler(directory, overrides=named)
+    assert Path("attacked").exists()
+
+
+ADDRESS = "hf://org/repo/file.safetensors"
+
+
+@pytest.mark.parametrize("table", ["conditions", "reference"])
+def test_a_file_that_arrived_downloads_nothing(
+    folder: Path, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*args: object, **kwargs: object) -> None:
+        Path("attacked").touch()
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    directory = trained()
+    if table == "conditions":
+        edit_student(directory / STUDENT, conditions={"type": "named", "file": ADDRESS})
+        message = refused(lambda: load_sampler(directory))
+    else:
+        edit_recipe(directory, lambda tree: tree["evaluation"].update(reference=ADDRESS))
+        message = refused(lambda: evaluate_again(directory))
+    assert f"{ADDRESS!r}, which would be downloaded. If you want that, use --trust" in message
+
+
+def test_the_downloads_of_this_users_runs_are_known(folder: Path) -> None:
+    recipe = load_recipe(trained() / RECIPE, [f"evaluation.reference='{ADDRESS}'"])
+    Path("next").mkdir()
+    RunDirectory(Path("next")).prepare(recipe, "cpu", restart=False)
+    assert load_stored(Path("next") / RECIPE).evaluation.reference == ADDRESS
+    shutil.rmtree("state")
+    assert ADDRESS in refused(lambda: load_stored(Path("next") / RECIPE))
+
+
+def test_a_name_in_a_file_cannot_steer_the_terminal(folder: Path) -> None:
+    directory = trained()
+    edit_student(directory / STUDENT, student={"type": "\x1b]0;title\x07attack:Thing"})
+    found = CliRunner().invoke(main, ["sample", str(directory), "-o", "out.npz"])
+    assert found.exit_code == ExitCode.PLUGIN
+    assert "\\x1b]0;title\\x07attack" in found.output
+    assert not {"\x1b", "\x07"} & set(found.output)
+
+
+DEEP = "[" * 200_000
+
+
+def test_json_that_is_nested_too_deeply_is_damaged(folder: Path) -> None:
+    export(trained(), Path("exported"))
+    Path("exported/config.json").write_text(DEEP)
+    with pytest.raises(WeightsError, match="nested too deeply"):
+        open_student("exported")
+
+
+def test_a_description_that_asks_for_too_much_memory_is_reported(folder: Path) -> None:
+    directory = trained()
+    sizes = {"type": "mlp", "width": 10_000_000, "depth": 2}
+    edit_student(directory / STUDENT, student=sizes)
+    with pytest.raises(OutOfMemory, match="Check the sizes in the description"):
+        load_student(directory)
+
+
+def test_a_link_in_place_of_unfinished_samples_is_refused(folder: Path) -> None:
+    directory = trained()
+    (folder / "theirs").mkdir()
+    (folder / "theirs" / "file").write_text("precious")
+    (folder / ".out.npz.partial").symlink_to(folder / "theirs")
+    found = CliRunner().invoke(main, ["sample", str(directory), "-n", "2", "-o", "out.npz"])
+    assert found.exit_code == ExitCode.USAGE, found.output
+    assert "remove the link" in found.output
+    assert (folder / "theirs" / "file").read_text() == "precious"
+
+
+def test_a_model_card_shows_markdown_of_a_file_as_text(folder: Path) -> None:
+    shown = _as_text("a <script> [link](x) ![b](y) `c` | *d*\n# heading")
+    assert shown == r"a \<script\> \[link\](x) \!\[b\](y) \`c\` \| \*d\* # heading"
+
+
+@pytest.mark.parametrize("variables", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": "x", "RANK": "0"}])
+def test_a_part_of_the_variables_of_torchrun_is_reported(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LostProcess, match="start the processes with torchrun"):
+        process_count()

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from ffcore.system.files import file_digest
+from ffcore.system.files import file_digest, parse_json
 from ffcore.training.checkpoint.name import directory_name
 
 MANIFEST = "manifest.json"
@@ -76,7 +76,7 @@ def _parse(directory: Path) -> Manifest:
     path = directory / MANIFEST
     try:
         text = path.read_text()
-        found = json.loads(text)
+        found = parse_json(text)
         digest, form = found.pop("sha256"), found.pop("format")
     except FileNotFoundError:
         raise Damaged(f"{MANIFEST} is missing") from None
