@@ -46,9 +46,15 @@ def generate(
     Returns:
         Float[B, *S].
 
-    Raises ValueError for a number of steps that the student cannot make.
+    Raises ValueError for a number of steps that the student cannot make, and for a condition of
+    another size.
     """
     check_steps(student, steps)
+    if condition.size != len(z):
+        raise ValueError(
+            f"condition: must be of the size of z, {len(z)}, found {condition.size}: use "
+            f"Condition(size={len(z)}, …)"
+        )
     ones = torch.ones(len(z), dtype=z.dtype, device=z.device)
     length = ones * delta / steps
     x = z

@@ -101,6 +101,23 @@ class Answer:
         )
 
 
+def _check_whole(name: str, found: object, low: int) -> None:
+    if type(found) is not int or found < low:
+        raise ValueError(f"{name}: must be a whole number, at least {low}, found {found!r}")
+
+
+def _check_decays(decays: object) -> None:
+    try:
+        found = [*decays]  # type: ignore[misc]
+    except TypeError:
+        found = []
+    if not found or not all(isinstance(each, int | float) and 0 <= each < 1 for each in found):
+        raise ValueError(
+            "ema_decays: must be a list of numbers, at least 0 and below 1, as in [0.999], found "
+            f"{decays!r}"
+        )
+
+
 class Distillation:
     """The networks of a run, and one step of training them.
 
@@ -123,9 +140,9 @@ class Distillation:
         accumulation: micro-batches per step, in each process.
         skip: number of steps in a row that may be skipped because they are not finite.
 
-    Raises ValueError without an objective, for guidance with a teacher without a null condition, if
-    an objective needs data but there is none of the teacher's shape, and for data that no objective
-    needs.
+    Raises ValueError for impossible numbers, without an objective, for guidance with a teacher
+    without a null condition, if an objective needs data but there is none of the teacher's shape,
+    and for data that no objective needs.
     """
 
     def __init__(
@@ -157,6 +174,9 @@ class Distillation:
         self.objectives = {name: each for name, each in given.items() if each is not None}
         if not self.objectives:
             raise ValueError("a distillation needs a predictor, a corrector or both")
+        for name, number, low in (("steps", steps, 1), ("batch", batch, 1), ("seed", seed, 0)):
+            _check_whole(name, number, low)
+        _check_decays(ema_decays)
         check_kinds(teacher, student)
         self.teacher = teacher.to(device)
         self.data = data

@@ -150,8 +150,11 @@ def train(
 
     Raises Diverged, without a checkpoint, if too many steps in a row were not finite. Raises the
     error of a failed checkpoint (mostly Unwritable) at the next report or checkpoint or at the
-    end. Raises OutOfMemory with what to change.
+    end. Raises OutOfMemory with what to change, and ValueError for numbers of steps below 1.
     """
+    for name, every in (("log_every", log_every), ("checkpoint_every", checkpoint_every)):
+        if every < 1:
+            raise ValueError(f"{name}: must be at least 1, found {every!r}")
     with checkpoints or nullcontext():
         if distillation.step_index < distillation.steps:
             distillation.check_once()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from ffcore.keys import key
+from ffcore.keys import Possible, key
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,9 @@ class Optimizer:
     weight_decay: float = key(0.0, help="decoupled weight decay", at_least=0)
     warmup: int = key(0, help="steps over which the learning rate rises linearly", at_least=0)
     schedule: Literal["constant", "linear", "cosine"] = key(
-        "constant", help="decay of the learning rate after the warm-up"
+        "constant",
+        help="decay of the learning rate after the warm-up",
+        validator=Possible(one_of=("constant", "linear", "cosine")),
     )
     final: float = key(
         0.0,

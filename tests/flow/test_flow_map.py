@@ -155,3 +155,8 @@ def test_samples_carry_the_gradient_of_the_student() -> None:
     generate(student, torch.ones(2, 3), Condition(size=2)).sum().backward()
     assert student.scale.grad is not None
     assert float(student.scale.grad) == 6.0
+
+
+def test_a_condition_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be of the size of z, 4, found 5"):
+        generate(ExactStudent(Gaussian(torch.zeros(2), 1.0)), torch.zeros(4, 2), Condition(size=5))

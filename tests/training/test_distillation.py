@@ -645,3 +645,29 @@ def test_a_step_that_would_cut_a_coupled_batch_is_refused() -> None:
         distillation(corrector=Coupled(), accumulation=2)
     with pytest.raises(ValueError, match=r"correction couples .* 2 processes × 1 micro-batches"):
         distillation(corrector=Coupled()).parallelize(Processes(0, 2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"steps": -1}, "steps: must be a whole number, at least 1, found -1"),
+        ({"steps": 3.0}, "steps: must be a whole number, at least 1, found 3.0"),
+        ({"batch": 0}, "batch: must be a whole number, at least 1, found 0"),
+        ({"seed": -1}, "seed: must be a whole number, at least 0, found -1"),
+        ({"ema_decays": 0.9}, "ema_decays: must be a list of numbers"),
+        ({"ema_decays": [1.5]}, "at least 0 and below 1"),
+    ],
+)
+def test_impossible_numbers_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        distillation(**arguments)
+
+
+def test_an_unknown_schedule_is_refused() -> None:
+    with pytest.raises(ValueError, match="found 'cos'; did you mean"):
+        Optimizer(schedule="cos")  # type: ignore[arg-type]
+
+
+def test_a_loop_that_never_reports_is_refused() -> None:
+    with pytest.raises(ValueError, match="log_every: must be at least 1, found 0"):
+        next(train(distillation(), log_every=0))
