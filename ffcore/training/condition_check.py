@@ -25,6 +25,8 @@ _T = TypeVar("_T")
 _ROUNDING, _COARSE = 5e-3, 5e-2
 """Relative differences that mean nothing: between two equal calls, and between two sizes of a
 batch, for which an encoder of prompts may round differently."""
+MOST_NAMES = 64
+"""Most names that `of` is called for."""
 _TOKENS = ("embedding", "mask")
 """Fields whose second dimension, the number of tokens, may differ between calls."""
 
@@ -36,7 +38,8 @@ class ConditionError(ValueError):
 def check_conditions(source: object, draws: Draws, *, guided: bool = False) -> None:
     """Check a source: `draw`, `names`, `of`, `texts` and `fingerprint`.
 
-    Leaves all random states as they were.
+    Leaves all random states as they were. The laws of conditions (ffcore/testing) make the same
+    checks, and those that need several builds of a source.
 
     Args:
         source: of a teacher's conditions.
@@ -46,14 +49,27 @@ def check_conditions(source: object, draws: Draws, *, guided: bool = False) -> N
     Raises ConditionError; ValueError if it shall guide and has no null condition.
     """
     with same_random_state():
-        drawn = drawn_from(source, draws)
+        drawn = check_draws(source, draws)
         assert isinstance(source, ConditionSource)
-        _check_randomness(source, draws, drawn)
-        _check_named(source, _checked_names(source), drawn)
-        _check_texts(source, drawn)
-        _check_fingerprint(source)
+        check_named(source, drawn)
+        check_texts(source, drawn)
+        check_fingerprint(source)
         if guided:
-            null_of(source, drawn)
+            check_null(source, drawn)
+
+
+def check_draws(source: object, draws: Draws, *, rounding: float = _COARSE) -> Condition:
+    """Check that each drawn condition depends on its own draws alone; return those drawn.
+
+    Args:
+        source: of conditions.
+        draws: of at least 4 samples.
+        rounding: the relative difference that another size of the batch may make.
+    """
+    drawn = drawn_from(source, draws)
+    assert isinstance(source, ConditionSource)
+    _check_randomness(source, draws, drawn, rounding)
+    return drawn
 
 
 def drawn_from(source: object, draws: Draws) -> Condition:
@@ -85,7 +101,7 @@ def null_of(source: ConditionSource, condition: Condition) -> Condition:
     found = _call(source, "null", lambda: source.null(condition), says=ValueError)
     null = _checked(source, "null", found, condition.size, "conditions")
     wanted, here = ([*map(_placed, _kinds(each).items())] for each in (condition, null))
-    devices = [{t.device for t in each.tensors().values()} for each in (condition, null)]
+    devices = [{t.device for t in _kinds(each).values()} for each in (condition, null)]
     if wanted != here or devices[0] != devices[1]:
         on = [", ".join(sorted(map(str, each))) for each in devices]
         there = ("", "") if on[0] == on[1] else (f" on {on[1]}", f" on {on[0]}")
@@ -96,7 +112,27 @@ def null_of(source: ConditionSource, condition: Condition) -> Condition:
     return null
 
 
-def _check_randomness(source: ConditionSource, draws: Draws, drawn: Condition) -> None:
+def check_null(source: ConditionSource, drawn: Condition) -> Condition:
+    """Check `null` on guided conditions, which it must leave as they are; return its result.
+
+    Raises ConditionError; ValueError if there is no null condition.
+    """
+    device = next((str(each.device) for each in drawn.tensors().values()), "cpu")
+    guided = drawn.at(2.0, device)
+    before = {name: each.clone() for name, each in guided.tensors().items()}
+    null = null_of(source, guided)
+    for name, each in guided.tensors().items():
+        if not torch.equal(each, before[name]):
+            raise ConditionError(
+                f"{_who(source)}: null writes into the {name} of its argument, which others read "
+                "afterwards; it must return new conditions"
+            )
+    return null
+
+
+def _check_randomness(
+    source: ConditionSource, draws: Draws, drawn: Condition, rounding: float
+) -> None:
     """Draw the same again, all and a part; the first time, a source may fill its caches."""
     torch.rand(()), np.random.rand(), random.random()  # not where a seed in `draw` would leave it
     before = random_state()
@@ -114,7 +150,7 @@ def _check_randomness(source: ConditionSource, draws: Draws, drawn: Condition) -
         )
     part = slice(1, len(draws) - 1)
     alone = drawn_from(source, draws[part])
-    if (name := _difference(drawn[part], alone, _COARSE)) is not None:
+    if (name := _difference(drawn[part], alone, rounding)) is not None:
         raise ConditionError(
             f"{_who(source)}: draw returned another {name} for samples drawn alone than beside "
             "others; the condition of a sample must depend on its own draws alone, as those of "
@@ -138,46 +174,77 @@ def _checked_names(source: ConditionSource) -> Sequence[str]:
     return names
 
 
-def _check_named(source: ConditionSource, names: Sequence[str], drawn: Condition) -> None:
-    if not names:
+def check_named(source: ConditionSource, drawn: Condition, *, rounding: float = _COARSE) -> None:
+    """Check `names`, and `of` on `some_names`, against drawn conditions."""
+    asked = some_names(source)
+    if not asked:
         return
-    asked = [names[0], names[min(1, len(names) - 1)]]
-    for name in dict.fromkeys(asked):
-        try:
-            found = source.of([name])
-        except (torch.OutOfMemoryError, MissingFile, OSError):
-            raise
-        except Exception as error:
-            raise ConditionError(
-                f"{_who(source)}: names lists {name!r}, but of refuses it, with "
-                f"{type(error).__name__}: {error}; it must return a condition for each of names"
-            ) from error
-        _checked(source, "of", found, 1, "name")
-    found = _call(source, "of", lambda: source.of(asked))
-    named = _checked(source, "of", found, len(asked), "names")
+    twice = [*asked, asked[0]]  # in an order that no list of names has
+    named = _named(source, twice)
     here, wanted = ([*map(_fixed, _kinds(each).items())] for each in (named, drawn))
     if here != wanted:
         raise ConditionError(
             f"{_who(source)}: of returned {_list(here)}; it must return the fields, shapes and "
             f"dtypes of draw, {_list(wanted)}"
         )
+    for place in sorted({0, len(asked) // 2, len(asked)}):
+        alone = _named(source, [twice[place]])
+        if (name := _difference(named[place : place + 1], alone, rounding)) is not None:
+            raise ConditionError(
+                f"{_who(source)}: of returned another {name} for {twice[place]!r} alone than "
+                "beside others; it must return the conditions in the order of their names, each "
+                "by its own name alone"
+            )
 
 
-def _check_texts(source: ConditionSource, drawn: Condition) -> None:
-    texts = _call(source, "texts", lambda: source.texts(drawn))
-    wanted = f"it must return a sequence of {drawn.size} strings, one for each sample"
+def some_names(source: ConditionSource) -> list[str]:
+    """Return at most MOST_NAMES of a source's names: the first, which pictures show, and some of
+    the others."""
+    names = _checked_names(source)
+    half = MOST_NAMES // 2
+    first, rest = [*names[:half]], names[half:]
+    step = max(1, -(-len(rest) // half))
+    return [*first, *rest[::step]]
+
+
+def _named(source: ConditionSource, names: Sequence[str]) -> Condition:
+    """Return what `of` returns; an error of one name alone names it."""
+    try:
+        found = source.of(list(names))
+    except (torch.OutOfMemoryError, MissingFile, OSError):
+        raise
+    except Exception as error:
+        if len(names) > 1:
+            for name in names:
+                _named(source, [name])
+            refused = f"of refuses {len(names)} names together, but none alone"
+        else:
+            refused = f"names lists {names[0]!r}, but of refuses it"
+        raise ConditionError(
+            f"{_who(source)}: {refused}, with {type(error).__name__}: {error}; it must return a "
+            "condition for each of names"
+        ) from error
+    return _checked(source, "of", found, len(names), "names" if len(names) > 1 else "name")
+
+
+def check_texts(source: ConditionSource, condition: Condition) -> Sequence[str]:
+    """Check what `texts` returns for these conditions; return it."""
+    texts = _call(source, "texts", lambda: source.texts(condition))
+    wanted = f"it must return a sequence of {condition.size} strings, one for each sample"
     if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
         raise ConditionError(f"{_who(source)}: texts returned {_told(texts)}; {wanted}")
-    if len(texts) != drawn.size:
+    if len(texts) != condition.size:
         raise ConditionError(
-            f"{_who(source)}: texts returned {len(texts)} for {drawn.size} samples; {wanted}"
+            f"{_who(source)}: texts returned {len(texts)} for {condition.size} samples; {wanted}"
         )
     for each in texts:
         if not isinstance(each, str):
             raise ConditionError(f"{_who(source)}: texts returned {_told(each)} in it; {wanted}")
+    return texts
 
 
-def _check_fingerprint(source: ConditionSource) -> None:
+def check_fingerprint(source: ConditionSource) -> str:
+    """Check that `fingerprint` returns a string, and the same twice; return it."""
     found = [_call(source, "fingerprint", source.fingerprint) for _ in range(2)]
     for each in found:
         if not isinstance(each, str) or not each:
@@ -190,6 +257,7 @@ def _check_fingerprint(source: ConditionSource) -> None:
             f"{_who(source)}: fingerprint returned {found[0]!r}, then {found[1]!r}; it must return "
             "the same at every call"
         )
+    return found[0]
 
 
 def _call(
@@ -269,7 +337,8 @@ def _difference(one: Condition, other: Condition, rounding: float) -> str | None
 
 
 def _kinds(condition: Condition) -> dict[str, Tensor]:
-    return dict(sorted(condition.tensors().items()))
+    """Return the fields but γ, which no source may set."""
+    return {n: each for n, each in sorted(condition.tensors().items()) if n != "guidance"}
 
 
 def _placed(field: tuple[str, Tensor]) -> str:

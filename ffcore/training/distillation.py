@@ -42,7 +42,7 @@ from ffcore.interfaces import (
 )
 from ffcore.system.distributed import Processes, local
 from ffcore.training import ema, parallelize
-from ffcore.training.condition_check import check_conditions, drawn_from, null_of
+from ffcore.training.condition_check import check_conditions, check_null, drawn_from
 from ffcore.training.defaults import BATCH, CLIP, EMA_DECAY
 from ffcore.training.finite import Diverged, FiniteCheck
 from ffcore.training.learner import Learner
@@ -216,7 +216,7 @@ class Distillation:
         }
         if self.guides:
             source = self.teacher.conditions
-            null_of(source, drawn_from(source, self.draws("guidance")[:1]))
+            check_null(source, drawn_from(source, self.draws("guidance")[:1]))
 
     @property
     def ema(self) -> Student:

@@ -455,7 +455,7 @@ def labels(
 DRAWS = "draws-conditions-from-the-draws"
 
 
-@breaks(DRAWS, "label of a sample depends", role="teacher")
+@breaks(DRAWS, "another label for samples drawn alone", role="teacher")
 class DrawsLabelsOfItsOwn(Tutor):
     def __init__(self) -> None:
         super().__init__()
@@ -467,14 +467,14 @@ class DrawsLabelsOfItsOwn(Tutor):
         self.conditions = labels(draw)
 
 
-@breaks(DRAWS, "guidance scale", role="teacher")
+@breaks(DRAWS, "draw returned a condition with guidance", role="teacher")
 class DrawsGuidedConditions(Tutor):
     def __init__(self) -> None:
         super().__init__()
         self.conditions = labels(lambda drawn: attrs.evolve(drawn, guidance=torch.ones(drawn.size)))
 
 
-@breaks(DRAWS, "conditions for", role="teacher")
+@breaks(DRAWS, "must return a Condition of size 12", role="teacher")
 class DrawsNoMoreThanTen(Tutor):
     def __init__(self) -> None:
         super().__init__()
@@ -484,14 +484,14 @@ class DrawsNoMoreThanTen(Tutor):
 NULL = "has-a-null-condition-or-says-not"
 
 
-@breaks(NULL, "1 null conditions for 6", role="teacher")
+@breaks(NULL, "null returned a Condition of size 1", role="teacher")
 class OneNullForAll(Tutor):
     def __init__(self) -> None:
         super().__init__()
         self.conditions = labels(null=lambda given: Condition(size=1, label=torch.tensor([2])))
 
 
-@breaks(NULL, "the null condition has a guidance scale", role="teacher")
+@breaks(NULL, "null returned a condition with guidance", role="teacher")
 class NullThatKeepsItsGuidance(Tutor):
     def __init__(self) -> None:
         super().__init__()
@@ -1112,7 +1112,7 @@ class AsksTheTeacherAtTheDuration(Follow):
 # Conditions
 
 
-@breaks("draws-from-the-draws", "depends on which others are drawn", role="conditions")
+@breaks("draws-from-the-draws", "another pooled for samples drawn alone", role="conditions")
 class DrawnByPlace(Trio):
     def draw(self, draws: Draws) -> Condition:
         return self.of([self.names[place % 3] for place in range(len(draws))])
@@ -1124,7 +1124,7 @@ class DrawnFromTheIndexAlone(Trio):
         return super().draw(attrs.evolve(draws, step=0))
 
 
-@breaks("draws-from-the-draws", "has a guidance scale", role="conditions")
+@breaks("draws-from-the-draws", "draw returned a condition with guidance", role="conditions")
 class DrawnWithGuidance(Trio):
     def draw(self, draws: Draws) -> Condition:
         return super().draw(draws).at(1.5)
@@ -1133,7 +1133,7 @@ class DrawnWithGuidance(Trio):
 NULL = "has-a-null-condition-or-says-not"
 
 
-@breaks(NULL, "null condition has no fields", role="conditions")
+@breaks(NULL, "null returned no fields", role="conditions")
 class NullWithoutFields(Trio):
     def null(self, condition: Condition) -> Condition:
         return Condition(size=condition.size)
@@ -1142,19 +1142,19 @@ class NullWithoutFields(Trio):
         return [""] * condition.size if condition.pooled is None else [*super().texts(condition)]
 
 
-@breaks(NULL, "1 null conditions for 6", role="conditions")
+@breaks(NULL, "null returned a Condition of size 1", role="conditions")
 class OneNull(Trio):
     def null(self, condition: Condition) -> Condition:
         return super().null(condition[:1])
 
 
-@breaks(NULL, "has a guidance scale", role="conditions")
+@breaks(NULL, "null returned a condition with guidance", role="conditions")
 class GuidedNull(Trio):
     def null(self, condition: Condition) -> Condition:
         return attrs.evolve(super().null(condition), guidance=condition.guidance)
 
 
-@breaks(NULL, "changes the condition", role="conditions")
+@breaks(NULL, "null writes into the pooled", role="conditions")
 class NullInPlace(Trio):
     def null(self, condition: Condition) -> Condition:
         assert condition.pooled is not None
@@ -1173,7 +1173,7 @@ class KeyErrors(Trio):
         return super().of(names)
 
 
-@breaks(BY_NAME, "a named condition has", role="conditions", also=("tells-each-condition",))
+@breaks(BY_NAME, "of returned label", role="conditions", also=("tells-each-condition",))
 class NamedOfOtherFields(Trio):
     def of(self, names: Any) -> Condition:
         return Condition(size=super().of(names).size, label=torch.zeros(len(names)).long())
@@ -1182,19 +1182,19 @@ class NamedOfOtherFields(Trio):
         return [""] * condition.size
 
 
-@breaks(BY_NAME, "depends on which others", role="conditions")
+@breaks(BY_NAME, "another pooled for .* alone than beside others", role="conditions")
 class NamedInTheOrderOfTheList(Trio):
     def of(self, names: Any) -> Condition:
         return super().of(sorted(names))
 
 
-@breaks("tells-each-condition", "1 texts for 6 samples", role="conditions")
+@breaks("tells-each-condition", "texts returned 1 for 6 samples", role="conditions")
 class OneText(Trio):
     def texts(self, condition: Condition) -> list[str]:
         return [*super().texts(condition)][:1]
 
 
-@breaks("tells-each-condition", "not all strings", role="conditions")
+@breaks("tells-each-condition", "it must return a sequence of 6 strings", role="conditions")
 class NumbersForTexts(Trio):
     def texts(self, condition: Condition) -> list[str]:
         return [0] * condition.size  # type: ignore[list-item]

@@ -98,6 +98,20 @@ def seeds_everything(draws: Draws) -> Condition:
 
 
 OWN = torch.Generator()
+ABC = {"a": [0.0] * 3, "b": [1.0] * 3}
+MANY = [f"pose {number}" for number in range(1000)]
+
+
+def table_without(*lost: int) -> Any:
+    """Return an `of` that looks its names up in a table, as most do."""
+    rows = {name: [0.0] * 3 for place, name in enumerate(MANY) if place not in lost}
+    return lambda self, names: pooled(torch.tensor([rows[name] for name in names]))
+
+
+def together(self: Good, names: Sequence[str]) -> Condition:
+    if len(names) > 1:
+        raise RuntimeError("too many")
+    return pooled(torch.zeros(1, 3))
 
 
 def refuses_b(self: Good, names: Sequence[str]) -> Condition:
@@ -186,11 +200,31 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
         {"of": refuses_b},
         "names lists 'b', but of refuses it, with KeyError: 'b'",
     ),
+    "a third name that fails": (
+        {"names": ("a", "b", "c"), "of": lambda self, n: pooled(torch.tensor([*map(ABC.get, n)]))},
+        "names lists 'c', but of refuses it, with ",
+    ),
+    "one of many names": (
+        {"names": MANY, "of": table_without(20)},
+        "names lists 'pose 20', but of refuses it, with KeyError: 'pose 20'",
+    ),
+    "the rest of many names": (
+        {"names": MANY, "of": table_without(*range(500, 1000))},
+        r"names lists 'pose 5\d\d', but of refuses it, with KeyError",
+    ),
+    "names together": (
+        {"of": together},
+        "of refuses 3 names together, but none alone, with RuntimeError: too many",
+    ),
+    "names in an order of its own": (
+        {"of": lambda self, names: Good.of(self, sorted(names))},
+        "of returned another pooled for 'b' alone than beside others",
+    ),
     "no of": ({"of": ConditionSource.of}, "names lists 'a', but of refuses it"),
-    "of a list": ({"of": lambda self, names: [0.0]}, "of returned .*list.*of size 1 for 1 name"),
+    "of a list": ({"of": lambda self, names: [0.0]}, "of returned .*list.*of size 3 for 3 names"),
     "of one": (
         {"of": lambda self, names: pooled(torch.zeros(1, 3))},
-        "of returned a Condition of size 1; it must return a Condition of size 2 for 2 names",
+        "of returned a Condition of size 1; it must return a Condition of size 3 for 3 names",
     ),
     "of another width": (
         {"of": shaped(5)},
@@ -226,6 +260,10 @@ NULLS: dict[str, tuple[Any, str]] = {
     "fields": (lambda self, c: Condition(size=c.size), "null returned no fields"),
     "dtype": (lambda self, c: pooled(c.pooled.double()), r"null returned pooled \[3\] in float64"),
     "NaN": (lambda self, c: pooled(c.pooled * NAN), "null returned pooled with NaN or infinity"),
+    "its argument": (
+        lambda self, c: pooled(c.pooled.mul_(0)),
+        "null writes into the pooled of its argument",
+    ),
 }
 
 

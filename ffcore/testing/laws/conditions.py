@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,9 +12,16 @@ from ffcore.interfaces import UNKNOWN, Condition, ConditionSource
 from ffcore.system.files import MissingFile
 from ffcore.testing.case import SIZE, Case, examples
 from ffcore.testing.law import Broken, ask_only_where, law, require
+from ffcore.training.condition_check import (
+    ConditionError,
+    check_draws,
+    check_fingerprint,
+    check_named,
+    check_null,
+    check_texts,
+    some_names,
+)
 
-ASKED = 4
-"""Most names to try."""
 NOBODYS = "a name that no condition has, 7.5 and \u2603"
 
 
@@ -32,14 +40,8 @@ def draws_from_the_draws(case: Case, live: Any) -> None:
 def has_a_null_condition_or_says_not(case: Case, live: Any) -> None:
     """`null` returns an unguided condition with the same fields, shapes and dtypes, and of the same
     size, and leaves its argument alone; or it raises ValueError."""
-    condition = _drawn(case, live).at(2.0)
-    before = Condition(size=SIZE, **{n: each.clone() for n, each in condition.tensors().items()})
-    try:
-        null = live.null(condition)
-    except ValueError:
-        return
-    is_null_for(null, condition)
-    require(_same(before, condition), "null changes the condition that it is given")
+    with contextlib.suppress(NoNull):
+        null_for(live, _drawn(case, live))
 
 
 @law("conditions", 3)
@@ -53,18 +55,9 @@ def finds_conditions_by_name(case: Case, live: Any) -> None:
         pass
     except Exception as error:
         raise Broken(f"an unknown name raises {type(error).__name__}: {error}") from error
-    names = _names(live)
-    ask_only_where(names, "it lists no names")
-    require(len({*live.names}) == len(live.names), "a name stands twice in `names`")
-    twice = [*names, names[0]]
-    found = live.of(twice)
-    require(found.size == len(twice), f"{found.size} conditions for {len(twice)} names")
-    require(found.guidance is None, "a named condition has a guidance scale")
-    _require_alike(found, _drawn(case, live), "a named condition", "a drawn one", tokens=False)
-    for place, name in enumerate(twice):
-        alone = live.of([name])
-        same = _same(found[place : place + 1], alone)
-        require(same, f"the condition {name!r} depends on which others are named")
+    ask_only_where(live.names, "it lists no names")
+    with as_broken():
+        check_named(live, _drawn(case, live), rounding=0.0)
 
 
 @law("conditions", 4)
@@ -75,22 +68,20 @@ def tells_each_condition(case: Case, live: Any) -> None:
     conditions = [drawn, drawn[:1]]
     with contextlib.suppress(ValueError):
         conditions.append(live.null(drawn))
-    for condition in conditions:
-        texts = live.texts(condition)
-        strings = all(isinstance(each, str) for each in texts)
-        require(strings, f"texts are {texts!r}, not all strings")
-        require(len(texts) == condition.size, f"{len(texts)} texts for {condition.size} samples")
-    if names := _names(live):
-        told = list(live.texts(live.of(names)))
-        require(told == names, f"the conditions {names} are told as {told}")
+    with as_broken():
+        for condition in conditions:
+            check_texts(live, condition)
+        names = some_names(live)
+        told = list(check_texts(live, live.of(names))) if names else []
+    require(told == names, f"the conditions {names} are told as {told}")
 
 
 @law("conditions", 5)
 def knows_its_identity(case: Case, live: Any) -> None:
     """`fingerprint` returns a string, the same for every build of a table and after every call. Two
     tables that draw or name other conditions have other fingerprints."""
-    found = live.fingerprint()
-    require(isinstance(found, str) and found, f"the fingerprint is {found!r}")
+    with as_broken():
+        found = check_fingerprint(live)
     ask_only_where(found != UNKNOWN, "its fingerprint is unknown")
     drawn = _drawn(case, live)
     require(live.fingerprint() == found, "drawing changes the fingerprint")
@@ -108,51 +99,35 @@ def knows_its_identity(case: Case, live: Any) -> None:
 
 def draws_each_by_itself(case: Case, source: ConditionSource) -> None:
     """Require that a condition depends on its own draws alone."""
-    draws = case.draws(2 * SIZE)
-    part = slice(SIZE - 1, SIZE + 2)
-    whole, drawn = source.draw(draws), source.draw(draws[part])
-    require(whole.size == 2 * SIZE, f"{whole.size} conditions for {2 * SIZE} samples")
-    require(whole.guidance is None, "a drawn condition has a guidance scale")
-    one, other = whole[part].tensors(), drawn.tensors()
-    require(one.keys() == other.keys(), "some parts of a batch have fields that others lack")
-    for name, value in one.items():
-        same = torch.equal(value, other[name])
-        require(same, f"the {name} of a sample depends on which others are drawn")
+    with as_broken():
+        check_draws(source, case.draws(2 * SIZE), rounding=0.0)
 
 
-def is_null_for(null: Condition, condition: Condition) -> None:
-    """Require that `null` is an unguided condition of the same kind and size."""
-    require(
-        null.size == condition.size, f"{null.size} null conditions for {condition.size} samples"
-    )
-    require(null.guidance is None, "the null condition has a guidance scale")
-    _require_alike(null, condition, "the null condition", "the condition", tokens=True)
+class NoNull(Exception):
+    """A source has no null condition."""
+
+
+def null_for(source: ConditionSource, drawn: Condition) -> Condition:
+    """Return the null condition, which must be unguided, of the same kind and size; NoNull if there
+    is none."""
+    try:
+        with as_broken():
+            return check_null(source, drawn)
+    except ValueError as error:
+        raise NoNull from error
+
+
+@contextlib.contextmanager
+def as_broken() -> Iterator[None]:
+    """Turn the refusal of a source before training into that of a law."""
+    try:
+        yield
+    except ConditionError as error:
+        raise Broken(str(error)) from error
 
 
 def _drawn(case: Case, source: ConditionSource) -> Condition:
     return source.draw(case.draws().named("condition"))
-
-
-def _names(source: ConditionSource) -> list[str]:
-    return list(source.names[:ASKED])
-
-
-def _require_alike(one: Condition, other: Condition, who: str, whom: str, *, tokens: bool) -> None:
-    """Require the same fields, each of the same shape and dtype, and as many `tokens`."""
-    counted = () if tokens else ("embedding", "mask")
-    kinds = [
-        {
-            name: (each.dtype, each.shape[2:] if name in counted else each.shape[1:])
-            for name, each in sorted(condition.tensors().items())
-            if name != "guidance"
-        }
-        for condition in (one, other)
-    ]
-    require(kinds[0] == kinds[1], f"{who} has {_told(kinds[0])}, {whom} {_told(kinds[1])}")
-
-
-def _told(kinds: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {list(s)} of {d}" for name, (d, s) in kinds.items()) or "no fields"
 
 
 def _same(one: Condition, other: Condition) -> bool:

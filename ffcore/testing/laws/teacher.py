@@ -13,7 +13,7 @@ from ffcore.testing import network
 from ffcore.testing.answers import arguments
 from ffcore.testing.case import Case
 from ffcore.testing.law import ask_only_where, law, require
-from ffcore.testing.laws.conditions import draws_each_by_itself, is_null_for
+from ffcore.testing.laws.conditions import NoNull, draws_each_by_itself, null_for
 
 SLOPED = 64
 """Number of noise samples that the slope of a velocity is measured on."""
@@ -58,10 +58,9 @@ def has_a_null_condition_or_says_not(case: Case, live: Any) -> None:
     which the teacher accepts, or raises ValueError if the teacher cannot be guided."""
     x, t, condition = arguments(case, live)
     try:
-        null = live.conditions.null(condition.at(2.0))
-    except ValueError:
+        null = null_for(live.conditions, condition)
+    except NoNull:
         return
-    is_null_for(null, condition)
     with torch.no_grad():
         require(live(x, t, null).isfinite().all(), "the unconditional velocity is not finite")
 
