@@ -82,10 +82,12 @@ class Case:
         steps = {
             name: {1: each.student, **each.student_steps} for name, each in found.distances.items()
         }
+        error = found.trajectory_error[1.0]
+        assert error is not None
         return {
             **attrs.asdict(self),
             "seconds": seconds,
-            "trajectory": found.trajectory_error[1.0].value,
+            "trajectory": error.value,
             "distances": steps,
         }
 

@@ -117,6 +117,8 @@ class Runs:
         known = self.references.get(case.teacher, built.evaluator.reference)
         found, reference = built.evaluator.evaluate(built.student, known)
         self.references[case.teacher] = reference
+        error = found.trajectory_error[1.0]
+        assert error is not None
         return {
             "seconds": round(seconds, 1),
             "evaluations": round(solving) or case.steps * built.distillation.batch,
@@ -128,7 +130,7 @@ class Runs:
                 for space, measures in found.measures.items()
                 for name, each in measures.items()
             },
-            "trajectory_error": found.trajectory_error[1.0].value,
+            "trajectory_error": error.value,
         }
 
 

@@ -118,7 +118,7 @@ class Keeping:
         found = {step: self._measured(recipe, key, step) for step in study.at[:-1]}
         found[study.at[-1]] = {
             "distances": {name: each.student for name, each in last.distances.items()},
-            "trajectory_error": {d: e.value for d, e in last.trajectory_error.items()},
+            "trajectory_error": {d: e.value for d, e in last.trajectory_error.items() if e},
         }
         line = {
             "key": key,

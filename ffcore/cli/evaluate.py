@@ -259,9 +259,7 @@ def _again(
 def _show_again(
     found: Evaluation, notes: Sequence[str], out: Path | None, *, as_json: bool
 ) -> None:
-    import attrs
-
-    document = {"schema": 1, "evaluation": attrs.asdict(found), "notes": list(notes)}
+    document = {"schema": 1, "evaluation": found.document(), "notes": list(notes)}
     if out is not None:
         write_text(out, json.dumps(document, indent=2) + "\n")
     if as_json:

@@ -125,9 +125,7 @@ def _show(evaluation: Evaluation | None, directory: Path, *, as_json: bool) -> N
 
     raised = RunDirectory(directory).history(ALARMS)
     if as_json:
-        import attrs
-
-        found = None if evaluation is None else attrs.asdict(evaluation)
+        found = None if evaluation is None else evaluation.document()
         result = {"schema": 1, "directory": str(directory), "evaluation": found, "alarms": raised}
         click.echo(json.dumps(result))
         return

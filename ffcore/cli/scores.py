@@ -154,8 +154,9 @@ def show_evaluation(evaluation: Evaluation) -> None:
     for delta in evaluation.trajectory_error:
         errors.add_column(f"{delta:g}", justify="right")
     found = evaluation.trajectory_error.values()
-    errors.add_row(*(f"{each.value:.3g}" for each in found))
-    errors.add_row(*(f"± {each.high - each.value:.1g}" for each in found), style="dim")
+    errors.add_row(*(f"{each.value:.3g}" if each else "undefined" for each in found))
+    around = (f"± {each.high - each.value:.1g}" if each else "" for each in found)
+    errors.add_row(*around, style="dim")
     out.print(errors)
     if evaluation.solver_error is not None:
         click.echo(f"The teacher's solver itself errs by {evaluation.solver_error:.2g} at δ = 1.")

@@ -10,7 +10,8 @@ numbers agree to the last digit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -73,8 +74,9 @@ class Evaluation:
     """Every measure of at most MOST samples; none if they are too few."""
     distances: Mapping[str, Distances]
     """Fréchet distances of all samples, by the name of the features."""
-    trajectory_error: Mapping[float, Estimate]
-    """‖f(z, δ) − Φ(z, δ)‖ / ‖Φ(z, δ) − z‖ for each δ, root mean square over z."""
+    trajectory_error: Mapping[float, Estimate | None]
+    """‖f(z, δ) − Φ(z, δ)‖ / ‖Φ(z, δ) − z‖ for each δ, root mean square over z; None if the teacher
+    moves nothing."""
     trajectories: int
     """Number of noises z behind each trajectory error."""
     solver_error: float | None = None
@@ -82,6 +84,34 @@ class Evaluation:
     best: Mapping[str, Any] | None = None
     """If the student is the best of several: its step, the measure, and its value in training."""
     identity: Mapping[str, Any]
+
+    def document(self) -> dict[str, Any]:
+        """Return JSON values, with None for a number that is not finite: JSON has none such."""
+        found: dict[str, Any] = _finite(attrs.asdict(self))
+        return found
+
+    def undefined(self) -> list[str]:
+        """Return the names of the numbers that `document` lacks although they were measured."""
+        errors = self.trajectory_error.items()
+        undefined = [f"trajectory_error.{delta:g}" for delta, each in errors if each is None]
+        return [*undefined, *_not_finite(attrs.asdict(self))]
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _not_finite(value: Any, name: str = "") -> Iterator[str]:
+    """Yield the names of the numbers in a tree that are NaN or infinite."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _not_finite(each, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield name
 
 
 @attrs.frozen(kw_only=True, eq=False)

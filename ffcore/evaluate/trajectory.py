@@ -30,10 +30,11 @@ def trajectory_error(
     teacher: Teacher,
     measurement: Measurement,
     progress: Progress = silent,
-) -> dict[float, Estimate]:
+) -> dict[float, Estimate | None]:
     """Return the relative error of the flow map for each δ, against the teacher's ODE.
 
-    Each eighth of the way takes an eighth of the measurement's solver steps, at least 8.
+    It is None for a teacher that moves nothing. Each eighth of the way takes an eighth of the
+    measurement's solver steps, at least 8.
     """
     steps = max(8, measurement.solver.steps // len(DELTAS))
     solver = attrs.evolve(measurement.solver, steps=steps, last_step="full")
@@ -89,9 +90,12 @@ def _squares(difference: Tensor) -> Tensor:
     return difference.flatten(1).double().square().sum(1).cpu()
 
 
-def _relative(error: Tensor, moved: Tensor) -> Estimate:
-    """Return the root of the ratio of two sums, with an interval from independent draws."""
-    tiny = torch.finfo(torch.float64).tiny  # a teacher that moves nothing
+def _relative(error: Tensor, moved: Tensor) -> Estimate | None:
+    """Return the root of the ratio of two sums, with an interval from independent draws; None if
+    the second is 0."""
+    if not moved.any():
+        return None
+    tiny = torch.finfo(torch.float64).tiny  # of the few noises that move
     draw = draws_of(len(error))
     kept = [torch.ones(len(error), dtype=torch.bool), *(draw != each for each in range(DRAWS))]
     found = [float(error[here].sum() / moved[here].sum().clamp(min=tiny)) ** 0.5 for here in kept]

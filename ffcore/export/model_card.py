@@ -343,6 +343,8 @@ def _results(evaluation: Mapping[str, Any] | None) -> Iterator[str]:
     errors = evaluation["trajectory_error"]
     listed = ", ".join(
         f"{found['value']:.3f} ± {found['high'] - found['value']:.3f} at {float(at):g}"
+        if found is not None
+        else f"undefined at {float(at):g}, where the teacher moves nothing"
         for at, found in errors.items()
     )
     yield (

@@ -5,6 +5,9 @@ For samples x of the flow of u and fresh noise n, an exact u is E[x − n | x_t]
 sign, time, prediction or path, the flow ends elsewhere and the slopes depart from 1. This needs no
 data. It does not see what changes data and velocity together: another scale of the samples, a wrong
 class, a network that was trained on something else.
+
+It does not see the end t = 1 either, from which every student starts. `noise_slope` looks there; it
+sees no wrong path, and no sign that is flipped together with the time. So both are needed.
 """
 
 from __future__ import annotations
@@ -21,13 +24,15 @@ from ffcore.draws import Draws
 from ffcore.flow.convention import Convention, Path, Prediction, Schedule, Time
 from ffcore.flow.convert import ConvertedVelocity, converted
 from ffcore.flow.guidance import remove_guidance
-from ffcore.flow.ode import integrate
+from ffcore.flow.ode import integrate, likely_fault, noise_slope, points_wrongly
 from ffcore.flow.path import expand_like, interpolate
 from ffcore.flow.solver import Solver
 from ffcore.interfaces import Condition, FrozenTeacher, FunctionTeacher, Teacher
 
 TIMES = (0.25, 0.5, 0.75)
 SOLVER = Solver("heun", 16)
+SLOPED = 8
+"""Number of noise samples for the slope at t = 1."""
 NOISES = 4
 """Noises for each sample, n and −n in pairs."""
 EXACT, IMPERFECT = 0.05, 0.25
@@ -37,6 +42,13 @@ ERRORS = 3.0
 """Standard errors that a departure must exceed beyond that."""
 SILENT = 1e-3
 """Share of E‖x − n‖² below which a velocity says nothing, as that of a new network."""
+USUAL = (0.04, 20.0)
+"""Root mean squares of samples that a network is trained on; noise has 1. SOLVER reaches from 0.03
+to 22 where the data are far smaller or larger."""
+
+
+class NoTeacher(ValueError):
+    """A velocity that no data have. The message is for its author."""
 
 
 @attrs.frozen
@@ -48,6 +60,8 @@ class Consistency:
     """Their standard errors."""
     shares: tuple[float, ...]
     """E‖u‖² / E‖x − n‖²."""
+    size: float
+    """Root mean square of the samples."""
 
     @property
     def departure(self) -> float:
@@ -102,24 +116,56 @@ def consistency(teacher: Teacher, z: Tensor, condition: Condition, draws: Draws)
         slopes.append(float(slope))
         errors.append(float(residual.std() / square.mean()) / math.sqrt(len(z)))
         shares.append(float(square.mean() / whole.mean()))
-    return Consistency(tuple(slopes), tuple(errors), tuple(shares))
+    size = float(x.double().square().mean().sqrt())
+    return Consistency(tuple(slopes), tuple(errors), tuple(shares), size)
 
 
 def complaint(teacher: Teacher, z: Tensor, condition: Condition, draws: Draws) -> str | None:
-    """Return what is wrong with a velocity, for its author; None if nothing shows."""
+    """Return what is wrong with a velocity, for its author; None if nothing shows.
+
+    Raises NoTeacher if its samples are not finite.
+    """
     found = consistency(teacher, z, condition, draws)
-    if found.departure <= EXACT:
-        return None
-    causes = _causes(remove_guidance(teacher), found, z, condition, draws)
-    if not causes and found.departure <= IMPERFECT:
-        return None
+    if max(found.shares) < SILENT:
+        return (
+            "the teacher's velocity is almost zero, so that its samples are the noise itself: it "
+            "seems untrained. Check that its weights are loaded"
+        )
+    off = found.departure > EXACT
+    causes = _causes(remove_guidance(teacher), found, z, condition, draws) if off else []
+    fit = f"It would fit if {', or if '.join(causes)}"
+    if not math.isfinite(found.size):
+        raise NoTeacher(
+            f"the teacher's samples are NaN or infinite after {SOLVER.steps} steps from noise, "
+            "although noise has root mean square 1: its velocity grows along its own flow. "
+            + (fit if causes else "Check its sign, its scale and its time; t = 1 is noise")
+        )
     text = (
         "the teacher's velocity is not that of its own samples: the slope of x − n on u is "
         f"{found}; an exact one has 1. "
     )
     if causes:
-        return text + f"It would fit if {', or if '.join(causes)}"
-    return text + "Its path, schedule or time may be another, or the network is untrained"
+        return text + fit
+    if not USUAL[0] <= found.size <= USUAL[1]:
+        return (
+            f"the teacher's samples have root mean square {found.size:.3g} after "
+            f"{SOLVER.steps} steps, and noise has 1: almost surely their scale is wrong. Divide "
+            "the data by a factor that makes it about 1, in the teacher's velocity too"
+        )
+    if found.departure > IMPERFECT:
+        return text + "Its path, schedule or time may be another, or the network is untrained"
+    return _complaint_at_noise(teacher, z, condition)
+
+
+def _complaint_at_noise(teacher: Teacher, z: Tensor, condition: Condition) -> str | None:
+    """Return what is wrong with a velocity at t = 1, guided if the teacher is."""
+    slope = noise_slope(teacher, z[:SLOPED], condition[: min(SLOPED, len(z))])
+    if not points_wrongly(slope):
+        return None
+    return (
+        f"the teacher's velocity at t = 1 has slope {slope:+.2f} in the noise; an exact one has "
+        f"−1. {likely_fault(slope)}"
+    )
 
 
 def _causes(

@@ -303,7 +303,9 @@ def _evaluation(text: str) -> Evaluation:
             for name, each in found["distances"].items()
         },
         trajectory_error={
-            float(d): float(e["value"]) for d, e in found["trajectory_error"].items()
+            float(d): float(e["value"])
+            for d, e in found["trajectory_error"].items()
+            if e is not None  # the teacher moves nothing
         },
         identity=dict(found["identity"]),
         best=_best(found.get("best")),

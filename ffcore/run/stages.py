@@ -36,7 +36,6 @@ from ffcore.export import (
 )
 from ffcore.flow.consistency import complaint, enough
 from ffcore.flow.guidance import remove_guidance
-from ffcore.flow.ode import likely_fault, noise_slope, points_wrongly
 from ffcore.interfaces import Alarm, Context, Teacher, Tracker
 from ffcore.plugins import installed
 from ffcore.recipe import Changes, Recipe, binding_digest, check_recorded, decisions, to_toml
@@ -74,8 +73,6 @@ from ffcore.system.weights import unidentified
 from ffcore.training.checkpoint import Checkpoints
 from ffcore.training.loop import Report, Stopped, train
 
-SLOPED = 8
-"""Number of noise samples that check the teacher's sign and time direction before training."""
 _CHOOSING = ("evaluation.ema_decay", "evaluation.keep_best", "evaluation.every")
 """Keys that choose the student among those of a finished training."""
 _SMALLER = (
@@ -279,19 +276,14 @@ class Run:
             for sentence in built.distillation.self_check():
                 say(sentence)
             check_rebuilt(self.recipe, remove_guidance(teacher), built.distillation.student)
-        few = attrs.evolve(built.evaluator.measurement, batch=SLOPED)
-        z, condition = next(prior(teacher, few, "check"))
-        if points_wrongly(slope := noise_slope(teacher, z, condition)):
-            say(
-                f"the teacher's velocity at t = 1 has slope {slope:+.2f} in the noise; an exact "
-                f"one has −1. {likely_fault(slope)}"
-            )
         if self.start.restart or not self.directory.has_checkpoint:
             self._check_samples(teacher)
+        few = attrs.evolve(built.evaluator.measurement, batch=2)
+        z, _ = next(prior(teacher, few, "check"))
         for features in built.evaluator.features:
             with errors_of("evaluation.features"), torch.no_grad():
                 try:
-                    features(z[:2])
+                    features(z)
                 except RuntimeError as error:
                     shape = teacher.sample_shape
                     raise ValueError(
@@ -301,12 +293,14 @@ class Run:
             built.evaluator.check()
 
     def _check_samples(self, teacher: Teacher) -> None:
-        """Check that the unguided teacher's velocity is that of its own samples."""
+        """Check that the teacher's velocity is that of its own samples, and of noise at t = 1."""
         size = enough(math.prod(teacher.sample_shape))
         few = attrs.evolve(self.built.evaluator.measurement, batch=size)
         z, condition = next(prior(teacher, few, "check", size))
         draws = Draws(few.seed, 0, 0, size, str(z.device))
-        if said := complaint(teacher, z, condition, draws):
+        with errors_of("teacher"):
+            said = complaint(teacher, z, condition, draws)
+        if said:
             self.observer.say(said)
 
     def train(self) -> None:
@@ -530,7 +524,7 @@ class Run:
             with writable(directory.path, EVALUATION):
                 if known is None:
                     reference.write(directory / REFERENCE)
-                text = json.dumps(attrs.asdict(evaluation), indent=2) + "\n"
+                text = json.dumps(evaluation.document(), indent=2, allow_nan=False) + "\n"
                 write_text(directory / EVALUATION, text)
                 plots.draw_samples(directory / SAMPLES, images, texts)
             self.alarms = [each for each in self.alarms if each.name != alarms.SOLVER]
@@ -540,6 +534,12 @@ class Run:
                 self._raise_alarm(found)
 
         self.processes.first(save)
+        if undefined := evaluation.undefined():
+            more = f" and {len(undefined) - 1} more" if len(undefined) > 1 else ""
+            self.observer.say(
+                f"{EVALUATION} has null for {undefined[0]}{more}: NaN, infinite, or relative to a "
+                "teacher that moves nothing"
+            )
         self._track(evaluation)
         return evaluation
 
@@ -547,7 +547,7 @@ class Run:
         distances = {name: each.student for name, each in evaluation.distances.items()}
         errors = evaluation.trajectory_error.items()
         found = {f"distance/{name}": each for name, each in distances.items() if each is not None}
-        found |= {f"trajectory_error/{delta:g}": error.value for delta, error in errors}
+        found |= {f"trajectory_error/{delta:g}": each.value for delta, each in errors if each}
         step = self.built.distillation.steps
         self.tracking.track(step, found)
         self.tracking.show(step, "samples", self.directory / SAMPLES)

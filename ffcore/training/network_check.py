@@ -225,6 +225,11 @@ class _Check:
         self._state(buffers)
         self._repeats(found)
         self._samples(found)
+        if isinstance(self.network, Teacher) and not found.any():
+            raise NetworkError(
+                f"{self.who} answers zero at every t: no data have such a velocity, and there is "
+                "nothing to learn. Let its forward return the network's velocity"
+            )
         if isinstance(self.network, Student):
             yield from self._student(found)
 

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 
 from ffcore.draws import Draws
-from ffcore.flow.consistency import complaint, consistency, enough
+from ffcore.flow.consistency import NoTeacher, complaint, consistency, enough
 from ffcore.flow.convert import convert
 from ffcore.flow.exact import Gaussian, GaussianMixture
 from ffcore.flow.guidance import Guided
+from ffcore.flow.ode import noise_slope, points_wrongly
 from ffcore.flow.path import expand_like
 from ffcore.interfaces import Condition, Context, FunctionTeacher, Teacher, VelocityField
 from ffcore.testing.strategies import exact_teachers, seeds
@@ -47,8 +48,51 @@ def test_a_trained_teacher_is_not_complained_of_guided_or_not() -> None:
     assert complain(Guided(mixture())) is None
 
 
-def test_a_silent_network_is_not_complained_of() -> None:
-    assert complain(VelocityField.of(lambda x, t, condition: 0 * x, (4,))) is None
+def test_a_silent_network_is_said_to_seem_untrained() -> None:
+    for scale in (0.0, 1e-9):
+        said = complain(VelocityField.of(lambda x, t, condition, s=scale: s * x, (4,)))
+        assert said is not None
+        assert "almost zero" in said
+
+
+@pytest.mark.parametrize(
+    ("scale", "wrong"), [(1e8, True), (200.0, True), (5.0, False), (0.2, False), (1e-4, True)]
+)
+def test_samples_of_another_size_than_any_network_learns_are_told(
+    scale: float, wrong: bool
+) -> None:
+    said = complain(Gaussian(torch.zeros(4), scale))
+    assert ("have root mean square" in (said or "")) == wrong, said
+
+
+def test_a_constant_velocity_of_another_scale_is_told() -> None:
+    said = complain(VelocityField.of(lambda x, t, condition: 0 * x + 1e8, (4,)))
+    assert said is not None
+    assert "have root mean square 1e+08" in said
+
+
+@pytest.mark.parametrize("growth", [1e4, -1e8])
+def test_a_velocity_whose_samples_are_not_finite_is_no_teacher(growth: float) -> None:
+    teacher = VelocityField.of(lambda x, t, condition: growth * x, (4,))
+    with pytest.raises(NoTeacher, match="samples are NaN or infinite after 16 steps"):
+        complain(teacher)
+
+
+def test_the_end_at_noise_and_the_samples_each_show_what_the_other_cannot() -> None:
+    exact = mixture()
+
+    def at_the_end(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        u = exact(x, t, condition)
+        return torch.where(expand_like(t, x) > 0.999, -u, u)
+
+    said = complain(FunctionTeacher(at_the_end, (4,), exact.conditions))
+    assert said is not None
+    assert "velocity at t = 1 has slope +" in said
+    both = wrong(exact, "if its sign and its time were the opposite")
+    draws = Draws(0, 0, 0, 64)
+    condition = exact.conditions.draw(draws)
+    assert not points_wrongly(noise_slope(both, draws.normal("z", (4,)), condition))
+    assert "its sign and its time were the opposite" in (complain(both) or "")
 
 
 WRONG: dict[str, Callable[[Velocity], Velocity]] = {

@@ -13,10 +13,12 @@ from observers import Listens
 from safetensors.torch import load_file
 
 from ffcore.export import RECIPE, load_student
+from ffcore.export.model_card import _results
 from ffcore.flow.exact import Gaussian
 from ffcore.interfaces import VelocityField
 from ffcore.recipe import Recipe, RecipeError, digest, load_recipe, to_toml
 from ffcore.recipe.components import BuildError
+from ffcore.report.record import read_records
 from ffcore.run.best import BEST
 from ffcore.run.build import build
 from ffcore.run.directory import (
@@ -509,7 +511,47 @@ class Backwards:
 )
 def test_a_teacher_that_points_the_other_way_is_told_before_training(tmp_path, table, wrong):
     said = said_by(attrs.evolve(small(), teacher=table), tmp_path)
-    assert ("has slope +1.00 in the noise; an exact one has −1" in said) == wrong
+    cause = "time ran the other way" if table.reverse else "sign were the opposite"
+    assert (f"It would fit if its {cause}" in said) == wrong
+
+
+@attrs.frozen
+class Still:
+    """A teacher that moves nothing, by float32's rounding."""
+
+    def build(self, context):
+        return VelocityField.of(lambda x, t, c: 1e-9 * x, (2,))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+def test_an_evaluation_has_null_and_says_so_where_a_number_is_not_defined(tmp_path):
+    said = said_by(attrs.evolve(evaluated(), teacher=Still()), tmp_path)
+    assert "the teacher's velocity is almost zero" in said
+    assert "evaluation.json has null for trajectory_error.0.125 and 7 more" in said
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    text = (tmp_path / "evaluation.json").read_text()
+    found = json.loads(text, parse_constant=refuse)
+    assert set(found["trajectory_error"].values()) == {None}
+    assert read_records([tmp_path])[0].evaluation.trajectory_error == {}
+    card = "\n".join(_results(found))
+    assert "undefined at 1, where the teacher moves nothing" in card
+
+
+@attrs.frozen
+class Explodes:
+    """A teacher whose flow leaves the numbers of float32."""
+
+    def build(self, context):
+        return VelocityField.of(lambda x, t, c: 1e4 * x, (2,))
+
+
+def test_a_teacher_without_finite_samples_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(BuildError, match=r"\[teacher\] the teacher's samples are NaN or infinite"):
+        run(attrs.evolve(small(), teacher=Explodes()), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @attrs.frozen

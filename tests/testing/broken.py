@@ -604,6 +604,12 @@ class RunsFromDataToNoise(Exact):
         return super().forward(x_t, 1 - t, condition)
 
 
+@breaks(POINTS, "its sign and its time were the opposite", role="teacher", offers=frozenset())
+class RunsFromDataToNoiseAndPointsBack(Exact):
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return -super().forward(x_t, 1 - t, condition)
+
+
 # Students and networks
 
 

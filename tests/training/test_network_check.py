@@ -482,6 +482,15 @@ def test_a_teacher_in_eval_mode_says_nothing() -> None:
     assert not any("training mode" in each for each in alone(teacher=teacher).self_check())
 
 
+def test_a_teacher_that_answers_zero_everywhere_is_refused_but_not_a_new_network() -> None:
+    with pytest.raises(NetworkError, match="answers zero at every t"):
+        alone(teacher=VelocityField.of(lambda x, t, c: 0 * x, (2,))).self_check()
+    fresh = Own()
+    for each in fresh.parameters():
+        nn.init.zeros_(each)
+    alone(teacher=fresh).self_check()
+
+
 # Kinds.
 
 

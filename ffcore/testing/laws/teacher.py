@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
 
+from ffcore.flow.consistency import complaint, enough
 from ffcore.flow.ode import likely_fault, noise_slope, points_wrongly
 from ffcore.interfaces import VelocityField
 from ffcore.testing import network
@@ -134,7 +136,8 @@ def keeps_what_its_table_says(case: Case, live: Any) -> None:
 @law("teacher", 13)
 def points_from_noise_to_data(case: Case, live: Any) -> None:
     """At t = 1 the velocity changes by −1 per unit of noise, because u(n, 1) = E[x] − n. With the
-    opposite sign or time direction, it rises. Not checked for a network that seems untrained."""
+    opposite sign or time direction, it rises. At other times it is the velocity of its own samples.
+    Not checked for a network that seems untrained."""
     draws = case.draws(SLOPED)
     z = draws.normal("z", live.sample_shape)
     slope = noise_slope(live, z, live.conditions.draw(draws.named("condition")))
@@ -147,3 +150,7 @@ def points_from_noise_to_data(case: Case, live: Any) -> None:
     ask_only_where(
         trained, f"at t = 1 it changes with the noise by {slope:+.2f}: it seems untrained"
     )
+    draws = case.draws(enough(math.prod(live.sample_shape))).named("samples")
+    z = draws.normal("z", live.sample_shape)
+    said = complaint(live, z, live.conditions.draw(draws.named("condition")), draws)
+    require(said is None, f"{said}")
