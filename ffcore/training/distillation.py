@@ -62,6 +62,7 @@ _LOG = logging.getLogger("ffcore")
 Precision = Literal["float32", "bfloat16"]
 SECTIONS: dict[Objective, str] = {"prediction": "predictor", "correction": "corrector"}
 """Names of the stopwatch's sections for the objectives."""
+WEIGHTS = "the weights"
 
 
 class WrongAnswer(ValueError):
@@ -455,9 +456,13 @@ class Distillation:
             self.finite_check.row[0],
             self.finite_check.row[self.finite_check.patience],
         )
-        with first_failure(self.teacher) as failure:
+        with (
+            first_failure("teacher", self.teacher) as teachers,
+            first_failure("student", self.student) as students,
+        ):
             again = self._not_finite_in(step)
-        failures = [each for each in self.processes.each(failure) if each]
+        failures = [each for each in self.processes.each(teachers) if each]
+        own = [each for each in self.processes.each(students) if each]
         steps = f"step {step + 1}" if step == last else f"steps {step + 1} to {last + 1}"
         message = f"{steps}: NaN or infinity in {', '.join(names)}."
         if again and not failures:
@@ -465,7 +470,8 @@ class Distillation:
         advice = [] if failures else ["a lower learning rate"]
         if self.finite_check.patience == 0:
             advice.append("training.on_nonfinite = 'skip'")
-        message += "".join(f"\nThe cause: {each}." for each in failures[:1])
+        causes = failures or ([] if again.startswith(WEIGHTS) else own)
+        message += "".join(f"\nThe cause: {each}." for each in causes[:1])
         message += "\nNo weight was changed." + (f" Try {', or '.join(advice)}" if advice else "")
         raise self.processes.alike(Diverged(message))
 
@@ -489,7 +495,7 @@ class Distillation:
         for learner in (self.learner, *self.auxiliary_learners.values()):
             learner.take_gradients()
         if weights := self._not_finite(named):
-            return f"the weights {weights}"
+            return f"{WEIGHTS} {weights}"
         found = self._not_finite(gradients)
         return found and f"the gradients of {found}"
 

@@ -22,6 +22,7 @@ from torch.nn.parameter import is_lazy
 
 from ffcore.draws import Draws
 from ffcore.flow.convert import ConvertedVelocity
+from ffcore.flow.dual import Dual
 from ffcore.flow.guidance import remove_guidance
 from ffcore.interfaces import (
     Batch,
@@ -145,33 +146,43 @@ def check_networks(networks: Mapping[str, nn.Module], batch: Batch) -> list[str]
 
 
 @contextmanager
-def first_failure(teacher: Teacher) -> Iterator[Callable[[], str]]:
-    """Watch a teacher in this block; yield a function that returns its first failure, or "".
+def first_failure(name: str, network: VelocityField | Student) -> Iterator[Callable[[], str]]:
+    """Watch a network in this block; yield a function that returns its first failure, or "".
 
     A failure is NaN or infinity in an answer for a finite point. Synchronises with the device.
+
+    Args:
+        name: of the network in a message, such as "teacher".
+        network: not its wrapper.
     """
     found: list[str] = []
+    moving = "δ" if isinstance(network, Student) else "t"
 
     def look(module: nn.Module, given: tuple[Any, ...], answer: Any) -> None:
         del module
-        x_t, t, *_ = given
-        if found or not isinstance(answer, Tensor):
+        answer, x_t, *times = (_value(each) for each in (answer, *given[:-1]))
+        if found or not isinstance(answer, Tensor) or not isinstance(x_t, Tensor):
             return
         wrong = ~answer.isfinite().flatten(1).all(1) & x_t.isfinite().flatten(1).all(1)
         if wrong.any():
             sample = int(wrong.nonzero()[0])
             size = float(x_t[sample].double().square().mean().sqrt())
             found.append(
-                f"the teacher ({_kind(teacher)}) answers with NaN or infinity at t = "
-                f"{float(t[sample]):.6g} for sample {sample} of {len(x_t)}, although its point is "
-                f"finite (root mean square {size:.3g})"
+                f"the {name} ({_kind(network)}) answers with NaN or infinity at {moving} = "
+                f"{float(times[-1][sample]):.6g} for sample {sample} of {len(x_t)}, although its "
+                f"point is finite (root mean square {size:.3g})"
             )
 
-    hook = teacher.register_forward_hook(look)
+    hook = network.register_forward_hook(look)
     try:
         yield lambda: found[0] if found else ""
     finally:
         hook.remove()
+
+
+def _value(number: Any) -> Any:
+    """Return the value of a dual number; anything else as it is."""
+    return number.value if isinstance(number, Dual) else number
 
 
 @attrs.frozen

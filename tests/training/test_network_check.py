@@ -598,6 +598,30 @@ class Turns:
         return found
 
 
+class TurnsNaN(Plain):
+    """A student that is NaN for a sample in every call but the first few."""
+
+    calls = 0
+
+    def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Any:
+        found = super().forward(x_t, t, delta, condition)
+        self.calls += 1
+        if self.calls > 12:
+            return torch.where(torch.arange(len(found))[:, None] == 5, torch.nan * found, found)
+        return found
+
+
+def test_a_student_that_turns_nan_during_a_run_is_named_with_duration_and_sample() -> None:
+    run = alone(student=TurnsNaN(), steps=30)
+    run.checked = True
+    with pytest.raises(Diverged) as caught:
+        list(train(run))
+    said = str(caught.value)
+    assert "The cause: the student (" in said
+    assert "TurnsNaN) answers with NaN or infinity at δ = 0." in said
+    assert "for sample 5 of 16, although its point is finite" in said
+
+
 def test_a_teacher_that_turns_nan_during_a_run_is_named_with_time_and_sample() -> None:
     Turns.calls.clear()
     run: Distillation = alone(teacher=VelocityField.of(Turns(6), (2,)))
