@@ -28,7 +28,7 @@ from ffcore.export.sources import (
 )
 from ffcore.export.student_file import EVALUATION, RECIPE, STUDENT, write_student
 from ffcore.recipe import Recipe, digest, load_recipe, registry_of, to_toml
-from ffcore.system.files import parse_json
+from ffcore.system.files import MissingFile, parse_json
 
 EXPORT_FILES = (STUDENT, CONFIG, CARD, RECIPE)
 
@@ -55,7 +55,13 @@ def export(run: Path, out: Path, *, overwrite: bool = False, trust: bool = False
         raise SourceError(f"{run} is already an export")
     if not (run.is_dir() and (is_run(run) or is_checkpoint(run))):
         raise SourceError(f"{run} is not a run directory, nor a checkpoint of one")
-    opened = open_student(run, trust=trust)
+    try:
+        opened = open_student(run, trust=trust)
+    except MissingFile as error:
+        raise MissingFile(
+            f"{error}\nPut it back where the run found it: `ffd export` has no --set, because an "
+            "export keeps the files of the training."
+        ) from None
     finished = opened.path.is_file()
     beside = opened.folder / RECIPE
     registry = registry_of(beside, beside, trust=trust)

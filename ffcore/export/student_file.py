@@ -412,7 +412,8 @@ def _check_conditions(path: Path, source: ConditionSource, config: Mapping[str, 
         raise WeightsError(
             f"the conditions of {path} have changed since its training, from {there[:12]} to "
             f"{here[:12]}: restore what they were made from. To sample the same student with other "
-            "conditions, name them by --set conditions.KEY=VALUE"
+            "conditions, use `ffd sample --set conditions.KEY=VALUE`. `ffd export` has no --set: "
+            "it keeps those of the training"
         )
 
 

@@ -180,6 +180,20 @@ def test_pictures_of_images_name_their_conditions(tmp_path):
 # What a teacher is, its conditions are too
 
 
+def test_an_export_without_the_files_of_its_conditions_says_what_it_can_do(tmp_path):
+    named, folder = from_file(tmp_path), tmp_path / "run"
+    run(recipe(tmp_path, named), folder)
+    from_file(tmp_path, 0.5)
+    asked = ffd("export", folder, "-o", tmp_path / "out")
+    assert asked.exit_code != 0
+    assert "`ffd export` has no --set: it keeps" in " ".join(asked.output.split())
+    (file,) = tmp_path.glob("*.safetensors")
+    file.unlink()
+    asked = ffd("export", folder, "-o", tmp_path / "out")
+    assert asked.exit_code != 0
+    assert "Put it back where the run found it" in " ".join(asked.output.split())
+
+
 def test_changed_conditions_are_another_teacher(tmp_path):
     named, folder = from_file(tmp_path), tmp_path / "run"
     before = recipe(tmp_path, named)
