@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from ffcore.export import RECIPE, load_student
 from ffcore.export.model_card import _results
+from ffcore.flow import derivative_check
 from ffcore.flow.exact import Gaussian
 from ffcore.interfaces import VelocityField
 from ffcore.recipe import Recipe, RecipeError, digest, load_recipe, to_toml
@@ -372,6 +373,23 @@ def test_what_was_left_to_the_networks_is_told_and_kept(tmp_path):
     assert "predictor.derivative = 'dual' (the recipe has 'auto')" in watching.said
     assert 'derivative = "dual"' in (tmp_path / RECIPE).read_text()
     assert provenance(tmp_path)["recipe"] == digest(build(small()).recipe)
+
+
+def test_the_derivative_is_checked_once_before_a_run_and_again_if_the_student_changes(monkeypatch):
+    checks, real = [], derivative_check._probed
+
+    def counted(*arguments, **more):
+        checks.append(1)
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(derivative_check, "_probed", counted)
+    made = build(small()).distillation
+    assert any("derivative: dual" in each for each in made.self_check())
+    assert len(checks) == 1
+    with torch.no_grad():
+        next(made.student.parameters()).add_(0.1)
+    made.self_check()
+    assert len(checks) == 2
 
 
 def test_what_a_run_has_decided_stands_for_its_continuation(tmp_path):
