@@ -232,6 +232,16 @@ class VelocityField(_Network):
             from noise to data, each sample's independent of the rest of the batch.
         """
 
+    def magnification(self, t: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+        """Return by how much an error of the network counts in the velocity at times t.
+
+        By default 1: the network answers with a velocity. A velocity computed from noise divides by
+        1 − t, and so does its gradient: where this is large, the network hardly learns. ffcore
+        divides the loss of an online network by the square of this factor, and starts a copied
+        student where it is small.
+        """
+        return torch.ones_like(t)
+
     @staticmethod
     def of(
         function: Callable[[Tensor, Tensor, Condition], Tensor],

@@ -132,6 +132,11 @@ class ConvertedVelocity(VelocityField):
             # The same weights in another convention are another teacher.
             self.register_buffer("digest", torch.tensor([*digest], dtype=torch.uint8))
 
+    def magnification(self, t: Tensor) -> Tensor:
+        """Return |∂u/∂P|; a score counts as the noise that it stands for. See VelocityField."""
+        low, high = self.relation.trained
+        return self.relation.magnification(t.double().clamp(low, high)).to(t.dtype)
+
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Return the velocity; see VelocityField."""
         device = x_t.device.type
@@ -209,6 +214,16 @@ class Relation:
         if self.convention.prediction == "score":
             return zero, -1 / (self.scale(t) * t)
         return targets[self.convention.prediction]
+
+    def magnification(self, t: Tensor) -> Tensor:
+        """Return 1 / |p t − q (1 − t)|: by how much an error of the prediction counts in u.
+
+        A score's own scale is that of the noise divided by σ, so it counts as the noise does.
+        """
+        if self.convention.prediction == "score":
+            return 1 / (1 - t)
+        p, q = self.target(t)
+        return 1 / (p * t - q * (1 - t)).abs()
 
     def time(self, t: Tensor) -> Tensor:
         """Return the network's time."""

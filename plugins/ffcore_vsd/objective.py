@@ -8,7 +8,8 @@ Either all its weights train, or only low-rank factors beside the teacher's weig
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -123,11 +124,12 @@ class VsdCorrector(CorrectorObjective):
         del student
         if self.guidance_interval is not None and not isinstance(teacher, Guided):
             raise ValueError("the corrector has a guidance_interval, but the run is unguided")
+        network = self.online or self._copy_of(teacher)
         return {
             ONLINE: Auxiliary(
-                network=self.online or self._copy_of(teacher),
+                network=network,
                 optimizer=self.online_optimizer,
-                loss=self.flow_matching_loss,
+                loss=partial(self.flow_matching_loss, magnification=network.magnification),
                 updates=self.online_updates,
             )
         }
@@ -162,14 +164,24 @@ class VsdCorrector(CorrectorObjective):
         return Gaps(gaps=(gap,), samples=samples, condition=condition, numbers=numbers)
 
     def flow_matching_loss(
-        self, network: nn.Module, samples: Tensor, condition: Condition, draws: Draws
+        self,
+        network: nn.Module,
+        samples: Tensor,
+        condition: Condition,
+        draws: Draws,
+        magnification: Callable[[Tensor], Tensor] = torch.ones_like,
     ) -> Tensor:
-        """Return ‖g_ψ(I_r, r) − (x − n)‖² / d of each sample x, with fresh n and r: Float[B']."""
+        """Return ‖g_ψ(I_r, r) − (x − n)‖² / (m(r)² d) of each sample x, with fresh n and r:
+        Float[B'].
+
+        m is the network's magnification. The best g_ψ is the same for every m; with it, a network
+        that predicts noise has the loss of its own prediction, and not one of a few r near 1.
+        """
         r = self.online_r.draw(draws, "r").to(samples)
         noise = draws.normal("noise", tuple(samples.shape[1:])).to(samples)
         velocity = network(interpolate(samples, noise, r), r, condition)
         loss: Tensor = (velocity - (samples - noise)).square().flatten(1).mean(1)
-        return loss
+        return loss / magnification(r).square()
 
     def _teacher(self, teacher: Teacher) -> Teacher:
         if self.guidance_interval is None or not isinstance(teacher, Guided):

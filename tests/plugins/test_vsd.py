@@ -14,6 +14,7 @@ from objectives import Even
 from torch import Tensor, nn
 
 from ffcore.draws import Draws
+from ffcore.flow.convert import convert
 from ffcore.flow.exact import Gaussian, GaussianMixture
 from ffcore.flow.guidance import Guided
 from ffcore.flow.path import expand_like
@@ -302,6 +303,45 @@ def test_without_a_network_the_teacher_s_copy_learns() -> None:
     assert auxiliary.network is not teacher.field
     assert all(parameter.requires_grad for parameter in auxiliary.network.parameters())
     assert (auxiliary.updates, auxiliary.optimizer) == (3, table)
+
+
+def test_a_copy_that_predicts_noise_has_the_loss_of_its_noise() -> None:
+    def network(x: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        return 0.7 * x
+
+    teacher = converted_linear(network)
+    auxiliary = VsdCorrector().auxiliaries(affine(MEAN, 1.0), teacher)[ONLINE]
+    assert auxiliary.loss is not None
+    x, draws = torch.randn(50, 3, dtype=torch.float64), Draws(0, 0, 0, 50)
+    found = auxiliary.loss(auxiliary.network, x, Condition(size=50), draws)
+    r = TimeDistribution().draw(draws, "r").to(x)
+    noise = draws.normal("noise", (3,)).to(x)
+    r_ = r[:, None]
+    point = ((1 - r_) * x + r_ * noise) / ((1 - r_) ** 2 + r_**2).sqrt()  # on the vp path
+    wanted = (0.7 * point - noise).square().mean(1)
+    inside = (r > 0.01) & (r < 0.99)
+    torch.testing.assert_close(found[inside], wanted[inside], rtol=1e-5, atol=1e-6)
+    plain = VsdCorrector().flow_matching_loss(auxiliary.network, x, Condition(size=50), draws)
+    torch.testing.assert_close(plain[inside], (found / (1 - r).square())[inside])
+
+
+def converted_linear(network: Callable[[Tensor, Tensor, Condition], Tensor]) -> Teacher:
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
+            return network(x, time, condition) + 0 * self.weight
+
+    return convert(
+        Module(),
+        prediction="noise",
+        path="vp",
+        time="log-snr",
+        sigma_range=(1e-4, 1e4),
+        sample_shape=(3,),
+    )
 
 
 def test_a_network_that_is_given_is_taken() -> None:
