@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 
 from ffcore.keys import ImpossibleValue, kind_of, role_of
-from ffcore.plugins import Registry
+from ffcore.plugins import PluginError, Registry
 from ffcore.recipe.diagnostics import Path, Problem
 from ffcore.recipe.tables import Recipe, components
 from ffcore.system.files import File
@@ -54,7 +54,10 @@ def unmet_needs(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
     sides = "; ".join(f"{name(side)} offers {_list(offers[side])}" for side in offers)
     for role, needed in needs.items():
         if missing := needed.difference(*met):
-            fit = " and ".join(_fitting(missing, recipe, registry))
+            if role == "student":
+                fit = " or ".join(_other_students(recipe, registry))
+            else:
+                fit = " and ".join(_fitting(missing, recipe, registry))
             would = f". Use {fit}" if fit else ""
             yield Problem(f"{name(role)} needs {_list(missing)}, but {sides}{would}", (role,))
     if DATA in there and DATA not in frozenset().union(*needs.values()):
@@ -104,6 +107,21 @@ def _fitting(missing: frozenset[str], recipe: Recipe, registry: Registry) -> Ite
             yield f"{key} of type {_types(NETWORK, registry)}"
     if ANYWHERE in missing and "starts_at" in attrs.fields_dict(type(recipe.student)):
         yield "student.starts_at = 'anywhere'"
+
+
+def _other_students(recipe: Recipe, registry: Registry) -> Iterator[str]:
+    """Yield students that this teacher meets the needs of, without any key."""
+    for component in registry.components:
+        if component.role != "student":
+            continue
+        try:
+            table = registry.table("student", component.name)()
+            met = _words(table, "needs") <= _offers(recipe, "teacher")
+            fits = met and not any(contradictions(attrs.evolve(recipe, student=table)))
+        except (PluginError, TypeError, ValueError):
+            continue
+        if fits:
+            yield f"student.type = {component.name!r}"
 
 
 def _own_networks(recipe: Recipe) -> Iterator[str]:
