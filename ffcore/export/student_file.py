@@ -103,17 +103,17 @@ def describe(
         decoder: the recipe's, on the student's device; without it `decoded_shape` is null.
 
     `student` and `decoder` are component tables as in a recipe. `student` is null if its table
-    needs something of the teacher and has no method `alone`, which returns a table without that
-    need. `starts_at` is the student's. `conditions` is the table [conditions], as in a recipe;
-    without one it is {} for an unconditional teacher, or has `classes` and `null_label`, and is
-    null if only the teacher knows its conditions. `decoded_shape` is the shape of one decoded
-    sample. `sha256`, `decoder_sha256` and `conditions_sha256` have the digest of each file of the
-    teacher, the decoder and the conditions. The teacher's `fingerprint` and `conditions` are its
-    identity.
+    needs something of the teacher and has neither a method `alone(student)` nor
+    `with_teacher(teacher's table, student)`, which return a table without that need. `starts_at` is
+    the student's. `conditions` is the table [conditions], as in a recipe; without one it is {} for
+    an unconditional teacher, or has `classes` and `null_label`, and is null if only the teacher
+    knows its conditions. `decoded_shape` is the shape of one decoded sample. `sha256`,
+    `decoder_sha256` and `conditions_sha256` have the digest of each file of the teacher, the
+    decoder and the conditions. The teacher's `fingerprint` and `conditions` are its identity.
     """
     return {
         "schema": SCHEMA,
-        "student": _alone(recipe.student, student),
+        "student": _alone(recipe, student),
         "starts_at": student.starts_at,
         "sample_shape": list(teacher.sample_shape),
         "conditions": conditions_tree(recipe, teacher.conditions),
@@ -268,7 +268,7 @@ def check_rebuilt(recipe: Recipe, teacher: Teacher, student: Student) -> None:
     Raises ValueError for a student that would have other tensors or other answers: one that makes
     layers in its forward, or reads random numbers that are not stored.
     """
-    tree = _alone(recipe.student, student)
+    tree = _alone(recipe, student)
     if tree is None:
         return  # its teacher rebuilds it
     device = next(student.parameters()).device
@@ -417,12 +417,18 @@ def _check_conditions(path: Path, source: ConditionSource, config: Mapping[str, 
         )
 
 
-def _alone(table: Any, student: Student) -> dict[str, Any] | None:
+def _alone(recipe: Recipe, student: Student) -> dict[str, Any] | None:
+    table = recipe.student
     if isinstance(table, StartsFromStudent):
         table = attrs.evolve(table, weights=None)
+    without = None
     if alone := getattr(table, "alone", None):
+        without = alone(student)
+    elif with_teacher := getattr(table, "with_teacher", None):
+        without = with_teacher(recipe.teacher, student)
+    if without is not None:
         with errors_of("student"):
-            check_recorded("student", without := alone(student))
+            check_recorded("student", without)
         return _tree("student", without)
     return None if getattr(table, "needs", None) else _tree("student", table)
 

@@ -13,7 +13,7 @@ from ffcore.nn.size import Model, TransformerSize
 from ffcore.system.files import File
 
 if TYPE_CHECKING:
-    from ffcore.interfaces import Context, Student, Teacher
+    from ffcore.interfaces import Context, Student, Teacher, VelocityField
     from ffcore.nn.velocity import Preconditioning
     from ffcore.recipe import Recipe
 
@@ -108,6 +108,16 @@ class TransformerTeacherTable(ReadsWeights, ABC):
             side = self.image_size or 256
             return TransformerSize.published(self.model, side, qk_norm=self.qk_norm)
         return self.sizes
+
+    def without_weights(self, velocity: VelocityField) -> Self:
+        """Return the table of the same network that reads no weights file; for a student's files.
+
+        `velocity` is a trainable copy of the teacher.
+        """
+        from ffcore.nn.velocity import TransformerVelocity
+
+        assert isinstance(velocity, TransformerVelocity)
+        return type(self)(sizes=velocity.size)
 
     @property
     def sample_shape(self) -> tuple[int, ...] | None:

@@ -61,7 +61,7 @@ def stated_network(
     """
     stated = table.stated_size()
     if stated is not None and (context.meta or table.weights is None):
-        if not context.meta:
+        if not context.meta and context.teacher is None:  # otherwise a student gets the weights
             _LOG.warning("the %s teacher names no weights: it is untrained", family)
         return new_transformer(stated, context)
     assert table.weights is not None

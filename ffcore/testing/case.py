@@ -78,6 +78,8 @@ class Setting:
     guidance_range: tuple[float, float] | None = None
     conditions: Callable[[], ConditionSource] | None = None
     """Conditions for a teacher that does not bring its own."""
+    table: Any = None
+    """The table that builds the teacher, if there is one."""
 
     def with_black_box(self) -> Setting:
         """Return this setting with a teacher that cannot be copied."""

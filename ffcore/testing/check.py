@@ -214,12 +214,12 @@ def _settings(name: str, table: Any, registry: Registry) -> Iterator[Setting]:
     except Exception:  # noqa: BLE001 - third-party code may raise anything
         return
     offers = words(table, "offers")
-    yield Setting(f"teacher {name}", case.build, offers)
+    yield Setting(f"teacher {name}", case.build, offers, table=table)
     try:
         teacher.conditions.null(teacher.conditions.draw(case.draws()))
     except Exception:  # noqa: BLE001 - third-party code may raise anything
         return
-    yield Setting(f"teacher {name}, a range of γ", case.build, offers, RANGE)
+    yield Setting(f"teacher {name}, a range of γ", case.build, offers, RANGE, table=table)
 
 
 def _role(target: str, tables: list[Any], settings: list[Setting]) -> str:

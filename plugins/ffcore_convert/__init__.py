@@ -1,1 +1,1 @@
-"""A pretrained network of any convention as a teacher, named in a recipe."""
+"""A pretrained network of any convention as a teacher, and a copy of any teacher as a student."""

@@ -1,4 +1,4 @@
-"""The recipe table of a converted network."""
+"""The recipe tables of a converted network, and of a student that copies its teacher."""
 
 from __future__ import annotations
 
@@ -9,10 +9,19 @@ from typing import TYPE_CHECKING, Any, Self, get_args
 import attrs
 
 from ffcore.flow.convention import Convention, Time
-from ffcore.keys import ImpossibleValue, did_you_mean, key
+from ffcore.keys import (
+    ImpossibleValue,
+    ReadsWeights,
+    StartsFromStudent,
+    component,
+    did_you_mean,
+    key,
+    not_empty,
+)
+from ffcore.system.files import File
 
 if TYPE_CHECKING:
-    from ffcore.interfaces import ConditionSource, Context, Teacher
+    from ffcore.interfaces import ConditionSource, Context, Student, Teacher, VelocityField
 
 
 def _names_a_function(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -32,9 +41,18 @@ class ConvertedTeacher(Convention):
 
     network: str = key(
         help="'module:function' without arguments that returns your network, a torch module, with "
-        "its weights; the module may be in the current folder",
+        "its weights unless `weights` names them; the module may be in the current folder",
         validator=_names_a_function,
         imports=True,
+    )
+    weights: str | None = key(
+        None,
+        help="weights file of the network, such as a training checkpoint: a path, package:file of "
+        "an installed package, or hf://organisation/repository/file; 'none': `network` loads them",
+        validator=not_empty,
+    )
+    part: str | None = key(
+        None, help=attrs.fields(ReadsWeights).part.metadata["help"], validator=not_empty
     )
     sample_shape: tuple[int, ...] = key(help="shape of one sample, without the batch", at_least=1)
     classes: int | None = key(
@@ -69,6 +87,8 @@ class ConvertedTeacher(Convention):
                 f"null_label is {self.null_label} and classes is {self.classes or 'none'}, but it "
                 "must be a label after the classes, often their number"
             )
+        if self.part is not None and self.weights is None:
+            raise ValueError(f"part = {self.part!r} needs weights: name their file, or no part")
         if not self.sample_shape:
             raise ValueError("sample_shape must have at least one number")
 
@@ -86,12 +106,30 @@ class ConvertedTeacher(Convention):
         )
         yield cls(prediction="v", time="index", schedule="scaled-linear", **shared)
 
+    @property
+    def files(self) -> tuple[File, ...]:
+        """The weights file, if any."""
+        if self.weights is None:
+            return ()
+        what = f"the weights of the network {self.network}"
+        return (File(reference=self.weights, key="teacher.weights", what=what),)
+
+    def without_weights(self, velocity: VelocityField) -> Self:
+        """Return the table of the same network that reads no weights file."""
+        del velocity
+        return attrs.evolve(self, weights=None, part=None)
+
     def build(self, context: Context) -> Teacher:
-        """Return the teacher. Raises ValueError for functions that return something else."""
+        """Return the teacher.
+
+        Raises ValueError for functions that return something else, WeightsError for a file that
+        does not fit.
+        """
         from torch import nn
 
         from ffcore.flow.convert import converted
         from ffcore.plugins import import_object
+        from ffcore.system.weights import read_weights
 
         def load(name: str, target: str) -> Any:
             return import_object(target, f"{name} {target!r}")
@@ -102,6 +140,8 @@ class ConvertedTeacher(Convention):
                 f"network {self.network!r} must return a torch module, found "
                 f"{type(network).__name__}"
             )
+        if self.weights is not None and not context.meta:
+            read_weights(self.weights, self.part).load_into(network)
         fields = {each.name: getattr(self, each.name) for each in attrs.fields(Convention)}
         if ":" in self.time:
             fields["time"] = load("time", self.time)
@@ -115,3 +155,69 @@ class ConvertedTeacher(Convention):
         if self.classes is not None:
             return Labels(self.classes, self.null_label)
         return context.conditions or Unconditional()
+
+
+@attrs.frozen(kw_only=True)
+class CopyStudent(StartsFromStudent):
+    """A copy of the teacher's network, which reads the duration δ as its time."""
+
+    times: tuple[float, float] | None = key(
+        None,
+        help="times (early, late) at which the copy runs, late at δ = 0 and early at δ = 1; "
+        "'none': all, or those at which the teacher's conversion magnifies little",
+        at_least=0,
+        at_most=1,
+    )
+    teacher: Any = component(
+        "teacher",
+        None,
+        help="table of the teacher to copy; 'none': the recipe's. ffcore writes it into the files "
+        "of the finished student",
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.times is not None and self.times[0] >= self.times[1]:
+            raise ImpossibleValue("times", self.times, "(early, late) with early below late")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Need a teacher that can be copied, unless the table names one."""
+        return frozenset() if self.teacher is not None else frozenset({"trainable copy"})
+
+    def with_teacher(self, teacher: Any, student: Student) -> Self:
+        """Return the table that rebuilds `student` from the table of its teacher."""
+        from ffcore_convert.student import CopiedStudent
+
+        assert isinstance(student, CopiedStudent)
+        if without := getattr(teacher, "without_weights", None):
+            teacher = without(student.velocity)
+        return attrs.evolve(self, teacher=teacher, times=student.times)
+
+    def build(self, context: Context) -> Student:
+        """Return a student for the teacher of `context`.
+
+        Raises ValueError for a teacher that cannot be copied, or whose copy cannot take γ.
+        """
+        from ffcore_convert.student import CopiedStudent, learnable_times
+
+        velocity = self._copy(context)
+        if velocity is None:
+            raise ValueError(
+                "student copy needs a teacher that can be copied: a function cannot. Use another "
+                "student"
+            )
+        return CopiedStudent(velocity, self.times or learnable_times(velocity))
+
+    def _copy(self, context: Context) -> VelocityField | None:
+        assert context.teacher is not None
+        ranged = context.guidance_range is not None
+        if self.teacher is None:
+            return context.teacher.trainable_copy(takes_guidance=ranged)
+        again = attrs.evolve(context, conditions=context.teacher.conditions, meta=True)
+        velocity: VelocityField | None = self.teacher.build(again).trainable_copy(
+            takes_guidance=ranged
+        )
+        if context.meta or velocity is None or not any(p.is_meta for p in velocity.parameters()):
+            return velocity
+        teacher: Teacher = self.teacher.build(attrs.evolve(again, meta=False))
+        return teacher.trainable_copy(takes_guidance=ranged)

@@ -109,6 +109,15 @@ def edit_student(path: Path, **changes: Any) -> None:
 
 
 THING = {"type": "attack:Thing"}
+CONVERTED = {
+    "type": "converted",
+    "network": "attack:Thing",
+    "prediction": "noise",
+    "path": "vp",
+    "time": "index",
+    "schedule": "linear",
+    "sample_shape": [2],
+}
 TABLES: dict[str, Callable[[dict[str, Any]], object]] = {
     "teacher": lambda tree: tree.update(teacher=THING),
     "student": lambda tree: tree.update(student=THING),
@@ -123,6 +132,10 @@ TABLES: dict[str, Callable[[dict[str, Any]], object]] = {
     "decoder": lambda tree: tree.update(decoder=THING),
     "features": lambda tree: tree["evaluation"].update(features=[{"type": "raw"}, THING]),
     "a tracker": lambda tree: tree.update(trackers=[THING]),
+    "a function of a converted teacher": lambda tree: tree.update(teacher=CONVERTED),
+    "a converted teacher within the student": lambda tree: tree.update(
+        student={"type": "copy", "teacher": CONVERTED}
+    ),
 }
 OPENERS: dict[str, Callable[..., object]] = {
     "evaluate": lambda source, **more: evaluate_again(source, **more),

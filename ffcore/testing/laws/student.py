@@ -14,7 +14,7 @@ from ffcore.flow.flow_map import push
 from ffcore.testing import network
 from ffcore.testing.answers import arguments
 from ffcore.testing.case import Case
-from ffcore.testing.law import Broken, law, require
+from ffcore.testing.law import Broken, NotChecked, law, require
 
 
 @law("student", 1)
@@ -79,16 +79,17 @@ def is_differentiable_in_the_duration(case: Case, live: Any) -> None:
 
 @law("student", 12)
 def can_be_rebuilt_without_its_teacher(case: Case, live: Any) -> None:
-    """The table, or the table that its method `alone(student)` returns, builds a network of the
-    same shapes for a teacher that cannot be copied. `ffd export` relies on it."""
-    alone = getattr(case.table, "alone", None)
-    table = case.table if alone is None else alone(live)
+    """The table, or the table that its method `alone(student)` or `with_teacher(teacher's table,
+    student)` returns, builds a network of the same shapes for a teacher that cannot be copied.
+    `ffd export` relies on it."""
+    table = _alone(case, live)
     try:
         rebuilt = attrs.evolve(case, table=table, setting=case.setting.with_black_box()).build()
     except (AttributeError, TypeError, ValueError) as error:
         raise Broken(
             f"with a teacher that cannot be copied it raised {error!r}: give the table a method "
-            "`alone(student)` that returns a table without need of the teacher"
+            "`alone(student)`, or `with_teacher(teacher's table, student)`, that returns a table "
+            "without need of the teacher"
         ) from error
     found, wanted = (
         {name: tuple(each.shape) for name, each in student.state_dict().items()}
@@ -96,3 +97,15 @@ def can_be_rebuilt_without_its_teacher(case: Case, live: Any) -> None:
     )
     other = sorted({name for name, _ in found.items() ^ wanted.items()})
     require(not other, f"the rebuilt student has other weights: {', '.join(other)}")
+
+
+def _alone(case: Case, live: Any) -> Any:
+    """Return the table that rebuilds a student; NotChecked if that takes a teacher's table."""
+    if alone := getattr(case.table, "alone", None):
+        return alone(live)
+    with_teacher = getattr(case.table, "with_teacher", None)
+    if with_teacher is None:
+        return case.table
+    if case.setting.table is None:
+        raise NotChecked("no teacher here has a table from which the student could be rebuilt")
+    return with_teacher(case.setting.table, live)
