@@ -237,8 +237,8 @@ class VelocityField(_Network):
 
         By default 1: the network answers with a velocity. A velocity computed from noise divides by
         1 − t, and so does its gradient: where this is large, the network hardly learns. ffcore
-        divides the loss of an online network by the square of this factor, and starts a copied
-        student where it is small.
+        divides the loss of an online network by this factor, and starts a copied student where it
+        is small.
         """
         return torch.ones_like(t)
 

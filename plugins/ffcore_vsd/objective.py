@@ -171,17 +171,17 @@ class VsdCorrector(CorrectorObjective):
         draws: Draws,
         magnification: Callable[[Tensor], Tensor] = torch.ones_like,
     ) -> Tensor:
-        """Return ‖g_ψ(I_r, r) − (x − n)‖² / (m(r)² d) of each sample x, with fresh n and r:
+        """Return ‖g_ψ(I_r, r) − (x − n)‖² / (m(r) d) of each sample x, with fresh n and r:
         Float[B'].
 
-        m is the network's magnification. The best g_ψ is the same for every m; with it, a network
-        that predicts noise has the loss of its own prediction, and not one of a few r near 1.
+        m is the network's magnification. The best g_ψ is the same for every m. Without it, a few r
+        near an end rule the gradient; m² would leave those r almost unlearnt.
         """
         r = self.online_r.draw(draws, "r").to(samples)
         noise = draws.normal("noise", tuple(samples.shape[1:])).to(samples)
         velocity = network(interpolate(samples, noise, r), r, condition)
         loss: Tensor = (velocity - (samples - noise)).square().flatten(1).mean(1)
-        return loss / magnification(r).square()
+        return loss / magnification(r)
 
     def _teacher(self, teacher: Teacher) -> Teacher:
         if self.guidance_interval is None or not isinstance(teacher, Guided):
