@@ -136,7 +136,10 @@ def check_tables(
             present.append(table)
     if not present:
         return _unchecked(label, role, plugin_result(label, "is-buildable", "", missing))
-    cases, refusals, fault = _cases(role, present, list(settings))
+    try:
+        cases, refusals, fault = _cases(role, present, list(settings))
+    except MissingFile as error:  # a library of an extra that is not installed
+        return _unchecked(label, role, plugin_result(label, "is-buildable", "", str(error)))
     if fault or not cases:
         fault = fault or f"every setting is refused: {'; '.join(refusals) or 'there is none'}"
         return _unchecked(label, role, plugin_result(label, "is-buildable", fault))
@@ -259,7 +262,10 @@ def _missing(table: Any) -> str:
 def _cases(
     role: str, tables: list[Any], settings: list[Setting]
 ) -> tuple[list[Case], list[str], str]:
-    """Return the cases that can be built, the reasons of refusals, and a fault if there is one."""
+    """Return the cases that can be built, the reasons of refusals, and a fault if there is one.
+
+    Raises MissingFile if a component says that it lacks a file or a library.
+    """
     cases: list[Case] = []
     refusals: dict[str, None] = {}
     for table in tables:
@@ -269,7 +275,7 @@ def _cases(
             try:
                 with process.restore():
                     refused = _refusal(case)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, MissingFile):
                 raise
             except BaseException as error:  # noqa: BLE001 - third-party code may raise anything
                 _LOG.debug("%s:", case.table, exc_info=error)

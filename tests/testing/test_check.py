@@ -33,6 +33,7 @@ from ffcore.testing.case import ANYWHERE, EXACT
 from ffcore.testing.plugin_laws import PLUGIN_LAWS, of_plugin
 from ffcore.testing.small import SmallStudent, features_of
 from ffcore_data.tables import Latents
+from ffcore_digits.tables import DigitsAsData
 from ffcore_vae.tables import SdVae
 
 Distribute = Callable[..., None]
@@ -513,3 +514,10 @@ def test_every_name_of_the_kit_is_there_and_no_other() -> None:
 def test_nobodys_test_run_imports_ffcore_for_having_it_installed(group: str) -> None:
     found = importlib.metadata.entry_points(group=group)
     assert [each for each in found if each.value.startswith("ffcore")] == []
+
+
+def test_without_its_extra_a_component_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    results = check_tables("data/digits", "data", [*DigitsAsData.examples()])
+    assert {each.status for each in results} == {"not checked"}
+    assert all("pip install 'ffcore[digits]'" in each.found for each in results)
