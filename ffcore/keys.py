@@ -144,6 +144,41 @@ class Proposal:
     """Why each key of `tree`, by its dotted name, in a few words."""
 
 
+_SMALL = 10_000_000
+"""Parameters below which a network trains well at a high learning rate, with one thread."""
+
+
+def copied(rank: int, why: str, parameters: int) -> Proposal:
+    """Return the proposal of a student that starts from its teacher's weights.
+
+    Args:
+        rank, why: see Proposal.
+        parameters: of the student.
+    """
+    if parameters < _SMALL:
+        number = f"a small network, of {parameters:,} parameters"
+        return Proposal(
+            rank=rank,
+            why=why,
+            tree={
+                "optimizer": {"learning_rate": 1e-3, "warmup": 20, "schedule": "cosine"},
+                "balancer": {"weight_epsilon": 0.1},
+                "training": {"steps": 2000, "batch": 64, "ema_decay": 0.99, "threads": 1},
+            },
+            reasons={
+                "optimizer.learning_rate": number,
+                "training.steps": "it starts from the teacher's weights",
+                "training.threads": "a small network is fastest with one",
+            },
+        )
+    return Proposal(
+        rank=rank,
+        why=why,
+        tree={"training": {"steps": 100_000}},
+        reasons={"training.steps": f"a network of {parameters:,} parameters; papers take more"},
+    )
+
+
 @attrs.frozen(kw_only=True)
 class StartsFromStudent:
     """A table of a student that can start from an earlier one.

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import attrs
 
-from ffcore.keys import ImpossibleValue, ReadsWeights, StartsFromStudent, key
+from ffcore.keys import (
+    ImpossibleValue,
+    Proposal,
+    ReadsWeights,
+    StartsFromStudent,
+    copied,
+    key,
+)
 from ffcore.nn.size import Model, TransformerSize
 from ffcore.system.files import File
 
@@ -169,6 +176,24 @@ class TransformerStudentTable(StartsFromStudent, ABC):
         """Yield one that starts at the prior, and one that starts anywhere."""
         yield cls()
         yield cls(starts_at="anywhere")
+
+    @classmethod
+    def propose(cls, context: Context) -> Proposal | None:
+        """Propose a student for a teacher of the family."""
+        from ffcore.nn.velocity import TransformerVelocity
+
+        assert context.teacher is not None
+        ranged = context.guidance_range is not None
+        try:
+            copy = context.teacher.trainable_copy(takes_guidance=ranged)
+        except ValueError:
+            return None
+        if not isinstance(copy, TransformerVelocity):
+            return None
+        if type(copy.preconditioning) is not type(cls().preconditioning()):
+            return None
+        number = sum(each.numel() for each in copy.parameters())
+        return copied(3, "the teacher's own network, with its weights", number)
 
     @property
     @abstractmethod

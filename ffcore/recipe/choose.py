@@ -33,48 +33,60 @@ def choose(written: Mapping[str, Any], registry: Registry) -> Choices:
 
     Raises RecipeError for a teacher that cannot be built, and if no student suits it.
     """
-    teacher = _teacher(written, registry)
+    table, teacher = _teacher(written, registry)
     bounds = written.get("guidance", {}).get("range")
     context = Context(
         teacher=teacher, meta=True, guidance_range=bounds and (float(bounds[0]), float(bounds[1]))
     )
-    name, proposal = _student(written, registry, context)
-    tree: dict[str, Any] = {table: dict(keys) for table, keys in proposal.tree.items()}
+    offered = frozenset(getattr(table, "offers", ()))
+    name, proposal = _student(written, registry, context, offered)
+    tree: dict[str, Any] = {"student": {}, "predictor": {}, "corrector": {}}
+    tree |= {table: dict(keys) for table, keys in proposal.tree.items()}
     reasons = dict(proposal.reasons)
-    tree["student"] = {"type": name} | tree.get("student", {})
+    tree["student"] = {"type": name} | tree["student"]
     reasons.setdefault("student", proposal.why)
     if not any(each in written for each in OBJECTIVES):
-        tree["predictor"] = {"type": PREDICTOR} | tree.get("predictor", {})
+        tree["predictor"] = {"type": PREDICTOR} | tree["predictor"]
         reasons.setdefault("predictor", "needs the teacher alone, and no second network")
     for table in OBJECTIVES:
-        if table not in written and table in tree and "type" not in tree[table]:
+        if table not in written and "type" not in tree[table]:
             del tree[table]
     if "minutes" in written.get("training", {}):
         tree.get("training", {}).pop("steps", None)
     return Choices(tree=_unstated(tree, written), reasons=reasons, facts=_facts(teacher))
 
 
-def _teacher(written: Mapping[str, Any], registry: Registry) -> Teacher:
+def _teacher(written: Mapping[str, Any], registry: Registry) -> tuple[Any, Teacher]:
     tables = {
         role: component(role, written[role], registry=registry) if role in written else None
         for role in ("teacher", "conditions")
     }
     try:
-        return teacher_of(tables["teacher"], tables["conditions"], meta=True)
+        teacher = teacher_of(tables["teacher"], tables["conditions"], meta=True)
     except BuildError as error:
         raise _refused(str(error)) from error
+    return tables["teacher"], teacher
 
 
 def _student(
-    written: Mapping[str, Any], registry: Registry, context: Context
+    written: Mapping[str, Any], registry: Registry, context: Context, offered: frozenset[str]
 ) -> tuple[str, Proposal]:
-    """Return the best proposal and its student's name; only that of the student that is named."""
+    """Return the best proposal and its student's name; only that of the student that is named.
+
+    A student whose needs the teacher's table does not offer is left out.
+    """
     named = written.get("student", {}).get("type")
     found: list[tuple[int, bool, str, Proposal]] = []
     for name, own, table in _tables(registry, named):
         propose = getattr(table, "propose", None)
         proposal = None if propose is None else propose(context)
-        if proposal is not None:
+        if proposal is None:
+            continue
+        keys = {"type": name} | dict(proposal.tree.get("student", {}))
+        needs: frozenset[str] = getattr(
+            component("student", keys, registry=registry), "needs", frozenset()
+        )
+        if needs <= offered or named is not None:
             found.append((-proposal.rank, not own, name, proposal))
     if found:
         *_, name, proposal = min(found, key=lambda each: each[:3])

@@ -11,9 +11,11 @@ import attrs
 from ffcore.flow.convention import Convention, Time
 from ffcore.keys import (
     ImpossibleValue,
+    Proposal,
     ReadsWeights,
     StartsFromStudent,
     component,
+    copied,
     did_you_mean,
     key,
     not_empty,
@@ -183,6 +185,23 @@ class CopyStudent(StartsFromStudent):
     def needs(self) -> frozenset[str]:
         """Need a teacher that can be copied, unless the table names one."""
         return frozenset() if self.teacher is not None else frozenset({"trainable copy"})
+
+    @classmethod
+    def propose(cls, context: Context) -> Proposal | None:
+        """Propose a copy of any teacher's network that is there to copy."""
+        from ffcore_convert.student import learnable_times
+
+        assert context.teacher is not None
+        ranged = context.guidance_range is not None
+        try:
+            velocity = context.teacher.trainable_copy(takes_guidance=ranged)
+            if velocity is None:
+                return None
+            learnable_times(velocity)
+        except ValueError:
+            return None
+        number = sum(each.numel() for each in velocity.parameters())
+        return copied(2, "starts from the teacher's weights", number)
 
     def with_teacher(self, teacher: Any, student: Student) -> Self:
         """Return the table that rebuilds `student` from the table of its teacher."""

@@ -123,3 +123,26 @@ def test_an_earlier_run_keeps_what_it_chose(tmp_path: Path) -> None:
     assert (made.student.width, made.training.steps) == (31, 77)
     fresh = read_recipe(path, earlier=tmp_path / "none.toml").recipe
     assert fresh.student.width != 31
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student"),
+    [
+        ('type = "sit"\nweights = "ffcore_digits:teacher.safetensors"', "SiTStudent"),
+        ('type = "repa"\nmodel = "S/2"\nweights = "none"', "RepaStudent"),
+        ('type = "dit"\nmodel = "XL/2"\nweights = "none"', "DiTStudent"),
+        (
+            'type = "converted"\nnetwork = "ffcore_convert.example:network"\nprediction = "noise"\n'
+            'path = "vp"\ntime = "index"\nschedule = "cosine"\nsample_shape = [2]',
+            "CopyStudent",
+        ),
+    ],
+    ids=["sit", "repa", "dit", "converted"],
+)
+def test_a_student_that_starts_from_the_teacher_comes_first(
+    tmp_path: Path, teacher: str, student: str
+) -> None:
+    loaded = read_recipe(recipe(tmp_path, f"[teacher]\n{teacher}\n"))
+    assert type(loaded.recipe.student).__name__ == student
+    large = '"XL/2"' in teacher or '"S/2"' in teacher
+    assert loaded.recipe.training.steps == (100_000 if large else 2000)
