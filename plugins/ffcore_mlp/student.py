@@ -1,6 +1,6 @@
 """Perceptrons of a point, a class or a vector, and a time, a duration or both.
 
-Each adds to the flow of a Gaussian what differs from it; see ffcore/nn/around.py.
+Where it pays, each adds to the flow of a Gaussian what differs from it; see ffcore/nn/around.py.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ class MlpAverageVelocity(Student):
         width, depth: units of a hidden layer, and their number.
         starts_at: see Student.
         pooled: length of a condition's vector, 0 without one.
-        moments: of the teacher's data; by default mean 0 and spread 1.
+        moments: of the teacher's data; by default mean 0 and spread 1. Only a student that starts
+            at the prior uses them: MeanFlow on data ended worse around a Gaussian (three seeds,
+            errors of 0.61 to 0.67 for 0.46 to 0.51 on a mixture).
     """
 
     def __init__(
@@ -97,17 +99,19 @@ class MlpAverageVelocity(Student):
     ) -> None:
         super().__init__()
         self.starts_at = starts_at
-        self.around = AroundGaussian(moments or Moments.standard((dimension,)))
+        self.around: AroundGaussian | None = None
+        if starts_at == "prior":
+            self.around = AroundGaussian(moments or Moments.standard((dimension,)))
         scalars, projections = (1, PROJECTIONS) if starts_at == "prior" else (2, 0)
         self.body = _Perceptron(dimension, classes, width, depth, scalars, pooled, projections)
 
     def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:
         """Return F; see Student."""
-        prior = self.starts_at == "prior"
-        t = torch.ones_like(delta) if prior else t
-        rest = self.body(
-            self.around.entering(x_t, t), condition, *((delta,) if prior else (t, delta))
-        )
+        if self.around is None:
+            out: Tensor = self.body(x_t, condition, t, delta).to(x_t.dtype)  # under autocast too
+            return out
+        t = torch.ones_like(delta)
+        rest = self.body(self.around.entering(x_t, t), condition, delta)
         return self.around.average_velocity(x_t, t, delta, condition, rest)
 
 

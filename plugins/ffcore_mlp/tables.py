@@ -105,7 +105,7 @@ class MlpStudent(StartsFromStudent):
             self.depth,
             self.starts_at,
             _pooled("student mlp", context),
-            context.moments,
+            context.moments if self.starts_at == "prior" else None,
         )
 
 
