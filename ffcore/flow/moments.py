@@ -45,7 +45,14 @@ def moments_of(teacher: Teacher, samples: int = 512) -> Found:
         teacher: guidance is removed.
         samples: most samples to solve; fewer for large ones.
     """
-    field = remove_guidance(teacher)
+    try:
+        return _measured(remove_guidance(teacher), samples)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        # The checks of the networks say what is wrong with such a teacher, and refuse it.
+        return _unknown(tuple(teacher.sample_shape), str(error))
+
+
+def _measured(field: Teacher, samples: int) -> Found:
     shape = tuple(field.sample_shape)
     number = max(32, min(samples, _NUMBERS // math.prod(shape)))
     draws = Draws(0, 0, 0, number).named("moments")
@@ -53,23 +60,30 @@ def moments_of(teacher: Teacher, samples: int = 512) -> Found:
     z = draws.normal("z", shape).to(like.device)
     condition = field.conditions.draw(draws).to(like.device)
     ones = torch.ones(number, device=z.device)
-    mean = (field(z, ones, condition) + z).double().mean(0)
+    velocity = field(z, ones, condition)
+    if velocity.shape != z.shape:
+        return _unknown(shape, f"it answers with shape {tuple(velocity.shape)}")
+    mean = (velocity + z).double().mean(0)
     spreads, means = [], []
     for steps in (STEPS, 2 * STEPS):
         x = _solved(field, z, condition, steps).double()
         means.append(x.mean(0))
         spreads.append(float((x - mean).square().mean().sqrt()))
     if (why := _disagree(mean, means, spreads, number)) is not None:
-        return Found(
-            moments=Moments.standard(shape),
-            sentence=f"the teacher's mean and spread are not known: {why}. Student and g_ψ start "
-            "from mean 0 and spread 1",
-        )
+        return _unknown(shape, why)
     size = float(mean.square().mean().sqrt())
     return Found(
         moments=Moments(mean=mean.float().cpu(), spread=spreads[1]),
         sentence=f"the teacher's data have a mean of size {size:.3g} and spread {spreads[1]:.3g}, "
         f"from {number} of its samples: networks from scratch start from these",
+    )
+
+
+def _unknown(shape: tuple[int, ...], why: str) -> Found:
+    return Found(
+        moments=Moments.standard(shape),
+        sentence=f"the teacher's mean and spread are not known: {why}. Student and g_ψ start from "
+        "mean 0 and spread 1",
     )
 
 

@@ -1,11 +1,11 @@
 """Recipes: from TOML to a strict, typed, resolved description of a run."""
 
 from ffcore.recipe.changes import Changes, binding_digest, changes, decisions, with_decisions
+from ffcore.recipe.component import component
 from ffcore.recipe.diagnostics import Diagnostic, RecipeError
 from ffcore.recipe.load import (
     Loaded,
     check_recorded,
-    component,
     load_recipe,
     load_stored,
     read_recipe,

@@ -15,9 +15,9 @@ from ffcore.interfaces import Context, Teacher
 from ffcore.keys import Proposal
 from ffcore.plugins import PluginError, Registry
 from ffcore.recipe.choices import OBJECTIVES, Choices
+from ffcore.recipe.component import component
 from ffcore.recipe.components import BuildError, teacher_of
 from ffcore.recipe.diagnostics import Diagnostic, RecipeError
-from ffcore.recipe.load import component
 from ffcore.recipe.merge import merge
 
 PREDICTOR = "freeflow"

@@ -24,7 +24,7 @@ from ffcore.interfaces import (
 )
 from ffcore.plugins.discovery import fence
 from ffcore.plugins.place import place
-from ffcore.recipe import Recipe, Training
+from ffcore.recipe.tables import Recipe, Training
 from ffcore.system.allocator import keep_freed_memory
 from ffcore.system.arithmetic import arithmetic
 from ffcore.system.distributed import own_device

@@ -1,20 +1,19 @@
 """Load a recipe: read, merge and structure its layers, then check that components fit."""
 
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
-from itertools import takewhile
 from os import PathLike, fspath
 from pathlib import Path as File
-from typing import Annotated, Any
+from typing import Any
 
 import attrs
 import tomli_w
 
-from ffcore.keys import ComponentOf
 from ffcore.plugins import AmbiguousComponent, PluginError, Registry, installed
 from ffcore.recipe.choices import Choices, incomplete, is_open, kept
-from ffcore.recipe.diagnostics import Diagnostic, Problem, Problems, RecipeError, path_text
+from ffcore.recipe.component import component, locate
+from ffcore.recipe.diagnostics import Diagnostic, Problems, RecipeError
 from ffcore.recipe.merge import merge, parse_override
 from ffcore.recipe.needs import contradictions, unmet_needs
 from ffcore.recipe.plain import plain
@@ -80,7 +79,7 @@ def read_recipe(
     resolved = _structure(sources, registry)
     assert resolved is not None
     if problems := (*unmet_needs(resolved, registry), *contradictions(resolved)):
-        raise _locate(problems, sources)
+        raise locate(problems, sources)
     return Loaded(recipe=resolved, written=written, choices=choices)
 
 
@@ -98,26 +97,13 @@ def _structure(
     except Problems as found:
         problems = [each for each in found.problems if not is_open(each)]
         if problems or not may_be_open:
-            raise _locate(problems if may_be_open else found.problems, sources) from None
+            raise locate(problems if may_be_open else found.problems, sources) from None
         return None
 
 
 def load_stored(recipe: File, overrides: Iterable[str] = (), *, trust: bool = False) -> Recipe:
     """Read the recipe of a run directory or an export, whose names are data; see `registry_of`."""
     return load_recipe(recipe, overrides, registry=registry_of(recipe, recipe, trust=trust))
-
-
-def component(role: str, tree: Mapping[str, object], *, registry: Registry | None = None) -> Any:
-    """Return one component's table from a plain tree, as in a recipe; `type` names the component.
-
-    Its `build` returns the live object. Raises `RecipeError` with every error.
-    """
-    converter = make_converter(installed() if registry is None else registry)
-    kind: Any = Annotated[Any, ComponentOf(role)]
-    try:
-        return converter.structure(tree, kind)
-    except Problems as found:
-        raise _locate(found.problems, [Source(f"({role})", dict(tree), is_file=True)]) from None
 
 
 def check_recorded(role: str, table: Any, *, registry: Registry | None = None) -> None:
@@ -208,28 +194,3 @@ def _override(text: str) -> Source:
         return Source(name, parse_override(text))
     except ValueError as error:
         raise RecipeError([Diagnostic(name, "", str(error))]) from None
-
-
-def _locate(problems: Iterable[Problem], sources: Sequence[Source]) -> RecipeError:
-    return RecipeError(
-        Diagnostic(source.name, path_text(p.path), p.text, source.line(p.path), p.about)
-        for p in problems
-        for source in [_origin(p, sources)]
-    )
-
-
-def _origin(problem: Problem, sources: Sequence[Source]) -> Source:
-    """Return the last source that wrote the key; for a missing key, the last file with its table.
-
-    An array has one source, since it is replaced as a whole.
-    """
-    path = tuple(takewhile(lambda step: isinstance(step, str), problem.path))
-    for source in reversed(sources):
-        if path and source.holds(path):
-            return source
-    files = [source for source in sources if source.is_file] or [sources[-1]]
-    for end in range(len(path) - 1, 0, -1):
-        for source in reversed(files):
-            if source.holds(path[:end]):
-                return source
-    return files[-1]

@@ -96,17 +96,22 @@ class ConvertedTeacher(Convention):
 
     @classmethod
     def examples(cls) -> Iterator[Self]:
-        """Yield small networks that predict noise, and v at a time of one's own."""
+        """Yield small networks that predict EDM's output, and v at a time of one's own."""
         shared: dict[str, Any] = {
             "network": "ffcore_convert.example:network",
             "sample_shape": (2,),
             "classes": 3,
-            "path": "vp",
         }
         yield cls(
-            prediction="noise", time="log-snr", sigma_range=(0.01, 100.0), null_label=3, **shared
+            prediction="edm-output",
+            path="edm",
+            time="c-noise",
+            sigma_data=1.0,
+            sigma_range=(0.002, 80.0),
+            null_label=3,
+            **shared,
         )
-        yield cls(prediction="v", time="index", schedule="scaled-linear", **shared)
+        yield cls(prediction="v", path="vp", time="index", schedule="scaled-linear", **shared)
 
     @property
     def files(self) -> tuple[File, ...]:

@@ -279,7 +279,7 @@ OTHERS = {
     "`ffd` runs in another folder",
     NEEDS_ITS_TEACHER,
 }
-GOES_ON = ("may be flipped", "are cast")
+GOES_ON = ("sign were the opposite", "are cast")
 ROWS = {row[0]: row[1] for row in table()}
 
 

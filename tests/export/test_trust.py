@@ -109,7 +109,7 @@ def edit_student(path: Path, **changes: Any) -> None:
 
 
 THING = {"type": "attack:Thing"}
-CONVERTED = {
+THING_WITHIN = {
     "type": "converted",
     "network": "attack:Thing",
     "prediction": "noise",
@@ -132,9 +132,9 @@ TABLES: dict[str, Callable[[dict[str, Any]], object]] = {
     "decoder": lambda tree: tree.update(decoder=THING),
     "features": lambda tree: tree["evaluation"].update(features=[{"type": "raw"}, THING]),
     "a tracker": lambda tree: tree.update(trackers=[THING]),
-    "a function of a converted teacher": lambda tree: tree.update(teacher=CONVERTED),
+    "a function of a converted teacher": lambda tree: tree.update(teacher=THING_WITHIN),
     "a converted teacher within the student": lambda tree: tree.update(
-        student={"type": "copy", "teacher": CONVERTED}
+        student={"type": "copy", "teacher": THING_WITHIN}
     ),
 }
 OPENERS: dict[str, Callable[..., object]] = {

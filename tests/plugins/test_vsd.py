@@ -434,7 +434,7 @@ def corrected(corrector: VsdCorrector, steps: int, learning_rate: float) -> Dist
         corrector=corrector,
         balancer=Even(),
         optimizer=Optimizer(learning_rate=learning_rate, schedule="cosine"),
-        steps=steps,
+        steps=max(steps, 1),
         batch=128,
         clip=None,
     )
