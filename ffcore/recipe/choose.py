@@ -35,9 +35,8 @@ def choose(written: Mapping[str, Any], registry: Registry) -> Choices:
     """
     table, teacher = _teacher(written, registry)
     bounds = written.get("guidance", {}).get("range")
-    context = Context(
-        teacher=teacher, meta=True, guidance_range=bounds and (float(bounds[0]), float(bounds[1]))
-    )
+    ranged = (float(bounds[0]), float(bounds[1])) if isinstance(bounds, list) else None
+    context = Context(teacher=teacher, meta=True, guidance_range=ranged)
     offered = frozenset(getattr(table, "offers", ()))
     name, proposal = _student(written, registry, context, offered)
     tree: dict[str, Any] = {"student": {}, "predictor": {}, "corrector": {}}

@@ -72,6 +72,16 @@ def test_a_complete_recipe_gets_nothing_chosen(tmp_path: Path) -> None:
     assert loaded.recipe.student.width == 128
 
 
+@pytest.mark.parametrize("bounds", ["'none'", "[1.0, 3.0]"])
+def test_guidance_may_be_stated(tmp_path: Path, bounds: str) -> None:
+    text = LABELLED + f"[guidance]\nscale = 2.0\nrange = {bounds}\n"
+    if bounds == "'none'":
+        assert load_recipe(recipe(tmp_path, text)).guidance.range is None
+        return
+    with pytest.raises(RecipeError, match="no installed student suits"):  # mlp does not read γ
+        load_recipe(recipe(tmp_path, text))
+
+
 def test_a_corrector_alone_stays_alone(tmp_path: Path) -> None:
     rest = "[corrector]\ntype = 'vsd'\nonline = { type = 'mlp' }\n"
     made = load_recipe(recipe(tmp_path, TEACHER + rest))
