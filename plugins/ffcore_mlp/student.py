@@ -17,9 +17,13 @@ from ffcore.nn.embedding import sinusoids
 FREQUENCIES = 16
 """Sinusoids of a scalar."""
 PROJECTIONS = 32
-"""Random projections of a vector, for a student that starts at the prior; for a vector of norm √D
-their standard deviation is √2. A student that starts anywhere has none: its objectives
-differentiate in the vector as well, which they would make noisy."""
+"""Random projections of a vector, for a student that starts at the prior.
+
+They are for the plane, whose directions so few cover: in three dimensions they made samples less
+sharp (docs/results.md). A student that starts anywhere has none: its objectives differentiate in
+the vector as well, which they would make noisy."""
+PLANE = 2
+"""Most dimensions of a vector with projections."""
 
 
 class _Perceptron(nn.Module):
@@ -46,7 +50,7 @@ class _Perceptron(nn.Module):
         self.pooled = nn.Linear(pooled, width, bias=False) if pooled else None
         self.label = nn.Embedding(classes + 1, width) if classes else None
         generator = torch.Generator().manual_seed(0)
-        random = torch.randn(dimension, projections, generator=generator) * (2 / dimension) ** 0.5
+        random = torch.randn(dimension, projections, generator=generator)
         self.register_buffer("projections", random if projections else None)
         entering = dimension + 2 * projections + scalars * (FREQUENCIES + 1)
         self.enter = nn.Linear(entering, width)
@@ -102,7 +106,8 @@ class MlpAverageVelocity(Student):
         self.around: AroundGaussian | None = None
         if starts_at == "prior":
             self.around = AroundGaussian(moments or Moments.standard((dimension,)))
-        scalars, projections = (1, PROJECTIONS) if starts_at == "prior" else (2, 0)
+        scalars = 1 if starts_at == "prior" else 2
+        projections = PROJECTIONS if starts_at == "prior" and dimension <= PLANE else 0
         self.body = _Perceptron(dimension, classes, width, depth, scalars, pooled, projections)
 
     def forward(self, x_t: Tensor, t: Tensor, delta: Tensor, condition: Condition) -> Tensor:

@@ -77,7 +77,7 @@ class MlpStudent(StartsFromStudent):
                 "training": {"steps": 12_000, "batch": 256, "ema_decay": 0.999, "threads": 1},
             },
             reasons={
-                "student.width": "carries rings, spirals and moons (docs/results.md)",
+                "student.width": "carries rings, spirals and moons",
                 "training.steps": "with fewer, more samples stay between the modes",
                 "training.threads": "a small network is fastest with one",
                 "optimizer.learning_rate": "a network from scratch",

@@ -1,5 +1,7 @@
 """Perceptrons for vectors."""
 
+from typing import Literal
+
 import pytest
 import torch
 from inputs import Stream
@@ -124,3 +126,15 @@ def test_networks_have_the_sizes_of_the_teacher(
 def test_a_teacher_of_images_is_refused_by_name(table: MlpStudent | MlpNetwork) -> None:
     with pytest.raises(ValueError, match=r"(student|network) mlp is for vectors.*\(1, 2, 2\)"):
         table.build(Context(teacher=Gaussian(torch.zeros(1, 2, 2))))
+
+
+def test_only_students_in_the_plane_that_start_at_the_prior_have_projections() -> None:
+    def projections(dimension: int, starts_at: Literal["prior", "anywhere"]) -> Tensor | None:
+        network = MlpAverageVelocity(dimension, 0, width=4, depth=1, starts_at=starts_at)
+        return network.body.projections
+
+    assert projections(1, "prior") is not None
+    assert projections(2, "prior") is not None
+    assert projections(3, "prior") is None
+    assert projections(2, "anywhere") is None
+    assert MlpVelocity(2, 0, width=4, depth=1).body.projections is None
