@@ -173,13 +173,18 @@ class RunDirectory:
             if not (self / RECIPE).exists():
                 self._write_recipe(recipe)
             if not (self / PROVENANCE).exists():
-                found = None if timed is None else attrs.asdict(timed)
-                self._write_provenance(recipe, device, [], found)
+                self._write_provenance(recipe, device, [], timed)
 
-    def change(self, recipe: Recipe, device: str, changes: list[dict[str, Any]]) -> None:
+    def change(
+        self,
+        recipe: Recipe,
+        device: str,
+        changes: list[dict[str, Any]],
+        timed: Timed | None = None,
+    ) -> None:
         """Store a changed recipe; recipe.toml last, so that an interrupted change is detected."""
         with writable(self.path, "the changed recipe"):
-            self._write_provenance(recipe, device, changes, self._read_provenance().get("timed"))
+            self._write_provenance(recipe, device, changes, timed)
             self._write_recipe(recipe)
 
     def describe(self, description: Mapping[str, Any]) -> None:
@@ -198,9 +203,13 @@ class RunDirectory:
         recipe: Recipe,
         device: str,
         changed: list[dict[str, Any]],
-        timed: Mapping[str, Any] | None,
+        timed: Timed | None,
     ) -> None:
+        """Write it; where `timed` is None, the stored time stays if the steps come from it."""
         data = recipe.data
+        stored = self._read_provenance().get("timed")
+        from_time = isinstance(stored, dict) and stored.get("steps") == recipe.training.steps
+        kept = stored if from_time else None
         manifest = provenance(recipe) | {
             "device": device,
             "data_source_opened_by_training": None
@@ -208,7 +217,7 @@ class RunDirectory:
             else installed().type_name("data", data),
             "threads": torch.get_num_threads(),
             "changes": changed,
-            "timed": timed,
+            "timed": kept if timed is None else attrs.asdict(timed),
         }
         write_text(self / PROVENANCE, json.dumps(manifest, indent=2) + "\n")
 

@@ -491,7 +491,7 @@ class Run:
         if changed or (found and found.run != checkpoints.run):
             changes = [*history, note(found, changed.lines)]
             self.processes.first(
-                lambda: self.directory.change(self.recipe, distillation.device, changes)
+                lambda: self.directory.change(self.recipe, distillation.device, changes, self.timed)
             )
 
     def evaluate(self) -> Evaluation:

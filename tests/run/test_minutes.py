@@ -95,7 +95,22 @@ def test_other_minutes_are_timed_anew(tmp_path: Path) -> None:
     run(recipe(tmp_path), tmp_path / "run")
     first = stored(tmp_path / "run")[0]["steps"]
     run(recipe(tmp_path, "training.minutes=0.04"), tmp_path / "run")
-    assert stored(tmp_path / "run")[0]["steps"] > first  # type: ignore[operator]
+    training, timed = stored(tmp_path / "run")
+    assert training["steps"] > first  # type: ignore[operator]
+    assert (timed["minutes"], timed["steps"]) == (0.04, training["steps"])
+    listener = Listener()
+    run(recipe(tmp_path, "training.minutes=0.04"), tmp_path / "run", observer=listener)
+    assert not any("minutes at" in line for line in listener.lines)
+
+
+def test_stated_steps_come_from_no_time(tmp_path: Path) -> None:
+    run(recipe(tmp_path), tmp_path / "run")
+    steps = int(str(stored(tmp_path / "run")[0]["steps"])) + 1
+    stated = recipe(tmp_path, "training.minutes=none", f"training.steps={steps}")
+    run(stated, tmp_path / "run")
+    training, timed = stored(tmp_path / "run")
+    assert training["steps"] == steps
+    assert timed is None
 
 
 def test_another_run_is_still_refused(tmp_path: Path) -> None:
