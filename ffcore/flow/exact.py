@@ -34,8 +34,8 @@ def _positive(name: str, values: Tensor | Sequence[float] | float, rows: Tensor)
     return each
 
 
-def _spread(t: Tensor, scale: Tensor) -> Tensor:
-    """Return a_t."""
+def spread_at(t: Tensor, scale: Tensor) -> Tensor:
+    """Return a_t, the standard deviation at times t of data with this one."""
     return ((1 - t) ** 2 * scale**2 + t**2).sqrt()
 
 
@@ -108,7 +108,7 @@ class Gaussian(ExactTeacher):
         """Return m_r + (a_r / a_t)(x − m_t) with r = t − δ; see ExactTeacher."""
         mean, scale = (part.to(x.dtype) for part in self._law(condition))
         r = t - delta
-        ratio = expand_like(_spread(r, scale) / _spread(t, scale), x)
+        ratio = expand_like(spread_at(r, scale) / spread_at(t, scale), x)
         return expand_like(1 - r, x) * mean + ratio * (x - expand_like(1 - t, x) * mean)
 
     def average_velocity(
@@ -122,7 +122,7 @@ class Gaussian(ExactTeacher):
         t = torch.ones_like(delta) if t is None else t
         mean, scale = (part.to(x.dtype) for part in self._law(condition))
         b = (scale**2 + 1) * delta + 2 * (1 - t) * scale**2 - 2 * t
-        a_t, a_r = _spread(t, scale), _spread(t - delta, scale)
+        a_t, a_r = spread_at(t, scale), spread_at(t - delta, scale)
         away = x - expand_like(1 - t, x) * mean
         return mean + expand_like(b / (a_t * (a_t + a_r)), x) * away
 

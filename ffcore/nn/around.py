@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ffcore.flow.exact import Gaussian
+from ffcore.flow.exact import Gaussian, spread_at
 from ffcore.flow.path import expand_like
 from ffcore.interfaces import Condition, Moments
 
@@ -41,8 +41,7 @@ class AroundGaussian(nn.Module):
         return self.gaussian.average_velocity(x_t, delta, condition, t) + self._scaled(x_t, t, rest)
 
     def _spread(self, t: Tensor) -> Tensor:
-        spread = self.gaussian.scale[0].to(t.dtype)
-        return ((1 - t) ** 2 * spread**2 + t**2).sqrt()
+        return spread_at(t, self.gaussian.scale[0].to(t.dtype))
 
     def _scaled(self, x_t: Tensor, t: Tensor, rest: Tensor) -> Tensor:
         """Return an answer in units of the standard deviation of x − n given x_t."""
