@@ -659,6 +659,17 @@ class Context:
     measure: Callable[[], Moments] | None = None
     """Measures the teacher's moments; None where networks get their weights from a file."""
 
+    def copy_of_teacher(self) -> VelocityField | None:
+        """Return a trainable copy of the teacher, with an input for γ if there is a range of it.
+
+        None if the teacher cannot be copied so.
+        """
+        assert self.teacher is not None
+        try:
+            return self.teacher.trainable_copy(takes_guidance=self.guidance_range is not None)
+        except ValueError:
+            return None
+
     @property
     def moments(self) -> Moments:
         """The mean and the spread of the teacher's data, for a new network to start from.

@@ -14,9 +14,12 @@ table's `__attrs_post_init__`.
 import math
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import attrs
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], object]
 
@@ -148,13 +151,14 @@ _SMALL = 10_000_000
 """Parameters below which a network trains well at a high learning rate, with one thread."""
 
 
-def copied(rank: int, why: str, parameters: int) -> Proposal:
+def copied(rank: int, why: str, network: "nn.Module") -> Proposal:
     """Return the proposal of a student that starts from its teacher's weights.
 
     Args:
         rank, why: see Proposal.
-        parameters: of the student.
+        network: the copy of the teacher's.
     """
+    parameters = sum(each.numel() for each in network.parameters())
     if parameters < _SMALL:
         number = f"a small network, of {parameters:,} parameters"
         return Proposal(

@@ -182,18 +182,12 @@ class TransformerStudentTable(StartsFromStudent, ABC):
         """Propose a student for a teacher of the family."""
         from ffcore.nn.velocity import TransformerVelocity
 
-        assert context.teacher is not None
-        ranged = context.guidance_range is not None
-        try:
-            copy = context.teacher.trainable_copy(takes_guidance=ranged)
-        except ValueError:
-            return None
+        copy = context.copy_of_teacher()
         if not isinstance(copy, TransformerVelocity):
             return None
         if type(copy.preconditioning) is not type(cls().preconditioning()):
             return None
-        number = sum(each.numel() for each in copy.parameters())
-        return copied(3, "the teacher's own network, with its weights", number)
+        return copied(3, "the teacher's own network, with its weights", copy)
 
     @property
     @abstractmethod

@@ -18,7 +18,6 @@ from ffcore.recipe.choices import OBJECTIVES, Choices
 from ffcore.recipe.component import component
 from ffcore.recipe.components import BuildError, teacher_of
 from ffcore.recipe.diagnostics import Diagnostic, RecipeError
-from ffcore.recipe.merge import merge
 
 PREDICTOR = "freeflow"
 """The objective of a recipe that names none."""
@@ -91,10 +90,9 @@ def _student(
         *_, name, proposal = min(found, key=lambda each: each[:3])
         return name, proposal
     if named is not None:
-        missing = [w for w in ("training.steps or training.minutes",) if "training" not in written]
         raise _refused(
-            f"student {named!r} proposes nothing for this teacher: state "
-            + " and ".join(["[predictor] or [corrector]", *missing])
+            f"student {named!r} proposes nothing for this teacher: state training.steps or "
+            "training.minutes, and [predictor] or [corrector]"
         )
     assert context.teacher is not None
     raise _refused(
@@ -128,7 +126,7 @@ def _unstated(tree: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, 
     for table, keys in tree.items():
         stated = written.get(table, {})
         left = {n: v for n, v in keys.items() if n not in stated}
-        if left and merge({"type": keys.get("type")}, stated).get("type") == keys.get("type"):
+        if left and stated.get("type", keys.get("type")) == keys.get("type"):
             found[table] = left
     return found
 

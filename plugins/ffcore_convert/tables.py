@@ -196,17 +196,13 @@ class CopyStudent(StartsFromStudent):
         """Propose a copy of any teacher's network that is there to copy."""
         from ffcore_convert.student import learnable_times
 
-        assert context.teacher is not None
-        ranged = context.guidance_range is not None
+        if (velocity := context.copy_of_teacher()) is None:
+            return None
         try:
-            velocity = context.teacher.trainable_copy(takes_guidance=ranged)
-            if velocity is None:
-                return None
             learnable_times(velocity)
         except ValueError:
             return None
-        number = sum(each.numel() for each in velocity.parameters())
-        return copied(2, "starts from the teacher's weights", number)
+        return copied(2, "starts from the teacher's weights", velocity)
 
     def with_teacher(self, teacher: Any, student: Student) -> Self:
         """Return the table that rebuilds `student` from the table of its teacher."""
